@@ -1,0 +1,86 @@
+"""Everything random about a draw's pixels: pure functions of (seed, draw), vectorised over draws.
+
+The random source is a hash, not a generator: splitmix64 (Steele, Lea, Flood 2014) of (seed, draw, stream number), so
+that draw g looks the same whatever was drawn before it, on whichever rank.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# Stream numbers keep the uses of one draw's randomness independent. `mimcl.curriculum.sampler` has its own from 16 on.
+STREAM_CROP = 1
+STREAM_FLIP = 2
+STREAM_MASK = 3
+
+_ATTEMPTS = 10  # tries at a box that fits before falling back to the central one, as in torchvision
+EVALUATION_SIDE = 0.875  # side of the evaluation square over the shorter image side: resize 256, crop 224
+
+
+def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One splitmix64 output per element: add the golden gamma, then Stafford's mix 13."""
+    z = x + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def hash64(seed: int, draws: ArrayLike, stream: int) -> NDArray[np.uint64]:
+    """64 random bits for each draw: mix(mix(mix(seed) ^ draw) ^ stream), shape of `draws` (at least one dimension)."""
+    numbers = np.atleast_1d(np.asarray(draws)).astype(np.uint64)
+    start = mix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    return mix64(mix64(start ^ numbers) ^ np.uint64(stream))
+
+
+def uniforms(hashes: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
+    """`count` independent numbers in [0, 1) for each hash, shape (len(hashes), count), 53 random bits each."""
+    words = mix64(hashes[:, None] ^ np.arange(count, dtype=np.uint64))
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def crop_boxes(
+    hashes: NDArray[np.uint64],
+    width: NDArray[np.integer],
+    height: NDArray[np.integer],
+    scale: tuple[float, float] = (0.2, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> NDArray[np.int32]:
+    """RandomResizedCrop boxes with torchvision's distribution, one for each hash.
+
+    `hashes`, `width` and `height` have shape (n,), sizes in pixels of the stored orientation; `scale` is the range of
+    the box's share of the area, `ratio` that of its width over height (log-uniform). Returns (n, 4) int32 rows of left,
+    top, width, height, always inside the image.
+    """
+    width, height = np.asarray(width, np.float64), np.asarray(height, np.float64)
+    draw = uniforms(hashes, 2 * _ATTEMPTS + 2)
+    area = (width * height)[:, None] * (scale[0] + (scale[1] - scale[0]) * draw[:, :_ATTEMPTS])
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = np.exp(log_low + (log_high - log_low) * draw[:, _ATTEMPTS : 2 * _ATTEMPTS])
+    widths, heights = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
+    rows, first = np.arange(len(width)), fits.argmax(axis=1)
+    w, h = widths[rows, first], heights[rows, first]
+    left, top = np.floor(draw[:, -2] * (width - w + 1)), np.floor(draw[:, -1] * (height - h + 1))
+
+    # No attempt fitted: the largest central box whose aspect is within the range.
+    none = ~fits.any(axis=1)
+    w = np.where(none, np.minimum(width, np.rint(height * ratio[1])), w)
+    h = np.where(none, np.minimum(height, np.rint(width / ratio[0])), h)
+    left = np.where(none, (width - w) // 2, left)
+    top = np.where(none, (height - h) // 2, top)
+    return np.stack([left, top, w, h], axis=1).astype(np.int32)
+
+
+def flips(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """A fair coin for each hash: True mirrors the crop left to right."""
+    return (hashes >> np.uint64(63)).astype(bool)
+
+
+def evaluation_boxes(width: NDArray[np.integer], height: NDArray[np.integer]) -> NDArray[np.int32]:
+    """The centred square of side 0.875 min(width, height), rows of left, top, width, height; at least one pixel."""
+    width, height = np.asarray(width, np.int64), np.asarray(height, np.int64)
+    side = np.maximum(np.rint(EVALUATION_SIDE * np.minimum(width, height)).astype(np.int64), 1)
+    return np.stack([(width - side) // 2, (height - side) // 2, side, side], axis=1).astype(np.int32)

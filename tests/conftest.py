@@ -1,0 +1,35 @@
+"""Options and fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        type=Path,
+        default=Path(os.environ.get("MIMCL_GOLDEN", _BESIDE_THE_REPOSITORY)),
+        help="folder with the reference implementations' arrays (default: MIMCL_GOLDEN, else ../shared/golden)",
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], dict[str, np.ndarray]]:
+    """Reads one .npz of the reference implementations; the test skips where the folder is missing."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = request.config.getoption("--golden") / name
+        if not path.exists():
+            pytest.skip(f"{name} is not here: give its folder with --golden or MIMCL_GOLDEN")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return load
