@@ -7,6 +7,7 @@ that draw g looks the same whatever was drawn before it, on whichever rank.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,3 +85,23 @@ def evaluation_boxes(width: NDArray[np.integer], height: NDArray[np.integer]) ->
     width, height = np.asarray(width, np.int64), np.asarray(height, np.int64)
     side = np.maximum(np.rint(EVALUATION_SIDE * np.minimum(width, height)).astype(np.int64), 1)
     return np.stack([(width - side) // 2, (height - side) // 2, side, side], axis=1).astype(np.int32)
+
+
+# What a stream does to draws: (draws, width, height) -> (boxes, flips).
+Transform = Callable[
+    [NDArray[np.int64], NDArray[np.integer], NDArray[np.integer]], tuple[NDArray[np.int32], NDArray[np.bool_]]
+]
+
+
+def random_crops(seed: int) -> Transform:
+    """MAE's augmentation for training: a random resized crop and a fair flip for each draw."""
+
+    def transform(draws, width, height):  # noqa: ANN001, ANN202 - the alias above says it
+        return crop_boxes(hash64(seed, draws, STREAM_CROP), width, height), flips(hash64(seed, draws, STREAM_FLIP))
+
+    return transform
+
+
+def central_crops(draws, width, height):  # noqa: ANN001, ANN201 - a Transform
+    """The evaluation transform: the central square, never flipped."""
+    return evaluation_boxes(width, height), np.zeros(len(draws), bool)

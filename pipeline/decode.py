@@ -1,0 +1,129 @@
+"""Encoded bytes and boxes in, uint8 images out: the decoder protocol, its reference, and the choice of a backend."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from mimcl.pipeline.files import DataError
+
+DECODERS = ("dali-gpu", "dali-cpu", "reference")  # best first
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a decoder gets: n encoded images, (n, 4) rows of left, top, width, height in pixels, (n,) mirror flags."""
+
+    data: list[NDArray[np.uint8]]
+    boxes: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+
+
+class DecodeError(Exception):
+    """One image of a batch cannot be decoded by any decoder; `place` is its position in the batch."""
+
+    def __init__(self, place: int, reason: str) -> None:
+        super().__init__(reason)
+        self.place = place
+
+
+class Decoder(Protocol):
+    """Crops each image to its box, resizes (bicubic, antialiased) and mirrors it; stored orientation, three channels.
+
+    Takes batches one after the other and yields, in order, uint8 tensors (n, 3, image_size, image_size); it may take
+    up to `lookahead` more batches before it yields one. Raises DecodeError.
+    """
+
+    name: str
+    lookahead: int
+
+    def __call__(self, batches: Iterable[Encoded]) -> Iterator[torch.Tensor]: ...
+
+
+class ReferenceDecoder:
+    """Pillow, as torchvision's RandomResizedCrop uses it: what the other decoders are compared with."""
+
+    name = "reference"
+    lookahead = 0
+
+    def __init__(self, image_size: int, threads: int) -> None:
+        self._image_size = image_size
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def __call__(self, batches: Iterable[Encoded]) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            yield self.decode(batch)
+
+    def decode(self, batch: Encoded) -> torch.Tensor:
+        futures = [
+            self._pool.submit(decode_one, data, box, flip, self._image_size)
+            for data, box, flip in zip(batch.data, batch.boxes.tolist(), batch.flips.tolist(), strict=True)
+        ]
+        images = np.empty((len(futures), self._image_size, self._image_size, 3), np.uint8)
+        for place, future in enumerate(futures):
+            try:
+                images[place] = future.result()
+            except Exception as error:
+                for waiting in futures:
+                    waiting.cancel()
+                raise DecodeError(place, str(error)) from error
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int) -> NDArray[np.uint8]:
+    """One image, (image_size, image_size, 3) uint8. Raises whatever Pillow raises."""
+    left, top, width, height = box
+    with Image.open(io.BytesIO(data)) as image:
+        crop = to_rgb(image.crop((left, top, left + width, top + height)))
+    resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Three 8-bit channels: grey is repeated, alpha dropped, 16-bit grey divided by 257 (Pillow would saturate it)."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def make_decoder(name: str, image_size: int, batch_size: int, threads: int) -> tuple[Decoder, str]:
+    """The named backend, or for "auto" the best that decodes a trial image; and a line that says which and why.
+
+    `batch_size` is the most images a batch has. Raises DataError when the named backend does not work here.
+    """
+    failures = []
+    for candidate in DECODERS if name == "auto" else (name,):
+        try:
+            decoder = _make(candidate, image_size, batch_size, threads)
+            for _ in decoder([_trial(image_size)]):
+                pass
+        except Exception as error:
+            failures.append(f"{candidate}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        else:
+            return decoder, "; ".join([f"decoder {candidate}", *failures])
+    raise DataError(f"no decoder works here ({'; '.join(failures)}); try --set data.decoder=reference")
+
+
+def _make(name: str, image_size: int, batch_size: int, threads: int) -> Decoder:
+    if name == "reference":
+        return ReferenceDecoder(image_size, threads)
+    if name == "dali-gpu" and not torch.cuda.is_available():
+        raise DataError("no CUDA device")
+    from mimcl.pipeline.dali import DaliDecoder
+
+    return DaliDecoder(image_size, batch_size, threads, gpu=name == "dali-gpu")
+
+
+def _trial(image_size: int) -> Encoded:
+    encoded = io.BytesIO()
+    Image.new("RGB", (image_size, image_size), (200, 100, 50)).save(encoded, "JPEG")
+    data = np.frombuffer(encoded.getvalue(), np.uint8)
+    return Encoded([data], np.array([[0, 0, image_size, image_size]], np.int32), np.zeros(1, bool))

@@ -1,0 +1,107 @@
+"""Is this an image, and how large? Answered from magic bytes, header and end marker, without decoding."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image
+
+MAX_PIXELS = 178_000_000  # larger images are taken for decompression bombs, as Pillow does
+EXTENSIONS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}  # by content; the value is Pillow's name of the format
+
+# Pillow warns at half of its limit; ours is checked explicitly. Filters are not per thread, so this cannot be local.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# In JPEG's entropy-coded data 0xff is followed by a stuffed zero, a restart marker or fill; anything else is a marker.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+_EOI = 0xD9
+
+
+class NotUsable(ValueError):
+    """The bytes cannot be packed; the message is the reason as written to rejected.jsonl."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the container says of itself: extension by content, size in pixels of the stored orientation."""
+
+    extension: str
+    width: int
+    height: int
+
+
+def examine(data: bytes, decode: bool = False) -> Header:
+    """Checks header, dimensions and the format's own end; with `decode`, decodes every pixel as well.
+
+    EXIF rotation is not applied. Raises NotUsable with the reason.
+    """
+    if not data:
+        raise NotUsable("empty file")
+    extension = extension_of(data)
+    if extension is None:
+        raise NotUsable("not a JPEG, PNG or WebP image")
+    try:
+        image = Image.open(io.BytesIO(data), formats=[EXTENSIONS[extension]])
+        width, height = image.size
+    except Image.DecompressionBombError:
+        raise NotUsable(f"more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:
+        raise NotUsable(f"unreadable {extension} header: {error}") from None
+    if width * height > MAX_PIXELS:
+        raise NotUsable(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+    if not _COMPLETE[extension](data):
+        raise NotUsable(f"truncated: the {extension} data end before the image does")
+    if decode:
+        try:
+            image.load()
+        except Exception as error:
+            raise NotUsable(f"does not decode: {error}") from None
+    return Header(extension, width, height)
+
+
+def extension_of(data: bytes | memoryview) -> str | None:
+    """jpg, png or webp by the first bytes of the content, None for anything else."""
+    head = bytes(data[:12])
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    return None
+
+
+def _jpeg_is_complete(data: bytes) -> bool:
+    # Segments are skipped by their length, so that the end marker of an embedded thumbnail does not count.
+    position = 2
+    while found := _MARKER.search(data, position):
+        code, position = data[found.start() + 1], found.end()
+        if code == _EOI:
+            return True
+        if code not in _STANDALONE:
+            if position + 2 > len(data):
+                return False
+            position += struct.unpack_from(">H", data, position)[0]
+    return False
+
+
+def _png_is_complete(data: bytes) -> bool:
+    position = 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        position += 12 + length
+        if kind == b"IEND":
+            return position <= len(data)
+    return False
+
+
+def _webp_is_complete(data: bytes) -> bool:
+    return struct.unpack_from("<I", data, 4)[0] + 8 <= len(data)
+
+
+_COMPLETE = {"jpg": _jpeg_is_complete, "png": _png_is_complete, "webp": _webp_is_complete}
