@@ -1,0 +1,47 @@
+"""Random masking (He et al., CVPR 2022): every patch is equally likely to be removed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimcl.curriculum.masking.masker import Mask, Masker, keep_lowest
+
+_GAMMA, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+class RandomMasker(Masker):
+    """Removes a uniformly random subset of the patches; learns nothing."""
+
+    def __init__(self, patches: int, mask_ratio: float) -> None:
+        super().__init__()
+        if not 0 < int(patches * (1 - mask_ratio)) < patches:
+            raise ValueError(
+                f"masking.mask_ratio {mask_ratio} keeps {int(patches * (1 - mask_ratio))} of {patches} patches; "
+                "at least one must be kept and one removed"
+            )
+        self._patches, self._mask_ratio = patches, mask_ratio
+
+    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask:
+        return keep_lowest(uniforms(keys, self._patches), self._mask_ratio)
+
+
+def uniforms(keys: Tensor, count: int) -> Tensor:
+    """`count` numbers in [0, 1) for each key: float64 (len(keys), count), 53 random bits each.
+
+    The same numbers as the stream's own hash gives on the host, made where the keys lie.
+    """
+    places = torch.arange(count, device=keys.device)
+    return _shift(mix64(keys[:, None] ^ places), 11).double() * 2.0**-53
+
+
+def mix64(x: Tensor) -> Tensor:
+    """One splitmix64 output per element of an int64 tensor, which stands for 64 unsigned bits."""
+    z = x + _GAMMA
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & (2 ** (64 - bits) - 1)  # torch's shift copies the sign bit

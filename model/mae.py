@@ -1,0 +1,227 @@
+"""Masked autoencoder (He et al., CVPR 2022, arXiv 2111.06377). Masks come in as data: 0 = keep, 1 = remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+# width, depth, heads of the encoder
+SIZES = {
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),
+}
+_DECODER_HEAD_WIDTH = 32  # 16 heads at MAE's decoder width 512
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder size by name, patch side in pixels, the decoder's width and number of blocks, the kind of target."""
+
+    name: str = "vit_base"
+    patch_size: int = 16
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    norm_pix_loss: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in SIZES:
+            raise ValueError(f"model.name is {self.name!r}; it must be one of {', '.join(SIZES)}")
+        for name in ("patch_size", "decoder_width", "decoder_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.decoder_width % _DECODER_HEAD_WIDTH:
+            raise ValueError(
+                f"model.decoder_width is {self.decoder_width}; it must be a multiple of 32, a head's width"
+            )
+
+
+class Mask(Protocol):
+    """Which of L patches the encoder sees: ids_keep (B, K), ids_restore (B, L), mask (B, L) with 1 = removed."""
+
+    ids_keep: Tensor
+    ids_restore: Tensor
+    mask: Tensor
+
+
+class Output(NamedTuple):
+    """What the model computes for B images with L patches of P values."""
+
+    per_patch_loss: Tensor  # float32 (B, L): mean squared error of every patch, kept ones included
+    pred: Tensor  # (B, L, P)
+    latent: Tensor  # (B, 1 + K, width): CLS token first, then the kept patches
+    decoder_input: Tensor  # (B, 1 + L, decoder_width): positions added
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) to float32 with ImageNet's mean and deviation."""
+    mean = torch.tensor(_MEAN, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(_STD, device=images.device).view(3, 1, 1) * 255
+    return (images.float() - mean) / std
+
+
+def reconstruction_loss(per_patch_loss: Tensor, mask: Tensor) -> Tensor:
+    """MAE's loss of each image (B,): mean over its removed patches."""
+    return (per_patch_loss * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+class MaskedAutoencoderViT(nn.Module):
+    """Encoder and decoder from timm's blocks; encoder parameters are named as in timm's VisionTransformer."""
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        decoder_width: int,
+        decoder_depth: int,
+        decoder_heads: int,
+        norm_pix_loss: bool,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"data.image_size {image_size} is not a multiple of model.patch_size {patch_size}")
+        self.patch_size, self.norm_pix_loss = patch_size, norm_pix_loss
+        side = image_size // patch_size
+        self.num_patches = side * side
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        block = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
+
+        self.patch_embed = PatchEmbed(image_size, patch_size, 3, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(sin_cos_positions(width, side), requires_grad=False)
+        self.blocks = nn.ModuleList([block(width, heads) for _ in range(depth)])
+        self.norm = norm(width)
+
+        self.decoder_embed = nn.Linear(width, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder_pos_embed = nn.Parameter(sin_cos_positions(decoder_width, side), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
+        self.decoder_norm = norm(decoder_width)
+        self.decoder_pred = nn.Linear(decoder_width, patch_size * patch_size * 3)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draws all weights: Xavier-uniform matrices (the patch projection as one matrix), tokens N(0, 0.02^2)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+                nn.init.zeros_(module.bias)
+        projection = self.patch_embed.proj
+        nn.init.xavier_uniform_(projection.weight.view(projection.out_channels, -1), generator=generator)
+        nn.init.zeros_(projection.bias)
+        for token in (self.cls_token, self.mask_token):
+            nn.init.normal_(token, std=0.02, generator=generator)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to patch tokens with positions (B, L, width)."""
+        return self.patch_embed(images) + self.pos_embed[:, 1:]
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, K, width) to latent (B, 1 + K, width), CLS token first."""
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        x = torch.cat([cls_token.to(tokens.dtype), tokens], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def to_decoder(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
+        """Latent (B, 1 + K, width) to the decoder's input (B, 1 + L, decoder_width): mask tokens in, order restored."""
+        x = self.decoder_embed(latent)
+        removed = ids_restore.shape[1] + 1 - x.shape[1]
+        mask_tokens = self.mask_token.to(x.dtype).expand(len(x), removed, -1)
+        patches = take(torch.cat([x[:, 1:], mask_tokens], dim=1), ids_restore)
+        return torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+
+    def decode(self, decoder_input: Tensor) -> Tensor:
+        """The decoder's input (B, 1 + L, decoder_width) to predicted patches (B, L, P)."""
+        x = decoder_input
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x)[:, 1:])
+
+    def target(self, images: Tensor) -> Tensor:
+        """The pixels to be predicted, float32 (B, L, P); with norm_pix_loss each patch has mean 0 and variance 1."""
+        target = patchify(images.float(), self.patch_size)
+        if self.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        return target
+
+    def forward(self, images: Tensor, mask: Mask) -> Output:
+        """Normalised images (B, 3, H, W) and a mask to reconstruction and loss."""
+        latent = self.encode(take(self.embed(images), mask.ids_keep))
+        decoder_input = self.to_decoder(latent, mask.ids_restore)
+        pred = self.decode(decoder_input)
+        per_patch_loss = (pred.float() - self.target(images)).square().mean(dim=-1)
+        return Output(per_patch_loss, pred, latent, decoder_input)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Mean-pooled patch tokens of whole normalised images, (B, width)."""
+        return self.encode(self.embed(images))[:, 1:].mean(dim=1)
+
+
+def build(config: ModelConfig, image_size: int, seed: int) -> MaskedAutoencoderViT:
+    """The configured model with freshly drawn weights, a pure function of the seed."""
+    width, depth, heads = SIZES[config.name]
+    # Layers draw default weights from the global generator when they are made: its state is put back.
+    with torch.random.fork_rng(devices=[]):
+        model = MaskedAutoencoderViT(
+            image_size=image_size,
+            patch_size=config.patch_size,
+            width=width,
+            depth=depth,
+            heads=heads,
+            decoder_width=config.decoder_width,
+            decoder_depth=config.decoder_depth,
+            decoder_heads=config.decoder_width // _DECODER_HEAD_WIDTH,
+            norm_pix_loss=config.norm_pix_loss,
+        )
+    model.initialise(torch.Generator().manual_seed(seed))
+    return model
+
+
+def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state dict that timm's VisionTransformer has as well."""
+    return {
+        name: value for name, value in weights.items() if not name.startswith(("decoder_", "mask_token", "masker."))
+    }
+
+
+def take(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Tokens (B, L, D) at ids (B, K), in that order: (B, K, D)."""
+    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """(B, 3, H, W) to (B, L, p * p * 3), patches in row order, values in order row, column, channel."""
+    b, c, h, w = images.shape
+    p = patch_size
+    return images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
+
+
+def sin_cos_positions(width: int, side: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions of a square grid, (1, 1 + side^2, width), zero for the CLS token.
+
+    The first half of the width codes the column, the second half the row, each as sines followed by cosines of
+    position / 10000^(k / (width / 4)), k = 0 ... width / 4 - 1 (as in MAE).
+    """
+    if width % 4:
+        raise ValueError(f"a width of {width} has no 2-D sine-cosine positions; it must be a multiple of 4")
+    quarter = width // 4
+    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(*[torch.arange(side, dtype=torch.float64)] * 2, indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequency for axis in (columns, rows)]
+    patches = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), patches])[None].float()

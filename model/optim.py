@@ -1,0 +1,46 @@
+"""AdamW as MAE uses it, and the learning rate as a pure function of the epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The learning rate is base_lr * batch_size / 256, warmed up linearly, then a half cosine down to 0."""
+
+    base_lr: float = 1.5e-4
+    weight_decay: float = 0.05
+    warmup_epochs: float = 40.0
+    betas: tuple[float, float] = (0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        for name in ("base_lr", "weight_decay", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must not be negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas are {self.betas}; both must be at least 0 and below 1")
+
+
+def learning_rate(epoch: float, epochs: float, batch_size: int, config: OptimConfig) -> float:
+    """The rate at a fractional epoch in [0, epochs]."""
+    peak = config.base_lr * batch_size / 256
+    if epoch < config.warmup_epochs:
+        return peak * epoch / config.warmup_epochs
+    share = (epoch - config.warmup_epochs) / max(epochs - config.warmup_epochs, 1e-12)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the trainable named parameters; biases and norms (one-dimensional) do not decay."""
+    trainable = [parameter for _, parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
