@@ -1,0 +1,247 @@
+"""Which image each draw is: the plan of a window of draws, a pure function of (seed, window, schedule, distances).
+
+While the curriculum lasts, a window draws with p_tau (Lin et al., CVPR 2025) at the temperature of its first draw;
+afterwards every image comes exactly once a pass, in keyed order, or draws go on with replacement at infinite tau.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from mimcl.curriculum.permutation import Hash64, KeyedPermutation
+from mimcl.curriculum.temperature import SCHEDULES, EffectiveFraction, uniform_fraction, weights
+
+# Stream numbers keep the uses of the seed's randomness independent; those below 16 belong to the pixels.
+STREAM_SAMPLE = 16  # multinomial: a number in [0, 1) for each draw
+STREAM_BLOCK = 17  # systematic: the order of the images in a block
+STREAM_COMB = 18  # systematic: the offset of a block's first comb
+STREAM_ORDER = 19  # systematic: the order of a window's draws
+STREAM_PASS = 20  # uniform: the order of the images in a pass
+
+_CHUNK = 1 << 16  # images worked on at once: 512 KB of weights
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """The curriculum over the data; raises ValueError for a value that no run could use."""
+
+    name: Literal["none", "proto", "anti"] = "none"  # anti draws far images first
+    prototypes: str = "default"  # name of the prototype set that gives the distances
+    temp_schedule: Literal["cosine", "linear", "exponential", "step", "constant"] = "cosine"
+    r0: float = 0.15  # effective fraction at the start
+    share: float = 1.0  # of the run's draws that the curriculum lasts
+    temperature: float = 0.2  # of the constant schedule
+    resampling: Literal["multinomial", "systematic"] = "multinomial"
+    uniform: Literal["epochs", "replacement"] = "epochs"  # after the curriculum: every image once a pass, or i.i.d.
+    window: int | None = None  # draws; None: batch_size * max(4, ceil(samples / (16 batch_size)))
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for knob in ("name", "temp_schedule", "resampling", "uniform"):
+            allowed = get_args(hints[knob])
+            if getattr(self, knob) not in allowed:
+                raise ValueError(f"curriculum.{knob} is {getattr(self, knob)!r}: choose one of {', '.join(allowed)}")
+        if not 0 < self.r0 < 1 - math.exp(-1):
+            raise ValueError(
+                f"curriculum.r0 is {self.r0}: choose a fraction above 0 and below 0.632, which is all data"
+            )
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"curriculum.share is {self.share}: choose a share of the run from 0 to 1")
+        if not self.temperature > 0:
+            raise ValueError(f"curriculum.temperature is {self.temperature}: choose a number above 0, such as 0.2")
+        if self.window is not None and self.window <= 0:
+            raise ValueError(f"curriculum.window is {self.window}: choose a positive number of draws, or leave it out")
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPlan:
+    """A stretch of draws with one temperature."""
+
+    number: int
+    first_draw: int
+    sample_ids: NDArray[np.int64]  # (W,), of the draws first_draw, first_draw + 1, ...
+    distances: NDArray[np.float32]  # (W,), of those samples; NaN where the plan has none
+    temperature: float  # math.inf: uniform
+    effective_fraction: float  # r(temperature)
+    phase: Literal["curriculum", "uniform"]
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of xxh64 over the sample ids as little-endian int64; ranks compare it."""
+        return xxhash.xxh64(np.ascontiguousarray(self.sample_ids, "<i8")).hexdigest()
+
+
+class Plan:
+    """All windows of a run. `window(number)` depends on its argument and on what is given here, on nothing else.
+
+    `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none"), `draws` the
+    run's length T, `hash64(seed, numbers, stream)` the source of randomness. Attributes: `samples`, `draws`,
+    `window_length` (W, in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum). Raises
+    ValueError for distances that the curriculum cannot use and for a window that is no multiple of `batch_size`.
+    """
+
+    def __init__(
+        self,
+        config: CurriculumConfig,
+        *,
+        samples: int,
+        distances: NDArray[np.float32] | None,
+        draws: int,
+        batch_size: int,
+        seed: int,
+        hash64: Hash64,
+    ) -> None:
+        _check(config, samples, distances, draws, batch_size)
+        self.config, self.samples, self.draws = config, samples, draws
+        self.window_length = config.window or batch_size * max(4, math.ceil(samples / (16 * batch_size)))
+        self.windows = math.ceil(draws / self.window_length)
+        self.curriculum_draws = 0
+        self._distances = None if distances is None else np.asarray(distances, np.float32)
+        self._h, self._seed, self._hash64 = self._distances, seed, hash64
+        self._curve: EffectiveFraction | None = None
+        self._uniform_fraction = uniform_fraction(samples)
+        self._block: tuple[int, NDArray[np.float32]] | None = None  # the last block and its h, in the block's order
+        if config.name != "none":
+            self.curriculum_draws = self.window_length * round(config.share * draws / self.window_length)
+            if config.name == "anti":
+                self._h = 1 - self._distances
+            self._lowest_h = float(self._h.min())
+            self._curve = EffectiveFraction(self._h)
+
+    @property
+    def clamped(self) -> bool:
+        """Whether the schedule starts below r(tau -> 0), at a share of the data that no temperature reaches."""
+        scheduled = self.curriculum_draws > 0 and self.config.temp_schedule != "constant"
+        return scheduled and self.config.r0 < self._curve.lowest
+
+    def window(self, number: int) -> WindowPlan:
+        """The plan of draws [number W, (number + 1) W), cut at T; IndexError outside [0, windows)."""
+        if not 0 <= number < self.windows:
+            raise IndexError(f"window {number} of a plan with windows 0 to {self.windows - 1}")
+        first = number * self.window_length
+        count = min(self.window_length, self.draws - first)
+        tau, fraction = math.inf, self._uniform_fraction
+        in_curriculum = first < self.curriculum_draws
+        if in_curriculum:
+            tau = self._temperature(first / self.curriculum_draws)
+            fraction = self._curve(tau)
+        if not in_curriculum and self.config.uniform == "epochs":
+            ids = self._passes(first, count)
+        elif self.config.resampling == "multinomial":
+            ids = self._multinomial(first, count, tau)
+        else:
+            ids = self._systematic(number, count, tau)
+        distances = np.full(count, np.nan, np.float32) if self._distances is None else self._distances[ids]
+        return WindowPlan(number, first, ids, distances, tau, fraction, "curriculum" if in_curriculum else "uniform")
+
+    def _temperature(self, progress: float) -> float:
+        """tau at `progress` g / G."""
+        if self.config.temp_schedule == "constant":
+            return self.config.temperature
+        schedule = SCHEDULES[self.config.temp_schedule]
+        return self._curve.inverse(schedule(progress, self.config.r0, self._uniform_fraction))
+
+    def _multinomial(self, first: int, count: int, tau: float) -> NDArray[np.int64]:
+        """Independent draws with replacement, by cumulative sum and search: exact for any N, in float64."""
+        points = _unit(self._hash64(self._seed, np.arange(first, first + count), STREAM_SAMPLE))
+        order = np.argsort(points)
+        ids = np.empty(count, np.int64)
+        ids[order] = self._search(self._h, tau, points[order])
+        return ids
+
+    def _systematic(self, number: int, count: int, tau: float) -> NDArray[np.int64]:
+        """A comb of W equally spaced teeth over the images in the block's order, its draws in keyed random order."""
+        size = math.ceil(self.samples / self.window_length)  # windows in a block
+        block, turn = divmod(number, size)
+        images = KeyedPermutation(self.samples, self._key(block, STREAM_BLOCK), self._hash64)
+        h = None if math.isinf(tau) else self._block_h(block, images)
+        # The combs of a block's windows interlock to one comb of size * W teeth.
+        start = _unit(self._hash64(self._seed, block, STREAM_COMB))[0] + turn / size
+        teeth = (np.arange(self.window_length) + start % 1.0) / self.window_length
+        order = KeyedPermutation(self.window_length, self._key(number, STREAM_ORDER), self._hash64)
+        return images(self._search(h, tau, teeth)[order(np.arange(count))])
+
+    def _search(self, h: NDArray[np.float32] | None, tau: float, points: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Where ascending `points` in [0, 1) fall among the images laid end to end, each as wide as its p_tau.
+
+        At infinite `tau` all are equally wide and `h` is not looked at. Otherwise `h` is passed over twice, in chunks
+        that fit the cache: for their weights, then to search inside them. No array of N sums is made.
+        """
+        points = np.minimum(points, 1 - 2.0**-53)  # a tooth may have been rounded to 1
+        if math.isinf(tau):
+            return (points * self.samples).astype(np.int64)
+        starts = range(0, self.samples, _CHUNK)
+        ends = np.cumsum([weights(h[start : start + _CHUNK], tau, self._lowest_h).sum() for start in starts])
+        points *= ends[-1]
+        cuts = [0, *np.searchsorted(points, ends)]
+        found = np.empty(len(points), np.int64)
+        for number, start in enumerate(starts):
+            inside = slice(cuts[number], cuts[number + 1])
+            if inside.start == inside.stop:
+                continue
+            sums = np.cumsum(weights(h[start : start + _CHUNK], tau, self._lowest_h))
+            within = points[inside] - (ends[number - 1] if number else 0)
+            # The first image whose sum exceeds the point never has weight 0; below the last sum there always is one.
+            within = np.minimum(within, np.nextafter(sums[-1], 0))
+            found[inside] = start + np.searchsorted(sums, within, side="right")
+        return found
+
+    def _block_h(self, block: int, images: KeyedPermutation) -> NDArray[np.float32]:
+        """h in the block's order; kept for the block's other windows, which changes nothing but the time."""
+        kept = self._block
+        if kept is not None and kept[0] == block:
+            return kept[1]
+        ordered = np.empty(self.samples, np.float32)
+        for start in range(0, self.samples, _CHUNK):
+            stop = min(start + _CHUNK, self.samples)
+            ordered[start:stop] = self._h[images(np.arange(start, stop))]
+        self._block = block, ordered
+        return ordered
+
+    def _passes(self, first: int, count: int) -> NDArray[np.int64]:
+        """Every image once in each stretch of N draws from the curriculum's end on; `count` draws from `first` on."""
+        start, ids = first - self.curriculum_draws, np.empty(count, np.int64)
+        done = 0
+        while done < count:
+            number, position = divmod(start + done, self.samples)
+            length = min(count - done, self.samples - position)
+            images = KeyedPermutation(self.samples, self._key(number, STREAM_PASS), self._hash64)
+            ids[done : done + length] = images(np.arange(position, position + length))
+            done += length
+        return ids
+
+    def _key(self, number: int, stream: int) -> int:
+        return int(self._hash64(self._seed, number, stream)[0])
+
+
+def _unit(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1) of 53 random bits."""
+    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _check(
+    config: CurriculumConfig, samples: int, distances: NDArray[np.float32] | None, draws: int, batch_size: int
+) -> None:
+    for name, value in (("samples", samples), ("draws", draws), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: a plan needs at least 1")
+    if config.window is not None and config.window % batch_size:
+        raise ValueError(
+            f"curriculum.window is {config.window} draws: choose a multiple of data.batch_size ({batch_size})"
+        )
+    if distances is None:
+        if config.name != "none":
+            raise ValueError(f"curriculum.name is {config.name!r}, which needs distances: build prototypes first")
+        return
+    if distances.shape != (samples,):
+        raise ValueError(f"distances have shape {distances.shape}: one for each of the {samples} samples is needed")
+    if not (distances.min() >= 0 and distances.max() <= 1):  # false for NaN as well
+        raise ValueError(
+            f"distances reach from {distances.min()} to {distances.max()}, not from 0 to 1: rebuild the prototypes"
+        )

@@ -1,0 +1,135 @@
+"""How hard the stream is: temperature, the share of the data it lets through, and schedules of that share.
+
+Prototype curriculum (Lin et al., CVPR 2025, arXiv 2411.10685). h in [0, 1] is an image's hardness, 0 = drawn first:
+
+    p_i(tau) = exp(-h_i / tau) / sum_j exp(-h_j / tau)       probability of image i
+    r(tau)   = (1/N) sum_i [1 - (1 - p_i)^N]                 effective fraction: distinct images in N draws, over N
+
+r rises with tau up to 1 - (1 - 1/N)^N, about 0.632, where every image is equally likely. A schedule prescribes r, and
+tau follows as its inverse. All in float64: float32 has no room for 1 - p when p is near 1e-6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHUNK = 1 << 16  # images worked on at once, so that temporaries stay in the cache
+_BINS = 1 << 15  # of the histogram of h
+_UNIFORM_WITHIN = 1e-3  # a target this near to r(infinity) is uniform
+# The search for tau, in octaves of the range of h. Below 2^-30 only the very nearest images are left; above 2^4, r is
+# within 2e-4 of r(infinity) for any distribution, which already counts as uniform.
+_OCTAVES = (-30.0, 4.0)
+_HALVINGS = 34  # leave 2e-9 octaves
+
+
+def weights(h: NDArray[np.floating], tau: float, lowest: float) -> NDArray[np.float64]:
+    """exp(-(h - lowest) / tau), shape of `h` (N,): p_tau before its division by the sum. `tau` may be math.inf."""
+    result = np.float64(lowest) - h
+    result /= tau
+    return np.exp(result, out=result)
+
+
+def p_tau(h: NDArray[np.floating], tau: float) -> NDArray[np.float64]:
+    """Probability of each image, shape of `h` (N,), sum 1; small `tau` keeps the lowest h, math.inf is uniform."""
+    result = weights(h, tau, float(h.min()))
+    result /= result.sum()
+    return result
+
+
+def effective_fraction(p: NDArray[np.float64], counts: NDArray[np.int64] | None = None) -> float:
+    """r: expected share of distinct images in N multinomial draws from N images.
+
+    `p` holds the probability of each image, or with `counts` that of each of counts[k] alike images.
+    """
+    samples = len(p) if counts is None else int(counts.sum())
+    with np.errstate(divide="ignore"):  # p = 1 is certain to be drawn
+        drawn = -np.expm1(samples * np.log1p(-p))
+    return float(drawn.mean() if counts is None else (drawn * counts).sum() / samples)
+
+
+def uniform_fraction(samples: int) -> float:
+    """r(infinity) = 1 - (1 - 1/N)^N."""
+    return effective_fraction(np.array([1 / samples]), np.array([samples]))
+
+
+class EffectiveFraction:
+    """r(tau) of one data set and its inverse, from a histogram of h that is built once.
+
+    A bin stands for the mean of its members. Bins have equal width in the fourth root of h over its range, since small
+    temperatures tell small h apart; the images at either end, which are many (a prototype for each cluster), have a bin
+    of their own and stay exact. `lowest` is r(tau -> 0) and `uniform` is r(infinity). Raises ValueError if all h are
+    equal: then no temperature changes anything.
+    """
+
+    def __init__(self, h: NDArray[np.floating]) -> None:
+        low, high = float(h.min()), float(h.max())
+        if not low < high:
+            raise ValueError(f"all {len(h)} distances are equal ({low:g}): there is nothing to order the images by")
+        counts, sums = np.zeros(_BINS + 2, np.int64), np.zeros(_BINS + 2)
+        for start in range(0, len(h), _CHUNK):
+            place = (h[start : start + _CHUNK] - np.float64(low)) / (high - low)
+            bins = np.ceil(np.sqrt(np.sqrt(place)) * _BINS).astype(np.int64) + (place == 1)
+            counts += np.bincount(bins, minlength=_BINS + 2)
+            sums += np.bincount(bins, place, minlength=_BINS + 2)
+        used = counts > 0
+        self._counts, self._place, self._range = counts[used], sums[used] / counts[used], high - low
+        self.lowest = self(self._range * 2 ** _OCTAVES[0])
+        self.uniform = self(math.inf)
+
+    def __call__(self, tau: float) -> float:
+        """r(tau), `tau` > 0 or math.inf."""
+        p = np.exp(self._place * (-self._range / tau))
+        p /= (p * self._counts).sum()
+        return effective_fraction(p, self._counts)
+
+    def inverse(self, target: float) -> float:
+        """tau with r(tau) = `target`: monotone, math.inf within 1e-3 of `uniform`, clamped below `lowest`."""
+        if target > self.uniform - _UNIFORM_WITHIN:
+            return math.inf
+        low, high = _OCTAVES
+        if target <= self.lowest:
+            return self._range * 2**low
+        # Bisection from fixed ends meets the same points whatever the target, so rounding in r cannot break the order
+        # of two answers, nor the last bit of another processor's exp change one.
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if self(self._range * 2**middle) < target:
+                low = middle
+            else:
+                high = middle
+        return self._range * 2**high
+
+
+# Schedules: the target r at progress t in [0, 1], from r0 to r_inf = r(infinity).
+
+
+def cosine(t: float, r0: float, r_inf: float) -> float:
+    """Slow, fast, slow: the paper's."""
+    return r0 + (r_inf - r0) * (1 - math.cos(math.pi * t)) / 2
+
+
+def linear(t: float, r0: float, r_inf: float) -> float:
+    """Straight: the reference code's."""
+    return r0 + (r_inf - r0) * t
+
+
+def exponential(t: float, r0: float, r_inf: float) -> float:
+    """Grows by the same factor in equal times."""
+    return r0 * (r_inf / r0) ** t
+
+
+def step(t: float, r0: float, r_inf: float) -> float:
+    """Four equal stages, the last with all of the data."""
+    return r0 + (r_inf - r0) * min(math.floor(4 * t), 3) / 3
+
+
+SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
+    "cosine": cosine,
+    "linear": linear,
+    "exponential": exponential,
+    "step": step,
+}
