@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -81,13 +81,11 @@ class Trainer:
         batch_size: int,
         micro_batches: int,
         precision: Literal["bfloat16", "float32"],
-        observers: Iterable[Observer] = (),
     ) -> None:
         self.model, self.masker, self.position = model, masker, 0
         self._config, self._optim_config = config, optim
         self._samples, self._draws = samples, draws
         self._batch_size, self._micro_batches = batch_size, micro_batches
-        self._observers = tuple(observers)
         self._device = model.cls_token.device
         self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=precision == "bfloat16")
         self._forward = torch.compile(model) if config.compile else model
@@ -100,7 +98,9 @@ class Trainer:
         self._loss_sum = torch.zeros((), device=self._device)
         self._grad_norm = torch.zeros((), device=self._device)
 
-    def run(self, stream: Iterable[Batch], after_step: Callable[[int, Report | None], None]) -> None:
+    def run(
+        self, stream: Iterable[Batch], observers: Sequence[Observer], after_step: Callable[[int, Report | None], None]
+    ) -> None:
         """Trains to the end of the stream, which starts at `position`.
 
         `after_step(step, report)` follows each step, with a report at logging steps, the first and the last. Raises
@@ -110,7 +110,7 @@ class Trainer:
         first, steps = self.position // self._batch_size + 1, self._draws // self._batch_size
         meter = Meter()
         for step in range(first, steps + 1):
-            lr = self._step(meter.waiting(batches))
+            lr = self._step(meter.waiting(batches), observers)
             report = None
             if step in (1, steps) or step % self._config.log_every_steps == 0:
                 report = self._report(step, lr, meter)
@@ -122,13 +122,16 @@ class Trainer:
                     "optim.base_lr too high, optim.warmup_epochs too short, images without any contrast"
                 )
 
-    def _step(self, batches: Iterator[Batch]) -> float:
+    def _step(self, batches: Iterator[Batch], observers: Sequence[Observer]) -> float:
         """One update from the next micro-batches; returns its learning rate. Nothing here waits for the device."""
         progress = self.position / self._draws
         loss = torch.zeros((), device=self._device)
         for _ in range(self._micro_batches):
             batch = next(batches)
-            loss += self.backward(batch, progress)
+            per_sample_loss = self.backward(batch, progress)
+            for observer in observers:
+                observer.observe(batch, per_sample_loss)
+            loss += per_sample_loss.sum() / self._batch_size
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         nonfinite = (~norm.isfinite()).float()
         epoch = self.position / self._samples
@@ -148,7 +151,7 @@ class Trainer:
         return lr
 
     def backward(self, batch: Batch, progress: float) -> Tensor:
-        """Adds a micro-batch's share to the gradient of its step; returns its share of the step's loss."""
+        """Adds a micro-batch's share to the gradient of its step; returns its reconstruction losses (n,), detached."""
         with self._autocast:
             images = normalise(batch.images)
             with torch.no_grad():
@@ -162,21 +165,16 @@ class Trainer:
             second = self.masker.second_loss(images, batch.keys, self.model)
         if second is not None:
             torch.autograd.backward(second.sum() / self._batch_size, inputs=self._own)
-        per_sample_loss = per_sample_loss.detach()
-        for observer in self._observers:
-            observer.observe(batch, per_sample_loss)
-        return per_sample_loss.sum() / self._batch_size
+        return per_sample_loss.detach()
 
     def time_of_micro_batch(self, batch: Batch) -> float:
         """Seconds that one forward and backward pass over `batch` takes once warm; weights and position stay."""
-        observers, self._observers = self._observers, ()
         for _ in range(2):
             started = time.perf_counter()
-            self.backward(batch, 0.0).item()  # the value is waited for on purpose
+            self.backward(batch, 0.0).sum().item()  # the value is waited for on purpose
             elapsed = time.perf_counter() - started
         for optimizer in self._optimizers:
             optimizer.zero_grad()
-        self._observers = observers
         return elapsed
 
     def _report(self, step: int, lr: float, meter: Meter) -> Report:

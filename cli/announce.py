@@ -1,0 +1,88 @@
+"""What a run is and how long it will take, said before it starts."""
+
+from __future__ import annotations
+
+import math
+import time
+from itertools import islice
+
+import torch
+
+from mimcl.cli.config import Config
+from mimcl.cli.console import console
+from mimcl.cli.run import Run
+from mimcl.curriculum.sampler import Plan
+from mimcl.model.trainer import Trainer
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.stream import Stream
+
+
+def announce(
+    run: Run,
+    config: Config,
+    plan: Plan,
+    index: ShardIndex,
+    device: torch.device,
+    decoder: str,
+    trainer: Trainer,
+    stream: Stream,
+) -> None:
+    """Prints recipe, model, data, curriculum, what deviates from the recipe, and an estimate of the time left."""
+    data, model, steps = config.data, config.model, plan.draws // config.data.batch_size
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU (no CUDA device)"
+    console.print(f"recipe {config.recipe} on {where}, {config.trainer.precision}, {decoder}")
+    console.print(
+        f"{model.name}/{model.patch_size} at {data.image_size} px, masking {config.masking.name} "
+        f"{config.masking.mask_ratio:g}, batch {data.batch_size} in micro-batches of {data.micro_batch_size}"
+    )
+    console.print(
+        f"{index.samples:,} images in {data.root}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
+        f"{steps:,} steps"
+    )
+    console.print(_curriculum(config, plan))
+    if config.optim.warmup_epochs < run.config.optim.warmup_epochs:
+        console.print(f"warm-up shortened to a tenth of the run: {config.optim.warmup_epochs:g} epochs")
+    if trainer.position:
+        console.print(f"going on at draw {trainer.position:,}, step {trainer.position // data.batch_size:,}")
+    left = steps - trainer.position // data.batch_size
+    if seconds := _seconds_per_micro_batch(trainer, stream, device):
+        pieces = math.ceil(data.batch_size / data.micro_batch_size)
+        console.print(f"estimated time: {_duration(left * pieces * seconds)} for {left:,} steps, from a short trial")
+    console.print(f"run folder: {run.folder}")
+
+
+def _curriculum(config: Config, plan: Plan) -> str:
+    curriculum = config.curriculum
+    if curriculum.name == "none":
+        return "no data curriculum: every image once a pass; temperature schedules do not apply"
+    if not plan.curriculum_draws:
+        return f"curriculum {curriculum.name} has no effect: the run is shorter than half a window; train longer"
+    constant = curriculum.temp_schedule == "constant"
+    how = f"at temperature {curriculum.temperature:g}" if constant else f"from r0 {curriculum.r0:g}"
+    line = (
+        f"curriculum {curriculum.name}, {curriculum.temp_schedule} {how}, {curriculum.resampling}, for "
+        f"{min(plan.curriculum_draws, plan.draws):,} draws in windows of {plan.window_length:,}"
+    )
+    return line + ("; r0 is below what any temperature reaches here and is clamped" if plan.clamped else "")
+
+
+def _seconds_per_micro_batch(trainer: Trainer, stream: Stream, device: torch.device) -> float | None:
+    """From three micro-batches of the stream and two passes over one; None for a stream shorter than that."""
+    batches = iter(stream)
+    first = next(batches, None)
+    started = time.perf_counter()
+    following = list(islice(batches, 2))
+    data = (time.perf_counter() - started) / 2
+    batches.close()
+    if first is None or len(following) < 2:
+        return None
+    model = trainer.time_of_micro_batch(first)
+    # On a CPU decoding and training share the cores; beside a GPU they overlap.
+    return max(data, model) if device.type == "cuda" else data + model
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.1f} {unit}"
+    return f"about {seconds:.0f} seconds"

@@ -1,0 +1,148 @@
+"""The configuration of a run: one tree of the owners' dataclasses, from recipe, YAML file, flags and --set."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.sampler import CurriculumConfig
+from mimcl.model.mae import ModelConfig
+from mimcl.model.optim import OptimConfig
+from mimcl.model.trainer import TrainerConfig
+from mimcl.pipeline.files import atomic_file
+from mimcl.pipeline.stream import DataConfig
+
+
+class ConfigError(typer.TyperException):
+    """A key or value of the configuration is wrong: bad usage."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on. `recipe` is the name of where it started from."""
+
+    recipe: str = "mae_b16"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted keys to values, for example {"seed": 0, "data.root": "shards", ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with dotted keys replaced. Raises ConfigError for unknown keys and values of another type or range."""
+    known = flatten(config)
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}{_suggestion(key, known)}")
+        section, _, name = key.rpartition(".")
+        owner = getattr(config, section) if section else config
+        kind = typing.get_type_hints(type(owner))[name]
+        sections.setdefault(section, {})[name] = _convert(key, value, kind)
+    try:
+        changed = {s: dataclasses.replace(getattr(config, s), **v) for s, v in sections.items() if s}
+        return dataclasses.replace(config, **sections.get("", {}), **changed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """`--set section.key=value` arguments as dotted keys; values are YAML scalars or lists."""
+    parsed = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting!r} has no '='; write --set section.key=value")
+        parsed[key.strip()] = _yaml(text, f"--set {setting!r}")
+    return parsed
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The dotted keys of a configuration file. Raises ConfigError."""
+    try:
+        tree = _yaml(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} is not a configuration: it must be sections with keys, as in a run's config.yaml")
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def write_yaml(path: Path, config: Config) -> None:
+    """Writes every value, so that the file alone says what the run is."""
+    tree = dataclasses.asdict(config)
+    tree["optim"]["betas"] = list(config.optim.betas)
+    with atomic_file(path) as file:
+        file.write(yaml.safe_dump(tree, sort_keys=False).encode())
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not plain YAML: {error}") from None
+
+
+def _suggestion(key: str, known: Mapping[str, Any]) -> str:
+    by_name = [full for full in known if full.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = by_name or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else "; `mimcl train --help` says where all keys are listed"
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`. Numbers may come as text, since YAML 1.1 takes 1e-3 for a string; nothing else is guessed."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise ConfigError(f"{key} is {value!r}; choose one of {', '.join(map(str, arguments))}")
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _convert(key, value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        if isinstance(value, list | tuple) and len(value) == len(arguments):
+            return tuple(_convert(key, v, a) for v, a in zip(value, arguments, strict=True))
+    elif kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = kind(value)
+            if kind is float or number == float(value):
+                return number
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(value, kind):
+        return value
+    name = f"{len(arguments)} numbers" if origin is tuple else {int: "a whole number", float: "a number"}.get(kind)
+    raise ConfigError(f"{key} is {value!r}; it must be {name or {bool: 'true or false', str: 'text'}[kind]}")

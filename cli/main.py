@@ -1,0 +1,73 @@
+"""`mimcl`: the commands, and how errors leave the program. Heavy libraries are imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from mimcl.cli.prototypes import prototypes
+from mimcl.cli.shard import shard
+from mimcl.cli.train import train
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Pre-train masked autoencoders on a stream whose data get harder over time.",
+    epilog="In order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
+)
+app.command()(shard)
+app.add_typer(prototypes, name="prototypes")
+app.command()(train)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mimcl {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")] = False,
+) -> None:
+    pass
+
+
+def version() -> str:
+    """The installed version; "unknown" when the folders are used without an installation."""
+    try:
+        return metadata.version("mimcl")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def main() -> None:
+    """Runs a command. Exit codes: 0 done, 1 failure, 2 bad usage, 130 interrupted; an error is one line on stderr."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        code = app(arguments, prog_name="mimcl", standalone_mode=False)
+    except typer.TyperException as error:  # bad usage, found by typer or by a command
+        _complain(error.format_message())
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        code = 130
+    except Exception as error:
+        if debug:
+            raise
+        _complain(str(error) or type(error).__name__)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    typer.echo("mimcl: " + " ".join(message.split()), err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What a run leaves behind while it goes: metrics, draw counts, checkpoints, and the line of figures on the screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mimcl.cli.config import Config, write_yaml
+from mimcl.curriculum.sampler import Plan, WindowPlan
+from mimcl.model import checkpoint
+from mimcl.model.metrics import Report, RunLog
+from mimcl.model.trainer import Trainer
+from mimcl.pipeline.draw_counts import DrawCounts
+from mimcl.pipeline.stream import Batch
+
+_QUANTILES = (0.1, 0.5, 0.9)
+
+
+class Recorder:
+    """An observer of the trainer that writes the run folder, from the trainer's position on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        plan: Plan,
+        trainer: Trainer,
+        fingerprints: dict[str, str | None],
+        show: Callable[[int, str], None],
+    ) -> None:
+        self._folder, self._config, self._plan, self._trainer = folder, config, plan, trainer
+        self._fingerprints, self._show = fingerprints, show
+        folder.mkdir(parents=True, exist_ok=True)
+        write_yaml(folder / "config.yaml", config)
+        self._counts = DrawCounts.at(trainer.position, plan, plan.samples, folder / "draw_counts.npy")
+        self._window: WindowPlan | None = None
+        # A window begun before the position has been written down already.
+        self._last_begun = math.ceil(trainer.position / plan.window_length) - 1
+        self._log = RunLog(folder, trainer.position)
+
+    def close(self) -> None:
+        self._log.close()
+
+    def observe(self, batch: Batch, per_sample_loss: Tensor) -> None:
+        """Writes down a window when its first micro-batch arrives."""
+        if batch.window is self._window:
+            return
+        self._window = batch.window
+        if self._window.number <= self._last_begun:
+            return
+        self._last_begun = self._window.number
+        self._counts.add(self._window.sample_ids)
+        self._log.write(
+            {
+                "window": self._window.number,
+                "draw": self._window.first_draw,
+                **self._difficulty(),
+                "digest": self._window.digest,
+                **_quantiles(self._window.distances),
+                "coverage": self._counts.coverage,
+                "max_repeats": self._counts.max_repeats,
+            }
+        )
+
+    def after_step(self, step: int, report: Report | None) -> None:
+        """Logs a report and saves a checkpoint when it is time; the last step is always saved."""
+        figures = ""
+        if report:
+            self._log.write(asdict(report) | self._difficulty())
+            figures = (
+                f"loss {report.loss:.4f}  lr {report.lr:.2e}  {report.images_per_second:,.0f} img/s  "
+                f"data-wait {report.data_wait:.0%}  tau {self._window.temperature:.3g}  "
+                f"r {self._window.effective_fraction:.3f}"
+            )
+            if report.nonfinite_steps:
+                figures += f"  {report.nonfinite_steps} steps without a finite gradient skipped"
+        self._show(step, figures)
+        done = self._trainer.position >= self._plan.draws
+        if done or step % self._config.trainer.checkpoint_every_steps == 0:
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        """Draw counts first: they are reconciled with whatever checkpoint a resume finds."""
+        self._counts.save(self._folder / "draw_counts.npy")
+        meta: dict[str, Any] = {
+            "position": self._trainer.position,
+            "config": asdict(self._config),
+            "fingerprints": self._fingerprints,
+        }
+        checkpoint.save(
+            self._folder / "checkpoints",
+            step,
+            self._trainer.tensors(),
+            self._trainer.state_dict(),
+            meta,
+            self._config.trainer.keep_last,
+        )
+
+    def _difficulty(self) -> dict[str, float]:
+        return {"temperature": self._window.temperature, "effective_fraction": self._window.effective_fraction}
+
+
+def _quantiles(distances: NDArray[np.float32]) -> dict[str, float]:
+    values = np.quantile(distances, _QUANTILES).tolist()
+    return {f"distance_q{round(100 * q)}": value for q, value in zip(_QUANTILES, values, strict=True)}
