@@ -8,10 +8,11 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import safetensors
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -85,7 +86,7 @@ def load(path: Path) -> Checkpoint:
                 raise CheckpointError(f"{path / name} is damaged: its checksum differs; delete {path} to use another")
         tensors = load_file(path / _PAYLOAD[0])
         state = torch.load(path / _PAYLOAD[1], map_location="cpu", weights_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it to use another") from None
     return Checkpoint(tensors, state, meta)
 

@@ -1,0 +1,60 @@
+"""The learning rate at its corners, and which parameters decay."""
+
+import math
+
+import pytest
+import torch
+
+from mimcl.model.mae import ModelConfig, build
+from mimcl.model.optim import OptimConfig, adamw, learning_rate
+
+
+def test_learning_rate_warms_up_then_falls_along_half_a_cosine():
+    config = OptimConfig(base_lr=1.5e-4, warmup_epochs=40)
+    peak = 1.5e-4 * 4096 / 256
+
+    def at(epoch):
+        return learning_rate(epoch, 800, 4096, config)
+
+    assert at(0) == 0
+    assert at(10) == pytest.approx(peak / 4)
+    assert at(40) == pytest.approx(peak)
+    assert at(420) == pytest.approx(peak / 2)
+    assert at(40 + 760 / 4) == pytest.approx(peak * (1 + math.sqrt(0.5)) / 2)
+    assert at(800) == pytest.approx(0, abs=1e-12)
+    assert at(800.4) == pytest.approx(0, abs=1e-12)  # the last batch may go beyond the last epoch
+
+
+def test_no_warm_up_starts_at_the_peak():
+    assert learning_rate(0, 10, 512, OptimConfig(base_lr=1e-3, warmup_epochs=0)) == pytest.approx(2e-3)
+
+
+def test_biases_norms_and_fixed_positions_do_not_decay():
+    model = build(ModelConfig("vit_tiny", 8, 32, 1), 32, seed=0)
+    decayed, kept = adamw(model.named_parameters(), OptimConfig(weight_decay=0.3)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.3
+    assert kept["weight_decay"] == 0
+    assert {names[id(p)].rpartition(".")[2] for p in kept["params"]} == {"bias", "weight"}
+    assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in kept["params"])
+    assert not any("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in decayed["params"])
+    trained = len(decayed["params"]) + len(kept["params"])
+    assert trained == sum(parameter.requires_grad for parameter in model.parameters())
+    assert trained == len(list(model.parameters())) - 2  # the two tables of positions
+
+
+def test_decay_shrinks_what_has_no_gradient_to_speak_of():
+    weight, bias = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = adamw([("weight", weight), ("bias", bias)], OptimConfig(weight_decay=0.5))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    weight.grad, bias.grad = torch.zeros(2, 2), torch.zeros(2)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((2, 2), 0.95))
+    torch.testing.assert_close(bias.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize("bad", [dict(base_lr=-1.0), dict(warmup_epochs=-1.0), dict(betas=(0.9, 1.0))])
+def test_impossible_values_are_refused_by_name(bad):
+    with pytest.raises(ValueError, match=f"optim.{next(iter(bad))}"):
+        OptimConfig(**bad)

@@ -1,0 +1,251 @@
+"""The trainer on made-up batches: gradients, accumulation, skipped steps, resume, and the contract with maskers."""
+
+import copy
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from mimcl.curriculum.masking.masker import Masker
+from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.model.mae import MaskedAutoencoderViT, normalise, reconstruction_loss
+from mimcl.model.optim import OptimConfig, learning_rate
+from mimcl.model.trainer import Trainer, TrainerConfig, TrainingError
+from mimcl.pipeline.augment import STREAM_MASK, hash64
+
+BATCH, STEPS = 8, 6
+DRAWS = BATCH * STEPS
+
+
+@dataclass
+class MadeBatch:
+    images: torch.Tensor
+    keys: torch.Tensor
+    position: int
+
+
+def stream(micro: int = BATCH, start: int = 0):
+    """Draw g is always the same image, whatever the micro-batch."""
+    for first in range(start, DRAWS, micro):
+        draws = np.arange(first, first + micro)
+        bits = hash64(1, np.arange(first * 192, (first + micro) * 192), 9)
+        pixels = torch.from_numpy((bits >> np.uint64(56)).astype(np.uint8)).view(micro, 3, 8, 8)
+        images = torch.nn.functional.interpolate(pixels.float(), 32, mode="bilinear").to(torch.uint8)
+        keys = torch.from_numpy(hash64(0, draws, STREAM_MASK).view(np.int64))
+        yield MadeBatch(images, keys, (first // BATCH + 1) * BATCH)
+
+
+def make(micro_batches: int = 1, masker: torch.nn.Module | None = None, precision="float32", **config) -> Trainer:
+    model = MaskedAutoencoderViT(
+        32, 8, 32, 2, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
+    )
+    model.initialise(torch.Generator().manual_seed(0))
+    return Trainer(
+        model,
+        masker or RandomMasker(model.num_patches, 0.75),
+        TrainerConfig(epochs=STEPS, log_every_steps=2, **config),
+        OptimConfig(base_lr=0.03, warmup_epochs=1),
+        samples=BATCH,
+        draws=DRAWS,
+        batch_size=BATCH,
+        micro_batches=micro_batches,
+        precision=precision,
+    )
+
+
+def run(trainer: Trainer, batches, observers=()) -> list:
+    reports = []
+    trainer.run(batches, observers, lambda step, report: reports.append((step, report)))
+    return reports
+
+
+def weights_of(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def test_a_run_is_adamw_on_the_mean_loss_over_removed_patches():
+    trainer = make()
+    model = copy.deepcopy(trainer.model)
+    masker, config = trainer.masker, OptimConfig(base_lr=0.03, warmup_epochs=1)
+    no_decay = [p for p in model.parameters() if p.ndim <= 1]
+    decay = [p for p in model.parameters() if p.ndim > 1 and p.requires_grad]
+    groups = [dict(params=decay, weight_decay=0.05), dict(params=no_decay, weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), foreach=False)
+    for step, batch in enumerate(stream()):
+        images = normalise(batch.images)
+        mask = masker.propose(images, batch.keys, model, 0.0)
+        optimizer.zero_grad()
+        reconstruction_loss(model(images, mask).per_patch_loss, mask.mask).mean().backward()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, STEPS, BATCH, config)
+        optimizer.step()
+    run(trainer, stream())
+    expected = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    torch.testing.assert_close(weights_of(trainer), expected, atol=2e-5, rtol=1e-4)
+
+
+def test_reports_come_first_last_and_between_with_mean_losses():
+    every_step, trainer = {}, make()
+    observed = []
+
+    class Observer:
+        def observe(self, batch, per_sample_loss):
+            assert not per_sample_loss.requires_grad
+            observed.append(per_sample_loss)
+
+    reports = run(trainer, stream(), [Observer()])
+    assert [step for step, _ in reports] == [1, 2, 3, 4, 5, 6]
+    every_step = {step: report for step, report in reports if report}
+    assert list(every_step) == [1, 2, 4, 6]
+    losses = [loss.mean().item() for loss in observed]
+    assert every_step[1].loss == pytest.approx(losses[0])
+    assert every_step[4].loss == pytest.approx((losses[2] + losses[3]) / 2)
+    assert every_step[6].draw == DRAWS
+    assert every_step[4].lr == pytest.approx(learning_rate(3, STEPS, BATCH, OptimConfig(base_lr=0.03, warmup_epochs=1)))
+    assert 0 <= every_step[6].data_wait <= 1
+    assert losses[-1] < losses[0]
+
+
+def test_micro_batches_give_the_same_run():
+    whole, pieces = make(), make(micro_batches=4)
+    first, second = run(whole, stream()), run(pieces, stream(micro=2))
+    torch.testing.assert_close(weights_of(whole), weights_of(pieces), atol=1e-4, rtol=1e-3)
+    assert [r.loss for _, r in first if r] == pytest.approx([r.loss for _, r in second if r], rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
+    unbroken = make(precision=precision)
+    run(unbroken, stream())
+    broken = make(precision=precision)
+    kept = {}
+
+    def keep(step, report):
+        if step == 3:
+            kept["tensors"] = {name: tensor.clone() for name, tensor in broken.tensors().items()}
+            kept["state"] = copy.deepcopy(broken.state_dict())
+
+    broken.run(stream(), (), keep)
+    again = make(precision=precision)
+    again.load(**kept)
+    assert again.position == 3 * BATCH
+    run(again, stream(start=again.position))
+    assert torch.equal(weights_of(again), weights_of(unbroken))
+
+
+def test_bfloat16_has_a_float32_loss_near_that_of_float32():
+    low, full = (run(make(precision=p), stream()) for p in ("bfloat16", "float32"))
+    losses = [[r.loss for _, r in reports if r] for reports in (low, full)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
+
+
+def spoiled(steps, micro=BATCH):
+    """The stream with infinite pixels at some steps (1, 2, ...)."""
+    for batch in stream(micro):
+        if batch.position // BATCH in steps:
+            batch.images = torch.full_like(batch.images, 1).float() * torch.inf
+        yield batch
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing():
+    trainer = make()
+    seen = {}
+
+    def keep(step, report):
+        seen[step] = weights_of(trainer).clone(), copy.deepcopy(trainer.state_dict()["optimizers"]), report
+
+    trainer.run(spoiled({3}), (), keep)
+    assert torch.equal(seen[2][0], seen[3][0])
+    for before, after in zip(seen[2][1][0]["state"].values(), seen[3][1][0]["state"].values(), strict=True):
+        assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not torch.equal(seen[3][0], seen[4][0])
+    assert weights_of(trainer).isfinite().all()
+    report = seen[4][2]
+    assert report.nonfinite_steps == 1
+    assert np.isfinite(report.loss)
+    assert seen[6][2].nonfinite_steps == 0
+
+
+def test_too_many_such_steps_in_a_row_stop_the_run():
+    with pytest.raises(TrainingError, match=r"no finite gradient in . steps in a row.*base_lr"):
+        run(make(max_nonfinite=2), spoiled({2, 3, 4, 5}))
+    run(make(max_nonfinite=2), spoiled({2, 4, 6}))  # never two in a row
+
+
+def test_training_leaves_every_global_generator_alone():
+    trainer = make()
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    run(trainer, stream())
+    assert torch.equal(before[0], torch.get_rng_state())
+    np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert before[2] == random.getstate()
+
+
+def test_timing_a_micro_batch_changes_nothing():
+    trainer, untouched = make(), make()
+    assert trainer.time_of_micro_batch(next(stream())) > 0
+    run(trainer, stream())
+    run(untouched, stream())
+    assert torch.equal(weights_of(trainer), weights_of(untouched))
+
+
+class LearningMasker(Masker):
+    """Uses every part of the contract: a loss added to the model's, an objective of its own, a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.random = RandomMasker(16, 0.75)
+        self.beside = torch.nn.Parameter(torch.zeros(()))  # with the model's optimizer
+        self.own = torch.nn.Parameter(torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.progress = []
+
+    def propose(self, images, keys, model, progress):
+        self.progress.append(progress)
+        return self.random.propose(images, keys, model, progress)
+
+    def loss(self, output, mask):
+        return (self.beside - 1).square().expand(len(mask.mask))
+
+    def second_loss(self, images, keys, model):
+        # Reaches into the model, which this objective must not move.
+        return (self.own - 2).square() + 100 * model.cls_token.square().sum().expand(len(keys))
+
+    def after_step(self, model, progress):
+        self.steps += 1
+
+    def parameters_with_model(self):
+        return [("beside", self.beside)]
+
+    def own_parameters(self):
+        return [("own", self.own)]
+
+
+def test_a_learning_masker_is_trained_saved_and_taken_up():
+    plain = make()
+    run(plain, stream())
+    masker = LearningMasker()
+    trainer = make(masker=masker)
+    run(trainer, stream())
+    assert masker.beside.item() > 0
+    assert masker.own.item() > 0
+    assert masker.steps == STEPS
+    assert masker.progress == pytest.approx([step / STEPS for step in range(STEPS)])
+    # Neither objective reaches the model's weights.
+    assert torch.equal(weights_of(plain), weights_of(trainer))
+    tensors = trainer.tensors()
+    assert {"masker.beside", "masker.own", "masker.steps"} <= tensors.keys()
+    again = make(masker=LearningMasker())
+    again.load(tensors, trainer.state_dict())
+    assert again.masker.own.item() == masker.own.item()
+    assert again.masker.steps == STEPS
+
+
+def test_micro_batches_of_a_masker_with_its_own_objective_accumulate():
+    whole, pieces = make(masker=LearningMasker()), make(micro_batches=2, masker=LearningMasker())
+    run(whole, stream())
+    run(pieces, stream(micro=4))
+    assert pieces.masker.own.item() == pytest.approx(whole.masker.own.item(), rel=1e-5)
