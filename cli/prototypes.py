@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,11 +15,158 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mimcl.curriculum.features import FeatureExtractor
+    from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.pipeline.index import ShardIndex
 
+_FIT_IMAGES = 2000  # spread evenly over the data set, for extractors that learn constants
+_BATCH = 64
+
 prototypes = typer.Typer(no_args_is_help=True, help="Prototype sets: how typical each image is.")
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How to build a set; `k` None chooses it, `decoder` and `decode_threads` as in training."""
+
+    features: str
+    k: int | None
+    name: str
+    seed: int
+    min_cluster: int
+    singletons: Literal["far", "near"]
+    decoder: str
+    overwrite: bool
 
 
 @prototypes.callback()
 def _group() -> None:
     pass
+
+
+@prototypes.command()
+def build(
+    data: Annotated[Path, typer.Option(help="Folder of shards.")] = Path("shards"),
+    features: Annotated[
+        str,
+        typer.Option(
+            help="timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto takes DINO where the hub answers "
+            "within 10 s, else sift."
+        ),
+    ] = "auto",
+    k: Annotated[str, typer.Option(help="Number of prototypes; auto chooses by the Davies-Bouldin index.")] = "auto",
+    name: Annotated[str, typer.Option(help="Name of the set.")] = "default",
+    seed: Annotated[int, typer.Option(help="Of k-means and of what sift learns.")] = 0,
+    min_cluster: Annotated[
+        int, typer.Option(min=1, help="Clusters with fewer images have no typical member: distance 1.")
+    ] = 3,
+    singletons: Annotated[
+        str, typer.Option(help="far, or near: such clusters get distance 0, as in the paper's code.")
+    ] = "far",
+    decoder: Annotated[str, typer.Option(help="auto, dali-gpu, dali-cpu or reference.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set of the same name.")] = False,
+) -> None:
+    """Cluster the images in feature space and store each one's distance to its prototype."""
+    from mimcl.cli.config import ConfigError
+    from mimcl.cli.console import console
+
+    if k != "auto" and not (k.isdecimal() and int(k) > 0):
+        raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
+    if singletons not in ("far", "near"):
+        raise ConfigError(f"--singletons is {singletons!r}; give far or near")
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise ConfigError(f"--name {name!r} is no name for a folder; use letters, digits, dots, - and _")
+    count = None if k == "auto" else int(k)
+    folder, found = build_set(
+        data, BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite)
+    )
+    info = found.info
+    if info["davies_bouldin"]:
+        console.print(
+            "Davies-Bouldin index: " + "  ".join(f"K {n}: {index:.3f}" for n, index in info["davies_bouldin"])
+        )
+    smallest, largest = info["cluster_sizes"]
+    console.print(
+        f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
+    )
+    console.print(f"wrote {folder}/ with gallery.png · next: mimcl train --curriculum proto")
+
+
+def build_set(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
+    """Builds and stores a set with its gallery; returns its folder and the set. Raises what its parts raise."""
+    from mimcl.cli.console import console
+    from mimcl.cli.gallery import draw_gallery
+    from mimcl.curriculum.prototypes import PrototypeError, build_prototypes
+    from mimcl.pipeline.index import ShardIndex
+
+    index = ShardIndex.load(data)
+    folder = data / "prototypes" / config.name
+    if folder.exists() and not config.overwrite:
+        raise PrototypeError(f"{folder} exists; give another --name, or --overwrite to replace it")
+    if config.k is not None and config.k > index.samples:
+        raise PrototypeError(f"--k {config.k} is more than the {index.samples} images of {data}; give fewer")
+    extractor, reason = _extractor(config.features, config.seed)
+    console.print(f"features: {extractor.name} ({reason})")
+    features = _extract(index, extractor, config.decoder)
+    found = build_prototypes(
+        features,
+        config.k,
+        config.seed,
+        features_name=extractor.name,
+        features_reason=reason,
+        index_fingerprint=index.fingerprint,
+        min_cluster=config.min_cluster,
+        singletons=config.singletons,
+    )
+    found.save(folder, config.overwrite)
+    draw_gallery(folder / "gallery.png", index, found)
+    return folder, found
+
+
+def _extractor(spec: str, seed: int) -> tuple[FeatureExtractor, str]:
+    from mimcl.curriculum.features import build_extractor
+
+    if spec.startswith("mae:"):
+        from mimcl.cli.mae_features import MaeFeatures
+
+        return MaeFeatures(Path(spec.removeprefix("mae:"))), "asked for"
+    return build_extractor(spec, seed)
+
+
+def _extract(index: ShardIndex, extractor: FeatureExtractor, decoder_name: str) -> NDArray[np.float32]:
+    """Features of all samples in row order, float32 (N, D), from the central crops."""
+    import numpy as np
+    import torch
+
+    from mimcl.cli.console import console, image_bar
+    from mimcl.pipeline.augment import central_crops
+    from mimcl.pipeline.decode import make_decoder
+    from mimcl.pipeline.stream import InOrder, Stream
+
+    decoder, choice = make_decoder(decoder_name, extractor.image_size, _BATCH, os.cpu_count() or 1)
+    console.print(choice)
+
+    def stream(stride: int) -> Stream:
+        plan = InOrder(index.samples, stride)
+        return Stream(
+            plan,
+            index,
+            decoder,
+            central_crops,
+            seed=0,  # nothing here is random
+            batch_size=_BATCH,
+            micro_batch_size=_BATCH,
+            prefetch=4,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+
+    sample = torch.cat([batch.images for batch in stream(max(1, index.samples // _FIT_IMAGES))])
+    extractor.fit(sample)
+    features = None
+    with image_bar("features", index.samples) as advance:
+        for batch in stream(1):
+            found = extractor(batch.images)
+            if features is None:
+                features = np.empty((index.samples, found.shape[1]), np.float32)
+            features[batch.sample_ids] = found
+            advance(len(found))
+    return features

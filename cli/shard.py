@@ -51,9 +51,12 @@ def shard(
 def pack_folder(source: Path, out: Path, config: PackConfig, *, holdout: float, overwrite: bool) -> dict[str, Any]:
     """Packs a folder of images with a progress bar; returns what dataset.json holds. Raises DataError."""
     from mimcl.cli.console import console, image_bar
+    from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import pack
     from mimcl.pipeline.sources import image_folder
 
+    if out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies inside {source}, where its shards would be taken for images; give another --out")
     found = image_folder(source, holdout)
     for note in found.notes:
         console.print(note)

@@ -99,11 +99,13 @@ def make_decoder(name: str, image_size: int, batch_size: int, threads: int) -> t
 
     `batch_size` is the most images a batch has. Raises DataError when the named backend does not work here.
     """
+    if name not in ("auto", *DECODERS):
+        raise DataError(f"there is no decoder {name!r}; choose auto, {', '.join(DECODERS)}")
     failures = []
     for candidate in DECODERS if name == "auto" else (name,):
         try:
             decoder = _make(candidate, image_size, batch_size, threads)
-            for _ in decoder([_trial(image_size)]):
+            for _ in decoder([trial_batch(image_size)]):
                 pass
         except Exception as error:
             failures.append(f"{candidate}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
@@ -122,7 +124,8 @@ def _make(name: str, image_size: int, batch_size: int, threads: int) -> Decoder:
     return DaliDecoder(image_size, batch_size, threads, gpu=name == "dali-gpu")
 
 
-def _trial(image_size: int) -> Encoded:
+def trial_batch(image_size: int) -> Encoded:
+    """One plain square JPEG, cropped to itself: what any decoder decodes."""
     encoded = io.BytesIO()
     Image.new("RGB", (image_size, image_size), (200, 100, 50)).save(encoded, "JPEG")
     data = np.frombuffer(encoded.getvalue(), np.uint8)

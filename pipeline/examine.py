@@ -8,7 +8,7 @@ import struct
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 178_000_000  # larger images are taken for decompression bombs, as Pillow does
 EXTENSIONS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}  # by content; the value is Pillow's name of the format
@@ -50,6 +50,8 @@ def examine(data: bytes, decode: bool = False) -> Header:
         width, height = image.size
     except Image.DecompressionBombError:
         raise NotUsable(f"more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:  # whose message holds an address in memory
+        raise NotUsable(f"unreadable {extension} header") from None
     except Exception as error:
         raise NotUsable(f"unreadable {extension} header: {error}") from None
     if width * height > MAX_PIXELS:

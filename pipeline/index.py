@@ -86,8 +86,10 @@ class ShardIndex:
                 reader = pa.ipc.open_file(file)
                 batch = reader.get_batch(0)
                 metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-        except (OSError, pa.ArrowInvalid, IndexError) as error:
-            raise DataError(f"{path} cannot be read ({error}); pack again with `mimcl shard`") from None
+                batch.validate()  # cheap: the extent of each column, not its values
+        except (OSError, ValueError, IndexError, pa.ArrowException) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{path} cannot be read ({reason}); pack again with `mimcl shard`") from None
         if reader.schema.names != list(_COLUMNS) or reader.schema.types != list(_COLUMNS.values()):
             raise DataError(f"{path} is not an index of this program's format; pack again with `mimcl shard`")
         if metadata.get("fingerprint") != part["fingerprint"] or batch.num_rows != part["samples"]:
@@ -101,10 +103,12 @@ def read_dataset(root: Path) -> dict[str, Any]:
     """The content of dataset.json. Raises DataError where there is none, or of another format."""
     path = root / "dataset.json"
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_text(encoding="utf-8"))
         kind = description["format"]
         if kind == DATASET_FORMAT:
-            {split: (part["samples"], part["fingerprint"]) for split, part in description["splits"].items()}
+            for part in description["splits"].values():
+                _ = part["samples"], part["fingerprint"], part["classes"]
+                _ = [(shard["name"], shard["bytes"]) for shard in part["shards"]]
     except FileNotFoundError:
         raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

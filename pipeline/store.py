@@ -46,6 +46,8 @@ class ShardStore:
         return views
 
     def _map(self, shard: int) -> NDArray[np.uint8]:
+        if not 0 <= shard < len(self._index.shards):
+            raise DataError(f"the index of {self._index.root} is damaged: there is no shard {shard}; pack again")
         path, expected = self._path(shard), self._index.shards[shard]["bytes"]
         try:
             with open(path, "rb") as file:

@@ -85,10 +85,12 @@ def micro_batches(batch_size: int, micro_batch_size: int, rank: int = 0, world_s
     if world_size > batch_size:
         raise ValueError(f"data.batch_size {batch_size} is smaller than the {world_size} processes; raise it")
     first, last = rank * batch_size // world_size, (rank + 1) * batch_size // world_size
-    largest_share = math.ceil(batch_size / world_size)
-    count = min(
-        math.ceil(largest_share / micro_batch_size), batch_size // world_size
-    )  # the smallest must fill them all
+    count = math.ceil(math.ceil(batch_size / world_size) / micro_batch_size)
+    if count > batch_size // world_size:
+        raise ValueError(
+            f"data.micro_batch_size {micro_batch_size} cannot cut {batch_size} draws alike on {world_size} processes; "
+            "make it 2 or more"
+        )
     return list(pairwise(first + k * (last - first) // count for k in range(count + 1)))
 
 
@@ -113,6 +115,8 @@ class Stream:
     ) -> None:
         if start % batch_size:
             raise ValueError(f"the stream starts at a multiple of the batch size {batch_size}, not at draw {start}")
+        if plan.window_length % batch_size:
+            raise ValueError(f"a window of {plan.window_length} draws is no multiple of the batch size {batch_size}")
         self._plan, self._index, self._decoder, self._transform = plan, index, decoder, transform
         self._store = ShardStore(index)
         self._seed, self._batch_size, self._start = seed, batch_size, start
@@ -150,9 +154,10 @@ class Stream:
 
     def _batches(self, free: threading.Semaphore, done: threading.Event) -> Iterator[Batch]:
         waiting: deque[tuple[Window, NDArray[np.int64], NDArray[np.int64]]] = deque()
+        numbered = self._draws()
 
         def encoded() -> Iterator[Encoded]:
-            for window, draws in self._draws():
+            for window, draws in numbered:
                 free.acquire()
                 if done.is_set():
                     return
@@ -161,19 +166,17 @@ class Stream:
                 waiting.append((window, draws, sample_ids))
                 yield Encoded(self._store.read(sample_ids), boxes, flips)
 
-        images = self._decoder(encoded())
-        while True:
-            try:
-                decoded = next(images, None)
-            except DecodeError as error:
-                sample_id = waiting[0][2][error.place]
-                raise DataError(
-                    f"sample {self._index.key(sample_id)} ({self._index.path(sample_id)}) cannot be decoded: {error}; "
-                    "pack again with `mimcl shard --decode`"
-                ) from error
-            if decoded is None:
-                return
-            yield self._batch(decoded, *waiting.popleft())
+        try:
+            for decoded in self._decoder(encoded()):
+                yield self._batch(decoded, *waiting.popleft())
+        except DecodeError as error:
+            sample_id = waiting[0][2][error.place]
+            raise DataError(
+                f"sample {self._index.key(sample_id)} ({self._index.path(sample_id)}) cannot be decoded: {error}; "
+                "pack again with `mimcl shard --decode`"
+            ) from error
+        finally:
+            numbered.close()  # ends the planning thread at once, whoever still holds the error's frames
 
     def _draws(self) -> Iterator[tuple[Window, NDArray[np.int64]]]:
         """The window and the draw numbers of each micro-batch; the next window is planned while this one is used."""
@@ -210,17 +213,18 @@ class Stream:
         return tensor.to(self._device, non_blocking=True)
 
 
-@dataclass(frozen=True)
 class InOrder:
-    """The plan that reads every sample once in row order, for features and evaluation: draw g is sample g."""
+    """The plan that reads samples once in row order, for features and evaluation: draw g is sample g * stride."""
 
-    draws: int
-    window_length: int
+    window_length = 1 << 16
+
+    def __init__(self, samples: int, stride: int = 1) -> None:
+        self.draws, self._stride = math.ceil(samples / stride), stride
 
     def window(self, number: int) -> Window:
         first = number * self.window_length
-        ids = np.arange(first, min(first + self.window_length, self.draws))
-        return _InOrderWindow(number, first, ids, np.full(len(ids), np.nan, np.float32))
+        draws = np.arange(first, min(first + self.window_length, self.draws))
+        return _InOrderWindow(number, first, draws * self._stride, np.full(len(draws), np.nan, np.float32))
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,6 @@ class _InOrderWindow:
     first_draw: int
     sample_ids: NDArray[np.int64]
     distances: NDArray[np.float32]
-    temperature: float = float("inf")
-    effective_fraction: float = float("nan")
+    temperature: float = math.inf
+    effective_fraction: float = math.nan
     phase: str = "in order"

@@ -1,0 +1,197 @@
+"""NVIDIA DALI as a decoder, on the CPU or the GPU; the only file that imports it.
+
+On the GPU, DALI decodes the boxes and resizes them. On the CPU it decodes them and torch resizes, which takes a
+fraction of the time that DALI's own CPU kernel takes, and rounds as Pillow does.
+
+DALI fails a whole batch for one image that it cannot decode. That image is looked for and left to the reference, the
+others go through DALI again: a draw's pixels depend on its own bytes and box, never on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from nvidia.dali import Pipeline, fn, types
+
+from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder, trial_batch
+
+_DEPTH = 3  # batches in DALI at a time: one being decoded, one ready to follow, one being handed out
+_HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
+
+# What DALI gets: encoded images, (n, 2) left and top, (n, 2) width and height.
+_Inputs = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32]]
+_Split = tuple[Encoded, NDArray[np.bool_]]  # a batch, and which of its images DALI decodes
+
+
+class _Refused(Exception):
+    """DALI failed at a batch; the cause is its own error."""
+
+
+class DaliDecoder:
+    """The Decoder protocol on DALI. Every call has a pipeline of its own, so a call may be abandoned at any point.
+
+    `batch_size` is the most images a batch has; `threads` decode and resize on the CPU. With `gpu`, tensors are made on
+    the CUDA device that is torch's current one when the decoder is made, and stay there.
+    """
+
+    def __init__(self, image_size: int, batch_size: int, threads: int, gpu: bool) -> None:
+        self.name = "dali-gpu" if gpu else "dali-cpu"
+        self.lookahead = _DEPTH - 1
+        self._image_size, self._batch_size, self._threads = image_size, batch_size, threads
+        self._device_id = torch.cuda.current_device() if gpu else None
+        self._reference = ReferenceDecoder(image_size, threads)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resize")
+
+    def __call__(self, batches: Iterable[Encoded]) -> Iterator[torch.Tensor]:
+        arriving = iter(batches)
+        waiting: deque[_Split] = deque()  # in the pipeline
+        again: list[_Split] = []  # what the failed pipeline before it held
+        raised: list[Exception] = []  # by `batches`; comes out after the batches before
+
+        def feed() -> Iterator[_Inputs]:
+            try:
+                for split in chain(again, () if raised else map(_split, arriving)):
+                    waiting.append(split)
+                    yield _inputs(_select(*split)) if split[1].any() else _STAND_IN
+            except Exception as error:
+                raised.append(error)
+
+        while True:
+            try:
+                for outputs in self._run(feed()):
+                    yield self._complete(outputs, *waiting.popleft())
+                if raised:
+                    raise raised[0]
+                return
+            except _Refused as error:
+                batch, own = waiting[0]
+                culprits = self._culprits(batch, own)
+                if not culprits:  # not for an image's sake: out of memory, a lost device
+                    raise error.__cause__ from None
+                own[culprits] = False
+                again = list(waiting)
+                waiting.clear()
+
+    def _complete(self, outputs: Any, batch: Encoded, own: NDArray[np.bool_]) -> torch.Tensor:
+        """The batch, (n, 3, S, S), from DALI's outputs for its own images and the reference's for the others."""
+        images = self._images(outputs)
+        if not own.all():
+            try:
+                others = self._reference.decode(_select(batch, ~own))
+            except DecodeError as error:
+                raise DecodeError(int(np.flatnonzero(~own)[error.place]), str(error)) from error.__cause__
+            dalis, images = images, images.new_empty(len(own), *images.shape[1:])
+            images[torch.from_numpy(own)] = dalis[: own.sum()]  # none of a stand-in
+            images[torch.from_numpy(~own)] = others.permute(0, 2, 3, 1).to(images.device)
+        # The reference has mirrored its own.
+        mirrored = torch.from_numpy(np.flatnonzero(batch.flips & own)).to(images.device)
+        images[mirrored] = images[mirrored].flip(2)
+        return images.permute(0, 3, 1, 2)
+
+    def _images(self, outputs: Any) -> torch.Tensor:
+        """DALI's outputs as a tensor (n, S, S, 3)."""
+        if self._device_id is not None:  # such a buffer outlives its release for as long as somebody holds it
+            return torch.from_dlpack(outputs.as_tensor())
+        size = self._image_size
+        images = np.empty((len(outputs), size, size, 3), np.uint8)
+
+        def resize(place: int) -> None:
+            # Only in this order do the strides of a single image count as channels-last, for which torch is fast.
+            box = torch.from_dlpack(outputs[place])[None].permute(0, 3, 1, 2)
+            resized = F.interpolate(box, (size, size), mode="bicubic", antialias=True)
+            images[place] = resized[0].permute(1, 2, 0).numpy()
+
+        deque(self._pool.map(resize, range(len(outputs))), maxlen=0)
+        return torch.from_numpy(images)
+
+    def _culprits(self, batch: Encoded, own: NDArray[np.bool_]) -> list[int]:
+        """Places, out of DALI's own, of the images that it refuses by themselves."""
+        found, places = [], deque(np.flatnonzero(own).tolist())
+        while places:
+            try:
+                for _ in self._run(_inputs(_select(batch, [place])) for place in tuple(places)):
+                    places.popleft()
+            except _Refused:
+                found.append(places.popleft())
+        return found
+
+    def _run(self, feed: Iterator[_Inputs]) -> Iterator[Any]:
+        """DALI's outputs for each item of `feed`, in order; valid until the next one on the CPU.
+
+        Takes _DEPTH items before the first is out. Raises _Refused in the place of a batch that DALI fails at.
+        """
+        held: deque[_Inputs] = deque()  # DALI reads these arrays in place
+
+        def source() -> _Inputs:
+            held.append(next(feed))
+            return held[-1]
+
+        pipeline = self._pipeline(source)
+        try:
+            pipeline.schedule_run()
+            while not pipeline.empty():
+                try:
+                    (outputs,) = pipeline.share_outputs()
+                except RuntimeError as error:
+                    raise _Refused from error.with_traceback(None)  # whose frames would hold the pipeline
+                held.popleft()
+                yield outputs
+                pipeline.release_outputs()
+                pipeline.schedule_run()
+        finally:
+            del pipeline  # waits for what is being decoded; only then may the arrays go
+
+    def _pipeline(self, source: Callable[[], _Inputs]) -> Pipeline:
+        gpu, side = self._device_id is not None, self._image_size
+        engine = {"device": "mixed", "hw_decoder_load": _HW_DECODER_LOAD} if gpu else {"device": "cpu"}
+        rules = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}  # stored orientation; chroma as libjpeg
+        kinds = [types.UINT8, types.INT32, types.INT32]
+        options = {"prefetch_queue_depth": _DEPTH, "exec_dynamic": True}
+        pipeline = Pipeline(self._batch_size, self._threads, self._device_id, **options)
+        with pipeline:
+            data, start, shape = fn.external_source(source, num_outputs=3, dtype=kinds, ndim=1, no_copy=True)
+            images = fn.decoders.image_slice(data, start=start, shape=shape, **rules, **engine)
+            if gpu:
+                images = fn.resize(images, size=[side, side], interp_type=types.INTERP_CUBIC, antialias=True)
+            pipeline.set_outputs(images)
+        return pipeline
+
+
+def agrees_with_reference(data: NDArray[np.uint8]) -> bool:
+    """Whether DALI's pixels of an image of this kind are Pillow's; by the header, in microseconds."""
+    head, position = memoryview(data), 2
+    if head[:4] == b"\x89PNG" and len(head) > 25:
+        # Of 16-bit colours Pillow takes the upper byte, DALI the nearest. Black and white overshoots so far under
+        # bicubic that it matters between which passes values are clipped.
+        depth, colour = head[24], head[25]
+        return depth != 1 and (depth != 16 or colour == 0)
+    while head[:2] == b"\xff\xd8" and position + 9 < len(head) and head[position] == 0xFF:
+        code = head[position + 1]
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # the frame header
+            return head[position + 9] != 4  # CMYK: which way up it is, they agree on only where Adobe's marker says it
+        position += 1 if code == 0xFF else 2 + int.from_bytes(head[position + 2 : position + 4])
+    return True
+
+
+def _split(batch: Encoded) -> _Split:
+    return batch, np.array([agrees_with_reference(data) for data in batch.data], bool)
+
+
+def _select(batch: Encoded, which: NDArray[np.bool_] | list[int]) -> Encoded:
+    places = np.arange(len(batch.data))[which].tolist()
+    return Encoded([batch.data[place] for place in places], batch.boxes[which], batch.flips[which])
+
+
+def _inputs(batch: Encoded) -> _Inputs:
+    return batch.data, np.ascontiguousarray(batch.boxes[:, :2]), np.ascontiguousarray(batch.boxes[:, 2:])
+
+
+_STAND_IN = _inputs(trial_batch(1))  # DALI knows no empty batches; it decodes this where the reference has every image

@@ -1,0 +1,355 @@
+"""DALI against the reference: the same boxes of every kind of image, and what happens around images it refuses."""
+
+import io
+import os
+import struct
+import time
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder
+
+pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+from mimcl.pipeline.dali import DaliDecoder, agrees_with_reference
+
+WIDTH, HEIGHT, SIZE, BATCH = 500, 375, 224, 8
+# left, top, width, height: the whole image, a corner, up- and downscaled ones, one pixel, taller than wide
+BOXES = [
+    (0, 0, 500, 375),
+    (199, 175, 301, 200),
+    (13, 7, 250, 180),
+    (0, 100, 120, 140),
+    (499, 374, 1, 1),
+    (9, 9, 240, 320),
+]
+FLIPS = [False, True, False, True, False, True]
+MEAN, PERCENTILE_99 = 0.3, 2  # the largest differences from the reference, in grey levels
+GPU = pytest.param("dali-gpu", marks=pytest.mark.gpu)
+
+
+def natural(seed: int) -> Image.Image:
+    """Smooth gradients, texture and discs with hard edges."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    slopes = rng.uniform(-3, 3, (3, 3))
+    pixels = 128 + 60 * np.sin(x[..., None] / WIDTH * slopes[0] + y[..., None] / HEIGHT * slopes[1] + slopes[2])
+    noise = Image.fromarray((128 + 40 * rng.standard_normal((HEIGHT, WIDTH))).clip(0, 255).astype(np.uint8))
+    pixels += np.asarray(noise.filter(ImageFilter.GaussianBlur(1.2)), float)[..., None] - 128
+    for _ in range(6):
+        left, top, radius = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT), rng.uniform(20, 90)
+        disc = ((x - left) ** 2 + (y - top) ** 2 < radius**2)[..., None]
+        pixels = np.where(disc, 0.4 * pixels + 0.6 * rng.uniform(0, 255, 3), pixels)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"):
+        image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(rows: list[bytes], depth: int, colour: int, interlace: int = 0) -> bytes:
+    """What Pillow does not write: 16-bit colour, interlacing."""
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlace)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows), 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def interlaced(image: Image.Image) -> bytes:
+    pixels = np.asarray(image)
+    adam7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    return png([row.tobytes() for x, y, dx, dy in adam7 for row in pixels[y::dy, x::dx]], 8, 2, interlace=1)
+
+
+def wide(image: Image.Image, colour: int) -> bytes:
+    """16 bits a channel, of which the lower ones are no copies of the upper."""
+    pixels = np.asarray(image, np.int64) * 257
+    pixels = (pixels + np.random.default_rng(0).integers(-128, 129, pixels.shape)).clip(0, 65535).astype(">u2")
+    return png([row.tobytes() for row in pixels], 16, colour)
+
+
+def without_segment(jpeg: bytes, marker: bytes) -> bytes:
+    start = jpeg.index(marker)
+    return jpeg[:start] + jpeg[start + 2 + int.from_bytes(jpeg[start + 2 : start + 4]) :]
+
+
+def ycck(image: Image.Image) -> bytes:
+    """CMYK data whose Adobe marker says YCCK: other colours, decoded all the same."""
+    data = bytearray(saved(image.convert("CMYK"), "JPEG", quality=90))
+    data[data.index(b"Adobe") + 11] = 2
+    return bytes(data)
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    ramp = np.broadcast_to(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, WIDTH))
+    image = image.copy()
+    image.putalpha(Image.fromarray(ramp.copy()))
+    return image
+
+
+def exif() -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    return tags
+
+
+KINDS = {
+    "jpeg 4:4:4": lambda i: saved(i, "JPEG", subsampling="4:4:4", quality=95),
+    "jpeg 4:2:2": lambda i: saved(i, "JPEG", subsampling="4:2:2"),
+    "jpeg 4:2:0": lambda i: saved(i, "JPEG", subsampling="4:2:0"),
+    "jpeg progressive": lambda i: saved(i, "JPEG", progressive=True, quality=90),
+    "jpeg progressive 4:4:4": lambda i: saved(i, "JPEG", progressive=True, subsampling="4:4:4"),
+    "jpeg restart markers": lambda i: saved(i, "JPEG", restart_marker_rows=2),
+    "jpeg rgb": lambda i: saved(i, "JPEG", keep_rgb=True),
+    "jpeg without jfif": lambda i: without_segment(saved(i, "JPEG"), b"\xff\xe0"),
+    "jpeg grey": lambda i: saved(i.convert("L"), "JPEG"),
+    "jpeg grey progressive": lambda i: saved(i.convert("L"), "JPEG", progressive=True),
+    "jpeg cmyk": lambda i: saved(i.convert("CMYK"), "JPEG"),
+    "jpeg cmyk without adobe": lambda i: without_segment(saved(i.convert("CMYK"), "JPEG"), b"\xff\xee"),
+    "jpeg ycck": ycck,
+    "jpeg rotated": lambda i: saved(i, "JPEG", exif=exif()),
+    "png rgb": lambda i: saved(i, "PNG"),
+    "png grey": lambda i: saved(i.convert("L"), "PNG"),
+    "png palette": lambda i: saved(i.quantize(256), "PNG"),
+    "png palette 4 bits": lambda i: saved(i.quantize(16), "PNG", bits=4),
+    "png palette one transparent": lambda i: saved(i.quantize(256), "PNG", transparency=3),
+    "png palette transparency": lambda i: saved(i.quantize(256), "PNG", transparency=bytes(range(256))),
+    "png rgba": lambda i: saved(with_alpha(i), "PNG"),
+    "png grey alpha": lambda i: saved(with_alpha(i.convert("L")), "PNG"),
+    "png rgb transparent colour": lambda i: saved(i, "PNG", transparency=i.getpixel((5, 5))),
+    "png 1 bit": lambda i: saved(i.convert("1"), "PNG"),
+    "png grey 16 bits": lambda i: wide(i.convert("L"), 0),
+    "png rgb 16 bits": lambda i: wide(i, 2),
+    "png rgba 16 bits": lambda i: wide(with_alpha(i), 6),
+    "png interlaced": interlaced,
+    "png rotated": lambda i: saved(i, "PNG", exif=exif()),
+    "webp lossy": lambda i: saved(i, "WEBP", quality=85),
+    "webp lossless": lambda i: saved(i, "WEBP", lossless=True),
+    "webp lossy alpha": lambda i: saved(with_alpha(i), "WEBP"),
+    "webp lossless alpha": lambda i: saved(with_alpha(i), "WEBP", lossless=True),
+    "webp animated": lambda i: saved(i, "WEBP", save_all=True, append_images=[i.rotate(180)], duration=100),
+    "webp rotated": lambda i: saved(i, "WEBP", exif=exif()),
+}
+LEFT_TO_THE_REFERENCE = {
+    *("jpeg cmyk", "jpeg cmyk without adobe", "jpeg ycck"),
+    *("png 1 bit", "png rgb 16 bits", "png rgba 16 bits"),
+}
+
+
+@pytest.fixture(scope="module")
+def image():
+    return natural(0)
+
+
+@pytest.fixture(scope="module")
+def good(image):
+    """JPEGs that differ from one another."""
+    return [saved(image.rotate(angle), "JPEG", quality=90) for angle in range(0, 40, 5)]
+
+
+@pytest.fixture(scope="module")
+def broken(image):
+    """What neither DALI nor the reference decodes, though the headers are right."""
+    as_png, as_jpeg = saved(image, "PNG"), saved(image, "JPEG")
+    start = as_png.index(b"IDAT") + 2000
+    return {
+        "png": as_png[:start] + bytes(len(as_png) - start),
+        "jpeg": as_jpeg[: as_jpeg.index(b"\xff\xda") + 100],
+    }
+
+
+@pytest.fixture(scope="module")
+def gif(image):
+    """What only DALI refuses."""
+    return saved(image.quantize(64), "GIF")
+
+
+def make(name: str) -> DaliDecoder:
+    if name == "dali-gpu" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return DaliDecoder(SIZE, BATCH, 2, gpu=name == "dali-gpu")
+
+
+def batch(data: list[bytes], seed: int = 0) -> Encoded:
+    """Random boxes and flips, a function of seed and place."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, (WIDTH // 2, HEIGHT // 2), (BATCH, 2))
+    sizes = rng.integers(40, (WIDTH // 2, HEIGHT // 2), (BATCH, 2))
+    boxes, flips = np.concatenate([corners, sizes], 1).astype(np.int32), rng.random(BATCH) < 0.5
+    return Encoded([np.frombuffer(item, np.uint8) for item in data], boxes[: len(data)], flips[: len(data)])
+
+
+def reference(encoded: Encoded) -> torch.Tensor:
+    return ReferenceDecoder(SIZE, 2).decode(encoded)
+
+
+def is_close(images: torch.Tensor, expected: torch.Tensor) -> bool:
+    if images.shape != expected.shape or images.dtype != torch.uint8:
+        return False
+    difference = (images.cpu().float() - expected.float()).abs().numpy()
+    return difference.mean() <= MEAN and np.percentile(difference, 99) <= PERCENTILE_99
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_the_references(name, kind, image, monkeypatch):
+    data = np.frombuffer(KINDS[kind](image), np.uint8)
+    encoded = Encoded([data] * len(BOXES), np.array(BOXES, np.int32), np.array(FLIPS))
+    decoder = make(name)
+    monkeypatch.setattr(decoder, "_culprits", None)  # DALI decodes it, or its header says that it shall not
+    (images,) = decoder([encoded])
+    expected = reference(encoded)
+    for decoded, same in zip(images, expected, strict=True):
+        assert is_close(decoded, same)
+    assert agrees_with_reference(data) == (kind not in LEFT_TO_THE_REFERENCE)
+    if kind in LEFT_TO_THE_REFERENCE:
+        assert torch.equal(images.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+def test_a_draw_has_the_same_pixels_in_any_batch(name, image, good):
+    draw = batch(good[:1], seed=7)
+    data, box, flip = draw.data[0], draw.boxes[0], draw.flips[0]
+
+    def among(others: list[bytes], place: int) -> Encoded:
+        around = batch(others, seed=place)
+        around.data[place], around.boxes[place], around.flips[place] = data, box, flip
+        return around
+
+    neighbours = [kind(image) for kind in KINDS.values()]
+    batches = [draw, among(good[:BATCH], 3), among(neighbours[10 : 10 + BATCH], 7), among(neighbours[22:25], 0)]
+    decoder = make(name)
+    first, *others = [images[place] for images, place in zip(decoder(batches), (0, 3, 7, 0), strict=True)]
+    for other in others:
+        assert torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+def test_batches_of_any_size_in_order(name, good):
+    batches = [batch(good[:n], seed=n) for n in (BATCH, 3, 1, 5, BATCH, 2)]
+    results = list(make(name)(batches))
+    assert len(results) == len(batches)
+    for images, encoded in zip(results, batches, strict=True):  # all still hold their own pixels
+        assert is_close(images, reference(encoded))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_batches_than_it_runs_ahead(count, good):
+    assert len(list(make("dali-cpu")([batch(good[:2])] * count))) == count
+
+
+def test_takes_no_more_ahead_than_it_says(good):
+    taken = 0
+
+    def batches():
+        nonlocal taken
+        for taken in range(1, 10):  # noqa: B007
+            yield batch(good[:2])
+
+    decoder = make("dali-cpu")
+    for number, _ in enumerate(decoder(batches()), 1):
+        assert taken <= number + decoder.lookahead
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+def test_abandoned_and_used_again(name, good):
+    decoder = make(name)
+    next(decoder([batch(good[:2])]))  # once, so that what DALI keeps for ever is there
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    before = threads()
+    for seed in range(4):
+        run = decoder(batch(good[:4], seed=seed + n) for n in range(20))
+        assert is_close(next(run), reference(batch(good[:4], seed=seed)))
+        del run
+    held = decoder(batch(good[:4], seed=50 + n) for n in range(20))
+    next(held)  # neither finished nor closed while the next run goes on
+    encoded = [batch(good[:4], seed=100 + n) for n in range(5)]
+    for images, same in zip(decoder(encoded), encoded, strict=True):
+        assert is_close(images, reference(same))
+    assert is_close(next(held), reference(batch(good[:4], seed=51)))
+    held.close()
+    deadline = time.monotonic() + 5
+    while threads() > before + 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads() <= before + 2  # those of the pool that resizes; six pipelines would have left many more
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize("place", [0, BATCH // 2, BATCH - 1])
+@pytest.mark.parametrize("bad", [2, 3, 4])
+def test_the_error_comes_after_the_good_batches_and_names_the_place(name, kind, place, bad, good, broken):
+    batches = [batch(good[:BATCH], seed=number) for number in range(6)]
+    for number in range(bad, 5):  # what follows is no better: the first one counts
+        batches[number].data[place] = np.frombuffer(broken[kind], np.uint8)
+    run = make(name)(batches)
+    for number in range(bad):
+        assert is_close(next(run), reference(batches[number]))
+    with pytest.raises(DecodeError) as caught:
+        next(run)
+    assert caught.value.place == place
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+def test_what_only_dali_refuses_is_the_references_and_neighbours_keep_their_pixels(name, good, gif):
+    plain = [batch(good[:BATCH], seed=number) for number in range(7)]
+    expected = list(make(name)(plain))
+    batches = [batch(good[:BATCH], seed=number) for number in range(7)]
+    places = {1: [0], 2: [BATCH // 2], 3: [BATCH - 1], 5: [0, 1, BATCH - 1]}
+    for number, where in places.items():
+        for place in where:
+            batches[number].data[place] = np.frombuffer(gif, np.uint8)
+    decoder = make(name)
+    for _ in range(2):
+        results = list(decoder(batches))
+        assert len(results) == len(batches)
+        for number, images in enumerate(results):
+            for place in range(BATCH):
+                if place in places.get(number, []):
+                    assert torch.equal(images[place].cpu(), reference(batches[number])[place])
+                else:
+                    assert torch.equal(images[place], expected[number][place])
+
+
+def test_batches_without_an_image_for_dali(image, good):
+    only = [KINDS[kind](image) for kind in sorted(LEFT_TO_THE_REFERENCE)]
+    batches = [batch(good[:3]), batch(only, seed=1), batch(only[:1], seed=2), batch(good[:3], seed=3)]
+    for images, encoded in zip(make("dali-cpu")(batches), batches, strict=True):
+        assert is_close(images, reference(encoded))
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_an_error_of_the_source_comes_in_its_place(refuse, good, gif):
+    batches = [batch(good[:3], seed=number) for number in range(3)]
+    if refuse:  # while DALI fails at a batch before it
+        batches[1].data[1] = np.frombuffer(gif, np.uint8)
+
+    def arriving():
+        yield from batches
+        raise OSError("no such shard")
+
+    run = make("dali-cpu")(arriving())
+    for encoded in batches:
+        assert is_close(next(run), reference(encoded))
+    with pytest.raises(OSError, match="no such shard"):
+        next(run)
+
+
+def test_a_failure_for_no_images_sake_is_raised(good):
+    decoder = DaliDecoder(SIZE, 2, 2, gpu=False)
+    with pytest.raises(Exception, match=r"(?i)batch"):
+        list(decoder([batch(good[:3])]))  # more than it was made for

@@ -1,0 +1,236 @@
+"""The layouts that can be packed, labels, links, names, the held-out share."""
+
+import os
+
+import pytest
+from images import write_classes, write_flat, write_train_val
+
+from mimcl.pipeline import sources
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources import image_folder
+
+
+def names(source, split="train"):
+    return [item.name for item in source.splits[split]]
+
+
+def labels(source, split="train"):
+    return [item.label for item in source.splits[split]]
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_class_folders(tmp_path):
+    write_classes(tmp_path, {"zebra": 2, "ant": 1, "Bee": 3})
+    source = image_folder(tmp_path)
+    assert list(source.splits) == ["train"]
+    assert source.classes == ["Bee", "ant", "zebra"]
+    assert labels(source) == [0, 0, 0, 1, 2, 2]
+    assert names(source)[2:5] == ["Bee/00002.jpg", "ant/00000.jpg", "zebra/00000.jpg"]
+    for item in source.splits["train"]:
+        assert item.read() == (tmp_path / item.name).read_bytes()
+    assert source.notes == []
+
+
+def test_flat_folder_has_no_labels(tmp_path):
+    paths = write_flat(tmp_path, 4)
+    source = image_folder(tmp_path)
+    assert source.classes == []
+    assert names(source) == [path.name for path in paths]
+    assert labels(source) == [-1] * 4
+
+
+def test_train_alone(tmp_path):
+    write_classes(tmp_path / "train", {"b": 1, "a": 2})
+    source = image_folder(tmp_path)
+    assert list(source.splits) == ["train"]
+    assert source.classes == ["a", "b"]
+    assert names(source) == ["a/00000.jpg", "a/00001.jpg", "b/00000.jpg"]
+
+
+def test_classes_are_the_union_of_both_splits(tmp_path):
+    write_train_val(tmp_path, {"b": 1, "d": 2}, {"a": 1, "d": 1})
+    (tmp_path / "test").mkdir()
+    source = image_folder(tmp_path)
+    assert list(source.splits) == ["train", "val"]
+    assert source.classes == ["a", "b", "d"]
+    assert (labels(source), labels(source, "val")) == ([1, 2, 2], [0, 2])
+    assert source.notes == ["passed over beside train/: test"]
+
+
+def test_a_flat_val_beside_classes_is_said(tmp_path):
+    write_classes(tmp_path / "train", {"a": 1})
+    write_flat(tmp_path / "val", 2)
+    source = image_folder(tmp_path)
+    assert labels(source, "val") == [-1, -1]
+    assert "val/ has no class folders" in source.notes[0]
+
+
+def test_nested_folders_belong_to_their_class(tmp_path):
+    write_flat(tmp_path / "a" / "deep" / "er", 2)
+    write_flat(tmp_path / "a-b", 1)
+    write_flat(tmp_path / "a", 1)
+    source = image_folder(tmp_path)
+    assert source.classes == ["a", "a-b"]
+    assert names(source) == ["a/00000.jpg", "a/deep/er/00000.jpg", "a/deep/er/00001.jpg", "a-b/00000.jpg"]
+    assert labels(source) == [0, 0, 0, 1]
+
+
+def test_files_beside_class_folders_are_passed_over_and_counted(tmp_path):
+    write_classes(tmp_path, {"a": 1})
+    write_flat(tmp_path, 3)
+    source = image_folder(tmp_path)
+    assert names(source) == ["a/00000.jpg"]
+    assert source.notes == ["passed over beside the class folders of train: files, 3 in number"]
+
+
+def test_links_are_followed(tmp_path):
+    write_flat(tmp_path / "elsewhere", 2)
+    root = tmp_path / "root"
+    write_classes(root, {"a": 1})
+    (root / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (root / "a" / "z.jpg").symlink_to(tmp_path / "elsewhere" / "00001.jpg")
+    source = image_folder(root)
+    assert names(source) == ["a/00000.jpg", "a/z.jpg", "b/00000.jpg", "b/00001.jpg"]
+    assert source.splits["train"][1].read() == source.splits["train"][3].read()
+
+
+def test_link_loops_end(tmp_path):
+    write_classes(tmp_path, {"a": 1, "b": 1})
+    (tmp_path / "a" / "here").symlink_to(".", target_is_directory=True)
+    (tmp_path / "a" / "up").symlink_to("..", target_is_directory=True)
+    (tmp_path / "a" / "over").symlink_to("../b", target_is_directory=True)
+    (tmp_path / "b" / "over").symlink_to("../a", target_is_directory=True)
+    (tmp_path / "b" / "self").symlink_to("self")
+    (tmp_path / "itself").symlink_to("itself")
+    source = image_folder(tmp_path)
+    assert source.classes == ["a", "b"]
+    assert names(source) == [
+        "a/00000.jpg",
+        "a/over/00000.jpg",
+        "a/over/self",
+        "b/00000.jpg",
+        "b/over/00000.jpg",
+        "b/self",
+    ]
+
+
+def test_what_cannot_be_read_is_an_os_error(tmp_path, monkeypatch):
+    write_flat(tmp_path, 1)
+    os.mkfifo(tmp_path / "pipe.jpg")  # reading it would wait for ever
+    (tmp_path / "nowhere.jpg").symlink_to("missing.jpg")
+    source = image_folder(tmp_path)
+    assert names(source) == ["00000.jpg", "nowhere.jpg", "pipe.jpg"]
+    image, nowhere, pipe = source.splits["train"]
+    with pytest.raises(OSError, match="No such file"):
+        nowhere.read()
+    with pytest.raises(OSError, match="not a regular file"):
+        pipe.read()
+    monkeypatch.setattr(sources, "_MAX_BYTES", image.file.stat().st_size - 1)
+    with pytest.raises(OSError, match="larger than"):
+        image.read()
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(folder)
+    with open(os.path.join(folder, b"\xff.jpg"), "wb") as file:
+        file.write(b"bytes")
+    source = image_folder(tmp_path)
+    (item,) = source.splits["train"]
+    assert item.name == "caf\\xe9/\\xff.jpg"
+    assert source.classes == ["caf\\xe9"]
+    assert item.read() == b"bytes"
+
+
+def test_holdout_is_exact_and_depends_on_names_alone(tmp_path, monkeypatch):
+    write_classes(tmp_path / "one", {"a": 30, "b": 27})
+    write_classes(tmp_path / "two", {"a": 30, "b": 27}, seed=99)
+    source = image_folder(tmp_path / "one", 0.3)
+    train, val = names(source), names(source, "val")
+    assert len(val) == round(0.3 * 57)
+    assert sorted(train + val) == names(image_folder(tmp_path / "one"))
+    assert (train, val) == (sorted(train), sorted(val))
+    assert {name[0] for name in val} == {"a", "b"}
+    assert labels(source, "val") == [source.classes.index(name[0]) for name in val]
+    assert val != sorted(train + val)[: len(val)]
+
+    scandir = os.scandir
+
+    class Backwards:
+        def __init__(self, folder):
+            self.entries = list(scandir(folder))[::-1]
+
+        def __enter__(self):
+            return self.entries
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(sources.os, "scandir", Backwards)
+    again = image_folder(tmp_path / "two", 0.3)
+    assert (names(again), names(again, "val")) == (train, val)
+
+
+def test_a_larger_holdout_keeps_the_smaller(tmp_path):
+    write_flat(tmp_path, 40)
+    small, large = (set(names(image_folder(tmp_path, share), "val")) for share in (0.1, 0.5))
+    assert len(small) == 4
+    assert len(large) == 20
+    assert small < large
+
+
+def test_holdout_beside_val_is_refused(tmp_path):
+    write_train_val(tmp_path, {"a": 2}, {"a": 1})
+    with pytest.raises(DataError, match="already has val/") as error:
+        image_folder(tmp_path, 0.5)
+    one_line(error)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_holdout_out_of_range(tmp_path, share):
+    write_flat(tmp_path, 2)
+    with pytest.raises(DataError, match="--holdout"):
+        image_folder(tmp_path, share)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_holdout_that_leaves_a_split_empty(tmp_path, share):
+    write_flat(tmp_path, 4)
+    with pytest.raises(DataError, match="leaves a split empty"):
+        image_folder(tmp_path, share)
+
+
+def test_missing_folder_and_file(tmp_path):
+    (tmp_path / "file.jpg").write_bytes(b"x")
+    for root in (tmp_path / "missing", tmp_path / "file.jpg"):
+        with pytest.raises(DataError, match="is not a folder") as error:
+            image_folder(root)
+        assert str(root) in one_line(error)
+
+
+def test_empty_folders(tmp_path):
+    with pytest.raises(DataError, match="holds no files") as error:
+        image_folder(tmp_path)
+    one_line(error)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "stray.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"holds no files.*beside the class folders.*1") as error:
+        image_folder(tmp_path)
+    one_line(error)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root lists every folder")
+def test_a_folder_that_cannot_be_listed(tmp_path):
+    write_classes(tmp_path, {"a": 1, "b": 1})
+    (tmp_path / "b").chmod(0)
+    try:
+        with pytest.raises(DataError, match="cannot be listed") as error:
+            image_folder(tmp_path)
+    finally:
+        (tmp_path / "b").chmod(0o755)
+    one_line(error)

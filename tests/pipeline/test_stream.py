@@ -1,0 +1,422 @@
+"""The stream is a function of the draw number; its thread ends with it and its errors come out of it."""
+
+import itertools
+import math
+import shutil
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mimcl.pipeline.augment import STREAM_MASK, central_crops, hash64, random_crops
+from mimcl.pipeline.decode import ReferenceDecoder
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.stream import DataConfig, InOrder, Stream, micro_batches
+
+SEED, BATCH, WINDOW, DRAWS, SIDE = 11, 32, 64, 256, 24
+
+
+@dataclass(frozen=True)
+class Window:
+    number: int
+    first_draw: int
+    sample_ids: np.ndarray
+    distances: np.ndarray
+    temperature: float
+    effective_fraction: float = 0.5
+    phase: str = "curriculum"
+
+
+class Windows:
+    """A plan of hashed samples that keeps a record of when which window was asked for."""
+
+    def __init__(self, samples, draws=DRAWS, window_length=WINDOW, fails_at=None):
+        self.samples, self.draws, self.window_length, self.fails_at = samples, draws, window_length, fails_at
+        self.asked = []
+
+    def window(self, number):
+        self.asked.append(number)
+        if number == self.fails_at:
+            raise ValueError("no such window can be planned")
+        first = number * self.window_length
+        draws = np.arange(first, min(first + self.window_length, self.draws))
+        ids = (hash64(99, draws, 16) % np.uint64(self.samples)).astype(np.int64)
+        return Window(number, first, ids, (ids / self.samples).astype(np.float32), 0.1 * (number + 1))
+
+
+class Spy:
+    """The training transform; remembers what it was asked and what it said."""
+
+    def __init__(self, transform=None):
+        self.transform, self.calls = transform or random_crops(SEED), []
+
+    def __call__(self, draws, width, height):
+        boxes, flips = self.transform(draws, width, height)
+        self.calls.append((draws, boxes, flips, width, height))
+        return boxes, flips
+
+
+@pytest.fixture(scope="module")
+def index(labelled):
+    return ShardIndex.load(labelled[1])
+
+
+@pytest.fixture
+def damaged(labelled, tmp_path):
+    """A copy with one byte of sample 20 changed."""
+    shutil.copytree(labelled[1], tmp_path / "copy")
+    index = ShardIndex.load(tmp_path / "copy")
+    path = tmp_path / "copy" / index.shards[index.shard[20]]["name"]
+    data = bytearray(path.read_bytes())
+    data[int(index.offset[20]) + 100] ^= 1
+    path.write_bytes(data)
+    return index
+
+
+def make_stream(index, plan=None, transform=None, *, threads=2, micro=8, prefetch=4, batch=BATCH, **options):
+    return Stream(
+        plan or Windows(index.samples),
+        index,
+        ReferenceDecoder(SIDE, threads),
+        transform or random_crops(SEED),
+        seed=SEED,
+        batch_size=batch,
+        micro_batch_size=micro,
+        prefetch=prefetch,
+        **options,
+    )
+
+
+COLUMNS = ["images", "draws", "keys", "sample_ids", "labels", "distances"]
+
+
+def collect(index, world_size=1, **options) -> dict[str, np.ndarray]:
+    """All columns of all ranks, in order of the draws, with what the transform said."""
+    rows = {name: [] for name in [*COLUMNS, "temperature", "position", "boxes", "flips"]}
+    for rank in range(world_size):
+        spy = Spy()
+        for batch in make_stream(index, transform=spy, rank=rank, world_size=world_size, **options):
+            for name in COLUMNS:
+                rows[name].append(np.asarray(getattr(batch, name)))
+            rows["temperature"].append(np.full(len(batch.draws), batch.window.temperature))
+            rows["position"].append(np.full(len(batch.draws), batch.position))
+        rows["boxes"] += [call[1] for call in spy.calls]
+        rows["flips"] += [call[2] for call in spy.calls]
+        assert [call[0].tolist() for call in spy.calls] == [d.tolist() for d in rows["draws"][-len(spy.calls) :]]
+    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
+    order = np.argsort(joined["draws"], kind="stable")
+    return {name: column[order] for name, column in joined.items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(index):
+    return collect(index)
+
+
+@pytest.fixture
+def threads_left():
+    """The names of the stream's threads that live now and did not before the test; the decoder's pool is its own."""
+    before = set(threading.enumerate())
+    return lambda: [
+        thread.name for thread in threading.enumerate() if thread not in before and not thread.name.startswith("decode")
+    ]
+
+
+# Shares
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 400))
+def test_micro_batches_partition_the_batch(batch_size, world_size, micro_batch_size):
+    world_size = min(world_size, batch_size)
+    assume(micro_batch_size > 1 or batch_size % world_size == 0)
+    shares = [micro_batches(batch_size, micro_batch_size, rank, world_size) for rank in range(world_size)]
+    pieces = [piece for share in shares for piece in share]
+    assert pieces[0][0] == 0
+    assert pieces[-1][1] == batch_size
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
+    assert len({len(share) for share in shares}) == 1
+    assert min(stop - start for start, stop in pieces) >= 1
+    assert max(stop - start for start, stop in pieces) <= micro_batch_size
+    for rank, share in enumerate(shares):
+        bounds = rank * batch_size // world_size, (rank + 1) * batch_size // world_size
+        assert (share[0][0], share[-1][1]) == bounds
+
+
+def test_more_processes_than_draws_is_refused():
+    with pytest.raises(ValueError, match="batch_size 3 is smaller than the 4 processes"):
+        micro_batches(3, 8, 0, 4)
+
+
+def test_single_draws_cannot_cut_uneven_shares_alike():
+    with pytest.raises(ValueError, match=r"micro_batch_size 1 .* 3 draws .* 2 processes"):
+        micro_batches(3, 1, 0, 2)
+
+
+def test_in_order_with_a_stride_reads_every_so_many():
+    plan = InOrder(10, 3)
+    assert plan.draws == 4
+    np.testing.assert_array_equal(plan.window(0).sample_ids, [0, 3, 6, 9])
+
+
+# A function of the draw number
+
+
+def test_the_stream_is_what_the_plan_and_the_hash_say(whole, index):
+    draws = np.arange(DRAWS)
+    np.testing.assert_array_equal(whole["draws"], draws)
+    plan = Windows(index.samples)
+    windows = [plan.window(number) for number in range(DRAWS // WINDOW)]
+    ids = np.concatenate([window.sample_ids for window in windows])
+    np.testing.assert_array_equal(whole["sample_ids"], ids)
+    np.testing.assert_array_equal(whole["distances"], np.concatenate([window.distances for window in windows]))
+    np.testing.assert_array_equal(whole["labels"], index.label[ids])
+    np.testing.assert_array_equal(whole["keys"].view(np.uint64), hash64(SEED, draws, STREAM_MASK))
+    boxes, flips = random_crops(SEED)(draws, index.width[ids], index.height[ids])
+    np.testing.assert_array_equal(whole["boxes"], boxes)
+    np.testing.assert_array_equal(whole["flips"], flips)
+    np.testing.assert_array_equal(whole["position"], (draws // BATCH + 1) * BATCH)
+    np.testing.assert_allclose(whole["temperature"], 0.1 * (draws // WINDOW + 1))
+    assert whole["images"].shape == (DRAWS, 3, SIDE, SIDE)
+    assert len(np.unique(whole["images"].reshape(DRAWS, -1), axis=0)) > 0.95 * DRAWS  # crops of one image differ
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"world_size": 2},
+        {"world_size": 3},
+        {"world_size": 3, "micro": 5, "prefetch": 1},
+        {"prefetch": 1},
+        {"prefetch": 100},
+        {"micro": 5},
+        {"micro": 64},
+        {"micro": 1, "world_size": 2},
+        {"threads": 1},
+        {"threads": 7},
+    ],
+    ids=str,
+)
+def test_nothing_depends_on_how_it_is_read(index, whole, options):
+    assert_same(collect(index, **options), whole)
+
+
+def test_iterating_again_gives_the_same(index):
+    stream = make_stream(index)
+    first, second = ([batch.images for batch in stream] for _ in range(2))
+    assert len(first) == DRAWS // 8
+    assert torch.equal(torch.cat(first), torch.cat(second))
+
+
+@pytest.mark.parametrize("start", [BATCH, 2 * BATCH, 5 * BATCH, DRAWS])
+def test_it_goes_on_from_any_batch(index, whole, start):
+    if start == DRAWS:
+        assert list(make_stream(index, start=start)) == []
+    else:
+        assert_same(collect(index, start=start), {name: column[start:] for name, column in whole.items()})
+        assert_same(collect(index, start=start, world_size=2), {name: column[start:] for name, column in whole.items()})
+
+
+def test_a_position_is_a_start(index, whole):
+    stream = iter(make_stream(index, micro=16))
+    positions = [next(stream).position for _ in range(6)]
+    stream.close()
+    assert positions == [32, 32, 64, 64, 96, 96]
+    assert next(iter(make_stream(index, start=positions[-1]))).draws[0] == 96
+
+
+def test_a_start_within_a_batch_is_refused(index):
+    with pytest.raises(ValueError, match="multiple of the batch size"):
+        make_stream(index, start=BATCH + 1)
+
+
+def test_the_order_of_the_proto_plan_comes_through(index):
+    sampler = pytest.importorskip("mimcl.curriculum.sampler")
+    distances = np.linspace(0, 1, index.samples, dtype=np.float32)
+    plan = sampler.Plan(
+        sampler.CurriculumConfig(name="proto", window=WINDOW),
+        samples=index.samples,
+        distances=distances,
+        draws=DRAWS,
+        batch_size=BATCH,
+        seed=SEED,
+        hash64=hash64,
+    )
+    batches = list(make_stream(index, plan))
+    ids = np.concatenate([batch.sample_ids for batch in batches])
+    np.testing.assert_array_equal(ids, np.concatenate([plan.window(w).sample_ids for w in range(plan.windows)]))
+    np.testing.assert_array_equal(torch.cat([batch.distances for batch in batches]).numpy(), distances[ids])
+    assert [batch.window.number for batch in batches] == [int(batch.draws[0]) // WINDOW for batch in batches]
+    assert {batch.window.digest for batch in batches} == {plan.window(w).digest for w in range(plan.windows)}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_in_order_reads_every_sample_once(labelled, world_size):
+    index = ShardIndex.load(labelled[1])  # 40 samples: two batches and a part of one
+    batches = []
+    for rank in range(world_size):
+        plan = InOrder(index.samples)
+        batches += make_stream(index, plan, central_crops, batch=16, micro=7, rank=rank, world_size=world_size)
+    batches.sort(key=lambda batch: batch.draws[0])
+    assert all(len(batch.draws) for batch in batches)
+    draws = np.concatenate([batch.draws for batch in batches])
+    np.testing.assert_array_equal(draws, np.arange(40))
+    np.testing.assert_array_equal(np.concatenate([batch.sample_ids for batch in batches]), draws)
+    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), index.label)
+    assert sum(len(batch.images) for batch in batches) == 40
+    assert all(torch.isnan(batch.distances).all() for batch in batches)
+
+
+@pytest.mark.parametrize("field", ["image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"])
+def test_config_out_of_range(field):
+    with pytest.raises(ValueError, match=f"data.{field} is 0"):
+        DataConfig(**{field: 0})
+
+
+# How far ahead
+
+
+@pytest.mark.parametrize(("prefetch", "micro", "ahead"), [(1, 8, 1), (3, 8, 3), (100, 8, 4), (100, 16, 2), (100, 5, 6)])
+def test_never_too_far_ahead(index, prefetch, micro, ahead):
+    # Half a window is 32 draws, or `ahead` micro-batches of the longest size where prefetch would be more.
+    spy, plan = Spy(), Windows(index.samples)
+    stream = iter(make_stream(index, plan, spy, micro=micro, prefetch=prefetch))
+    first = next(stream)
+    for taken in range(1, 9):
+        deadline = time.monotonic() + 5
+        while len(spy.calls) < taken + ahead and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)  # long enough for one more, if it were made
+        assert len(spy.calls) == taken + ahead
+        assert sum(len(call[0]) for call in spy.calls[taken:]) <= WINDOW // 2
+        last = next(stream)
+    assert first.draws[0] == 0
+    assert last.draws[0] > 0
+    stream.close()
+
+
+def test_the_next_window_is_planned_while_this_one_is_used(index):
+    plan = Windows(index.samples)
+    stream = iter(make_stream(index, plan, prefetch=1))
+    for number in range(DRAWS // WINDOW):
+        batch = next(stream)
+        assert batch.window.number == number
+        deadline = time.monotonic() + 5
+        expected = list(range(min(number + 2, DRAWS // WINDOW)))
+        while plan.asked != expected and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert plan.asked == expected
+        for _ in range(WINDOW // 8 - 1):
+            next(stream)
+    assert list(stream) == []
+
+
+# Errors
+
+
+def read_until_error(stream) -> tuple[list, Exception]:
+    batches = []
+    try:
+        for batch in stream:
+            batches.append(batch)
+    except Exception as error:
+        return batches, error
+    pytest.fail("no error came out")
+
+
+def draw_of(index, sample_id) -> int:
+    plan = Windows(index.samples)
+    ids = np.concatenate([plan.window(number).sample_ids for number in range(DRAWS // WINDOW)])
+    return int(np.flatnonzero(ids == sample_id)[0])
+
+
+def test_a_damaged_sample(damaged, threads_left):
+    batches, error = read_until_error(make_stream(damaged))
+    assert "\n" not in str(error)
+    assert threads_left() == []  # while the error is held
+    assert isinstance(error, DataError)
+    assert "000000020" in str(error)
+    assert ".tar is damaged" in str(error)
+    assert len(batches) == draw_of(damaged, 20) // 8  # all before it came out
+
+
+def test_a_sample_that_cannot_be_decoded(tmp_path, threads_left):
+    from images import encoded, write_flat
+
+    from mimcl.pipeline.shards import PackConfig, pack
+    from mimcl.pipeline.sources import image_folder
+
+    paths = write_flat(tmp_path / "src", 40)
+    png = encoded("png")
+    place = png.index(b"IDAT") + 40
+    paths[20].write_bytes(png[:place] + bytes(200) + png[place + 200 :])
+    pack(image_folder(tmp_path / "src"), tmp_path / "out", PackConfig(), on_progress=lambda count: None)
+    index = ShardIndex.load(tmp_path / "out")
+    batches, error = read_until_error(make_stream(index))
+    assert "\n" not in str(error)
+    assert threads_left() == []  # while the error is held
+    assert isinstance(error, DataError)
+    assert "000000020" in str(error)
+    assert paths[20].name in str(error)
+    assert "cannot be decoded" in str(error)
+    assert len(batches) == draw_of(index, 20) // 8
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_plan_that_fails(index, number, threads_left):
+    batches, error = read_until_error(make_stream(index, Windows(index.samples, fails_at=number)))
+    assert "\n" not in str(error)
+    assert threads_left() == []  # while the error is held
+    assert isinstance(error, ValueError)
+    assert "can be planned" in str(error)
+    assert len(batches) == number * WINDOW // 8
+
+
+def test_a_transform_that_fails(index, threads_left):
+    def transform(draws, width, height):
+        if draws[0] >= 40:
+            raise DataError("no box")
+        return central_crops(draws, width, height)
+
+    batches, error = read_until_error(make_stream(index, transform=transform))
+    assert "\n" not in str(error)
+    assert threads_left() == []  # while the error is held
+    assert str(error) == "no box"
+    assert len(batches) == 5
+
+
+def test_no_thread_stays_when_the_consumer_leaves_early(index, threads_left):
+    for taken in (0, 1, 5):
+        for batch in make_stream(index):
+            if batch.draws[0] >= 8 * taken:
+                break
+        assert threads_left() == []
+    stream = iter(make_stream(index))
+    next(stream)
+    assert threads_left()  # the check can fail
+    del stream
+    assert threads_left() == []
+    with pytest.raises(RuntimeError, match="consumer"):
+        consume_and_fail(index)
+    assert threads_left() == []
+
+
+def consume_and_fail(index):
+    for _ in make_stream(index):
+        raise RuntimeError("consumer")
+
+
+def test_no_thread_stays_at_the_end(index, threads_left):
+    assert math.ceil(DRAWS / 8) == sum(1 for _ in make_stream(index))
+    assert threads_left() == []
