@@ -135,10 +135,10 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     if origin is tuple:
         if isinstance(value, list | tuple) and len(value) == len(arguments):
             return tuple(_convert(key, v, a) for v, a in zip(value, arguments, strict=True))
-    elif kind in (int, float) and not isinstance(value, bool):
+    elif kind in (int, float):
         try:
             number = kind(value)
-            if kind is float or number == float(value):
+            if not isinstance(value, bool) and (kind is float or number == float(value)):
                 return number
         except (TypeError, ValueError):
             pass

@@ -1,0 +1,72 @@
+"""The house stands as drawn: who imports whom, nothing pickled, commands that start fast."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WINGS = ("pipeline", "curriculum", "model")
+MODULES = sorted(path for wing in (*WINGS, "cli") for path in (ROOT / wing).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_modules_are_found():
+    assert len(MODULES) > 20
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_wings_never_import_one_another(wing):
+    others = tuple(f"mimcl.{other}" for other in (*WINGS, "cli") if other != wing)
+    found = [
+        (str(path.relative_to(ROOT)), name)
+        for path in MODULES
+        if path.is_relative_to(ROOT / wing)
+        for name in imported(path)
+        if name.startswith(others)
+    ]
+    assert not found
+
+
+def test_only_its_file_imports_dali():
+    users = [path for path in MODULES if any(name.startswith("nvidia.dali") for name in imported(path))]
+    assert users == [ROOT / "pipeline" / "dali.py"]
+
+
+def test_the_package_is_imported_by_its_own_name():
+    assert not [(path, name) for path in MODULES for name in imported(path) if name.split(".")[0] in (*WINGS, "cli")]
+
+
+def test_nothing_is_read_in_a_way_that_runs_code():
+    source = "\n".join(path.read_text() for path in MODULES)
+    for forbidden in ("allow_pickle=True", "weights_only=False", "yaml.load(", "pickle.load", "eval(", "exec("):
+        allowed = source.replace("model.eval(", "").replace(".eval()", "") if forbidden == "eval(" else source
+        assert forbidden not in allowed
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["shard", "--help"], ["train", "--help"], ["prototypes", "build", "--help"]]
+)
+def test_help_loads_no_heavy_library(command):
+    code = (
+        "import sys; sys.argv[1:] = " + repr(command) + "\n"
+        "from mimcl.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "print('HEAVY', sorted({'torch', 'numpy', 'timm', 'faiss', 'nvidia', 'pyarrow', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("HEAVY []")
