@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 from itertools import chain
 from typing import Any
 
@@ -25,6 +26,9 @@ from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder, trial_
 
 _DEPTH = 3  # batches in DALI at a time: one being decoded, one ready to follow, one being handed out
 _HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
+
+# The decoder that can leave EXIF rotation alone was experimental at first (2.0) and is the main one now (2.4).
+_is_main = "adjust_orientation" in signature(fn.decoders.image_slice).parameters
 
 # What DALI gets: encoded images, (n, 2) left and top, (n, 2) width and height.
 _Inputs = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32]]
@@ -91,8 +95,7 @@ class DaliDecoder:
             dalis, images = images, images.new_empty(len(own), *images.shape[1:])
             images[torch.from_numpy(own)] = dalis[: own.sum()]  # none of a stand-in
             images[torch.from_numpy(~own)] = others.permute(0, 2, 3, 1).to(images.device)
-        # The reference has mirrored its own.
-        mirrored = torch.from_numpy(np.flatnonzero(batch.flips & own)).to(images.device)
+        mirrored = torch.from_numpy(np.flatnonzero(batch.flips & own))  # the reference has done its own
         images[mirrored] = images[mirrored].flip(2)
         return images.permute(0, 3, 1, 2)
 
@@ -100,13 +103,13 @@ class DaliDecoder:
         """DALI's outputs as a tensor (n, S, S, 3)."""
         if self._device_id is not None:  # such a buffer outlives its release for as long as somebody holds it
             return torch.from_dlpack(outputs.as_tensor())
-        size = self._image_size
-        images = np.empty((len(outputs), size, size, 3), np.uint8)
+        size = (self._image_size, self._image_size)
+        images = np.empty((len(outputs), *size, 3), np.uint8)
 
         def resize(place: int) -> None:
             # Only in this order do the strides of a single image count as channels-last, for which torch is fast.
             box = torch.from_dlpack(outputs[place])[None].permute(0, 3, 1, 2)
-            resized = F.interpolate(box, (size, size), mode="bicubic", antialias=True)
+            resized = F.interpolate(box, size, mode="bicubic", antialias=True)
             images[place] = resized[0].permute(1, 2, 0).numpy()
 
         deque(self._pool.map(resize, range(len(outputs))), maxlen=0)
@@ -154,11 +157,11 @@ class DaliDecoder:
         engine = {"device": "mixed", "hw_decoder_load": _HW_DECODER_LOAD} if gpu else {"device": "cpu"}
         rules = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}  # stored orientation; chroma as libjpeg
         kinds = [types.UINT8, types.INT32, types.INT32]
-        options = {"prefetch_queue_depth": _DEPTH, "exec_dynamic": True}
-        pipeline = Pipeline(self._batch_size, self._threads, self._device_id, **options)
+        pipeline = Pipeline(self._batch_size, self._threads, self._device_id, prefetch_queue_depth=_DEPTH)
         with pipeline:
             data, start, shape = fn.external_source(source, num_outputs=3, dtype=kinds, ndim=1, no_copy=True)
-            images = fn.decoders.image_slice(data, start=start, shape=shape, **rules, **engine)
+            decoders = fn.decoders if _is_main else fn.experimental.decoders
+            images = decoders.image_slice(data, start=start, shape=shape, **rules, **engine)
             if gpu:
                 images = fn.resize(images, size=[side, side], interp_type=types.INTERP_CUBIC, antialias=True)
             pipeline.set_outputs(images)

@@ -1,0 +1,176 @@
+"""Images per second of the weighted stream, beside torchvision's loader and DALI's own sequential reader.
+
+    python tools/bench/loader.py shards imagenet/train
+
+The folder of class folders and the shards hold the same images. Every engine decodes on the CPU with as many threads or
+workers as there are cores, takes random resized crops (area 0.2 to 1, aspect 3/4 to 4/3), resizes them to 224 pixels
+with antialiased bicubic, flips half of them and hands out uint8 batches. Runs alternate; each starts and ends with
+empty queues; the first of each engine is not counted. A ratio is the median of the ratios within a round. What the
+checks cost is told in core time, which other work on the machine disturbs less, and also directly: the time to hash an
+image over the core time that the stream spends on one.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import xxhash
+from nvidia.dali import Pipeline, fn, types
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode, v2
+
+from mimcl.curriculum.sampler import CurriculumConfig, Plan
+from mimcl.pipeline import store
+from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.decode import make_decoder
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.stream import Stream
+
+SIZE = 224
+GOALS = {"torchvision": 1.8, "dali": 0.87}
+
+
+def weighted_stream(index: ShardIndex, draws: int, batch: int, cores: int) -> Callable[[], int]:
+    """Ours: the prototype curriculum over random distances, from tau(r0) on."""
+    decoder, _ = make_decoder("dali-cpu", SIZE, batch, cores)
+    distances = np.random.default_rng(0).random(index.samples, np.float32)
+
+    def run() -> int:
+        plan = Plan(
+            CurriculumConfig("proto"),
+            samples=index.samples,
+            distances=distances,
+            draws=draws,
+            batch_size=batch,
+            seed=0,
+            hash64=hash64,
+        )
+        stream = Stream(
+            plan, index, decoder, random_crops(0), seed=0, batch_size=batch, micro_batch_size=batch, prefetch=4
+        )
+        return sum(len(item.images) for item in stream)
+
+    return run
+
+
+def unchecked(run: Callable[[], int]) -> Callable[[], int]:
+    """The same run without the hash of every image."""
+
+    class Anything:
+        def __ne__(self, other: object) -> bool:
+            return False
+
+    def run_unchecked() -> int:
+        store.xxhash = SimpleNamespace(xxh64_intdigest=lambda _: Anything())
+        try:
+            return run()
+        finally:
+            store.xxhash = xxhash
+
+    return run_unchecked
+
+
+def torchvision_loader(folder: Path, draws: int, batch: int, cores: int) -> Callable[[], int]:
+    crop = v2.RandomResizedCrop(SIZE, scale=(0.2, 1), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    images = ImageFolder(folder, v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()]))
+    sampler = RandomSampler(images, replacement=True, num_samples=draws)
+    loader = DataLoader(images, batch, sampler=sampler, num_workers=cores, persistent_workers=True)
+    torch.set_num_threads(cores)
+
+    def run() -> int:
+        return sum(len(pixels) for pixels, _ in loader)
+
+    return run
+
+
+def dali_reader(root: Path, index: ShardIndex, draws: int, batch: int, cores: int) -> Callable[[], int]:
+    """DALI by itself: shards from front to back, its own random crops."""
+    shards = [root / shard["name"] for shard in index.shards]
+    pipeline = Pipeline(batch, cores, None, seed=0, prefetch_queue_depth=3)
+    with pipeline:
+        data, label = fn.readers.webdataset(
+            paths=[str(path) for path in shards],
+            index_paths=[str(path.with_suffix(".idx")) for path in shards],
+            ext=["jpg;png;webp", "cls"],
+            missing_component_behavior="empty",
+        )
+        images = fn.decoders.image_random_crop(
+            data, random_area=[0.2, 1.0], random_aspect_ratio=[3 / 4, 4 / 3], adjust_orientation=False
+        )
+        images = fn.resize(images, size=[SIZE, SIZE], interp_type=types.INTERP_CUBIC, antialias=True)
+        pipeline.set_outputs(fn.flip(images, horizontal=fn.random.coin_flip()), label)
+
+    def run() -> int:
+        scheduled, seen = 0, 0
+        while seen < draws:
+            while scheduled < math.ceil(draws / batch) and scheduled - seen // batch < 3:
+                pipeline._run_once()  # schedule_run would run ahead beyond the measured batches on its first call
+                scheduled += 1
+            images, _ = pipeline.share_outputs()
+            seen += len(torch.from_dlpack(images.as_tensor()))
+            pipeline.release_outputs()
+        return seen
+
+    return run
+
+
+def hashing(index: ShardIndex) -> float:
+    """Core seconds to hash an image."""
+    views = store.ShardStore(index).read(np.arange(index.samples))
+    start = time.process_time()
+    for view in views:
+        xxhash.xxh64_intdigest(view)
+    return (time.process_time() - start) / len(views)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", type=Path, help="packed data set")
+    parser.add_argument("images", type=Path, help="folder of class folders with the same images")
+    parser.add_argument("--draws", type=int, default=2048, help="images a run (default 2048)")
+    parser.add_argument("--batch", type=int, default=64, help="images a batch (default 64)")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating runs (default 5)")
+    arguments = parser.parse_args()
+    draws, batch = arguments.draws // arguments.batch * arguments.batch, arguments.batch
+    cores = len(os.sched_getaffinity(0))
+    index = ShardIndex.load(arguments.shards)
+    ours = weighted_stream(index, draws, batch, cores)
+    engines = {
+        "ours": ours,
+        "ours unchecked": unchecked(ours),
+        "torchvision": torchvision_loader(arguments.images, draws, batch, cores),
+        "dali": dali_reader(arguments.shards, index, draws, batch, cores),
+    }
+    speeds, core_seconds = {name: [] for name in engines}, {name: [] for name in engines}
+    for number in range(-1, arguments.rounds):
+        names = list(engines) if number % 2 else list(reversed(engines))
+        for name in names:
+            start, used = time.perf_counter(), time.process_time()
+            images = engines[name]()
+            if number >= 0:
+                speeds[name].append(images / (time.perf_counter() - start))
+                core_seconds[name].append((time.process_time() - used) / images)
+        if number >= 0:
+            print(f"round {number}: " + ", ".join(f"{name} {speeds[name][-1]:.0f}" for name in engines), flush=True)
+
+    print(f"\n{cores} cores, {draws} draws a run, batches of {batch}, load average {os.getloadavg()[0]:.1f}")
+    for name, values in speeds.items():
+        print(f"{name:<15} {statistics.median(values):>7.0f} images/s")
+
+    for name, goal in GOALS.items():
+        ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds[name], strict=True))
+        print(f"ours / {name:<12} {ratio:.2f} (goal {goal})")
+    spent, less = (statistics.median(core_seconds[name]) for name in ("ours", "ours unchecked"))
+    print(f"checks: {1 - less / spent:.1%} of the core time by runs, {hashing(index) / spent:.2%} directly (goal < 2%)")
+
+
+if __name__ == "__main__":
+    main()
