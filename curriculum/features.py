@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
 DEFAULT_MODEL = "vit_small_patch16_224.dino"  # DINO (Caron et al. 2021), the feature space of the prototype paper
@@ -105,9 +106,8 @@ class SiftFeatures(FeatureExtractor):
         _, vectors = np.linalg.eigh(np.cov(roots, rowvar=False))  # ascending eigenvalues
         self._axes = np.ascontiguousarray(vectors[:, : -self.width - 1 : -1], np.float32)
         reduced = (roots.astype(np.float32) - self._centre) @ self._axes
-        # No message about few points for each word: small collections are meant to work.
-        options = {"niter": 25, "seed": int(random.integers(2**31)), "min_points_per_centroid": 1}
-        kmeans = faiss.Kmeans(self.width, self.words, **options)
+        start = int(random.integers(2**31))  # faiss wants a C int, and warns of less than 39 points for each word
+        kmeans = faiss.Kmeans(self.width, self.words, niter=25, seed=start, min_points_per_centroid=1)
         kmeans.train(reduced)
         self._words = kmeans.centroids
 
@@ -117,7 +117,7 @@ class SiftFeatures(FeatureExtractor):
             raise RuntimeError("SiftFeatures: call fit(images) first")
         points = (self._descriptors(images) - self._centre) @ self._axes  # (B, P, width)
         nearest = (points @ (2 * self._words.T) - (self._words**2).sum(1)).argmax(2)
-        member = (nearest[:, :, None] == np.arange(self.words)).astype(np.float32)  # (B, P, words)
+        member = np.eye(self.words, dtype=np.float32)[nearest]  # (B, P, words)
         residual = member.transpose(0, 2, 1) @ points - member.sum(1)[:, :, None] * self._words
         residual /= np.linalg.norm(residual, axis=2, keepdims=True) + 1e-6
         vlad = residual.reshape(len(images), -1)
@@ -139,8 +139,7 @@ class SiftFeatures(FeatureExtractor):
         def describe(image: NDArray[np.uint8]) -> NDArray[np.float32]:
             return sift.compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), keypoints)[1]
 
-        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
-        threads = cv2.getNumThreads()
+        pixels, threads = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy()), cv2.getNumThreads()
         cv2.setNumThreads(1)  # one thread an image: the images are too small to be divided
         try:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -161,27 +160,24 @@ class TimmFeatures(FeatureExtractor):
     def __init__(self, model_name: str, file: str | os.PathLike | None = None) -> None:
         import timm
 
+        options = {}
+        if file is None:
+            path, reason = fetch_weights(model_name)
+            if path is None:
+                raise ValueError(f"{reason}; with a copy of the weights, name it: timm:{model_name}@FILE")
+            options = {"pretrained": True, "pretrained_cfg_overlay": {"file": path}}
         try:
-            options: dict = {}
-            if file is None:
-                weights, reason = fetch_weights(model_name)
-                if weights is None:
-                    raise ValueError(f"{reason}; with a copy of the weights, name it: timm:{model_name}@FILE")
-                options = {"pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
             model = timm.create_model(model_name, num_classes=0, **options)
         except RuntimeError as error:
             raise ValueError(f"timm:{model_name}: {str(error).splitlines()[0]}") from error
         if file is not None:
             _load_weights(model, Path(file))
         config = timm.data.resolve_model_data_config(model)
-        if config["input_size"][1] != config["input_size"][2]:
-            raise ValueError(f"timm:{model_name} wants images of {config['input_size']}: only square ones are made")
         self.name = f"timm:{model_name}" + (f"@{Path(file).name}" if file is not None else "")
-        self.image_size = int(config["input_size"][1])
+        self.image_size = int(config["input_size"][-1])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
-        self.mean = torch.tensor(config["mean"], device=self.device).view(3, 1, 1)
-        self.std = torch.tensor(config["std"], device=self.device).view(3, 1, 1)
+        self.mean, self.std = (torch.tensor(config[n], device=self.device).view(3, 1, 1) for n in ("mean", "std"))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
@@ -200,13 +196,12 @@ def fetch_weights(model_name: str, seconds: float | None = None) -> tuple[str | 
     """
     import timm
 
-    config = timm.get_pretrained_cfg(model_name) if timm.is_model(model_name) else None
+    config = timm.get_pretrained_cfg(model_name) if timm.models.is_model_pretrained(model_name) else None
     if config is None or not config.hf_hub_id:
         return None, f"timm has no weights on the hub for {model_name!r}"
-    # timm's own order: the safe form of the file first.
     name = config.hf_hub_filename or "pytorch_model.bin"
     safe = {"pytorch_model.bin": "model.safetensors"}.get(name, name.removesuffix(".bin") + ".safetensors")
-    names = [safe, name] if name.endswith(".bin") else [name]
+    names = [safe, name] if name.endswith(".bin") else [name]  # timm's own order
     repository, _, revision = config.hf_hub_id.partition("@")
     command = [sys.executable, "-c", _FETCH, repository, revision, *names]
     quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -221,8 +216,8 @@ def fetch_weights(model_name: str, seconds: float | None = None) -> tuple[str | 
 def build_extractor(spec: str, seed: int = 0, seconds: float = 10.0) -> tuple[FeatureExtractor, str]:
     """The extractor that `spec` names, and in one line why it is this one.
 
-    `spec` is one of `ACCEPTED`; `auto` gives the hub one attempt of `seconds` at DINO and otherwise takes sift.
-    ValueError for anything else. `seed` is for what sift learns.
+    `auto` gives the hub one attempt of `seconds` at DINO and otherwise takes sift, which learns with `seed`. ValueError
+    for a `spec` that is not one of `ACCEPTED`.
     """
     if spec == "auto":
         path, reason = fetch_weights(DEFAULT_MODEL, seconds)
@@ -243,8 +238,6 @@ def _check(images: Tensor, size: int) -> None:
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
     """Fill every parameter and buffer of `model` from a file; what the model does not have is left out."""
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise ValueError(f"{path}: no such file of weights")
     try:

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,12 +42,12 @@ def standardise(features: Features) -> Features:
     `features` (N, D) float32 is overwritten and returned: at ImageNet's size a copy would cost gigabytes. Sums are in
     float64. A sample that equals the mean stays zero. ValueError for features that are not finite.
     """
-    count = len(features)
-    mean = sum(features[rows].sum(0, dtype=np.float64) for rows in _chunks(count)) / count
-    variance = sum(((features[rows] - mean) ** 2).sum(0) for rows in _chunks(count)) / count
+    count, chunks = len(features), _chunks(len(features), _CHUNK)
+    mean = sum(features[rows].sum(0, dtype=np.float64) for rows in chunks) / count
+    variance = sum(((features[rows] - mean) ** 2).sum(0) for rows in chunks) / count
     if not np.isfinite(variance).all():
         raise ValueError("the features are not all finite numbers")
-    for rows in _chunks(count):
+    for rows in chunks:
         scaled = (features[rows] - mean) / (np.sqrt(variance) + 1e-6)
         features[rows] = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
     return features
@@ -57,8 +56,8 @@ def standardise(features: Features) -> Features:
 def kmeans(features: Features, k: int, seed: int, iterations: int = ITERATIONS) -> tuple[Features, NDArray[np.int32]]:
     """Centroids (k, D) float32 and every sample's nearest one (N,) int32, by exact search.
 
-    Lloyd's algorithm (faiss) from k random samples, on at most 256 random samples for each centroid; the best of ten
-    runs where k <= 64: one bad start spoils much of so few clusters, and ten cost little. ValueError unless k <= N.
+    Lloyd's algorithm (faiss) from k random samples, on at most 256 random samples for each centroid; the best of five
+    runs where k <= 64: one bad start spoils much of so few clusters, and five cost little. ValueError unless k <= N.
     """
     import faiss
 
@@ -66,11 +65,11 @@ def kmeans(features: Features, k: int, seed: int, iterations: int = ITERATIONS) 
         raise ValueError(f"{k} clusters cannot be made of {len(features)} samples")
     start = int(np.random.default_rng([seed, 0]).integers(2**31))  # faiss wants a C int
     options = {"niter": iterations, "min_points_per_centroid": 1, "max_points_per_centroid": 256}
-    search = faiss.Kmeans(features.shape[1], k, seed=start, nredo=10 if k <= 64 else 1, **options)
+    search = faiss.Kmeans(features.shape[1], k, seed=start, nredo=5 if k <= 64 else 1, **options)
     search.train(features)
     index = faiss.IndexFlatL2(features.shape[1])
     index.add(search.centroids)
-    labels = np.concatenate([index.search(features[rows], 1)[1][:, 0] for rows in _chunks(len(features))])
+    labels = np.concatenate([index.search(features[rows], 1)[1][:, 0] for rows in _chunks(len(features), _CHUNK)])
     return search.centroids, labels.astype(np.int32)
 
 
@@ -85,8 +84,7 @@ def davies_bouldin(features: Features, labels: Labels, centroids: NDArray[np.flo
         raise ValueError("the Davies-Bouldin index needs two clusters with members")
     spread = np.bincount(members, cluster_distances(features, centroids, labels)) / sizes
     centres = centroids[full].astype(np.float64)
-    square = (centres**2).sum(1)
-    worst = np.empty(len(centres))
+    square, worst = (centres**2).sum(1), np.empty(len(centres))
     for rows in _chunks(len(centres), 1024):
         apart = np.sqrt(np.maximum(square[rows, None] + square - 2 * centres[rows] @ centres.T, 0))
         apart[apart <= 1e-7 * math.sqrt(square.max())] = np.inf  # itself, or no distance beyond rounding
@@ -117,7 +115,7 @@ def choose_k(features: Features, seed: int) -> tuple[int, list[tuple[int, float]
 def cluster_distances(features: Features, centroids: NDArray[np.floating], labels: Labels) -> NDArray[np.float32]:
     """Euclidean distance of each sample (N, D) to the centroid (K, D) that its label names, (N,) float32."""
     raw = np.empty(len(features), np.float32)
-    for rows in _chunks(len(features)):
+    for rows in _chunks(len(features), _CHUNK):
         raw[rows] = np.linalg.norm(features[rows].astype(np.float64) - centroids[labels[rows]], axis=1)
     return raw
 
@@ -183,8 +181,7 @@ class PrototypeSet:
     @classmethod
     def load(cls, folder: str | os.PathLike, index_fingerprint: str) -> PrototypeSet:
         """The set in `folder`, arrays memory-mapped; PrototypeError if it is missing, for another index, or damaged."""
-        folder = Path(folder)
-        advice = "run `mimcl prototypes build`"
+        folder, advice = Path(folder), "run `mimcl prototypes build`"
         if not (folder / "prototypes.json").is_file():
             raise PrototypeError(f"no prototypes in {folder}: {advice}")
         try:
@@ -225,7 +222,7 @@ def build_prototypes(
     centroids, cluster = kmeans(features, chosen, seed, iterations)
     raw = cluster_distances(features, centroids, cluster)
     distance = normalise_distances(raw, cluster, chosen, min_cluster, singletons)
-    sizes = np.bincount(cluster, minlength=chosen)
+    sizes = np.bincount(cluster, minlength=chosen).tolist()
     info = {
         "format": FORMAT,
         "features": features_name,
@@ -237,15 +234,15 @@ def build_prototypes(
         "singletons": singletons,
         "min_cluster": min_cluster,
         "davies_bouldin": [list(score) for score in scores] if scores else None,
-        "cluster_sizes": [int(sizes.min()), int(sizes.max())],
+        "cluster_sizes": [min(sizes), max(sizes)],
         "index_fingerprint": index_fingerprint,
         "samples": len(features),
     }
     return PrototypeSet(cluster, raw, distance, centroids, info)
 
 
-def _chunks(count: int, size: int = _CHUNK) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _digest(path: Path) -> str:
