@@ -31,12 +31,13 @@ class Batch:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="cpu_small")
+    parser.add_argument("--images", type=int, help="images in a batch; default: the recipe's micro-batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="steps in a round")
     options = parser.parse_args()
 
     config = recipe(options.recipe)
-    size, count = config.data.image_size, config.data.micro_batch_size
+    size, count = config.data.image_size, options.images or config.data.micro_batch_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bits = hash64(0, np.arange(count * 3 * size * size), 9)
     images = torch.from_numpy((bits >> np.uint64(56)).astype(np.uint8)).view(count, 3, size, size).to(device)
