@@ -88,7 +88,9 @@ def build(
     console.print(
         f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
     )
-    console.print(f"wrote {folder}/ with gallery.png · next: mimcl train --curriculum proto")
+    where = "" if str(data) == "shards" else f" --data {data}"
+    where += "" if name == "default" else f" --set curriculum.prototypes={name}"
+    console.print(f"wrote {folder}/ with gallery.png · next: mimcl train --curriculum proto{where}")
 
 
 def build_set(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:

@@ -36,16 +36,13 @@ def shard(
     config = PackConfig(shard_mb=shard_mb, short_side=short_side, workers=workers, decode=decode)
     description = pack_folder(source, out, config, holdout=holdout, overwrite=overwrite)
     for split, part in description["splits"].items():
-        size = sum(shard["bytes"] for shard in part["shards"])
+        size = sum(shard["bytes"] for shard in part["shards"]) / 1e6
         labels = f"{len(part['classes'])} classes" if part["classes"] else "no labels"
-        console.print(
-            f"{split}: {part['samples']:,} images, {labels}, {len(part['shards'])} shards, {size / 1e6:,.1f} MB"
-        )
+        console.print(f"{split}: {part['samples']:,} images, {labels}, {size:,.1f} MB, shards: {len(part['shards'])}")
     if rejected := description["packed"]["rejected"]:
         console.print(f"left out: {rejected:,} files, listed with reasons in {out / 'rejected.jsonl'}")
-    console.print(
-        f"packed into {out}/ · next: mimcl prototypes build" + (f" --data {out}" if str(out) != "shards" else "")
-    )
+    data = "" if str(out) == "shards" else f" --data {out}"
+    console.print(f"packed into {out}/ · next: mimcl prototypes build{data}")
 
 
 def pack_folder(source: Path, out: Path, config: PackConfig, *, holdout: float, overwrite: bool) -> dict[str, Any]:
