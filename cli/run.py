@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -49,6 +50,8 @@ def open_run(recipe_name: str | None, values: Mapping[str, Any], out: Path | Non
     Start-up priority: (1) with `resume`, the newest checkpoint of `out` and its config.yaml, which `values` may not
     contradict; (2) a new run in `out`; (3) a new run in runs/RECIPE-CURRICULUM-MASKING, then -2, -3.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("training in several processes is not built yet; start mimcl train without torchrun")
     if resume and out is None:
         raise ConfigError("--resume needs the run: mimcl train --out runs/NAME --resume")
     found = checkpoint.latest(out / "checkpoints") if resume and out else None

@@ -95,3 +95,9 @@ def test_resolving_leaves_nothing_open():
     assert config.data.decoder == "reference"
     assert config.optim.warmup_epochs == 1  # a tenth of the run
     assert resolve(config, 256, "reference") == config
+
+
+def test_several_processes_are_refused_for_now(here, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        open_run(None, {}, None, resume=False)
