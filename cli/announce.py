@@ -54,7 +54,8 @@ def announce(
 def _curriculum(config: Config, plan: Plan) -> str:
     curriculum = config.curriculum
     if curriculum.name == "none":
-        return "no data curriculum: every image once a pass; temperature schedules do not apply"
+        order = "every image once a pass" if curriculum.uniform == "epochs" else "uniform draws with replacement"
+        return f"no data curriculum: {order}; temperature schedules and --r0 are ignored"
     if not plan.curriculum_draws:
         return f"curriculum {curriculum.name} has no effect: the run is shorter than half a window; train longer"
     constant = curriculum.temp_schedule == "constant"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,15 @@ class ConfigError(typer.TyperException):
     """A key or value of the configuration is wrong: bad usage."""
 
     exit_code = 2
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Values that do not go together are bad usage, wherever that is noticed."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -65,11 +76,9 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         owner = getattr(config, section) if section else config
         kind = typing.get_type_hints(type(owner))[name]
         sections.setdefault(section, {})[name] = _convert(key, value, kind)
-    try:
+    with usage_errors():
         changed = {s: dataclasses.replace(getattr(config, s), **v) for s, v in sections.items() if s}
         return dataclasses.replace(config, **sections.get("", {}), **changed)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
@@ -138,9 +147,9 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     elif kind in (int, float):
         try:
             number = kind(value)
-            if not isinstance(value, bool) and (kind is float or number == float(value)):
+            if not isinstance(value, bool) and math.isfinite(number) and (kind is float or number == float(value)):
                 return number
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     elif isinstance(value, kind):
         return value

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class _Rate(ProgressColumn):
@@ -22,7 +23,13 @@ class _Rate(ProgressColumn):
 @contextmanager
 def image_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar with images/s and time left; gives the function that advances it by a number of images."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
         yield lambda images: progress.advance(task, images)
@@ -30,20 +37,18 @@ def image_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def training_bar(step: int, steps: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar over steps with a line of figures; gives the function (step, figures) that moves it."""
-    columns = (
-        TextColumn("step"),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=20),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=steps, completed=step)
+    """A bar over steps above a line of figures; gives the function (step, figures) that moves it."""
+    columns = (TextColumn("step", markup=False), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, auto_refresh=False)
+    task = progress.add_task("", total=steps, completed=step)
+    latest = Text()
+    with Live(Group(progress, latest), console=console, refresh_per_second=4):
 
         def show(step: int, figures: str) -> None:
-            progress.update(task, completed=step, description=figures or None)
-            if figures and not console.is_terminal:
-                console.print(f"step {step}/{steps}  {figures}")
+            progress.update(task, completed=step)
+            if figures:
+                latest.plain = figures
+                if not console.is_terminal:
+                    console.print(f"step {step}/{steps}  {figures}")
 
         yield show

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,8 +19,8 @@ from mimcl.pipeline.store import ShardStore
 _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
 
 
-def draw_gallery(path: Path, index: ShardIndex, found: PrototypeSet) -> None:
-    """Draws up to 8 clusters, the largest first, a row each: the nearest images on the left, the farthest right."""
+def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
+    """Draws up to 8 clusters, the largest first, a row each: nearest images left, farthest right; as PNG."""
     clusters = _spread(np.bincount(found.cluster, minlength=found.info["k"]))
     rows = [_ends(found, cluster) for cluster in clusters]
     figure = Figure(figsize=(2 * _IMAGES + 1.6, 1.12 * len(rows) + 0.7), layout="constrained")
@@ -43,9 +43,9 @@ def draw_gallery(path: Path, index: ShardIndex, found: PrototypeSet) -> None:
         "farthest (right), with distance",
         fontsize=9,
     )
-    aside = path.with_name(path.name + ".tmp")
-    figure.savefig(aside, format="png", dpi=110)
-    os.replace(aside, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
 
 
 def _spread(sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
-"""Features from a masked autoencoder of our own, for prototypes without any other model."""
+"""Features from a masked autoencoder of our own, for prototypes without any other model and for evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,21 @@ from mimcl.model.mae import ModelConfig, build, normalise
 
 
 class MaeFeatures:
-    """Mean-pooled encoder tokens of a run or checkpoint. Raises CheckpointError when there is none."""
+    """Mean-pooled patch tokens of an encoder; `tensors` None leaves it as its run began, drawn from the run's seed."""
 
-    def __init__(self, path: Path) -> None:
-        saved = checkpoint.load(checkpoint.resolve(path))
-        config = saved.meta["config"]
-        self.name = f"mae:{path}"
+    def __init__(self, name: str, config: Mapping, tensors: Mapping[str, Tensor] | None) -> None:
+        self.name, self.fit_images = name, 0
         self.image_size = config["data"]["image_size"]
-        self._model = build(ModelConfig(**config["model"]), self.image_size, seed=0).eval()
-        self._model.load_state_dict({n: t for n, t in saved.tensors.items() if not n.startswith("masker.")})
+        self._model = build(ModelConfig(**config["model"]), self.image_size, config["seed"]).eval()
+        if tensors is not None:
+            self._model.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("masker.")})
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @classmethod
+    def load(cls, path: Path) -> MaeFeatures:
+        """That of a run or checkpoint. Raises CheckpointError when there is none."""
+        saved = checkpoint.load(checkpoint.resolve(path))
+        return cls(f"mae:{path}", saved.meta["config"], saved.tensors)
 
     def fit(self, images: Tensor) -> None:
         """Nothing to learn."""

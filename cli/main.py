@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from mimcl.cli.evaluate import evaluate
 from mimcl.cli.prototypes import prototypes
 from mimcl.cli.shard import shard
 from mimcl.cli.train import train
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     add_completion=False,
@@ -21,6 +24,7 @@ app = typer.Typer(
 app.command()(shard)
 app.add_typer(prototypes, name="prototypes")
 app.command()(train)
+app.add_typer(evaluate, name="eval")
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,13 +59,14 @@ def main() -> None:
         _complain(error.format_message())
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
-        code = 130
+        code = _INTERRUPTED
     except Exception as error:
         if debug:
             raise
         _complain(str(error) or type(error).__name__)
         code = 1
+    if code == _INTERRUPTED:  # typer may have turned the interrupt into this code itself
+        _complain("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
 
 

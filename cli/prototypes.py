@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mimcl.curriculum.features import FeatureExtractor
     from mimcl.curriculum.prototypes import PrototypeSet
-    from mimcl.pipeline.index import ShardIndex
-
-_FIT_IMAGES = 2000  # spread evenly over the data set, for extractors that learn constants
-_BATCH = 64
 
 prototypes = typer.Typer(no_args_is_help=True, help="Prototype sets: how typical each image is.")
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """How to build a set; `k` None chooses it, `decoder` and `decode_threads` as in training."""
+    """How to build a set; `k` None chooses it, `decoder` as in training."""
 
     features: str
     k: int | None
@@ -73,6 +65,12 @@ def build(
         raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
     if singletons not in ("far", "near"):
         raise ConfigError(f"--singletons is {singletons!r}; give far or near")
+    if decoder not in ("auto", "dali-gpu", "dali-cpu", "reference"):
+        raise ConfigError(f"--decoder is {decoder!r}; give auto, dali-gpu, dali-cpu or reference")
+    if not re.fullmatch(r"auto|sift|pixels|timm:[^@]+(@.+)?|mae:.+", features):
+        raise ConfigError(
+            f"unknown features {features!r}; give auto, sift, pixels, timm:MODEL, timm:MODEL@FILE or mae:CHECKPOINT"
+        )
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ConfigError(f"--name {name!r} is no name for a folder; use letters, digits, dots, - and _")
     count = None if k == "auto" else int(k)
@@ -96,6 +94,7 @@ def build(
 def build_set(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
     """Builds and stores a set with its gallery; returns its folder and the set. Raises what its parts raise."""
     from mimcl.cli.console import console
+    from mimcl.cli.extract import extract, open_decoder, sample_images
     from mimcl.cli.gallery import draw_gallery
     from mimcl.curriculum.prototypes import PrototypeError, build_prototypes
     from mimcl.pipeline.index import ShardIndex
@@ -104,11 +103,14 @@ def build_set(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
     folder = data / "prototypes" / config.name
     if folder.exists() and not config.overwrite:
         raise PrototypeError(f"{folder} exists; give another --name, or --overwrite to replace it")
-    if config.k is not None and config.k > index.samples:
-        raise PrototypeError(f"--k {config.k} is more than the {index.samples} images of {data}; give fewer")
+    if config.k is not None and config.k > index.samples / 2:
+        raise PrototypeError(f"--k {config.k} is more than half the {index.samples} images of {data}; give fewer")
     extractor, reason = _extractor(config.features, config.seed)
     console.print(f"features: {extractor.name} ({reason})")
-    features = _extract(index, extractor, config.decoder)
+    decoder = open_decoder(config.decoder, extractor.image_size)
+    if extractor.fit_images:
+        extractor.fit(sample_images(index, decoder, extractor.fit_images))
+    features = extract(index, extractor, decoder, "features")
     found = build_prototypes(
         features,
         config.k,
@@ -119,8 +121,7 @@ def build_set(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
         min_cluster=config.min_cluster,
         singletons=config.singletons,
     )
-    found.save(folder, config.overwrite)
-    draw_gallery(folder / "gallery.png", index, found)
+    found.save(folder, config.overwrite, {"gallery.png": draw_gallery(index, found)})
     return folder, found
 
 
@@ -130,45 +131,5 @@ def _extractor(spec: str, seed: int) -> tuple[FeatureExtractor, str]:
     if spec.startswith("mae:"):
         from mimcl.cli.mae_features import MaeFeatures
 
-        return MaeFeatures(Path(spec.removeprefix("mae:"))), "asked for"
+        return MaeFeatures.load(Path(spec.removeprefix("mae:"))), "asked for"
     return build_extractor(spec, seed)
-
-
-def _extract(index: ShardIndex, extractor: FeatureExtractor, decoder_name: str) -> NDArray[np.float32]:
-    """Features of all samples in row order, float32 (N, D), from the central crops."""
-    import numpy as np
-    import torch
-
-    from mimcl.cli.console import console, image_bar
-    from mimcl.pipeline.augment import central_crops
-    from mimcl.pipeline.decode import make_decoder
-    from mimcl.pipeline.stream import InOrder, Stream
-
-    decoder, choice = make_decoder(decoder_name, extractor.image_size, _BATCH, os.cpu_count() or 1)
-    console.print(choice)
-
-    def stream(stride: int) -> Stream:
-        plan = InOrder(index.samples, stride)
-        return Stream(
-            plan,
-            index,
-            decoder,
-            central_crops,
-            seed=0,  # nothing here is random
-            batch_size=_BATCH,
-            micro_batch_size=_BATCH,
-            prefetch=4,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-        )
-
-    sample = torch.cat([batch.images for batch in stream(max(1, index.samples // _FIT_IMAGES))])
-    extractor.fit(sample)
-    features = None
-    with image_bar("features", index.samples) as advance:
-        for batch in stream(1):
-            found = extractor(batch.images)
-            if features is None:
-                features = np.empty((index.samples, found.shape[1]), np.float32)
-            features[batch.sample_ids] = found
-            advance(len(found))
-    return features

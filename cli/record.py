@@ -93,6 +93,7 @@ class Recorder:
             "position": self._trainer.position,
             "config": asdict(self._config),
             "fingerprints": self._fingerprints,
+            "window": {"number": self._window.number, "digest": self._window.digest},
         }
         checkpoint.save(
             self._folder / "checkpoints",

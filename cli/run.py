@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, ConfigError, flatten, override, read_yaml
 from mimcl.cli.recipes import recipe
+from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.index import ShardIndex
@@ -88,8 +89,8 @@ def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> di
     return {"index": index.fingerprint, "prototypes": of_distances}
 
 
-def take_up(trainer: Trainer, path: Path, now: dict[str, str | None]) -> None:
-    """Puts `trainer` where the checkpoint was saved. Raises CheckpointError when its data were others than `now`."""
+def take_up(trainer: Trainer, plan: Plan, path: Path, now: dict[str, str | None]) -> None:
+    """Puts `trainer` where the checkpoint was saved. Raises CheckpointError when its data or plan were others."""
     saved = checkpoint.load(path)
     then = saved.meta["fingerprints"]
     for what in now:
@@ -98,6 +99,12 @@ def take_up(trainer: Trainer, path: Path, now: dict[str, str | None]) -> None:
                 f"the {what} changed since {path} was saved (fingerprint {then[what]}, now {now[what]}); restore the "
                 "data, or start a new run"
             )
+    window = saved.meta["window"]
+    if plan.window(window["number"]).digest != window["digest"]:
+        raise checkpoint.CheckpointError(
+            f"window {window['number']} of {path} was drawn otherwise than it is here; resume with the same versions "
+            "of mimcl and numpy on the same kind of processor"
+        )
     trainer.load(saved.tensors, saved.state)
 
 
@@ -131,6 +138,8 @@ def _unchanged(path: Path, recipe_name: str | None, values: Mapping[str, Any]) -
     wanted = override(saved, values)
     if recipe_name not in (None, "auto", saved.recipe):
         raise ConfigError(f"recipe is {recipe_name} but the run in {path.parent} has {saved.recipe}; leave it out")
+    # What was left open, or asked for beyond what fits, is the same run if it comes to the same.
+    wanted = resolve(wanted, wanted.curriculum.window or saved.curriculum.window, wanted.data.decoder)
     before, after = flatten(saved), flatten(wanted)
     for key in before:
         if before[key] != after[key] and key not in _FREE:

@@ -25,7 +25,9 @@ def shard(
         int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps their bytes.")
     ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and check images.")] = os.cpu_count() or 1,
-    holdout: Annotated[float, typer.Option(min=0, help="Share of the images put into a val split, 0 to 1.")] = 0.0,
+    holdout: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Share of the images put into a val split, 0 to 1.")
+    ] = 0.0,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was packed in --out before.")] = False,
 ) -> None:

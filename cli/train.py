@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str | None, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")
+        str | None, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small. (default: auto)")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: runs/RECIPE-CURRICULUM-MASKING)")] = None,
@@ -38,9 +38,13 @@ def train(
     ] = None,
     resampling: Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")] = None,
     masking: Annotated[str | None, typer.Option(help="random. (default: random)")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Length; an epoch is as many draws as images.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
+    ] = None,
     decoder: Annotated[str | None, typer.Option(help="auto, dali-gpu, dali-cpu or reference. (default: auto)")] = None,
-    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile. (default: no)")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it. (default: 0)")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with values, such as a run's config.yaml.")] = None,
     settings: Annotated[
@@ -68,7 +72,8 @@ def train(
     values = read_yaml(config) if config else {}
     values |= {key: value for key, value in flags.items() if value is not None} | parse_settings(settings or [])
     run = open_run(recipe, values, out, resume)
-    if temperature is not None and run.config.curriculum.temp_schedule != "constant":
+    chosen = run.config.curriculum
+    if temperature is not None and chosen.name != "none" and chosen.temp_schedule != "constant":
         raise ConfigError("--temperature belongs to --temp-schedule constant; the other schedules find it from --r0")
     train_run(run)
     typer.echo(run.folder)
@@ -79,6 +84,7 @@ def train_run(run: Run) -> None:
     import torch
 
     from mimcl.cli.announce import announce
+    from mimcl.cli.config import usage_errors
     from mimcl.cli.console import training_bar
     from mimcl.cli.record import Recorder
     from mimcl.cli.run import draws_of, fingerprints, load_distances, resolve, take_up
@@ -95,23 +101,25 @@ def train_run(run: Run) -> None:
     index = ShardIndex.load(Path(data.root))
     distances = load_distances(config, index)
     draws = draws_of(config, index.samples)
-    plan = Plan(
-        config.curriculum,
-        samples=index.samples,
-        distances=distances,
-        draws=draws,
-        batch_size=data.batch_size,
-        seed=config.seed,
-        hash64=hash64,
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with usage_errors():
+        plan = Plan(
+            config.curriculum,
+            samples=index.samples,
+            distances=distances,
+            draws=draws,
+            batch_size=data.batch_size,
+            seed=config.seed,
+            hash64=hash64,
+        )
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     parts = micro_batches(data.batch_size, data.micro_batch_size)
     largest = max(stop - start for start, stop in parts)
     decoder, decoder_choice = make_decoder(data.decoder, data.image_size, largest, data.decode_threads)
     config = resolve(config, plan.window_length, decoder.name)
 
-    model = build(config.model, data.image_size, config.seed).to(device)
-    masker = RandomMasker(model.num_patches, config.masking.mask_ratio).to(device)
+    with usage_errors():
+        model = build(config.model, data.image_size, config.seed).to(device)
+        masker = RandomMasker(model.num_patches, config.masking.mask_ratio).to(device)
     trainer = Trainer(
         model,
         masker,
@@ -125,7 +133,7 @@ def train_run(run: Run) -> None:
     )
     marks = fingerprints(index, distances)
     if run.checkpoint:
-        take_up(trainer, run.checkpoint, marks)
+        take_up(trainer, plan, run.checkpoint, marks)
     stream = Stream(
         plan,
         index,

@@ -55,6 +55,7 @@ class FeatureExtractor(Protocol):
 
     name: str  # what prototypes.json records
     image_size: int  # side in pixels of the square images it wants
+    fit_images: int  # how many of them it wants to learn from; 0: nothing to learn
 
     def fit(self, images: Tensor) -> None:
         """Learn constants that depend on the data from a sample, uint8 (n, 3, S, S); most have none."""
@@ -67,6 +68,7 @@ class PixelFeatures(FeatureExtractor):
     """The pixels of a thumbnail, flattened and scaled to [0, 1]; D = 3 * image_size ** 2. Nothing to fit."""
 
     name = "pixels"
+    fit_images = 0
 
     def __init__(self, image_size: int = 16) -> None:
         self.image_size = image_size
@@ -87,6 +89,7 @@ class SiftFeatures(FeatureExtractor):
 
     name = "sift"
     image_size = 96
+    fit_images = 2000
     words = 32
     width = 32  # of a descriptor after PCA
     sample = 100_000  # descriptors that PCA and words are learned from
@@ -174,7 +177,7 @@ class TimmFeatures(FeatureExtractor):
             _load_weights(model, Path(file))
         config = timm.data.resolve_model_data_config(model)
         self.name = f"timm:{model_name}" + (f"@{Path(file).name}" if file is not None else "")
-        self.image_size = int(config["input_size"][-1])
+        self.image_size, self.fit_images = int(config["input_size"][-1]), 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.mean, self.std = (torch.tensor(config[n], device=self.device).view(3, 1, 1) for n in ("mean", "std"))

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +101,8 @@ def choose_k(features: Features, seed: int) -> tuple[int, list[tuple[int, float]
     20 million million operations for ImageNet (N = 1.3 million, D = 384), some minutes on two cores.
     """
     count = len(features)
+    if count < 2 or not np.ptp(features, axis=0).any():
+        raise ValueError(f"the {count} images are all alike in these features: there is nothing to cluster")
     high = max(min(4 * math.sqrt(count), count / 20), 2)
     low = min(max(math.sqrt(count) / 4, 2), high)
     grid = sorted({round(float(k)) for k in np.geomspace(low, high, 8)})
@@ -153,8 +156,13 @@ class PrototypeSet:
     centroids: Features  # (K, D), in the space of standardised features of unit length
     info: dict[str, Any]  # prototypes.json without its digests of the other files
 
-    def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
-        """Write the set as a whole, never half; PrototypeError if `folder` exists, unless `overwrite`."""
+    def save(
+        self, folder: str | os.PathLike, overwrite: bool = False, files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Write the set and further `files` as a whole, never half.
+
+        PrototypeError if `folder` exists, unless `overwrite`; after a failure it is as it was.
+        """
         folder = Path(folder)
         if folder.exists() and not overwrite:
             raise PrototypeError(f"{folder} exists: choose another name or overwrite it")
@@ -168,15 +176,20 @@ class PrototypeSet:
             np.save(aside / "centroids.npy", self.centroids, allow_pickle=False)
             info = {**self.info, "xxh128": {name: _digest(aside / name) for name in _ARRAYS}}
             (aside / "prototypes.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+            for name, content in (files or {}).items():
+                (aside / name).write_bytes(content)
             for path in (*aside.iterdir(), aside):
                 _flush(path)
             if folder.exists():  # a folder that is not empty cannot be renamed over
                 folder.rename(old)
             aside.rename(folder)
-            _flush(folder.parent)
-        finally:
+        except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            if old.exists():
+                old.rename(folder)
+            raise
+        _flush(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, index_fingerprint: str) -> PrototypeSet:

@@ -41,12 +41,17 @@ def save(
     aside = folder / f"{final.name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _PAYLOAD[0])
-    torch.save(state, aside / _PAYLOAD[1])
-    digests = {name: _sha256(aside / name) for name in _PAYLOAD}
-    (aside / "meta.json").write_text(json.dumps({"format": FORMAT, "step": step, **meta, "sha256": digests}, indent=1))
-    for path in (*aside.iterdir(), aside):
-        _flush(path)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / _PAYLOAD[0])
+        torch.save(state, aside / _PAYLOAD[1])
+        digests = {name: _sha256(aside / name) for name in _PAYLOAD}
+        content = {"format": FORMAT, "step": step, **meta, "sha256": digests}
+        (aside / "meta.json").write_text(json.dumps(content, indent=1))
+        for path in (*aside.iterdir(), aside):
+            _flush(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"{final} cannot be written ({error}); make room, then go on with --resume") from error
     shutil.rmtree(final, ignore_errors=True)  # the same step, saved before and trained again
     os.replace(aside, final)
     pointer = folder / "latest.tmp"
@@ -54,16 +59,19 @@ def save(
     _flush(pointer)
     os.replace(pointer, folder / "latest")
     _flush(folder)
-    saved = sorted(path for path in folder.iterdir() if path.name.isdigit())
-    for old in saved[:-keep_last]:
+    for old in _saved(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, None where there is none."""
+    """The checkpoint that `latest` names; if it is gone, the newest that is there; None where there is none."""
     pointer = folder / "latest"
-    return folder / pointer.read_text().strip() if pointer.exists() else None
+    if pointer.exists():
+        named = folder / pointer.read_text().strip()
+        if (named / "meta.json").exists():
+            return named
+    return max(_saved(folder), default=None)
 
 
 def resolve(path: Path) -> Path:
@@ -89,6 +97,11 @@ def load(path: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it to use another") from None
     return Checkpoint(tensors, state, meta)
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path.parent for path in folder.glob("*/meta.json") if path.parent.name.isdigit())
 
 
 def _sha256(path: Path) -> str:

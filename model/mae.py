@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -65,9 +65,14 @@ class Output(NamedTuple):
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) to float32 with ImageNet's mean and deviation."""
-    mean = torch.tensor(_MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(_STD, device=images.device).view(3, 1, 1) * 255
+    mean, std = _statistics(images.device)
     return (images.float() - mean) / std
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation in grey levels; copied to a device once, since such a copy waits for the device."""
+    return tuple(255 * torch.tensor(values).view(3, 1, 1).to(device) for values in (_MEAN, _STD))
 
 
 def reconstruction_loss(per_patch_loss: Tensor, mask: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class RunLog:
                 os.fsync(file.fileno())
             os.replace(aside, path)
         self._lines = open(path, "a", buffering=1)  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(folder), purge_step=draw)
+        self._board = SummaryWriter(str(folder), purge_step=draw + 1)
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Writes one line; numbers go to TensorBoard as well, at the line's draw."""
@@ -128,6 +128,6 @@ class RunLog:
 def _belongs_before(line: str, draw: int) -> bool:
     try:
         values = json.loads(line)
-    except ValueError:  # the last line of a run that was killed
+        return values["draw"] < draw if "window" in values else values["draw"] <= draw
+    except (ValueError, TypeError, KeyError):  # the last line of a run that was killed
         return False
-    return values["draw"] < draw if "window" in values else values["draw"] <= draw

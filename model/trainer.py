@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -118,7 +119,9 @@ class Trainer:
         for step in range(first, steps + 1):
             lr = self._step(meter.waiting(batches), observers)
             report = None
-            if step in (1, steps) or step % self._config.log_every_steps == 0:
+            # Also where a checkpoint is due, so that a resumed run reports over the same stretches.
+            due = (self._config.log_every_steps, self._config.checkpoint_every_steps)
+            if step in (1, steps) or any(step % every == 0 for every in due):
                 report = self._report(step, lr, meter)
                 meter = Meter()
             after_step(step, report)
@@ -185,11 +188,11 @@ class Trainer:
 
     def _report(self, step: int, lr: float, meter: Meter) -> Report:
         skipped = self._flags.settle()
-        finite = max(meter.taken // self._micro_batches - skipped, 1)
+        finite = meter.taken // self._micro_batches - skipped
         report = Report(
             step=step,
             draw=self.position,
-            loss=self._loss_sum.item() / finite,
+            loss=self._loss_sum.item() / finite if finite else math.nan,
             lr=lr,
             grad_norm=self._grad_norm.item(),
             images_per_second=meter.taken // self._micro_batches * self._batch_size / meter.elapsed(),

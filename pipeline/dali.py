@@ -24,7 +24,7 @@ from nvidia.dali import Pipeline, fn, types
 
 from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder, trial_batch
 
-_DEPTH = 3  # batches in DALI at a time: one being decoded, one ready to follow, one being handed out
+_DEPTH = 2  # batches in DALI at a time: one being decoded, one being handed out; half a window holds two
 _HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
 
 # The decoder that can leave EXIF rotation alone was experimental at first (2.0) and is the main one now (2.4).
@@ -101,8 +101,8 @@ class DaliDecoder:
 
     def _images(self, outputs: Any) -> torch.Tensor:
         """DALI's outputs as a tensor (n, S, S, 3)."""
-        if self._device_id is not None:  # such a buffer outlives its release for as long as somebody holds it
-            return torch.from_dlpack(outputs.as_tensor())
+        if self._device_id is not None:  # a copy within the device: DALI uses the buffer again when it likes
+            return torch.from_dlpack(outputs.as_tensor()).clone()
         size = (self._image_size, self._image_size)
         images = np.empty((len(outputs), *size, 3), np.uint8)
 

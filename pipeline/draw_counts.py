@@ -27,10 +27,12 @@ class DrawCounts:
         """
         begun = math.ceil(position / plan.window_length)
         counts = np.zeros(samples, np.uint32)
-        if path.exists():
+        try:
             saved = np.load(path, allow_pickle=False)
-            if saved.shape == counts.shape and saved.dtype == counts.dtype:
+            if begun and saved.shape == counts.shape and saved.dtype == counts.dtype:
                 counts = saved
+        except (OSError, ValueError):  # none yet, or damaged: counted anew
+            pass
         counted = math.ceil(int(counts.sum(dtype=np.uint64)) / plan.window_length)
         for number in range(begun, counted):
             counts -= _bincount(plan.window(number).sample_ids, samples)

@@ -9,7 +9,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from mimcl.pipeline.index import DATASET_FORMAT
 from mimcl.pipeline.sources import Item, Source
 from mimcl.pipeline.writer import SplitWriter
 
-_OURS = re.compile(r"rejected\.jsonl|(train|val)(\.arrow|-\d{6}\.(tar|idx))|prototypes")
+_OURS = re.compile(r"rejected\.jsonl|(train|val)(\.arrow|-\d{6}\.(tar|idx))")
 _CHUNK = 32  # files a worker takes at once
 _JPEG_QUALITY = 95
 
@@ -66,7 +66,7 @@ def pack(
     splits: dict[str, Any] = {}
     changed = 0
     try:
-        with ThreadPoolExecutor(config.workers) as pool:
+        with _cancelled_on_failure(ThreadPoolExecutor(config.workers)) as pool:
             for split, items in source.splits.items():
                 with closing(SplitWriter(staging, split, config.shard_mb * 1_000_000)) as writer:
                     for item, outcome in _examined(pool, items, config, on_progress):
@@ -76,9 +76,10 @@ def pack(
                             writer.add(item.name, item.label, outcome.header, outcome.data, outcome.xxh64)
                             changed += outcome.changed
                     splits[split] = writer.finish(source.classes)
-        if not any(part["samples"] for part in splits.values()):
-            reason = f", for example {rejected[0]['path']}: {rejected[0]['reason']}" if rejected else ""
-            raise DataError(f"none of the {len(rejected)} files is a usable image{reason}")
+        for split, part in splits.items():
+            if not part["samples"]:
+                lost = [f", for example {r['path']}: {r['reason']}" for r in rejected if r["split"] == split]
+                raise DataError(f"none of the {len(lost)} files of {split} is a usable image" + "".join(lost[:1]))
         write_json_lines(staging / "rejected.jsonl", rejected)
         description = {
             "format": DATASET_FORMAT,
@@ -96,7 +97,17 @@ def pack(
         _replace(out, staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if not any(out.iterdir()):
+            out.rmdir()
     return description
+
+
+@contextmanager
+def _cancelled_on_failure(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    try:
+        yield pool
+    finally:  # nothing is left to do then, unless something failed
+        pool.shutdown(cancel_futures=True)
 
 
 def _claim(out: Path, overwrite: bool) -> Path:
@@ -105,22 +116,22 @@ def _claim(out: Path, overwrite: bool) -> Path:
         raise DataError(f"{out} is a file; give a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     staging = out / ".packing"
-    shutil.rmtree(staging, ignore_errors=True)  # of a packing that was killed
-    if any(out.iterdir()) and not overwrite:
+    if any(path != staging for path in out.iterdir()) and not overwrite:
         raise DataError(f"{out} is not empty; give another --out, or --overwrite to replace what was packed there")
+    shutil.rmtree(staging, ignore_errors=True)  # of a packing that was killed
     staging.mkdir()
     return staging
 
 
 def _replace(out: Path, staging: Path) -> None:
-    """Moves what was packed in place of an earlier packing; dataset.json, which makes it a data set, comes last."""
+    """Moves what was packed in place of an earlier packing; dataset.json, which makes it a data set, comes last.
+
+    Prototype sets stay: they know the index that they were made for.
+    """
     (out / "dataset.json").unlink(missing_ok=True)
     for path in out.iterdir():
         if _OURS.fullmatch(path.name):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            path.unlink()
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "dataset.json"):
         os.replace(path, out / path.name)
 

@@ -59,6 +59,8 @@ def image_folder(root: Path, holdout: float = 0.0) -> Source:
         roots = {split: root / split for split in ("train", "val") if split in folders}
         if others := [name for name in folders if name not in roots]:
             notes.append(f"passed over beside train/: {', '.join(map(_recordable, others))}")
+    elif "val" in folders:
+        raise DataError(f"{root} has val/ but no train/; rename val/ if it is a class, or give its own folder")
     else:
         roots = {"train": root}
     if holdout and "val" in roots:

@@ -122,6 +122,8 @@ class Stream:
         self._seed, self._batch_size, self._start = seed, batch_size, start
         self._parts = micro_batches(batch_size, micro_batch_size, rank, world_size)
         self._device = torch.device(device)
+        # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
+        self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         longest = max(stop - first for first, stop in self._parts)
         # Never more than half a window ahead; never less than the decoder needs in order to yield.
         self._ahead = max(min(prefetch, plan.window_length // (2 * longest)), decoder.lookahead + 1)
@@ -130,11 +132,17 @@ class Stream:
         """Batches in order; errors of the background thread come out here, where the batch would have."""
         free, done = threading.Semaphore(self._ahead), threading.Event()
         results: queue.SimpleQueue[Batch | Exception | None] = queue.SimpleQueue()
+        consumer = torch.cuda.current_stream(self._device) if self._side else None
 
         def produce() -> None:
             try:
-                for batch in self._batches(free, done):
-                    results.put(batch)
+                with torch.cuda.stream(self._side):  # does nothing for None
+                    for batch in self._batches(free, done):
+                        if self._side:  # this thread waits, so that the consumer need not
+                            self._side.synchronize()
+                            for tensor in (batch.images, batch.keys, batch.distances):
+                                tensor.record_stream(consumer)
+                        results.put(batch)
                 results.put(None)
             except Exception as error:
                 results.put(error)

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 # Installed anew only when the dependencies or the way of installing changed.
 wanted=$(cksum pyproject.toml)
-if [ ! -x .venv/bin/python ]; then
+if [ ! -x .venv/bin/pip ]; then
     python3 -m venv .venv
 fi
 if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then

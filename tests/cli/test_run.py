@@ -18,9 +18,8 @@ def here(tmp_path, monkeypatch):
 
 
 def saved_run(folder: Path, **values) -> None:
-    write_yaml_to = folder / "config.yaml"
     folder.mkdir(parents=True)
-    write_yaml(write_yaml_to, override(cpu_small(), values))
+    write_yaml(folder / "config.yaml", resolve(override(cpu_small(), values), 256, "reference"))
     checkpoint.save(folder / "checkpoints", 3, {}, {}, {}, 1)
 
 
@@ -50,6 +49,17 @@ def test_resume_keeps_the_runs_own_configuration(here):
     run = open_run(None, {"data.decoder": "reference"}, here / "a", resume=True)
     assert run.checkpoint == here / "a" / "checkpoints" / "00000003"
     assert (run.config.seed, run.config.curriculum.name, run.config.data.decoder) == (9, "anti", "reference")
+
+
+def test_resume_takes_the_very_same_command_again(here):
+    asked = {"optim.warmup_epochs": 40.0, "trainer.epochs": 10, "trainer.precision": "auto", "curriculum.window": None}
+    saved_run(here / "a", **asked)  # kept as one epoch of warm-up, a precision of this machine, 256 draws
+    config = open_run(None, asked, here / "a", resume=True).config
+    assert config.optim.warmup_epochs == 1
+    assert config.curriculum.window == 256
+    assert config.trainer.precision in ("bfloat16", "float32")
+    with pytest.raises(ConfigError, match="optim.warmup_epochs is 0.5"):
+        open_run(None, asked | {"optim.warmup_epochs": 0.5}, here / "a", resume=True)
 
 
 @pytest.mark.parametrize(

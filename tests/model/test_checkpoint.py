@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def test_latest_is_the_last_saved_and_old_ones_go(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000010", "00000011", "latest"]
 
 
+def test_without_the_one_that_latest_names_the_newest_left_is_taken(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    shutil.rmtree(tmp_path / "00000002")
+    assert checkpoint.latest(tmp_path) == tmp_path / "00000001"
+
+
 def test_a_step_saved_twice_is_replaced(tmp_path):
     save(tmp_path, 1)
     checkpoint.save(tmp_path, 1, {"a": torch.zeros(1)}, {}, {}, 3)
@@ -50,8 +58,9 @@ def test_a_failure_while_writing_leaves_the_earlier_one_in_force(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CheckpointError, match="00000002 cannot be written .*No space.*--resume"):
         save(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001", "latest"]
     assert checkpoint.load(checkpoint.latest(tmp_path)).meta["step"] == 1
 
 

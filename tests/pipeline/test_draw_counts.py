@@ -42,6 +42,12 @@ def test_a_file_of_another_data_set_is_not_used(plan, tmp_path):
     np.testing.assert_array_equal(DrawCounts.at(32, plan, N, path).counts, expected(plan, 1))
 
 
+def test_a_damaged_file_is_counted_anew(plan, tmp_path):
+    path = tmp_path / "draw_counts.npy"
+    path.write_bytes(b"no array")
+    np.testing.assert_array_equal(DrawCounts.at(40, plan, N, path).counts, expected(plan, 2))
+
+
 def test_coverage_and_repeats():
     counts = DrawCounts(np.zeros(4, np.uint32))
     counts.add(np.array([1, 1, 3]))

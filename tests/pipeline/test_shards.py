@@ -413,8 +413,8 @@ def test_overwrite_replaces_ours_and_leaves_the_rest(tmp_path):
         (out / name).write_text("mine")
     packed(tmp_path / "few", out, overwrite=True)
     ours = {"dataset.json", "rejected.jsonl", "train.arrow", "train-000000.tar", "train-000000.idx"}
-    assert set(contents(out)) == ours | foreign
-    assert not (out / "prototypes").exists()
+    kept = {"prototypes/default/prototypes.json"}  # of days of work perhaps; it knows which index it is of
+    assert set(contents(out)) == ours | foreign | kept
     assert ShardIndex.load(out).samples == 3
 
 
@@ -425,7 +425,6 @@ def test_overwrite_does_not_follow_links(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "prototypes").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     packed(tmp_path / "src", tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "prototypes").is_symlink()
     assert (tmp_path / "elsewhere" / "kept").read_text() == "mine"
 
 
@@ -443,7 +442,7 @@ def test_a_failure_leaves_nothing_of_this_run(tmp_path, after):
 
     with pytest.raises(KeyboardInterrupt):
         pack(image_folder(tmp_path / "src"), out, PackConfig(shard_mb=1, workers=2), on_progress=fail)
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 def test_a_failure_while_overwriting_leaves_the_old_data_set(tmp_path):
