@@ -37,18 +37,17 @@ def image_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def training_bar(step: int, steps: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar over steps above a line of figures; gives the function (step, figures) that moves it."""
+    """Gives the function (step, figures) that moves a bar above a line of figures, or prints a line where there are."""
+    if not console.is_terminal:
+        yield lambda step, figures: console.print(f"step {step}/{steps}  {figures}") if figures else None
+        return
     columns = (TextColumn("step", markup=False), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, auto_refresh=False)
+    progress, latest = Progress(*columns, auto_refresh=False), Text()
     task = progress.add_task("", total=steps, completed=step)
-    latest = Text()
+
+    def show(step: int, figures: str) -> None:
+        progress.update(task, completed=step)
+        latest.plain = figures or latest.plain
+
     with Live(Group(progress, latest), console=console, refresh_per_second=4):
-
-        def show(step: int, figures: str) -> None:
-            progress.update(task, completed=step)
-            if figures:
-                latest.plain = figures
-                if not console.is_terminal:
-                    console.print(f"step {step}/{steps}  {figures}")
-
         yield show
