@@ -57,7 +57,14 @@ def test_nothing_is_read_in_a_way_that_runs_code():
 
 
 @pytest.mark.parametrize(
-    "command", [["--help"], ["shard", "--help"], ["train", "--help"], ["prototypes", "build", "--help"]]
+    "command",
+    [
+        ["--help"],
+        ["shard", "--help"],
+        ["train", "--help"],
+        ["prototypes", "build", "--help"],
+        ["eval", "knn", "--help"],
+    ],
 )
 def test_help_loads_no_heavy_library(command):
     code = (

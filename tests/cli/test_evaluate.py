@@ -1,0 +1,181 @@
+"""`mimcl eval knn` on a run trained by the real command, on packed images; and what it says where it cannot work."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from images import write_classes, write_flat, write_train_val
+from sklearn.neighbors import KNeighborsClassifier
+
+from mimcl.cli.evaluate import KnnResult, evaluate_knn
+from mimcl.cli.extract import extract, open_decoder
+from mimcl.cli.mae_features import MaeFeatures
+from mimcl.cli.main import main
+from mimcl.model import checkpoint
+from mimcl.model.mae import ModelConfig, build
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+
+TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
+TINY = ("data.image_size=32", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1", "seed=5")
+
+
+def mimcl(monkeypatch, folder: Path, *arguments: str) -> int:
+    """Runs the command in this process, as if typed in `folder`; its exit code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["mimcl", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with packed images, train and val, in shards/ and a run of three steps on them in run/."""
+    folder = tmp_path_factory.mktemp("home")
+    write_train_val(folder / "images", TRAIN, VAL)
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        assert mimcl(patch, folder, "shard", "images") == 0
+        options = ("--recipe", "cpu_small", "--epochs", "0.6", "--decoder", "reference", "--out", "run")
+        assert mimcl(patch, folder, "train", *options, *settings) == 0
+    return folder
+
+
+def packed(monkeypatch, folder: Path, *options: str) -> Path:
+    """Packs folder/images into folder/shards."""
+    assert mimcl(monkeypatch, folder, "shard", "images", *options) == 0
+    return folder / "shards"
+
+
+def test_the_command_prints_both_encoders_and_both_numbers(home, monkeypatch, capsys):
+    assert mimcl(monkeypatch, home, "eval", "knn", "run", "--k", "5", "--decoder", "reference") == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = evaluate_knn(Path("run"), Path("shards"), k=5, decoder="reference")
+    assert "decoder reference" in lines
+    assert "16 val images of shards looked up among 40 train images, 3 classes" in lines[-5]
+    assert lines[-5].startswith("run/checkpoints/00000003: ")
+    assert lines[-4].split() == ["nn", "knn,", "k", "=", "5"]
+    for line, (name, shares) in zip(
+        lines[-3:], [("trained", found.trained), ("untrained", found.untrained)], strict=False
+    ):
+        percent = [(100 * share, 100 * math.sqrt(share * (1 - share) / 16)) for share in shares.values()]
+        assert line.split() == [name, *(word for p, e in percent for word in (f"{p:.1f}", "±", f"{e:.1f}", "%"))]
+
+
+def test_a_checkpoint_and_the_runs_own_shards_give_the_same(home, monkeypatch):
+    monkeypatch.chdir(home)
+    of_run = evaluate_knn(Path("run"), decoder="reference")
+    assert of_run == evaluate_knn(Path("run/checkpoints/00000003"), Path("shards"), decoder="reference")
+    assert (of_run.bank, of_run.queries, of_run.classes, of_run.k) == (40, 16, 3, 20)
+    assert list(of_run.trained) == list(of_run.untrained) == ["nn", "knn"]
+
+
+def test_the_numbers_are_those_of_scikit_learn_on_features_extracted_alone(home, monkeypatch):
+    monkeypatch.chdir(home)
+    train, val = ShardIndex.load(Path("shards")), ShardIndex.load(Path("shards"), "val")
+    decoder = open_decoder("reference", 32)
+    config = checkpoint.load(checkpoint.resolve(Path("run"))).meta["config"]
+    features = {}  # of both splits, by encoder
+    for name, encoder in (("trained", MaeFeatures.load(Path("run"))), ("untrained", MaeFeatures("", config, None))):
+        features[name] = [extract(index, encoder, decoder, index.split) for index in (train, val)]
+
+    def shares(of: str, k: int) -> float:
+        known, asked = features[of]
+        weights = lambda distance: np.exp((1 - distance) / 0.07)  # noqa: E731
+        return KNeighborsClassifier(k, metric="cosine", weights=weights).fit(known, train.label).score(asked, val.label)
+
+    for k in (3, 20, 40):
+        found = evaluate_knn(Path("run"), k=k, decoder="reference")
+        assert found.trained == {"nn": shares("trained", 1), "knn": shares("trained", k)}
+        assert found.untrained == {"nn": shares("untrained", 1), "knn": shares("untrained", k)}
+
+
+def test_untrained_means_the_weights_that_the_run_began_with(home):
+    saved = checkpoint.load(checkpoint.resolve(home / "run"))
+    config = saved.meta["config"]
+    assert config["seed"] == 5
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8))
+    untrained = MaeFeatures("untrained", config, None)
+    np.testing.assert_array_equal(
+        untrained(images),
+        MaeFeatures("again", config, build(ModelConfig(**config["model"]), 32, seed=5).state_dict())(images),
+    )
+    other = MaeFeatures("other seed", config | {"seed": 0}, None)
+    assert not np.array_equal(untrained(images), other(images))
+    assert not np.array_equal(untrained(images), MaeFeatures.load(home / "run")(images))
+
+
+def test_images_without_a_label_do_not_count(home, monkeypatch, tmp_path):
+    write_train_val(tmp_path / "images", TRAIN, VAL)
+    shards = packed(monkeypatch, tmp_path)
+    monkeypatch.chdir(home)
+    load = ShardIndex.load
+
+    def without_some(root: Path, split: str = "train") -> ShardIndex:
+        index = load(root, split)
+        object.__setattr__(index, "label", np.where(np.arange(index.samples) % 4, index.label, -1).astype(np.int32))
+        return index
+
+    monkeypatch.setattr(ShardIndex, "load", without_some)
+    found = evaluate_knn(Path("run"), shards, decoder="reference")
+    assert (found.bank, found.queries) == (30, 12)
+
+
+def test_without_a_val_split(home, monkeypatch, tmp_path, capfd):
+    write_classes(tmp_path / "images", {"ant": 3, "bee": 3})
+    shards = packed(monkeypatch, tmp_path)
+    capfd.readouterr()
+    assert mimcl(monkeypatch, home, "eval", "knn", "run", "--data", str(shards)) == 1
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert "has no val split" in complaint
+    assert "mimcl shard SRC --holdout 0.1" in complaint
+
+
+def test_without_labels(home, monkeypatch, tmp_path):
+    write_flat(tmp_path / "images", 8)
+    shards = packed(monkeypatch, tmp_path, "--holdout", "0.25")
+    with pytest.raises(DataError, match="the train images of .* have no labels; .*a folder for each class.*--holdout"):
+        evaluate_knn(home / "run", shards)
+
+
+def test_with_labels_in_train_only(home, monkeypatch, tmp_path):
+    write_classes(tmp_path / "images" / "train", {"ant": 3, "bee": 3})
+    write_flat(tmp_path / "images" / "val", 4)
+    shards = packed(monkeypatch, tmp_path)
+    with pytest.raises(DataError, match="the val images of .* have no labels"):
+        evaluate_knn(home / "run", shards)
+
+
+def test_with_one_class(home, monkeypatch, tmp_path):
+    write_classes(tmp_path / "images", {"ant": 8})
+    shards = packed(monkeypatch, tmp_path, "--holdout", "0.25")
+    with pytest.raises(DataError, match="are all of one class, ant; .*a folder for each class"):
+        evaluate_knn(home / "run", shards)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["eval", "knn", "nowhere"], 1, "nowhere is neither a run with a checkpoint nor a checkpoint; give runs/NAME"),
+        (["eval", "knn", "run", "--data", "images"], 1, "not a packed data set"),
+        (["eval", "knn", "run", "--k", "0"], 2, "--k"),
+        (["eval", "knn", "run", "--decoder", "magic"], 1, "there is no decoder 'magic'"),
+        (["eval", "knn"], 2, "Missing argument 'RUN_OR_CHECKPOINT'"),
+    ],
+)
+def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, code, message):
+    assert mimcl(monkeypatch, home, *arguments) == code
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert message in complaint
+
+
+def test_the_standard_error_is_that_of_a_share():
+    result = KnnResult(Path("run"), Path("shards"), 1000, 100, 10, 20, {}, {})
+    assert result.standard_error(0.5) == pytest.approx(0.05)
+    assert result.standard_error(1.0) == 0
