@@ -15,7 +15,10 @@ from mimcl.model.mae import ModelConfig, build, normalise
 
 
 class MaeFeatures:
-    """Mean-pooled patch tokens of an encoder; `tensors` None leaves it as its run began, drawn from the run's seed."""
+    """Mean-pooled patch tokens of an encoder, in the precision that its run trained in.
+
+    `tensors` None leaves the encoder as its run began, drawn from the run's seed.
+    """
 
     def __init__(self, name: str, config: Mapping, tensors: Mapping[str, Tensor] | None) -> None:
         self.name, self.fit_images = name, 0
@@ -23,7 +26,10 @@ class MaeFeatures:
         self._model = build(ModelConfig(**config["model"]), self.image_size, config["seed"]).eval()
         if tensors is not None:
             self._model.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("masker.")})
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.to(device)
+        # On a CPU that multiplies in bfloat16 this takes a third of the time that float32 takes.
+        self._autocast = torch.autocast(device, torch.bfloat16, enabled=config["trainer"]["precision"] == "bfloat16")
 
     @classmethod
     def load(cls, path: Path) -> MaeFeatures:
@@ -38,4 +44,5 @@ class MaeFeatures:
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """uint8 (B, 3, S, S) to float32 (B, width)."""
         device = self._model.cls_token.device
-        return self._model.features(normalise(images.to(device))).float().cpu().numpy()
+        with self._autocast:
+            return self._model.features(normalise(images.to(device))).float().cpu().numpy()
