@@ -93,7 +93,7 @@ def evaluate_knn(path: Path, data: Path | None = None, k: int = 20, decoder: str
         """Their features side by side, so that every image is decoded once."""
         return np.concatenate([trained(images), untrained(images)], axis=1)
 
-    opened = open_decoder(decoder, trained.image_size)
+    opened = open_decoder(decoder, trained.image_size, train, val)
     bank = np.split(extract(train, both, opened, "train"), 2, axis=1)
     queries = np.split(extract(val, both, opened, "val"), 2, axis=1)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,9 +19,10 @@ from mimcl.pipeline.stream import InOrder, Stream
 _BATCH = 64
 
 
-def open_decoder(name: str, image_size: int) -> Decoder:
-    """The named decoder for images of that side in pixels; prints which it is and why. Raises DataError."""
-    decoder, choice = make_decoder(name, image_size, _BATCH, os.cpu_count() or 1)
+def open_decoder(name: str, image_size: int, *splits: ShardIndex) -> Decoder:
+    """The named decoder for crops of that side out of the splits' images; prints which and why. Raises DataError."""
+    largest = max(split.largest for split in splits)
+    decoder, choice = make_decoder(name, image_size, _BATCH, os.cpu_count() or 1, largest)
     console.print(choice)
     return decoder
 

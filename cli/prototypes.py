@@ -107,7 +107,7 @@ def build_set(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
         raise PrototypeError(f"--k {config.k} is more than half the {index.samples} images of {data}; give fewer")
     extractor, reason = _extractor(config.features, config.seed)
     console.print(f"features: {extractor.name} ({reason})")
-    decoder = open_decoder(config.decoder, extractor.image_size)
+    decoder = open_decoder(config.decoder, extractor.image_size, index)
     if extractor.fit_images:
         extractor.fit(sample_images(index, decoder, extractor.fit_images))
     features = extract(index, extractor, decoder, "features")

@@ -113,8 +113,8 @@ def train_run(run: Run) -> None:
         )
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     parts = micro_batches(data.batch_size, data.micro_batch_size)
-    largest = max(stop - start for start, stop in parts)
-    decoder, decoder_choice = make_decoder(data.decoder, data.image_size, largest, data.decode_threads)
+    longest = max(stop - start for start, stop in parts)
+    decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, data.decode_threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name)
 
     with usage_errors():

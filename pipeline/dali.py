@@ -26,6 +26,8 @@ from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder, trial_
 
 _DEPTH = 2  # batches in DALI at a time: one being decoded, one being handed out; half a window holds two
 _HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
+# nvJPEG's memory for a pixel of an image, in bytes: what NVIDIA's examples reserve for ImageNet's largest, rounded up.
+_DEVICE_PADDING, _HOST_PADDING = 6, 4
 
 # The decoder that can leave EXIF rotation alone was experimental at first (2.0) and is the main one now (2.4).
 _is_main = "adjust_orientation" in signature(fn.decoders.image_slice).parameters
@@ -43,13 +45,14 @@ class DaliDecoder:
     """The Decoder protocol on DALI. Every call has a pipeline of its own, so a call may be abandoned at any point.
 
     `batch_size` is the most images a batch has; `threads` decode and resize on the CPU. With `gpu`, tensors are made on
-    the CUDA device that is torch's current one when the decoder is made, and stay there.
+    the CUDA device that is torch's current one when the decoder is made, and stay there; memory for images of up to
+    `largest` pixels is reserved at the start, so that it does not creep while training.
     """
 
-    def __init__(self, image_size: int, batch_size: int, threads: int, gpu: bool) -> None:
+    def __init__(self, image_size: int, batch_size: int, threads: int, largest: int, gpu: bool) -> None:
         self.name = "dali-gpu" if gpu else "dali-cpu"
         self.lookahead = _DEPTH - 1
-        self._image_size, self._batch_size, self._threads = image_size, batch_size, threads
+        self._image_size, self._batch_size, self._threads, self._largest = image_size, batch_size, threads, largest
         self._device_id = torch.cuda.current_device() if gpu else None
         self._reference = ReferenceDecoder(image_size, threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resize")
@@ -154,7 +157,11 @@ class DaliDecoder:
 
     def _pipeline(self, source: Callable[[], _Inputs]) -> Pipeline:
         gpu, side = self._device_id is not None, self._image_size
-        engine = {"device": "mixed", "hw_decoder_load": _HW_DECODER_LOAD} if gpu else {"device": "cpu"}
+        engine: dict[str, Any] = {"device": "cpu"}
+        if gpu:
+            memory = {"device_memory_padding": _DEVICE_PADDING, "host_memory_padding": _HOST_PADDING}
+            engine = {"device": "mixed", "hw_decoder_load": _HW_DECODER_LOAD}
+            engine |= {name: per_pixel * self._largest for name, per_pixel in memory.items()}
         rules = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}  # stored orientation; chroma as libjpeg
         kinds = [types.UINT8, types.INT32, types.INT32]
         pipeline = Pipeline(self._batch_size, self._threads, self._device_id, prefetch_queue_depth=_DEPTH)

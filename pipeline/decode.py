@@ -96,17 +96,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def make_decoder(name: str, image_size: int, batch_size: int, threads: int) -> tuple[Decoder, str]:
+def make_decoder(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> tuple[Decoder, str]:
     """The named backend, or for "auto" the best that decodes a trial image; and a line that says which and why.
 
-    `batch_size` is the most images a batch has. Raises DataError when the named backend does not work here.
+    `batch_size` is the most images a batch has, `largest` the most pixels that an image has before it is cropped.
+    Raises DataError when the named backend does not work here.
     """
     if name not in ("auto", *DECODERS):
         raise DataError(f"there is no decoder {name!r}; choose auto, {', '.join(DECODERS)}")
     failures = []
     for candidate in DECODERS if name == "auto" else (name,):
         try:
-            decoder = _make(candidate, image_size, batch_size, threads)
+            decoder = _make(candidate, image_size, batch_size, threads, largest)
             for _ in decoder([trial_batch(image_size)]):
                 pass
         except Exception as error:
@@ -116,14 +117,14 @@ def make_decoder(name: str, image_size: int, batch_size: int, threads: int) -> t
     raise DataError(f"no decoder works here ({'; '.join(failures)}); try --set data.decoder=reference")
 
 
-def _make(name: str, image_size: int, batch_size: int, threads: int) -> Decoder:
+def _make(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> Decoder:
     if name == "reference":
         return ReferenceDecoder(image_size, threads)
     if name == "dali-gpu" and not torch.cuda.is_available():
         raise DataError("no CUDA device")
     from mimcl.pipeline.dali import DaliDecoder
 
-    return DaliDecoder(image_size, batch_size, threads, gpu=name == "dali-gpu")
+    return DaliDecoder(image_size, batch_size, threads, largest, gpu=name == "dali-gpu")
 
 
 def trial_batch(image_size: int) -> Encoded:

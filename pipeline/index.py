@@ -67,6 +67,11 @@ class ShardIndex:
     def samples(self) -> int:
         return len(self.shard)
 
+    @property
+    def largest(self) -> int:
+        """The most pixels that an image has; packing refuses what would not fit into an int32."""
+        return int((self.width * self.height).max())
+
     def key(self, sample_id: int) -> str:
         return self._table["key"][int(sample_id)].as_py()
 

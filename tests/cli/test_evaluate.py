@@ -77,7 +77,7 @@ def test_a_checkpoint_and_the_runs_own_shards_give_the_same(home, monkeypatch):
 def test_the_numbers_are_those_of_scikit_learn_on_features_extracted_alone(home, monkeypatch):
     monkeypatch.chdir(home)
     train, val = ShardIndex.load(Path("shards")), ShardIndex.load(Path("shards"), "val")
-    decoder = open_decoder("reference", 32)
+    decoder = open_decoder("reference", 32, train, val)
     config = checkpoint.load(checkpoint.resolve(Path("run"))).meta["config"]
     features = {}  # of both splits, by encoder
     for name, encoder in (("trained", MaeFeatures.load(Path("run"))), ("untrained", MaeFeatures("", config, None))):

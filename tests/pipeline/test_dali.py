@@ -178,7 +178,7 @@ def gif(image):
 def make(name: str) -> DaliDecoder:
     if name == "dali-gpu" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return DaliDecoder(SIZE, BATCH, 2, gpu=name == "dali-gpu")
+    return DaliDecoder(SIZE, BATCH, 2, WIDTH * HEIGHT, gpu=name == "dali-gpu")
 
 
 def batch(data: list[bytes], seed: int = 0) -> Encoded:
@@ -350,6 +350,6 @@ def test_an_error_of_the_source_comes_in_its_place(refuse, good, gif):
 
 
 def test_a_failure_for_no_images_sake_is_raised(good):
-    decoder = DaliDecoder(SIZE, 2, 2, gpu=False)
+    decoder = DaliDecoder(SIZE, 2, 2, WIDTH * HEIGHT, gpu=False)
     with pytest.raises(Exception, match=r"(?i)batch"):
         list(decoder([batch(good[:3])]))  # more than it was made for

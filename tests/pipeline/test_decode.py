@@ -111,7 +111,7 @@ def test_the_error_names_the_place(place):
 
 def test_auto_takes_the_best_and_says_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    decoder, line = make_decoder("auto", SIZE, 4, 2)
+    decoder, line = make_decoder("auto", SIZE, 4, 2, SIZE**2)
     assert decoder.name == "dali-cpu"
     assert line == "decoder dali-cpu; dali-gpu: no CUDA device"
 
@@ -120,7 +120,7 @@ def test_auto_without_dali_is_the_reference(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delitem(sys.modules, "mimcl.pipeline.dali", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    decoder, line = make_decoder("auto", SIZE, 4, 2)
+    decoder, line = make_decoder("auto", SIZE, 4, 2, SIZE**2)
     assert decoder.name == "reference"
     assert line.startswith("decoder reference; dali-gpu: no CUDA device; dali-cpu: ")
     assert "nvidia.dali" in line
@@ -130,6 +130,6 @@ def test_auto_without_dali_is_the_reference(monkeypatch):
 def test_a_decoder_that_is_not_here_is_one_line(monkeypatch, name, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DataError, match=message) as caught:
-        make_decoder(name, SIZE, 4, 2)
+        make_decoder(name, SIZE, 4, 2, SIZE**2)
     assert "\n" not in str(caught.value)
     assert "reference" in str(caught.value)  # what to take instead

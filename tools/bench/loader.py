@@ -40,7 +40,7 @@ GOALS = {"torchvision": 1.8, "dali": 0.87}
 
 def weighted_stream(index: ShardIndex, draws: int, batch: int, cores: int) -> Callable[[], int]:
     """Ours: the prototype curriculum over random distances, from tau(r0) on."""
-    decoder, _ = make_decoder("dali-cpu", SIZE, batch, cores)
+    decoder, _ = make_decoder("dali-cpu", SIZE, batch, cores, index.largest)
     distances = np.random.default_rng(0).random(index.samples, np.float32)
 
     def run() -> int:

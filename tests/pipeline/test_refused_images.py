@@ -1,0 +1,113 @@
+"""Images that DALI refuses, met in the stream: every draw has the reference's pixels, its neighbours too."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from images import encoded, picture
+
+from mimcl.pipeline.augment import random_crops
+from mimcl.pipeline.decode import make_decoder
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.stream import InOrder, Stream
+
+pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+SAMPLES, BATCH, SIZE = 56, 8, 32
+# First, middle and last place of three batches in a row; sample g is draw g.
+REFUSED = [2 * BATCH, 3 * BATCH + BATCH // 2, 5 * BATCH - 1]
+MEAN, PERCENTILE_99 = 0.3, 3  # the largest differences of one crop from the reference, in grey levels
+
+
+def with_unknown_chunk(seed: int) -> bytes:
+    """A PNG with a chunk that no one knows, marked as critical: Pillow reads over it, DALI's library refuses it."""
+    png, chunk = encoded("png", seed), b"ABCD" + b"content"
+    after_header = 8 + 25
+    extra = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:after_header] + extra + png[after_header:]
+
+
+def with_broken_pixels(seed: int) -> bytes:
+    """A PNG whose header and end are right and whose pixels no one can decode."""
+    png = encoded("png", seed)
+    start = png.index(b"IDAT") + 200
+    return png[:start] + bytes(100) + png[start + 100 :]
+
+
+def packed(folder, special: dict[int, bytes]) -> ShardIndex:
+    """SAMPLES images of the real packer, those numbered in `special` with other bytes."""
+    (folder / "src").mkdir()
+    for number in range(SAMPLES):
+        jpeg = io.BytesIO()
+        picture(number, 64 + number % 5, 48 + number % 7).save(jpeg, "JPEG", quality=90)
+        (folder / "src" / f"{number:03d}.jpg").write_bytes(special.get(number, jpeg.getvalue()))
+    found = image_folder(folder / "src")
+    pack(found, folder / "out", PackConfig(), overwrite=False, on_progress=lambda count: None)
+    index = ShardIndex.load(folder / "out")
+    assert index.samples == SAMPLES
+    return index
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    return packed(tmp_path_factory.mktemp("refused"), {number: with_unknown_chunk(number) for number in REFUSED})
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    special = {number: with_unknown_chunk(number) for number in REFUSED[:2]}
+    return packed(tmp_path_factory.mktemp("broken"), special | {REFUSED[2]: with_broken_pixels(9)})
+
+
+def stream(index: ShardIndex, decoder: str, prefetch: int) -> Stream:
+    if decoder == "dali-gpu" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return Stream(
+        InOrder(index.samples),
+        index,
+        make_decoder(decoder, SIZE, BATCH, 2, index.largest)[0],
+        random_crops(3),
+        seed=3,
+        batch_size=BATCH,
+        micro_batch_size=BATCH,
+        prefetch=prefetch,
+        device="cuda" if decoder == "dali-gpu" else "cpu",
+    )
+
+
+DALI = pytest.mark.parametrize("decoder", ["dali-cpu", pytest.param("dali-gpu", marks=pytest.mark.gpu)])
+PREFETCH = pytest.mark.parametrize("prefetch", [1, 4])
+
+
+@DALI
+@PREFETCH
+def test_every_draw_has_the_references_pixels(decoder, prefetch, refused):
+    expected = torch.cat([batch.images for batch in stream(refused, "reference", prefetch)])
+    batches = list(stream(refused, decoder, prefetch))
+    np.testing.assert_array_equal(np.concatenate([batch.draws for batch in batches]), np.arange(SAMPLES))
+    images = torch.cat([batch.images for batch in batches]).cpu()
+    for draw in range(SAMPLES):
+        difference = (images[draw].float() - expected[draw].float()).abs().numpy()
+        if draw in REFUSED:
+            assert not difference.any(), f"draw {draw}"
+        else:
+            assert difference.mean() <= MEAN, f"draw {draw}"
+            assert np.percentile(difference, 99) <= PERCENTILE_99, f"draw {draw}"
+
+
+@DALI
+@PREFETCH
+def test_what_no_decoder_reads_stops_the_stream_by_name_after_every_batch_before(decoder, prefetch, broken):
+    run = iter(stream(broken, decoder, prefetch))
+    expected = iter(stream(broken, "reference", prefetch))
+    for _ in range(REFUSED[2] // BATCH):
+        difference = (next(run).images.cpu().float() - next(expected).images.float()).abs()
+        assert difference.mean() <= MEAN
+    with pytest.raises(DataError, match=rf"sample 0000000{REFUSED[2]} \(0{REFUSED[2]}.jpg\) cannot be decoded"):
+        next(run)
