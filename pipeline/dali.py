@@ -156,23 +156,31 @@ class DaliDecoder:
             del pipeline  # waits for what is being decoded; only then may the arrays go
 
     def _pipeline(self, source: Callable[[], _Inputs]) -> Pipeline:
-        gpu, side = self._device_id is not None, self._image_size
-        engine: dict[str, Any] = {"device": "cpu"}
-        if gpu:
-            memory = {"device_memory_padding": _DEVICE_PADDING, "host_memory_padding": _HOST_PADDING}
-            engine = {"device": "mixed", "hw_decoder_load": _HW_DECODER_LOAD}
-            engine |= {name: per_pixel * self._largest for name, per_pixel in memory.items()}
-        rules = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}  # stored orientation; chroma as libjpeg
-        kinds = [types.UINT8, types.INT32, types.INT32]
+        size, kinds = [self._image_size, self._image_size], [types.UINT8, types.INT32, types.INT32]
         pipeline = Pipeline(self._batch_size, self._threads, self._device_id, prefetch_queue_depth=_DEPTH)
         with pipeline:
-            data, start, shape = fn.external_source(source, num_outputs=3, dtype=kinds, ndim=1, no_copy=True)
-            decoders = fn.decoders if _is_main else fn.experimental.decoders
-            images = decoders.image_slice(data, start=start, shape=shape, **rules, **engine)
-            if gpu:
-                images = fn.resize(images, size=[side, side], interp_type=types.INTERP_CUBIC, antialias=True)
+            images = self._decode(*fn.external_source(source, num_outputs=3, dtype=kinds, ndim=1, no_copy=True))
+            if self._device_id is not None:
+                images = fn.resize(images, size=size, interp_type=types.INTERP_CUBIC, antialias=True)
             pipeline.set_outputs(images)
         return pipeline
+
+    def _decode(self, data: Any, start: Any, shape: Any) -> Any:
+        """The part of DALI's graph from encoded images and boxes to the boxes' pixels."""
+        decoders = fn.decoders if _is_main else fn.experimental.decoders
+        rules = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}  # stored orientation; chroma as libjpeg
+        if self._device_id is None:
+            return decoders.image_slice(data, start=start, shape=shape, device="cpu", **rules)
+        return decoders.image_slice(
+            data,
+            start=start,
+            shape=shape,
+            device="mixed",
+            hw_decoder_load=_HW_DECODER_LOAD,
+            device_memory_padding=_DEVICE_PADDING * self._largest,
+            host_memory_padding=_HOST_PADDING * self._largest,
+            **rules,
+        )
 
 
 def agrees_with_reference(data: NDArray[np.uint8]) -> bool:

@@ -19,6 +19,13 @@ BATCH, STEPS = 8, 6
 DRAWS = BATCH * STEPS
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
 @dataclass
 class MadeBatch:
     images: torch.Tensor
@@ -26,7 +33,7 @@ class MadeBatch:
     position: int
 
 
-def stream(micro: int = BATCH, start: int = 0):
+def stream(micro: int = BATCH, start: int = 0, device: str = "cpu"):
     """Draw g is always the same image, whatever the micro-batch."""
     for first in range(start, DRAWS, micro):
         draws = np.arange(first, first + micro)
@@ -34,18 +41,20 @@ def stream(micro: int = BATCH, start: int = 0):
         pixels = torch.from_numpy((bits >> np.uint64(56)).astype(np.uint8)).view(micro, 3, 8, 8)
         images = torch.nn.functional.interpolate(pixels.float(), 32, mode="bilinear").to(torch.uint8)
         keys = torch.from_numpy(hash64(0, draws, STREAM_MASK).view(np.int64))
-        yield MadeBatch(images, keys, (first // BATCH + 1) * BATCH)
+        yield MadeBatch(images.to(device), keys.to(device), (first // BATCH + 1) * BATCH)
 
 
-def make(micro_batches: int = 1, masker: torch.nn.Module | None = None, precision="float32", **config) -> Trainer:
+def make(
+    micro_batches: int = 1, masker: torch.nn.Module | None = None, precision="float32", device="cpu", **config
+) -> Trainer:
     model = MaskedAutoencoderViT(
         32, 8, 32, 2, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
     )
     model.initialise(torch.Generator().manual_seed(0))
     return Trainer(
-        model,
-        masker or RandomMasker(model.num_patches, 0.75),
-        TrainerConfig(epochs=STEPS, log_every_steps=2, **config),
+        model.to(device),
+        masker or RandomMasker(model.num_patches, 0.75).to(device),
+        TrainerConfig(**{"epochs": STEPS, "log_every_steps": 2, **config}),
         OptimConfig(base_lr=0.03, warmup_epochs=1),
         samples=BATCH,
         draws=DRAWS,
@@ -116,10 +125,10 @@ def test_micro_batches_give_the_same_run():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
-    unbroken = make(precision=precision)
-    run(unbroken, stream())
-    broken = make(precision=precision)
+def test_taking_up_a_saved_state_continues_bit_for_bit(precision, device):
+    unbroken = make(precision=precision, device=device)
+    run(unbroken, stream(device=device))
+    broken = make(precision=precision, device=device)
     kept = {}
 
     def keep(step, report):
@@ -127,11 +136,11 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
             kept["tensors"] = {name: tensor.clone() for name, tensor in broken.tensors().items()}
             kept["state"] = copy.deepcopy(broken.state_dict())
 
-    broken.run(stream(), (), keep)
-    again = make(precision=precision)
+    broken.run(stream(device=device), (), keep)
+    again = make(precision=precision, device=device)
     again.load(**kept)
     assert again.position == 3 * BATCH
-    run(again, stream(start=again.position))
+    run(again, stream(start=again.position, device=device))
     assert torch.equal(weights_of(again), weights_of(unbroken))
 
 
@@ -142,22 +151,22 @@ def test_bfloat16_has_a_float32_loss_near_that_of_float32():
     assert losses[0] != losses[1]
 
 
-def spoiled(steps, micro=BATCH):
+def spoiled(steps, micro=BATCH, device="cpu"):
     """The stream with infinite pixels at some steps (1, 2, ...)."""
-    for batch in stream(micro):
+    for batch in stream(micro, device=device):
         if batch.position // BATCH in steps:
             batch.images = torch.full_like(batch.images, 1).float() * torch.inf
         yield batch
 
 
-def test_a_step_without_a_finite_gradient_changes_nothing():
-    trainer = make()
+def test_a_step_without_a_finite_gradient_changes_nothing(device):
+    trainer = make(device=device)
     seen = {}
 
     def keep(step, report):
         seen[step] = weights_of(trainer).clone(), copy.deepcopy(trainer.state_dict()["optimizers"]), report
 
-    trainer.run(spoiled({3}), (), keep)
+    trainer.run(spoiled({3}, device=device), (), keep)
     assert torch.equal(seen[2][0], seen[3][0])
     for before, after in zip(seen[2][1][0]["state"].values(), seen[3][1][0]["state"].values(), strict=True):
         assert all(torch.equal(before[key], after[key]) for key in before)
@@ -182,6 +191,20 @@ def test_training_leaves_every_global_generator_alone():
     assert torch.equal(before[0], torch.get_rng_state())
     np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
     assert before[2] == random.getstate()
+
+
+@pytest.mark.gpu
+def test_between_reports_the_host_never_waits_for_the_device():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    trainer, batches = make(device="cuda", log_every_steps=10**9), list(stream(device="cuda"))
+    # The first step and the last one report; torch raises at whatever waits in the steps between.
+    modes = {1: "error", STEPS - 1: "default"}
+    try:
+        trainer.run(batches, (), lambda step, report: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.position == DRAWS
 
 
 def test_timing_a_micro_batch_changes_nothing():

@@ -219,6 +219,20 @@ def test_iterating_again_gives_the_same(index):
     assert torch.equal(torch.cat(first), torch.cat(second))
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_a_batch_that_was_dropped_keeps_its_pixels_for_the_work_that_waits(index, whole):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    sums = {name: [] for name in ("images", "keys", "distances")}
+    for batch in make_stream(index, prefetch=2, device="cuda"):
+        torch.cuda._sleep(20_000_000)  # some 10 ms: the next batches are made before the sums below are
+        for name, into in sums.items():
+            into.append(getattr(batch, name).double().reshape(len(batch.draws), -1).sum(dim=1))
+    for name, into in sums.items():
+        expected = whole[name].astype(np.float64).reshape(DRAWS, -1).sum(axis=1)
+        np.testing.assert_allclose(torch.cat(into).cpu().numpy(), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("start", [BATCH, 2 * BATCH, 5 * BATCH, DRAWS])
 def test_it_goes_on_from_any_batch(index, whole, start):
     if start == DRAWS:
