@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mimcl.cli.demo import demo
 from mimcl.cli.evaluate import evaluate
 from mimcl.cli.prototypes import prototypes
 from mimcl.cli.shard import shard
@@ -25,6 +26,7 @@ app.command()(shard)
 app.add_typer(prototypes, name="prototypes")
 app.command()(train)
 app.add_typer(evaluate, name="eval")
+app.command()(demo)
 
 
 def _show_version(wanted: bool) -> None:

@@ -20,14 +20,14 @@ prototypes = typer.Typer(no_args_is_help=True, help="Prototype sets: how typical
 class BuildConfig:
     """How to build a set; `k` None chooses it, `decoder` as in training."""
 
-    features: str
-    k: int | None
-    name: str
-    seed: int
-    min_cluster: int
-    singletons: Literal["far", "near"]
-    decoder: str
-    overwrite: bool
+    features: str = "auto"
+    k: int | None = None
+    name: str = "default"
+    seed: int = 0
+    min_cluster: int = 3
+    singletons: Literal["far", "near"] = "far"
+    decoder: str = "auto"
+    overwrite: bool = False
 
 
 @prototypes.callback()
@@ -44,17 +44,17 @@ def build(
             help="timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto takes DINO where the hub answers "
             "within 10 s, else sift."
         ),
-    ] = "auto",
+    ] = BuildConfig.features,
     k: Annotated[str, typer.Option(help="Number of prototypes; auto chooses by the Davies-Bouldin index.")] = "auto",
-    name: Annotated[str, typer.Option(help="Name of the set.")] = "default",
-    seed: Annotated[int, typer.Option(help="Of k-means and of what sift learns.")] = 0,
+    name: Annotated[str, typer.Option(help="Name of the set.")] = BuildConfig.name,
+    seed: Annotated[int, typer.Option(help="Of k-means and of what sift learns.")] = BuildConfig.seed,
     min_cluster: Annotated[
         int, typer.Option(min=1, help="Clusters with fewer images have no typical member: distance 1.")
-    ] = 3,
+    ] = BuildConfig.min_cluster,
     singletons: Annotated[
         str, typer.Option(help="far, or near: such clusters get distance 0, as in the paper's code.")
-    ] = "far",
-    decoder: Annotated[str, typer.Option(help="auto, dali-gpu, dali-cpu or reference.")] = "auto",
+    ] = BuildConfig.singletons,
+    decoder: Annotated[str, typer.Option(help="auto, dali-gpu, dali-cpu or reference.")] = BuildConfig.decoder,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set of the same name.")] = False,
 ) -> None:
     """Cluster the images in feature space and store each one's distance to its prototype."""

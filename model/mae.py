@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -214,6 +215,13 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     b, c, h, w = images.shape
     p = patch_size
     return images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
+
+
+def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
+    """The inverse of patchify for square images: (B, L, p * p * 3) to (B, 3, H, H)."""
+    b, count, p = len(patches), patches.shape[1], patch_size
+    side = math.isqrt(count)
+    return patches.reshape(b, side, side, p, p, 3).permute(0, 5, 1, 3, 2, 4).reshape(b, 3, side * p, side * p)
 
 
 def sin_cos_positions(width: int, side: int) -> Tensor:

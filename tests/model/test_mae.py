@@ -18,6 +18,7 @@ from mimcl.model.mae import (
     patchify,
     reconstruction_loss,
     sin_cos_positions,
+    unpatchify,
 )
 
 
@@ -159,6 +160,11 @@ def test_patchify_keeps_every_pixel_where_it_belongs():
     assert patches.shape == (2, 6, 12)
     # Patch 4 is row 1, column 1 of the grid; its value 7 is pixel (0, 1) inside, two colours in ... channel 1.
     assert patches[1, 4, 2 * 3 - 2] == images[1, 1, 2, 3]
+
+
+def test_unpatchify_undoes_patchify():
+    images = torch.arange(2 * 3 * 6 * 6).view(2, 3, 6, 6).float()
+    assert torch.equal(unpatchify(patchify(images, 2), 2), images)
 
 
 def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone():
