@@ -96,7 +96,7 @@ def show(out: Path, result: KnnResult, seconds: float) -> None:
         ("shards/", "the same, packed; prototypes/default/gallery.png shows the clusters"),
         ("run/", f"configuration, metrics, checkpoints; curves: tensorboard --logdir {out / 'run'}"),
     ):
-        console.print(f"  {out / name!s:22}{content}")
+        console.print(f"  {out / name!s:20}  {content}")
     console.print("\nnext, with images of your own")
     for command in ("shard YOUR_IMAGES/", "prototypes build", "train --curriculum proto --temp-schedule cosine"):
         console.print(f"  mimcl {command}")

@@ -33,7 +33,7 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
         for axis in axes:
             axis.set_axis_off()
         shown = [*zip(axes[:_IMAGES], near, strict=False), *zip(axes[_IMAGES + 1 :], far, strict=False)]
-        images = images_of(index, np.array([sample_id for _, sample_id in shown]), _PIXELS).permute(0, 2, 3, 1)
+        images = images_of(index, np.array([sample_id for _, sample_id in shown]), _PIXELS).permute(0, 2, 3, 1).numpy()
         for (axis, sample_id), image in zip(shown, images, strict=True):
             axis.imshow(image)
             axis.set_title(f"{found.distance[sample_id]:.2f}", fontsize=7, pad=1)

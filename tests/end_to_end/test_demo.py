@@ -11,7 +11,7 @@ from PIL import Image
 from mimcl.cli.demo import DemoConfig, run_demo, show
 from mimcl.pipeline.files import DataError
 
-SMALL = DemoConfig(train=240, val=120, epochs=0.5)
+SMALL = DemoConfig(train=240, val=120, epochs=3)
 
 
 @pytest.fixture(scope="module")
