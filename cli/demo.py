@@ -38,8 +38,10 @@ def demo(
 
 def run_demo(out: Path, config: DemoConfig) -> KnnResult:
     """Makes out/{images,shards,run,demo.png} and returns the evaluation. Raises what its parts raise."""
+    import numpy as np
+
     from mimcl.cli.console import console
-    from mimcl.cli.demo_images import write_images
+    from mimcl.cli.demo_images import untypicality, write_images
     from mimcl.cli.demo_picture import draw_picture
     from mimcl.cli.evaluate import evaluate_knn
     from mimcl.cli.prototypes import BuildConfig, build_set
@@ -63,6 +65,12 @@ def run_demo(out: Path, config: DemoConfig) -> KnnResult:
     pack_folder(out / "images", shards, PackConfig(), holdout=0.0, overwrite=False)
     announce(f"mimcl prototypes build --data {shards} --features sift")
     _, found = build_set(shards, BuildConfig(features="sift", seed=config.seed))
+    train, val = ShardIndex.load(shards), ShardIndex.load(shards, "val")
+    drawn = [untypicality(train.path(sample_id)) for sample_id in range(train.samples)]
+    agreement = np.corrcoef(drawn, found.distance)[0, 1]
+    console.print(
+        f"correlation of the distances with the untypicality that the images were drawn with: {agreement:.2f}"
+    )
     settings = "".join(f" --set {key}={value:g}" for key, value in _SETTINGS.items())
     announce(f"mimcl train --recipe cpu_small --curriculum proto --data {shards} --epochs {config.epochs:g}{settings}")
     values = {
@@ -76,7 +84,7 @@ def run_demo(out: Path, config: DemoConfig) -> KnnResult:
     train_run(run)
     announce(f"mimcl eval knn {run.folder}")
     result = evaluate_knn(run.folder)
-    draw_picture(out / "demo.png", run.folder, ShardIndex.load(shards), ShardIndex.load(shards, "val"), found)
+    draw_picture(out / "demo.png", run.folder, train, val, found)
     return result
 
 

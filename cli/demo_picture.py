@@ -13,10 +13,11 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from mimcl.cli.gallery import cluster_ends, images_of, spread_clusters
+from mimcl.cli.mae_features import restore
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint
-from mimcl.model.mae import ModelConfig, build, normalise, patchify, unpatchify
+from mimcl.model.mae import normalise, patchify, unpatchify
 from mimcl.pipeline.augment import STREAM_MASK, hash64, random_crops
 from mimcl.pipeline.files import atomic_file
 from mimcl.pipeline.index import ShardIndex
@@ -73,9 +74,7 @@ def _reconstructions(figure: SubFigure, run: Path, index: ShardIndex) -> None:
     saved = checkpoint.load(checkpoint.resolve(run))
     config = saved.meta["config"]
     side, patch, seed = config["data"]["image_size"], config["model"]["patch_size"], config["seed"]
-    model = build(ModelConfig(**config["model"]), side, seed).eval()
-    model.load_state_dict({n: t for n, t in saved.tensors.items() if not n.startswith("masker.")})
-
+    model = restore(config, saved.tensors)
     ids = np.linspace(0, index.samples - 1, _SHOWN).astype(np.int64)
     crops = images_of(index, ids, side, random_crops(seed))
     keys = torch.from_numpy(hash64(seed, np.arange(len(ids)), STREAM_MASK).view(np.int64))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.model import checkpoint
-from mimcl.model.mae import ModelConfig, build, normalise
+from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build, normalise
 
 
 class MaeFeatures:
@@ -23,9 +23,7 @@ class MaeFeatures:
     def __init__(self, name: str, config: Mapping, tensors: Mapping[str, Tensor] | None) -> None:
         self.name, self.fit_images = name, 0
         self.image_size = config["data"]["image_size"]
-        self._model = build(ModelConfig(**config["model"]), self.image_size, config["seed"]).eval()
-        if tensors is not None:
-            self._model.load_state_dict({n: t for n, t in tensors.items() if not n.startswith("masker.")})
+        self._model = restore(config, tensors)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(device)
         # On a CPU that multiplies in bfloat16 this takes a third of the time that float32 takes.
@@ -46,3 +44,11 @@ class MaeFeatures:
         device = self._model.cls_token.device
         with self._autocast:
             return self._model.features(normalise(images.to(device))).float().cpu().numpy()
+
+
+def restore(config: Mapping, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
+    """The model of a run's configuration, for evaluation: with saved weights, or (None) as the run began."""
+    model = build(ModelConfig(**config["model"]), config["data"]["image_size"], config["seed"]).eval()
+    if tensors is not None:
+        model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("masker.")})
+    return model

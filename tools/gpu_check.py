@@ -148,6 +148,8 @@ def end_to_end(bench: Bench) -> Iterator[Line]:
     """Steps over the whole stream, compiled; figures of the second half."""
     steps, reports = 2 * bench.scale.steps, []
     used = []
+    if bench.scale.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
     def after_step(step: int, report: Report | None) -> None:
         if report:
