@@ -44,6 +44,9 @@ class DrawCounts:
         """Counts one window."""
         self.counts += _bincount(sample_ids, len(self.counts))
 
+    def copy(self) -> DrawCounts:
+        return DrawCounts(self.counts.copy())
+
     @property
     def coverage(self) -> float:
         """Share of the samples drawn at least once."""

@@ -55,8 +55,11 @@ class Masker(nn.Module):
         """Per draw (B,), an objective of its own, for `own_parameters` alone."""
         return None
 
-    def after_step(self, model: nn.Module, progress: float) -> None:
-        """Called after every optimizer step, for example to move a teacher."""
+    def after_step(self, model: nn.Module, progress: float, finite: Tensor) -> None:
+        """Called after every optimizer step, for example to move a teacher.
+
+        `finite` is a bool on the device: where it is false the step was skipped, and nothing may move.
+        """
 
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters trained by the model's optimizer."""
