@@ -35,8 +35,6 @@ class DataConfig:
     micro_batch_size: int = 256
     decode_threads: int = os.cpu_count() or 1
     prefetch: int = 4  # micro-batches made ahead
-    stall_timeout: float = 600.0
-    max_bad: float = 0.001
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):
@@ -65,9 +63,6 @@ class Plan(Protocol):
     def window(self, number: int) -> Window: ...
 
 
-class BadSample: ...
-
-
 @dataclass(frozen=True)
 class Batch:
     """A rank's micro-batch of n draws, in order of their numbers."""
@@ -79,8 +74,7 @@ class Batch:
     labels: NDArray[np.int32]
     distances: torch.Tensor  # float32 (n,), on the device; NaN without prototypes
     window: Window
-    bad: tuple = ()
-    position: int = 0  # where the stream goes on once the step of this micro-batch is done
+    position: int  # where the stream goes on once the step of this micro-batch is done
 
 
 def micro_batches(batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
@@ -114,7 +108,6 @@ class Stream:
         batch_size: int,
         micro_batch_size: int,
         prefetch: int,
-        stall_timeout: float = 1,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
