@@ -29,6 +29,7 @@ _FREE = {
     "data.decode_threads",
     "data.micro_batch_size",
     "data.prefetch",
+    "data.stall_timeout",
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",
     "trainer.keep_last",

@@ -145,6 +145,7 @@ def train_run(run: Run) -> None:
         prefetch=data.prefetch,
         start=trainer.position,
         device=device,
+        stall_timeout=data.stall_timeout,
     )
     announce(run, config, plan, index, device, decoder_choice, trainer, stream)
     with training_bar(trainer.position // data.batch_size, draws // data.batch_size) as show:
