@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from damage import broken_png
 from images import encoded, picture
 
 from mimcl.pipeline.augment import random_crops
@@ -34,13 +35,6 @@ def with_unknown_chunk(seed: int) -> bytes:
     return png[:after_header] + extra + png[after_header:]
 
 
-def with_broken_pixels(seed: int) -> bytes:
-    """A PNG whose header and end are right and whose pixels no one can decode."""
-    png = encoded("png", seed)
-    start = png.index(b"IDAT") + 200
-    return png[:start] + bytes(100) + png[start + 100 :]
-
-
 def packed(folder, special: dict[int, bytes]) -> ShardIndex:
     """SAMPLES images of the real packer, those numbered in `special` with other bytes."""
     (folder / "src").mkdir()
@@ -63,7 +57,7 @@ def refused(tmp_path_factory):
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
     special = {number: with_unknown_chunk(number) for number in REFUSED[:2]}
-    return packed(tmp_path_factory.mktemp("broken"), special | {REFUSED[2]: with_broken_pixels(9)})
+    return packed(tmp_path_factory.mktemp("broken"), special | {REFUSED[2]: broken_png(9)})
 
 
 def stream(index: ShardIndex, decoder: str, prefetch: int) -> Stream:
