@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.pipeline.files import atomic_file
-from mimcl.pipeline.stream import Plan
+from mimcl.pipeline.plan import Plan
 
 
 class DrawCounts:
