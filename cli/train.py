@@ -37,7 +37,7 @@ def train(
         float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
     ] = None,
     resampling: Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")] = None,
-    masking: Annotated[str | None, typer.Option(help="random. (default: random)")] = None,
+    masking: Annotated[str | None, typer.Option(help="random, block or grid. (default: random)")] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
     ] = None,
@@ -88,7 +88,7 @@ def train_run(run: Run) -> None:
     from mimcl.cli.console import training_bar
     from mimcl.cli.record import Recorder
     from mimcl.cli.run import draws_of, fingerprints, load_distances, resolve, take_up
-    from mimcl.curriculum.masking.random import RandomMasker
+    from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
@@ -119,7 +119,7 @@ def train_run(run: Run) -> None:
 
     with usage_errors():
         model = build(config.model, data.image_size, config.seed).to(device)
-        masker = RandomMasker(model.num_patches, config.masking.mask_ratio).to(device)
+        masker = make_masker(config.masking, model.num_patches).to(device)
     trainer = Trainer(
         model,
         masker,
