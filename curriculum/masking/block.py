@@ -17,7 +17,7 @@ from mimcl.curriculum.masking.random import uniforms
 
 _BLOCKS = 24  # candidates for an image: at ratio 0.75 of 14 x 14 they leave half a patch missing on average
 _LEAST = 16  # patches in a block
-_LONGEST = 1 / 0.3  # height over width, or width over height
+_ASPECT = 1 / 0.3  # of the longest block: height over width, or width over height
 _SHAPES = 32  # of each size: one half flat, the other tall
 
 
@@ -56,9 +56,10 @@ class BlockMasker(Masker):
 
 def _shapes(size: int, side: int) -> list[tuple[int, int]]:
     """Heights and widths of blocks of `size` patches or few more that fit the grid, evenly spaced in their log."""
-    limit = math.log(min(_LONGEST, side * side / size)) / 2
+    longest = min(side, int(math.sqrt(size * _ASPECT)))
+    limit = math.log(longest * longest / size) / 2
     steps = [(2 * step + 1) / _SHAPES for step in range(_SHAPES // 2)]
-    shorter = [max(round(math.sqrt(size) * math.exp(-limit * step)), math.ceil(size / side)) for step in steps]
+    shorter = [max(round(math.sqrt(size) * math.exp(-limit * step)), math.ceil(size / longest)) for step in steps]
     flat = [(short, math.ceil(size / short)) for short in shorter]
     return flat + [(high, wide) for wide, high in flat]
 
