@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mimcl.curriculum.masking.masker import Mask, Masker, keep_lowest, kept_patches
 from mimcl.curriculum.masking.random import uniforms
 
-_BLOCKS = 24  # candidates for an image: at ratio 0.75 of 14 x 14 they leave half a patch missing on average
+_BLOCKS = 24  # candidates for an image: at ratio 0.75 of 14 x 14 they leave 0.2 patches missing on average
 _LEAST = 16  # patches in a block
 _ASPECT = 1 / 0.3  # of the longest block: height over width, or width over height
 _SHAPES = 32  # of each size: one half flat, the other tall

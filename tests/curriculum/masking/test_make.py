@@ -82,12 +82,17 @@ def test_a_ratio_out_of_range_is_refused(ratio):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("side", "ratio"), [(14, 0.75), (7, 0.6), (16, 0.9)])
-def test_masks_are_the_same_on_the_gpu(name, side, ratio):
+def test_masks_are_the_same_on_the_gpu_and_made_without_waiting_for_it(name, side, ratio):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     masker = make_masker(MaskingConfig(name, ratio), side * side)
     on_host = masker.propose(torch.empty(0), keys_of(4096), torch.nn.Identity(), 0.0)
-    on_gpu = masker.cuda().propose(torch.empty(0), keys_of(4096).cuda(), torch.nn.Identity(), 0.0)
+    masker, keys = masker.cuda(), keys_of(4096).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_gpu = masker.propose(torch.empty(0), keys, torch.nn.Identity(), 0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert on_gpu.mask.is_cuda
     for host, gpu in zip(on_host, on_gpu, strict=True):
         assert torch.equal(host, gpu.cpu())
