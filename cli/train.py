@@ -41,7 +41,7 @@ def train(
         float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
     ] = None,
     resampling: Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")] = None,
-    masking: Annotated[str | None, typer.Option(help="random. (default: random)")] = None,
+    masking: Annotated[str | None, typer.Option(help="random, block or grid. (default: random)")] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
     ] = None,
@@ -126,7 +126,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, take_up
     from mimcl.cli.stop import StopSignals
     from mimcl.cli.watch import Watch
-    from mimcl.curriculum.masking.random import RandomMasker
+    from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
     from mimcl.model.distributed import World, barrier, connected
     from mimcl.model.mae import build
@@ -164,7 +164,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
 
     with usage_errors():
         model = build(config.model, data.image_size, config.seed).to(device)
-        masker = RandomMasker(model.num_patches, config.masking.mask_ratio).to(device)
+        masker = make_masker(config.masking, model.num_patches).to(device)
     marks = fingerprints(index, distances)
     with ExitStack() as until_done:
         if is_first:
