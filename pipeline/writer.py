@@ -11,7 +11,7 @@ import xxhash
 
 from mimcl.pipeline.examine import Header
 from mimcl.pipeline.files import DataError, atomic_file
-from mimcl.pipeline.index import write_index
+from mimcl.pipeline.index import file_digest, write_index
 
 IDX_VERSION = "v1.2"  # of DALI's wds2idx
 _BLOCK = 512  # of a tar
@@ -47,8 +47,14 @@ class SplitWriter:
         """Ends the last shard and writes the index; returns the split's part of dataset.json."""
         if self._shard:
             self._finish_shard()
-        fingerprint = write_index(self._folder / f"{self._split}.arrow", self._rows)
-        return {"samples": len(self._rows), "fingerprint": fingerprint, "classes": classes, "shards": self._shards}
+        path = self._folder / f"{self._split}.arrow"
+        return {
+            "samples": len(self._rows),
+            "fingerprint": write_index(path, self._rows),
+            "index_xxh128": file_digest(path),
+            "classes": classes,
+            "shards": self._shards,
+        }
 
     def close(self) -> None:
         """Lets go of a shard that a failure left unfinished."""
