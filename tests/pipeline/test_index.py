@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
+from damage import edit_dataset, seal_index
 from images import write_flat
 from PIL import Image
 
@@ -32,25 +33,6 @@ def refused(root, split="train") -> str:
         ShardIndex.load(root, split)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def edit(root, **changes):
-    """Changes what dataset.json says of train."""
-    description = json.loads((root / "dataset.json").read_text())
-    description["splits"]["train"] |= changes
-    (root / "dataset.json").write_text(json.dumps(description))
-
-
-def seal(root, **changes):
-    """Writes the train index anew with other columns, as one who knows its checksums would."""
-    with pa.ipc.open_file(str(root / "train.arrow")) as file:
-        batch = file.get_batch(0)
-    for name, column in changes.items():
-        place = batch.schema.get_field_index(name)
-        batch = batch.set_column(place, batch.schema.field(name), pa.array(column, batch.schema.field(name).type))
-    with pa.ipc.new_file(str(root / "train.arrow"), batch.schema) as writer:
-        writer.write_batch(batch)
-    edit(root, index_xxh128=file_digest(root / "train.arrow"))
 
 
 @pytest.fixture
@@ -172,7 +154,7 @@ def test_dataset_json_nested_beyond_reason(copy):
     ],
 )
 def test_dataset_json_with_impossible_values(copy, changes, message):
-    edit(copy, **changes)
+    edit_dataset(copy, **changes)
     assert message in refused(copy)
     with pytest.raises(DataError):  # whichever split is asked for
         ShardIndex.load(copy, "val")
@@ -195,7 +177,7 @@ def test_dataset_json_with_impossible_values(copy, changes, message):
 )
 def test_a_shard_has_the_name_that_packing_gives(copy, name):
     shards = read_dataset(copy)["splits"]["train"]["shards"]
-    edit(copy, shards=[shards[0] | {"name": name}, *shards[1:]])
+    edit_dataset(copy, shards=[shards[0] | {"name": name}, *shards[1:]])
     assert "a shard called" in refused(copy)
 
 
@@ -267,7 +249,7 @@ def test_every_damage_to_the_index_is_found(copy):
         (copy / "train.arrow").write_bytes(whole[:start] + flipped + whole[start + 1 :])
         assert "not the index that dataset.json describes" in refused(copy)
     (copy / "train.arrow").write_bytes(whole[:-10] + bytes(10))
-    edit(copy, index_xxh128=file_digest(copy / "train.arrow"))
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
     assert "train.arrow cannot be read" in refused(copy)
 
 
@@ -299,8 +281,8 @@ def test_rows_that_were_never_packed(copy, column, value, message):
     assert len(values) == index.samples
     values[-1] = value
     if column == "width":
-        seal(copy, height=[*index.height[:-1].tolist(), 2**31 - 1])
-    seal(copy, **{column: values})
+        seal_index(copy, height=[*index.height[:-1].tolist(), 2**31 - 1])
+    seal_index(copy, **{column: values})
     said = refused(copy)
     assert f"index damaged or hostile ({message if value is None else f'row {index.samples - 1} {message}'}" in said
     assert said.endswith("pack again with `mimcl shard`")
@@ -312,7 +294,7 @@ def test_texts_that_point_outside_the_index(copy):
     place = content.index(offsets) + 8 * 20
     content[place : place + 8] = struct.pack("<q", 2**40)
     (copy / "train.arrow").write_bytes(content)
-    edit(copy, index_xxh128=file_digest(copy / "train.arrow"))
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
     assert "train.arrow cannot be read" in refused(copy)
 
 
@@ -321,14 +303,14 @@ def test_a_table_of_another_format(copy):
     table = pa.table({"key": ["a"]}).replace_schema_metadata({"fingerprint": fingerprint})
     with pa.ipc.new_file(str(copy / "train.arrow"), table.schema) as writer:
         writer.write_table(table)
-    edit(copy, index_xxh128=file_digest(copy / "train.arrow"))
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
     assert "not an index of this program's format" in refused(copy)
 
 
 def test_the_index_of_another_data_set(copy, tmp_path):
     shutil.copy(copy / "val.arrow", copy / "train.arrow")
     assert "not the index that dataset.json describes" in refused(copy)
-    edit(copy, index_xxh128=file_digest(copy / "train.arrow"))
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
     assert "not the index that dataset.json describes" in refused(copy)
     write_flat(tmp_path / "src", 40, seed=9)  # as many samples
     pack(image_folder(tmp_path / "src"), tmp_path / "out", PackConfig(), on_progress=lambda count: None)
