@@ -180,7 +180,8 @@ def read_dataset(root: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({error!r}); {_AGAIN}") from None
+        reason = f"{type(error).__name__}: {error}"  # the repr of some errors holds all that was read
+        raise DataError(f"{path} cannot be read ({reason:.200}); {_AGAIN}") from None
     if kind != DATASET_FORMAT:
         raise DataError(
             f"{path} has format {kind!r:.80}, this program reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
