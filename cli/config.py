@@ -21,8 +21,11 @@ from mimcl.curriculum.sampler import CurriculumConfig
 from mimcl.model.mae import ModelConfig
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import TrainerConfig
-from mimcl.pipeline.files import atomic_file
+from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.stream import DataConfig
+
+_LONGEST = 1 << 16  # bytes of a configuration file
+_DEEPEST = 4  # sections, a list
 
 
 class ConfigError(typer.TyperException):
@@ -89,7 +92,11 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The dotted keys of a configuration file. Raises ConfigError."""
     try:
-        tree = _yaml(path.read_text(), str(path))
+        with open_regular(path) as file:
+            text = file.read(_LONGEST + 1).decode()
+        if len(text) > _LONGEST:
+            raise ConfigError(f"{path} is not a configuration: it has more than {_LONGEST:,} characters")
+        tree = _yaml(text, str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(tree, dict):
@@ -118,8 +125,14 @@ def write_yaml(path: Path, config: Config) -> None:
 
 def _yaml(text: str, where: str) -> Any:
     try:
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            # Ten lines of aliases stand for more values than memory holds; nesting takes time by its square.
+            if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+                raise ConfigError(f"{where} is not plain YAML: it has aliases or is nested deeply; write plain values")
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where} is not plain YAML: {error}") from None
 
 

@@ -13,6 +13,7 @@ from mimcl.cli.evaluate import evaluate
 from mimcl.cli.prototypes import prototypes
 from mimcl.cli.shard import shard
 from mimcl.cli.train import train
+from mimcl.cli.verify import verify
 
 _INTERRUPTED = 130
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     epilog="In order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
 )
 app.command()(shard)
+app.command()(verify)
 app.add_typer(prototypes, name="prototypes")
 app.command()(train)
 app.add_typer(evaluate, name="eval")

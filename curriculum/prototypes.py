@@ -207,8 +207,12 @@ class PrototypeSet:
                 raise ValueError("the arrays are not those that were written")
             centroids = np.load(folder / "centroids.npy", mmap_mode="r", allow_pickle=False)
             table = pa.ipc.open_file(pa.memory_map(str(folder / "train.arrow"))).get_batch(0)
+            table.validate()  # the extent of each column: Arrow trusts what it reads
             columns = {name: table[name].to_numpy(zero_copy_only=True) for name in _COLUMNS}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            _check_arrays(**columns, centroids=centroids)
+        except PrototypeError:
+            raise
+        except Exception as error:  # whatever the libraries raise about files that they did not write
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PrototypeError(f"{folder} is damaged ({reason}): {advice}") from error
         return cls(**columns, centroids=centroids, info=info)
@@ -258,7 +262,20 @@ def _chunks(count: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
+def _check_arrays(cluster: NDArray, raw_distance: NDArray, distance: NDArray, centroids: NDArray) -> None:
+    """Raises ValueError for arrays that `build_prototypes` never makes."""
+    kinds = [(array.dtype, array.ndim) for array in (cluster, raw_distance, distance, centroids)]
+    if kinds != [(np.int32, 1), (np.float32, 1), (np.float32, 1), (np.float32, 2)]:
+        raise ValueError("the arrays are of other kinds than those of a prototype set")
+    if not ((cluster >= 0) & (cluster < len(centroids))).all():
+        raise ValueError("a cluster is none of the centroids'")
+    if not ((distance >= 0) & (distance <= 1)).all():  # false for NaN as well
+        raise ValueError("a distance is not from 0 to 1")
+
+
 def _digest(path: Path) -> str:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path.name} is missing or no regular file")
     with pa.memory_map(str(path)) as file:
         return xxhash.xxh128_hexdigest(file.read_buffer())
 

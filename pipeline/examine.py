@@ -35,7 +35,7 @@ class Header:
     height: int
 
 
-def examine(data: bytes, decode: bool = False) -> Header:
+def examine(data: bytes | memoryview, decode: bool = False) -> Header:
     """Checks header, dimensions and the format's own end; with `decode`, decodes every pixel as well.
 
     EXIF rotation is not applied. Raises NotUsable with the reason.
@@ -78,7 +78,7 @@ def extension_of(data: bytes | memoryview) -> str | None:
     return None
 
 
-def _jpeg_is_complete(data: bytes) -> bool:
+def _jpeg_is_complete(data: bytes | memoryview) -> bool:
     # Segments are skipped by their length, so that the end marker of an embedded thumbnail does not count.
     position = 2
     while found := _MARKER.search(data, position):
@@ -92,7 +92,7 @@ def _jpeg_is_complete(data: bytes) -> bool:
     return False
 
 
-def _png_is_complete(data: bytes) -> bool:
+def _png_is_complete(data: bytes | memoryview) -> bool:
     position = 8
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -102,7 +102,7 @@ def _png_is_complete(data: bytes) -> bool:
     return False
 
 
-def _webp_is_complete(data: bytes) -> bool:
+def _webp_is_complete(data: bytes | memoryview) -> bool:
     return struct.unpack_from("<I", data, 4)[0] + 8 <= len(data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,16 @@ from typing import Any, BinaryIO
 
 class DataError(Exception):
     """Something about images, shards or indices that the user has to mend; one line that says what and how."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens for reading. Raises OSError, also for what would block or never end: a pipe, a device, a folder."""
+    # Opening a pipe waits for a writer unless it is told not to; for regular files the flag means nothing.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{path.name} is not a regular file")
+    return file
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import xxhash
 
 from mimcl.pipeline.examine import Header
 from mimcl.pipeline.files import DataError, atomic_file
-from mimcl.pipeline.index import write_index
+from mimcl.pipeline.index import file_digest, write_index
 
 IDX_VERSION = "v1.2"  # of DALI's wds2idx
-_BLOCK = 512  # of a tar
+BLOCK = 512  # of a tar
 
 
 class SplitWriter:
@@ -32,10 +32,8 @@ class SplitWriter:
         if number >= 10**9:
             raise DataError(f"{self._split} has more than 10^9 images; pack it as several data sets")
         key = f"{number:09d}"
-        members = [(f"{key}.{header.extension}", data)]
-        if label >= 0:
-            members.append((f"{key}.cls", str(label).encode()))
-        records = [_tar_record(member, content) for member, content in members]
+        members = members_of(key, header.extension, label, data)
+        records = [tar_header(member, len(it)) + it + bytes(padding(len(it))) for member, it in members]
         if self._shard and self._shard.offset + sum(map(len, records)) > self._shard_bytes:
             self._finish_shard()
         if not self._shard:
@@ -47,8 +45,14 @@ class SplitWriter:
         """Ends the last shard and writes the index; returns the split's part of dataset.json."""
         if self._shard:
             self._finish_shard()
-        fingerprint = write_index(self._folder / f"{self._split}.arrow", self._rows)
-        return {"samples": len(self._rows), "fingerprint": fingerprint, "classes": classes, "shards": self._shards}
+        path = self._folder / f"{self._split}.arrow"
+        return {
+            "samples": len(self._rows),
+            "fingerprint": write_index(path, self._rows),
+            "index_xxh128": file_digest(path),
+            "classes": classes,
+            "shards": self._shards,
+        }
 
     def close(self) -> None:
         """Lets go of a shard that a failure left unfinished."""
@@ -72,22 +76,20 @@ class _Shard:
 
     def append(self, members: list[tuple[str, bytes]], records: list[bytes]) -> int:
         """Appends one sample's members; returns the offset of the first one's data."""
-        first = self.offset + _BLOCK
-        places = []
-        for (name, data), record in zip(members, records, strict=True):
-            places.append(f"{name.split('.')[1]} {self.offset + _BLOCK} {len(data)} {name}")
+        first = self.offset + BLOCK
+        self._idx.append(idx_line(first, [(name, len(data)) for name, data in members]))
+        for record in records:
             self._write(record)
-        self._idx.append(" ".join(places))
         return first
 
     def finish(self) -> dict[str, Any]:
         """Ends the tar and writes its .idx; returns the shard's entry in dataset.json."""
-        self._write(bytes(-(self.offset + 2 * _BLOCK) % tarfile.RECORDSIZE + 2 * _BLOCK))
+        self._write(bytes(end_of_archive(self.offset)))
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
         with atomic_file(self._path.with_suffix(".idx")) as file:
-            file.write("\n".join([f"{IDX_VERSION} {len(self._idx)}", *self._idx, ""]).encode())
+            file.write(idx_text(self._idx))
         digest = self._hash.hexdigest()
         return {"name": self._path.name, "bytes": self.offset, "samples": len(self._idx), "xxh128": digest}
 
@@ -97,7 +99,38 @@ class _Shard:
         self.offset += len(data)
 
 
-def _tar_record(name: str, data: bytes) -> bytes:
+def members_of(key: str, extension: str, label: int, data: bytes | memoryview) -> list[tuple[str, bytes | memoryview]]:
+    """Names and contents of a sample's members, in order."""
+    label_member = [(f"{key}.cls", str(label).encode())] if label >= 0 else []
+    return [(f"{key}.{extension}", data), *label_member]
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The 512 bytes in front of a member's content."""
     info = tarfile.TarInfo(name)  # time 0, owner 0, no names: nothing of this machine gets into the bytes
-    info.size = len(data)
-    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % _BLOCK)
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def padding(size: int) -> int:
+    """Bytes from the end of a member's content to the next header."""
+    return -size % BLOCK
+
+
+def end_of_archive(offset: int) -> int:
+    """Zero bytes that end a tar whose members end at `offset`: two blocks, and up to a whole record."""
+    return 2 * BLOCK + -(offset + 2 * BLOCK) % tarfile.RECORDSIZE
+
+
+def idx_line(offset: int, members: list[tuple[str, int]]) -> str:
+    """DALI's line for a sample whose first content lies at `offset`, of the names and sizes of its members."""
+    places = []
+    for name, size in members:
+        places.append(f"{name.split('.')[1]} {offset} {size} {name}")
+        offset += size + padding(size) + BLOCK
+    return " ".join(places)
+
+
+def idx_text(lines: list[str]) -> bytes:
+    """The content of an .idx file."""
+    return "\n".join([f"{IDX_VERSION} {len(lines)}", *lines, ""]).encode()

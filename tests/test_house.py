@@ -61,6 +61,7 @@ def test_nothing_is_read_in_a_way_that_runs_code():
     [
         ["--help"],
         ["shard", "--help"],
+        ["verify", "--help"],
         ["train", "--help"],
         ["prototypes", "build", "--help"],
         ["eval", "knn", "--help"],

@@ -1,5 +1,6 @@
 """Prototypes: each step against its formula, the build on images of known typicality, and what is stored on disk."""
 
+import io
 import json
 import os
 import shutil
@@ -275,6 +276,44 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def replaced(folder, name, content):
+    """Puts other bytes in place of an array, with the digest that belongs to them."""
+    (folder / name).write_bytes(content)
+    digests = json.loads((folder / "prototypes.json").read_text())["xxh128"]
+    edit(folder, xxh128=digests | {name: prototypes._digest(folder / name)})
+
+
+def other_column(folder, name, change, kind=None):
+    with pa.ipc.open_file(str(folder / "train.arrow")) as file:
+        batch = file.get_batch(0)
+    column = batch[name].to_numpy().copy()
+    place = batch.schema.get_field_index(name)
+    batch = batch.set_column(place, name, pa.array(change(column), kind))
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    replaced(folder, "train.arrow", sink.getvalue())
+
+
+def last(value):
+    def change(column):
+        column[-1] = value
+        return column
+
+    return change
+
+
+def npy(array, **options):
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+def pipe(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+
+
 REFUSED = {
     "missing": (shutil.rmtree, "no prototypes in"),
     "json missing": (lambda folder: (folder / "prototypes.json").unlink(), "no prototypes in"),
@@ -288,6 +327,20 @@ REFUSED = {
     "arrow missing": (lambda folder: (folder / "train.arrow").unlink(), "is damaged"),
     "arrow bit": (lambda folder: flip_byte(folder / "train.arrow"), "is damaged"),
     "centroids bit": (lambda folder: flip_byte(folder / "centroids.npy"), "is damaged"),
+    "json nested": (lambda folder: (folder / "prototypes.json").write_text("[" * 200_000), "is damaged"),
+    "json a pipe": (lambda folder: pipe(folder, "prototypes.json"), "no prototypes in"),
+    "arrow a pipe": (lambda folder: pipe(folder, "train.arrow"), "train.arrow is missing or no regular file"),
+    "far": (lambda folder: other_column(folder, "distance", last(1.5)), "not from 0 to 1"),
+    "near": (lambda folder: other_column(folder, "distance", last(-0.1)), "not from 0 to 1"),
+    "nan": (lambda folder: other_column(folder, "distance", last(np.nan)), "not from 0 to 1"),
+    "no such cluster": (lambda folder: other_column(folder, "cluster", last(6)), "none of the centroids"),
+    "no cluster": (lambda folder: other_column(folder, "cluster", last(-1)), "none of the centroids"),
+    "double": (lambda folder: other_column(folder, "distance", np.float64), "of other kinds"),
+    "text": (lambda folder: other_column(folder, "distance", lambda d: d.astype(str).tolist()), "is damaged"),
+    "objects": (lambda folder: replaced(folder, "centroids.npy", npy(np.array([[None]]))), "is damaged"),
+    "one axis": (lambda folder: replaced(folder, "centroids.npy", npy(np.zeros(6, np.float32))), "of other kinds"),
+    "a zip": (lambda folder: replaced(folder, "centroids.npy", b"PK\x05\x06" + bytes(18)), "is damaged"),
+    "arrow none": (lambda folder: replaced(folder, "train.arrow", b"ARROW1" + bytes(100)), "is damaged"),
 }
 
 

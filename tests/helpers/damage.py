@@ -1,46 +1,82 @@
-"""Ways in which a sample of a packed data set becomes bad; all of them real files."""
+"""Changes to a packed data set, as accidents make them or, sealed with new checksums, as one who means harm would."""
 
 from __future__ import annotations
 
-import errno
-from dataclasses import replace
+import json
+import struct
+import zlib
 from pathlib import Path
 
-from images import encoded
+import pyarrow as pa
+import xxhash
 
-from mimcl.pipeline.index import ShardIndex
-
-_FAILS = Path("/sys/class/net/lo/speed")  # a regular file of 4,096 bytes; reading it is an error
-
-
-def broken_png(seed: int) -> bytes:
-    """Header and end are right, the pixels are no one's to decode; so it can be packed."""
-    png = encoded("png", seed)
-    start = png.index(b"IDAT") + 200
-    return png[:start] + bytes(100) + png[start + 100 :]
+from mimcl.pipeline.examine import extension_of
+from mimcl.pipeline.index import ShardIndex, file_digest
+from mimcl.pipeline.writer import tar_header
 
 
-def flip_byte(index: ShardIndex, sample_id: int, place: int = 100) -> None:
-    """Changes a byte of the sample on the disk."""
-    with open(index.root / index.shards[index.shard[sample_id]]["name"], "r+b") as file:
-        file.seek(int(index.offset[sample_id]) + place)
-        byte = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
+def flip(path: Path, place: int) -> None:
+    """Changes one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
-def reading_can_fail() -> bool:
-    """Whether this system has the file that `unreadable` needs."""
-    try:
-        _FAILS.read_bytes()
-    except OSError as error:
-        return error.errno == errno.EINVAL
-    return False
+def edit_dataset(root: Path, split: str = "train", **changes: object) -> None:
+    """Changes what dataset.json says of a split."""
+    description = json.loads((root / "dataset.json").read_text())
+    description["splits"][split] |= changes
+    (root / "dataset.json").write_text(json.dumps(description))
 
 
-def unreadable(index: ShardIndex, sample_id: int) -> ShardIndex:
-    """`index` with the sample in a file that the system opens and does not read."""
-    columns = {name: getattr(index, name).copy() for name in ("shard", "offset", "nbytes")}
-    columns["shard"][sample_id], columns["offset"][sample_id] = len(index.shards), 512
-    columns["nbytes"][sample_id] = 1000
-    return replace(index, shards=[*index.shards, {"name": str(_FAILS), "bytes": _FAILS.stat().st_size}], **columns)
+def seal_index(root: Path, split: str = "train", **columns: list) -> None:
+    """Puts other columns into an index, with the checksum of the file that comes of it; the fingerprint stays."""
+    path = root / f"{split}.arrow"
+    with pa.ipc.open_file(str(path)) as file:
+        batch = file.get_batch(0)
+    for name, column in columns.items():
+        place, field = batch.schema.get_field_index(name), batch.schema.field(name)
+        batch = batch.set_column(place, field, pa.array(column, field.type))
+    with pa.ipc.new_file(str(path), batch.schema) as writer:
+        writer.write_batch(batch)
+    edit_dataset(root, split, index_xxh128=file_digest(path))
+
+
+def seal_rows(root: Path, row: int, split: str = "train", **values: object) -> None:
+    """Changes one row of an index as `seal_index` does."""
+    index = ShardIndex.load(root, split)
+    columns = {name: index.keys() if name == "key" else getattr(index, name).tolist() for name in values}
+    for name, value in values.items():
+        columns[name][row] = value
+    seal_index(root, split, **columns)
+
+
+def seal_shard(root: Path, content: bytes, number: int = 0, split: str = "train") -> None:
+    """Replaces a shard, with the size and checksum that belong to it."""
+    shards = json.loads((root / "dataset.json").read_text())["splits"][split]["shards"]
+    (root / shards[number]["name"]).write_bytes(content)
+    shards[number] |= {"bytes": len(content), "xxh128": xxhash.xxh128_hexdigest(content)}
+    edit_dataset(root, split, shards=shards)
+
+
+def seal_image(root: Path, row: int, data: bytes, width: int, height: int) -> None:
+    """Puts other bytes in the place of an image that is no smaller, with an index and a name that fit them."""
+    index = ShardIndex.load(root)
+    offset, nbytes = int(index.offset[row]), int(index.nbytes[row])
+    assert len(data) <= nbytes
+    data += bytes(nbytes - len(data))
+    content = bytearray((root / index.shards[0]["name"]).read_bytes())
+    content[offset : offset + nbytes] = data
+    content[offset - 512 : offset] = tar_header(f"{row:09d}.{extension_of(data) or 'jpg'}", nbytes)
+    seal_shard(root, bytes(content))
+    seal_rows(root, row, xxh64=xxhash.xxh64_intdigest(data), width=width, height=height)
+
+
+def hollow_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that promises any size and has no pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")

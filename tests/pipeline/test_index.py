@@ -1,20 +1,22 @@
 """The index says what is in the shards; what is not that index is refused in one line."""
 
-import contextlib
 import json
+import os
 import shutil
 import struct
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
+from damage import edit_dataset, seal_index
 from images import write_flat
 from PIL import Image
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import ShardIndex, write_index
+from mimcl.pipeline.index import ShardIndex, file_digest, read_dataset, write_index
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources import image_folder
 
@@ -132,6 +134,90 @@ def test_dataset_json_that_is_none(copy, text):
     assert "dataset.json cannot be read" in refused(copy)
 
 
+def test_dataset_json_nested_beyond_reason(copy):
+    (copy / "dataset.json").write_text("[" * 200_000)
+    assert "dataset.json cannot be read" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": -1}, "no whole number"),
+        ({"samples": 40.0}, "no whole number"),
+        ({"samples": True}, "no whole number"),
+        ({"samples": 39}, "do not add up"),
+        ({"fingerprint": 7}, "no text"),
+        ({"classes": [1, 2]}, "no text"),
+        ({"shards": {}}, "do not add up"),
+        ({"shards": [{"name": "train-000000.tar", "bytes": -5, "samples": 40, "xxh128": ""}]}, "no whole number"),
+        ({"shards": [{"name": "train-000000.tar", "bytes": 2**63, "samples": 40, "xxh128": ""}]}, "no whole number"),
+    ],
+)
+def test_dataset_json_with_impossible_values(copy, changes, message):
+    edit_dataset(copy, **changes)
+    assert message in refused(copy)
+    with pytest.raises(DataError):  # whichever split is asked for
+        ShardIndex.load(copy, "val")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../train-000000.tar",
+        "/etc/passwd",
+        "train-000000.tar\n",
+        "train-00000٠.tar",  # a digit, though not an ASCII one
+        "train-000001.tar",
+        "val-000000.tar",
+        "pipe:touch x",
+        "s3://bucket/train-000000.tar",
+        "",
+        None,
+    ],
+)
+def test_a_shard_has_the_name_that_packing_gives(copy, name):
+    shards = read_dataset(copy)["splits"]["train"]["shards"]
+    edit_dataset(copy, shards=[shards[0] | {"name": name}, *shards[1:]])
+    assert "a shard called" in refused(copy)
+
+
+def test_splits_are_train_and_val(copy):
+    description = json.loads((copy / "dataset.json").read_text())
+    description["splits"]["../x"] = description["splits"].pop("val")
+    (copy / "dataset.json").write_text(json.dumps(description))
+    assert "a split called '../x'" in refused(copy)
+
+
+def test_a_data_set_packed_before_indices_had_checksums(copy):
+    description = json.loads((copy / "dataset.json").read_text())
+    del description["splits"]["train"]["index_xxh128"]
+    (copy / "dataset.json").write_text(json.dumps(description))
+    message = refused(copy)
+    assert "earlier mimcl" in message
+    assert "pack again with `mimcl shard`" in message
+
+
+@pytest.mark.parametrize("root", ["pipe:cat x", "pipe:/bin/cat", "PIPE:cat", "pipe:cat http://x | sh"])
+def test_pipes_are_refused(root):
+    message = refused(Path(root))
+    assert "pipe: is refused: it would run a command" in message
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/x", "https://host/x", "gs://x", "hf://datasets/x", "file:///tmp/x"])
+def test_other_schemes_are_not_supported_yet(root):
+    assert f"{root.partition('//')[0]} is not supported yet" in refused(Path(root))
+
+
+def test_what_is_no_regular_file_is_not_waited_for(copy):
+    for name in ("train.arrow", "dataset.json"):
+        (copy / name).unlink()
+        os.mkfifo(copy / name)
+        assert f"{name} is not a regular file" in refused(copy)
+        (copy / name).unlink()
+        (copy / name).symlink_to("/dev/zero")
+        assert f"{name} is not a regular file" in refused(copy)
+
+
 @pytest.mark.parametrize("key", ["samples", "fingerprint", "classes", "shards"])
 def test_dataset_json_with_something_missing(copy, key):
     description = json.loads((copy / "dataset.json").read_text())
@@ -153,17 +239,63 @@ def test_missing_index(copy):
     assert "train.arrow cannot be read" in refused(copy)
 
 
-def test_damaged_index(copy):
+def test_every_damage_to_the_index_is_found(copy):
     whole = (copy / "train.arrow").read_bytes()
     for size in [*range(0, 16), *range(16, len(whole), 97), *range(len(whole) - 16, len(whole))]:
         (copy / "train.arrow").write_bytes(whole[:size])
         assert "train.arrow" in refused(copy)
     for start in range(0, len(whole), 61):
-        (copy / "train.arrow").write_bytes(whole[:start] + b"\xff" * 10 + whole[start + 10 :])
-        with contextlib.suppress(DataError):  # and nothing else; damage to the columns is found when samples are read
-            ShardIndex.load(copy)
+        flipped = bytes([whole[start] ^ 1])
+        (copy / "train.arrow").write_bytes(whole[:start] + flipped + whole[start + 1 :])
+        assert "not the index that dataset.json describes" in refused(copy)
     (copy / "train.arrow").write_bytes(whole[:-10] + bytes(10))
-    refused(copy)
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
+    assert "train.arrow cannot be read" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("shard", -1, "lies in no shard"),
+        ("shard", 1000, "lies in no shard"),
+        ("offset", 511, "does not lie inside its shard"),
+        ("offset", -(2**63), "does not lie inside its shard"),
+        ("offset", 2**63 - 1, "does not lie inside its shard"),
+        ("nbytes", 0, "does not lie inside its shard"),
+        ("nbytes", -1, "does not lie inside its shard"),
+        ("nbytes", 2**31, "does not lie inside its shard"),
+        ("nbytes", 2**63 - 1, "does not lie inside its shard"),
+        ("nbytes", 900_000, "does not lie inside its shard"),  # of the last row
+        ("width", 0, "has an impossible size"),
+        ("height", -1, "has an impossible size"),
+        ("width", 2**31 - 1, "has an impossible size"),
+        ("label", -2, "has an impossible label"),
+        ("label", 3, "has an impossible label"),
+        ("label", None, "values are missing"),
+        ("key", None, "values are missing"),
+    ],
+)
+def test_rows_that_were_never_packed(copy, column, value, message):
+    index = ShardIndex.load(copy)
+    values = index.keys() if column == "key" else getattr(index, column).tolist()
+    assert len(values) == index.samples
+    values[-1] = value
+    if column == "width":
+        seal_index(copy, height=[*index.height[:-1].tolist(), 2**31 - 1])
+    seal_index(copy, **{column: values})
+    said = refused(copy)
+    assert f"index damaged or hostile ({message if value is None else f'row {index.samples - 1} {message}'}" in said
+    assert said.endswith("pack again with `mimcl shard`")
+
+
+def test_texts_that_point_outside_the_index(copy):
+    content = bytearray((copy / "train.arrow").read_bytes())
+    offsets = np.arange(0, 9 * 41, 9, dtype="<i8").tobytes()  # of the keys
+    place = content.index(offsets) + 8 * 20
+    content[place : place + 8] = struct.pack("<q", 2**40)
+    (copy / "train.arrow").write_bytes(content)
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
+    assert "train.arrow cannot be read" in refused(copy)
 
 
 def test_a_table_of_another_format(copy):
@@ -171,11 +303,14 @@ def test_a_table_of_another_format(copy):
     table = pa.table({"key": ["a"]}).replace_schema_metadata({"fingerprint": fingerprint})
     with pa.ipc.new_file(str(copy / "train.arrow"), table.schema) as writer:
         writer.write_table(table)
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
     assert "not an index of this program's format" in refused(copy)
 
 
 def test_the_index_of_another_data_set(copy, tmp_path):
     shutil.copy(copy / "val.arrow", copy / "train.arrow")
+    assert "not the index that dataset.json describes" in refused(copy)
+    edit_dataset(copy, index_xxh128=file_digest(copy / "train.arrow"))
     assert "not the index that dataset.json describes" in refused(copy)
     write_flat(tmp_path / "src", 40, seed=9)  # as many samples
     pack(image_folder(tmp_path / "src"), tmp_path / "out", PackConfig(), on_progress=lambda count: None)

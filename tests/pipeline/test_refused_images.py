@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from damage import broken_png
+from bad_samples import broken_png
 from images import encoded, picture
 
 from mimcl.pipeline.augment import random_crops

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from damage import broken_png, flip_byte, reading_can_fail, unreadable
+from bad_samples import broken_png, flip_byte, reading_can_fail, unreadable
 from images import picture
 from streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Windows, make_stream, read_until_error
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xxhash
-from damage import flip_byte, reading_can_fail, unreadable
+from bad_samples import flip_byte, reading_can_fail, unreadable
 
 from mimcl.pipeline import store
 from mimcl.pipeline.files import DataError

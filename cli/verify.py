@@ -1,0 +1,59 @@
+"""`mimcl verify`: is a packed data set, with its prototype sets, what was written?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_SHOWN = 20  # findings
+
+
+def verify(
+    data: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")] = Path("shards"),
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and check.")] = os.cpu_count() or 1,
+) -> None:
+    """Check shards, indices and prototype sets against their checksums and each other."""
+    from mimcl.cli.console import console, image_bar
+    from mimcl.pipeline.files import DataError
+    from mimcl.pipeline.index import read_dataset
+    from mimcl.pipeline.verify import verify as verify_shards
+
+    splits = read_dataset(data)["splits"]
+    images = sum(part["samples"] for part in splits.values())
+    with image_bar("verifying", images) as advance:
+        findings = verify_shards(data, decode, workers, advance)
+    sets, set_findings = verify_sets(data, splits.get("train"))
+    findings += set_findings
+    for finding in findings[:_SHOWN]:
+        console.print(finding)
+    if len(findings) > _SHOWN:
+        console.print(f"... and {len(findings) - _SHOWN:,} more")
+    if findings:
+        raise DataError(f"{data}: {len(findings):,} findings; restore what they name, or pack again with `mimcl shard`")
+    shards = sum(len(part["shards"]) for part in splits.values())
+    beside = f" and {sets} prototype sets" if sets else ""
+    console.print(f"{images:,} images in {shards:,} shards{beside}: all checks passed")
+
+
+def verify_sets(data: Path, train: dict | None) -> tuple[int, list[str]]:
+    """How many prototype sets lie beside the shards, and what is wrong with them; `train` is of dataset.json."""
+    from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
+
+    folders = sorted(path for path in data.glob("prototypes/*") if path.is_dir() and not path.name.startswith("."))
+    findings = []
+    for folder in folders:
+        if train is None:
+            findings.append(f"{folder}: there is no train split that it could belong to")
+            continue
+        try:
+            found = PrototypeSet.load(folder, train["fingerprint"])
+        except PrototypeError as error:
+            findings.append(str(error))
+        else:
+            if len(found.distance) != train["samples"]:
+                findings.append(f"{folder}: {len(found.distance):,} distances of {train['samples']:,} samples")
+    return len(folders), findings

@@ -1,0 +1,70 @@
+"""`mimcl verify` as a process: what it prints, and how it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damage import flip
+from images import write_classes
+
+from mimcl.cli.verify import verify_sets
+from mimcl.curriculum.prototypes import build_prototypes
+from mimcl.pipeline.index import read_dataset
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources import image_folder
+
+SCRIPT = Path(sys.executable).parent / "mimcl"
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """40 images with a prototype set."""
+    write_classes(tmp_path / "src", {"ant": 25, "bee": 15})
+    out = tmp_path / "shards"
+    description = pack(image_folder(tmp_path / "src"), out, PackConfig(workers=2), on_progress=lambda count: None)
+    features = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    about = dict(features_name="pixels", features_reason="asked for")
+    fingerprint = description["splits"]["train"]["fingerprint"]
+    build_prototypes(features, 4, 0, index_fingerprint=fingerprint, **about).save(out / "prototypes" / "default")
+    return out
+
+
+def run(folder, *arguments) -> subprocess.CompletedProcess:
+    environment = os.environ | {"COLUMNS": "200"}
+    return subprocess.run(
+        [SCRIPT, "verify", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, env=environment
+    )
+
+
+def test_a_sound_set_passes_and_damage_is_listed_up_to_a_point(shards):
+    done = run(shards.parent, "--decode", "--workers", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "40 images in 1 shards and 1 prototype sets: all checks passed"
+    (shards / "train-000000.tar").write_bytes(bytes((shards / "train-000000.tar").stat().st_size))
+    flip(shards / "prototypes" / "default" / "centroids.npy", 200)
+    done = run(shards.parent, str(shards))
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "train-000000.tar: its checksum differs from that in dataset.json" in lines
+    assert "sample 000000000: its bytes do not match the index" in done.stdout
+    assert "more" in lines[-1]
+    assert len([line for line in lines if "sample 0" in line]) == 19
+    (complaint,) = done.stderr.splitlines()
+    assert complaint.startswith(f"mimcl: {shards}: ")
+    assert "findings; restore what they name, or pack again" in complaint
+
+
+def test_prototype_sets_are_checked_one_by_one(shards):
+    train = read_dataset(shards)["splits"]["train"]
+    assert verify_sets(shards, train) == (1, [])
+    flip(shards / "prototypes" / "default" / "train.arrow", 400)
+    (shards / "prototypes" / "empty").mkdir()
+    count, (first, second) = verify_sets(shards, train)
+    assert count == 2
+    assert "default is damaged" in first
+    assert "no prototypes in" in second
+    assert "was made for index" in verify_sets(shards, train | {"fingerprint": "other"})[1][0]
+    assert "no train split" in verify_sets(shards, None)[1][0]

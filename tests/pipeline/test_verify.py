@@ -1,0 +1,321 @@
+"""Every kind of damage to a packed data set is found and named; a sound one has no findings."""
+
+import os
+import shutil
+import tarfile
+
+import pytest
+from damage import edit_dataset, flip, hollow_png, seal_image, seal_index, seal_rows, seal_shard
+from images import encoded, write_train_val
+
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.verify import verify
+from mimcl.pipeline.writer import tar_header
+
+ROW = 7  # the sample that is damaged
+KEY = f"{ROW:09d}"
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """80 + 4 small images of all formats in one shard each."""
+    root = tmp_path_factory.mktemp("packed")
+    write_train_val(root / "src", {"ant": 50, "bee": 30}, {"bee": 4})
+    pack(image_folder(root / "src"), root / "out", PackConfig(workers=2), on_progress=lambda count: None)
+    return root / "out"
+
+
+@pytest.fixture
+def copy(packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def found(root, decode=False, workers=2) -> list[str]:
+    counts = []
+    findings = verify(root, decode, workers, counts.append)
+    assert sum(counts) == sum(part["samples"] for part in read_dataset(root)["splits"].values())
+    assert not any("\n" in finding for finding in findings)
+    return findings
+
+
+def tar_of(root) -> bytearray:
+    return bytearray((root / "train-000000.tar").read_bytes())
+
+
+def header_place(root, row=ROW) -> int:
+    return int(ShardIndex.load(root).offset[row]) - 512
+
+
+def put_header(root, change, row=ROW) -> None:
+    """Rewrites the header in front of a sample; `change` gets its TarInfo."""
+    content, place = tar_of(root), header_place(root, row)
+    info = tarfile.TarInfo.frombuf(bytes(content[place : place + 512]), "utf-8", "strict")
+    change(info)
+    content[place : place + 512] = info.tobuf(tarfile.USTAR_FORMAT)
+    seal_shard(root, bytes(content))
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_nothing_is_wrong_with_what_was_packed(packed, labelled, decode, workers):
+    assert found(packed, decode, workers) == []
+    assert found(labelled[1], decode, workers) == []  # several shards
+
+
+def test_without_labels_and_with_one_image(tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "one.png").write_bytes(encoded("png"))
+    pack(image_folder(tmp_path / "src"), tmp_path / "out", PackConfig(), on_progress=lambda count: None)
+    assert found(tmp_path / "out") == []
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(DataError, match=r"no dataset.json"):
+        verify(tmp_path, False, 1, lambda count: None)
+
+
+def test_a_byte_of_an_image(copy):
+    flip(copy / "train-000000.tar", header_place(copy) + 512 + 100)
+    assert found(copy) == [
+        "train-000000.tar: its checksum differs from that in dataset.json",
+        f"train-000000.tar: sample {KEY}: its bytes do not match the index",
+    ]
+
+
+def test_a_byte_of_padding_or_of_the_end(copy):
+    size = (copy / "train-000000.tar").stat().st_size
+    flip(copy / "train-000000.tar", size - 1)
+    assert found(copy) == [
+        "train-000000.tar: its checksum differs from that in dataset.json",
+        "train-000000.tar: the end of the archive is not as it is packed",
+    ]
+
+
+def test_findings_come_in_the_order_of_the_samples(copy):
+    places = [header_place(copy, row) + 600 for row in (70, 3, 66, 12)]
+    for place in places:
+        flip(copy / "train-000000.tar", place)
+    for workers in (1, 4):
+        samples = [line.split("sample ")[1][:9] for line in found(copy, workers=workers)[1:]]
+        assert samples == ["000000003", "000000012", "000000066", "000000070"]
+
+
+def gone(root):
+    (root / "train-000000.tar").unlink()
+
+
+def cut(root):
+    os.truncate(root / "train-000000.tar", 1000)
+
+
+def linked(root):
+    gone(root)
+    (root / "train-000000.tar").symlink_to("/dev/zero")
+
+
+def pipe(root):
+    gone(root)
+    os.mkfifo(root / "train-000000.tar")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (gone, "No such file or directory"),
+        (cut, "has 1,000 bytes, dataset.json says"),
+        (linked, "train-000000.tar is not a regular file"),
+        (pipe, "train-000000.tar is not a regular file"),
+    ],
+)
+def test_a_shard_that_cannot_be_read(copy, damage, message):
+    damage(copy)
+    (finding,) = found(copy)
+    assert finding.startswith(f"train-000000.tar: {message}")
+
+
+def test_a_damaged_index_leaves_the_shards_to_their_checksums(copy):
+    flip(copy / "train.arrow", 900)
+    flip(copy / "train-000000.tar", 700)
+    first, second = found(copy)
+    assert "train.arrow is not the index that dataset.json describes" in first
+    assert second == "train-000000.tar: its checksum differs from that in dataset.json"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("key", "000000099", "its keys are not the numbers of the samples"),
+        ("nbytes", None, f"sample {KEY}: its bytes do not match the index"),
+        ("xxh64", 5, f"sample {KEY}: its bytes do not match the index"),
+        ("width", 11, f"sample {KEY}: its header says "),
+        ("height", 11, f"sample {KEY}: its header says "),
+        ("label", 1, f"sample {KEY}: {KEY}.cls does not say 1, the label in the index"),
+        ("label", -1, "sample 000000008: the index does not know what lies before it, member '000000007.cls'"),
+        ("offset", None, f"sample {KEY}: the index does not know what lies before it"),
+    ],
+)
+def test_an_index_that_says_otherwise(copy, column, value, message):
+    if value is None:
+        value = int(getattr(ShardIndex.load(copy), column)[ROW]) + (1 if column == "nbytes" else 512)
+    seal_rows(copy, ROW, **{column: value})
+    findings = found(copy)
+    assert any(message in finding for finding in findings)
+    unfingerprinted = column in ("key", "nbytes", "xxh64", "label")
+    assert ("train.arrow: its fingerprint is not that of its rows" in findings) == unfingerprinted
+
+
+def test_rows_that_overlap_and_rows_out_of_order(copy):
+    index = ShardIndex.load(copy)
+    seal_rows(copy, ROW, offset=int(index.offset[ROW - 1]))
+    assert any("by the index it overlaps the one before" in finding for finding in found(copy))
+
+
+def test_shards_out_of_order(labelled, tmp_path):
+    shutil.copytree(labelled[1], tmp_path / "copy")
+    index = ShardIndex.load(tmp_path / "copy")
+    order = list(range(index.samples))[::-1]
+    columns = {name: getattr(index, name)[order].tolist() for name in ("shard", "offset", "nbytes", "label")}
+    seal_index(tmp_path / "copy", **columns)
+    assert "train.arrow: its rows are not in the order of the shards" in found(tmp_path / "copy")
+
+
+def test_the_shards_count_of_samples(labelled, tmp_path):
+    shutil.copytree(labelled[1], tmp_path / "copy")
+    shards = read_dataset(tmp_path / "copy")["splits"]["train"]["shards"]
+    shards[0]["samples"] += 1
+    shards[1]["samples"] -= 1
+    edit_dataset(tmp_path / "copy", shards=shards)
+    findings = verify(tmp_path / "copy", False, 1, lambda count: None)
+    assert [f"train-{n:06d}.tar" in finding for n, finding in enumerate(findings)] == [True, True]
+    assert all("samples by the index" in finding for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (tarfile.SYMTYPE, "is a symbolic link, not a regular file"),
+        (tarfile.LNKTYPE, "is a hard link, not a regular file"),
+        (tarfile.CHRTYPE, "is a device, not a regular file"),
+        (tarfile.BLKTYPE, "is a device, not a regular file"),
+        (tarfile.DIRTYPE, "is a folder, not a regular file"),
+        (tarfile.FIFOTYPE, "is a pipe, not a regular file"),
+        (tarfile.GNUTYPE_SPARSE, "is of an unusual kind, not a regular file"),
+    ],
+)
+def test_members_that_are_no_files(copy, kind, message):
+    def change(info):
+        info.type, info.linkname = kind, "../../etc/passwd"
+
+    put_header(copy, change)
+    (finding,) = found(copy)
+    assert finding.startswith(f"train-000000.tar: sample {KEY}: member '{KEY}")
+    assert message in finding
+
+
+@pytest.mark.parametrize("name", ["../../x.jpg", "/etc/x.jpg", f"{KEY}.tiff", f"{KEY}.JPG", "000000008.png", "a\nb"])
+def test_members_of_another_name(copy, name):
+    put_header(copy, lambda info: setattr(info, "name", name))
+    (finding,) = found(copy)
+    assert f"member {name!r} should be called {KEY}." in finding
+
+
+def test_a_name_that_disagrees_with_the_content(copy):
+    kinds = {"jpg": "png", "png": "webp", "webp": "jpg"}
+
+    def change(info):
+        info.name = f"{KEY}.{kinds[info.name[10:]]}"
+
+    put_header(copy, change)
+    (finding,) = found(copy)
+    assert "should be called" in finding
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: setattr(info, "size", 8**11 - 1), "has 8,589,934,591 bytes by its header"),
+        (lambda info: setattr(info, "size", 0), "has 0 bytes by its header"),
+        (lambda info: setattr(info, "mtime", 1), "is not as it is packed"),
+        (lambda info: setattr(info, "uname", "root"), "is not as it is packed"),
+    ],
+)
+def test_members_of_another_size_or_origin(copy, change, message):
+    put_header(copy, change)
+    (finding,) = found(copy)
+    assert message in finding
+
+
+def test_a_header_that_is_none(copy):
+    content, place = tar_of(copy), header_place(copy)
+    content[place : place + 512] = b"\xff" * 512
+    seal_shard(copy, bytes(content))
+    (finding,) = found(copy)
+    assert f"sample {KEY}: no tar member {KEY}." in finding
+
+
+def test_members_that_the_index_does_not_know(copy):
+    content = tar_of(copy)
+    index = ShardIndex.load(copy)
+    end = int(index.offset[-1] + index.nbytes[-1])
+    end += -end % 512 + 1024
+    extra = tar_header("evil.sh", 3) + b"#!x" + bytes(509)
+    seal_shard(copy, bytes(content[:end]) + extra + bytes(content[end:]))
+    (finding,) = found(copy)
+    assert finding.endswith("the index does not know what lies after the last sample, member 'evil.sh'")
+
+
+def test_a_label_in_the_tar(copy):
+    content, index = tar_of(copy), ShardIndex.load(copy)
+    place = int(index.offset[ROW] + index.nbytes[ROW])
+    place += -place % 512 + 512
+    assert content[place : place + 1] == b"0"
+    content[place] = ord("1")
+    seal_shard(copy, bytes(content))
+    assert found(copy) == [f"train-000000.tar: sample {KEY}: {KEY}.cls does not say 0, the label in the index"]
+
+
+@pytest.mark.parametrize("place", [2, 8, 40, -2])
+def test_a_byte_of_the_idx(copy, place):
+    content = bytearray((copy / "train-000000.idx").read_bytes())
+    content[place] ^= 1
+    (copy / "train-000000.idx").write_bytes(content)
+    (finding,) = found(copy)
+    assert "idx" in finding
+
+
+def test_an_idx_that_is_missing_or_never_ends(copy):
+    (copy / "train-000000.idx").unlink()
+    assert found(copy) == ["train-000000.idx: No such file or directory"]
+    (copy / "train-000000.idx").symlink_to("/dev/zero")
+    assert found(copy) == ["train-000000.idx: train-000000.idx is not a regular file"]
+
+
+def samples_of(findings):
+    return [finding for finding in findings if KEY in finding]
+
+
+def test_what_is_no_image(copy):
+    seal_image(copy, ROW, b"plain text", 40, 40)
+    assert any("it is not a JPEG, PNG or WebP image" in finding for finding in found(copy))
+
+
+def test_a_bomb_is_found_by_its_header(copy):
+    seal_image(copy, ROW, hollow_png(50_000, 50_000), 40, 40)
+    (finding,) = samples_of(found(copy, decode=True))
+    assert "more than 178,000,000 pixels" in finding
+
+
+def test_only_decoding_finds_pixels_that_are_missing(copy):
+    seal_image(copy, ROW, hollow_png(40, 40), 40, 40)
+    assert samples_of([line for line in found(copy) if ".idx" not in line]) == []
+    (finding,) = samples_of([line for line in found(copy, decode=True) if ".idx" not in line])
+    assert "does not decode" in finding
+
+
+def test_an_image_cut_short(copy):
+    seal_image(copy, ROW, encoded("baseline")[:300], 64, 48)
+    assert any("truncated" in finding for finding in found(copy))
