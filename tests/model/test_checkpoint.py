@@ -15,7 +15,7 @@ TENSORS = {"a": torch.arange(6.0).view(2, 3), "masker.b": torch.tensor(3)}
 
 def save(folder, step, keep_last=3):
     state = {"position": step * 8, "optimizers": [{"state": {0: {"step": torch.tensor(1.0)}}}]}
-    return checkpoint.save(folder, step, TENSORS, state, {"position": step * 8}, keep_last)
+    return checkpoint.save(folder, step, TENSORS, state, {"position": step * 8}, keep_last=keep_last)
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -47,7 +47,7 @@ def test_without_the_one_that_latest_names_the_newest_left_is_taken(tmp_path):
 
 def test_a_step_saved_twice_is_replaced(tmp_path):
     save(tmp_path, 1)
-    checkpoint.save(tmp_path, 1, {"a": torch.zeros(1)}, {}, {}, 3)
+    checkpoint.save(tmp_path, 1, {"a": torch.zeros(1)}, {}, {}, keep_last=3)
     assert checkpoint.load(tmp_path / "00000001").tensors.keys() == {"a"}
 
 

@@ -31,6 +31,7 @@ class MadeBatch:
     images: torch.Tensor
     keys: torch.Tensor
     position: int
+    bad: tuple = ()
 
 
 def stream(micro: int = BATCH, start: int = 0, device: str = "cpu"):
@@ -66,7 +67,7 @@ def make(
 
 def run(trainer: Trainer, batches, observers=()) -> list:
     reports = []
-    trainer.run(batches, observers, lambda step, report: reports.append((step, report)))
+    trainer.run(batches, observers, lambda step, report, outcomes: reports.append((step, report)))
     return reports
 
 
@@ -131,7 +132,7 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision, device):
     broken = make(precision=precision, device=device)
     kept = {}
 
-    def keep(step, report):
+    def keep(step, report, outcomes):
         if step == 3:
             kept["tensors"] = {name: tensor.clone() for name, tensor in broken.tensors().items()}
             kept["state"] = copy.deepcopy(broken.state_dict())
@@ -163,7 +164,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(device):
     trainer = make(device=device)
     seen = {}
 
-    def keep(step, report):
+    def keep(step, report, outcomes):
         seen[step] = weights_of(trainer).clone(), copy.deepcopy(trainer.state_dict()["optimizers"]), report
 
     trainer.run(spoiled({3}, device=device), (), keep)
@@ -184,6 +185,53 @@ def test_too_many_such_steps_in_a_row_stop_the_run():
     run(make(max_nonfinite=2), spoiled({2, 4, 6}))  # never two in a row
 
 
+def test_every_outcome_comes_once_one_step_late_and_at_once_where_a_report_or_checkpoint_is_due():
+    trainer, seen = make(checkpoint_every_steps=5, log_every_steps=100), {}
+
+    def keep(step, report, outcomes):
+        seen[step] = outcomes
+
+    trainer.run(spoiled({3}), (), keep)
+    assert {step: [o.step for o in outcomes] for step, outcomes in seen.items()} == {
+        1: [1],
+        2: [],
+        3: [2],
+        4: [3],
+        5: [4, 5],
+        6: [6],
+    }
+    outcomes = [outcome for step in seen for outcome in seen[step]]
+    assert [outcome.finite for outcome in outcomes] == [True, True, False, True, True, True]
+    assert [outcome.lr for outcome in outcomes] == [
+        learning_rate(step, STEPS, BATCH, OptimConfig(base_lr=0.03, warmup_epochs=1)) for step in range(STEPS)
+    ]
+    assert not any(outcome.stop or outcome.bad for outcome in outcomes)
+
+
+def test_bad_samples_are_counted_by_step():
+    batches = list(stream(micro=4))
+    batches[2].bad, batches[3].bad = ("one",), ("two", "three")  # both of step 2
+    seen = []
+    make(micro_batches=2).run(batches, (), lambda step, report, outcomes: seen.extend(outcomes))
+    assert [outcome.bad for outcome in seen] == [0, 3, 0, 0, 0, 0]
+
+
+def test_a_run_asked_to_stop_ends_one_step_later_and_goes_on_as_if_it_had_not():
+    unbroken = run(whole := make(log_every_steps=4), stream())
+    trainer, reports = make(log_every_steps=4), []
+    finished = trainer.run(
+        stream(), (), lambda step, report, outcomes: reports.append((step, report)), lambda: len(reports) == 1
+    )
+    assert not finished
+    assert trainer.position == 3 * BATCH  # asked in step 2, known after step 3
+    again = make(log_every_steps=4)
+    again.load({k: v.clone() for k, v in trainer.tensors().items()}, copy.deepcopy(trainer.state_dict()))
+    reports += run(again, stream(start=again.position))
+    assert torch.equal(weights_of(again), weights_of(whole))
+    # The report of step 4 is the mean over steps 2 to 4, of which the first two were before the stop.
+    assert [r.loss for _, r in reports if r] == [r.loss for _, r in unbroken if r]
+
+
 def test_training_leaves_every_global_generator_alone():
     trainer = make()
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
@@ -201,7 +249,7 @@ def test_between_reports_the_host_never_waits_for_the_device():
     # The first step and the last one report; torch raises at whatever waits in the steps between.
     modes = {1: "error", STEPS - 1: "default"}
     try:
-        trainer.run(batches, (), lambda step, report: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))
+        trainer.run(batches, (), lambda step, *_: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.position == DRAWS
@@ -237,8 +285,8 @@ class LearningMasker(Masker):
         # Reaches into the model, which this objective must not move.
         return (self.own - 2).square() + 100 * model.cls_token.square().sum().expand(len(keys))
 
-    def after_step(self, model, progress):
-        self.steps += 1
+    def after_step(self, model, progress, finite):
+        self.steps += finite
 
     def parameters_with_model(self):
         return [("beside", self.beside)]
@@ -272,3 +320,9 @@ def test_micro_batches_of_a_masker_with_its_own_objective_accumulate():
     run(whole, stream())
     run(pieces, stream(micro=4))
     assert pieces.masker.own.item() == pytest.approx(whole.masker.own.item(), rel=1e-5)
+
+
+def test_a_masker_does_not_move_in_a_step_without_a_finite_gradient():
+    trainer = make(masker=LearningMasker())
+    run(trainer, spoiled({2, 5}))
+    assert trainer.masker.steps == STEPS - 2
