@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,6 @@ import typer
 if TYPE_CHECKING:
     from mimcl.cli.run import Run
     from mimcl.model.distributed import World
-    from mimcl.model.metrics import Outcome, Report
 
 STOPPED = 75  # exit code of a run that was asked to stop, and saved: sysexits' "try again"
 
@@ -114,26 +113,22 @@ def train(
 def train_run(run: Run, world: World | None = None) -> bool:
     """Trains `run` to its end, or until it is asked to stop; returns whether the end was reached.
 
-    Everything it makes lies in its folder. Raises what its parts raise; what was trained until bad data ended the run
-    is saved.
+    Everything it makes lies in its folder. Raises what its parts raise.
     """
     import torch
 
     from mimcl.cli.announce import announce
     from mimcl.cli.config import usage_errors
-    from mimcl.cli.console import last_words, training_bar, warn
-    from mimcl.cli.record import Recorder
+    from mimcl.cli.console import warn
     from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, take_up
-    from mimcl.cli.stop import StopSignals
-    from mimcl.cli.watch import Watch
+    from mimcl.cli.supervise import Supervisor
     from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
-    from mimcl.model.distributed import World, barrier, connected
+    from mimcl.model.distributed import World, connected
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
     from mimcl.pipeline.augment import hash64, random_crops
     from mimcl.pipeline.decode import make_decoder
-    from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.stream import Stream, micro_batches
 
@@ -200,33 +195,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
                 world_size=world.size,
                 device=device,
             )
-        watch = Watch(run.folder, trainer.position, data.max_bad, is_first, warn)
-        observers, recorder = [watch], None
         if is_first:
             announce(run, config, plan, index, device, decoder_choice, trainer, stream)
-            steps = trainer.position // data.batch_size, draws // data.batch_size
-            show = until_done.enter_context(training_bar(*steps))
-            recorder = Recorder(run.folder, config, plan, trainer, marks, show, warn)
-            observers.append(until_done.enter_context(closing(recorder)))
-        signals = until_done.enter_context(StopSignals(last_words))
-
-        def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
-            signals.step_done()
-            try:
-                watch.after_step(outcomes, data.batch_size)
-            finally:
-                if recorder:
-                    recorder.after_step(step, report)
-
-        try:
-            finished = trainer.run(stream, observers, after_step, lambda: signals.requested)
-        except DataError:
-            signals.be_patient()
-            if recorder:
-                recorder.save()
-            raise
-        signals.be_patient()
-        if recorder:
-            recorder.save()
-        barrier()  # torchrun ends the others when one leaves early
-    return finished
+        with Supervisor(run, config, plan, trainer, marks, is_first) as supervisor:
+            return trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop)
