@@ -1,0 +1,151 @@
+"""A run that is killed, anywhere and often, ends with the bits of one that was left alone."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import killed
+import pytest
+import ranks
+from images import write_classes
+
+OPTIONS = """train --data shards --recipe cpu_small --curriculum proto --decoder reference --epochs 6
+    --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
+    --set model.decoder_depth=1 --set curriculum.share=0.5 --set curriculum.window=64
+    --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=3 --resume""".split()
+# 40 images: 240 draws in 15 steps; windows begin after steps 4, 8 (the uniform passes too) and 12, epochs end within
+# steps 3, 5, 8, 10, 13, passes within 11 and 13; checkpoints at 5, 10 and 15.
+STEPS = 15
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A packed data set with prototypes."""
+    folder = tmp_path_factory.mktemp("home")
+    write_classes(folder / "images", {"ant": 20, "bee": 20})
+    ranks.run(folder, "shard", "images")
+    ranks.run(folder, "prototypes", "build", "--features", "pixels", "--k", "4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(home):
+    """What a run that is left alone ends with, by world size and precision."""
+    known = {}
+
+    def result_of(size: int, precision: str) -> dict:
+        if (size, precision) not in known:
+            out = f"unbroken-{size}-{precision}"
+            ranks.run(home, *options(out, precision), size=size)
+            known[size, precision] = result(home / out)
+        return known[size, precision]
+
+    return result_of
+
+
+def options(out: str, precision: str) -> list[str]:
+    return [*OPTIONS, "--out", out, "--set", f"trainer.precision={precision}"]
+
+
+def result(run: Path) -> dict:
+    """What must not differ: weights, optimizer state, draw counts, the lines of metrics but for the clock's."""
+    newest = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    meta = json.loads((newest / "meta.json").read_text())
+    return {
+        "checkpoints": sorted(path.name for path in (run / "checkpoints").iterdir()),
+        "digests": meta["sha256"],
+        "draw_counts": (run / "draw_counts.npy").read_bytes(),
+        "lines": [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines],
+    }
+
+
+def dies(home: Path, *arguments: str, size: int = 1, rank: int = 0, at: str) -> None:
+    """Runs until the victim is dead and the others have left by themselves."""
+    processes = killed.start(home, *arguments, at=at, rank=rank, size=size)
+    for process in processes:
+        process.join(60)
+    codes = [process.exitcode for process in processes]
+    assert codes[rank] == -signal.SIGKILL, f"{at}: {codes}\n" + ranks.said(home, size)
+    assert all(code in (1, -signal.SIGKILL) for code in codes), codes
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision):
+    # Before the first checkpoint; where a window ends; where a checkpoint has just been begun; the last step.
+    out = f"steps-{size}-{precision}"
+    for number, step in enumerate((3, 4, 8, 11, STEPS)):
+        dies(home, *options(out, precision), size=size, rank=number % size, at=f"step {step}")
+    ranks.run(home, *options(out, precision), size=size)
+    assert result(home / out) == unbroken(size, precision)
+
+
+def test_killed_at_every_write_in_turn(home, unbroken):
+    """Each life gets one write further than the one before, until one gets through."""
+    lives, number = 0, 1
+    while True:
+        processes = killed.start(home, *options("writes", "float32"), at=f"write {number}")
+        processes[0].join(60)
+        if processes[0].exitcode == 0:
+            break
+        assert processes[0].exitcode == -signal.SIGKILL, ranks.said(home)
+        lives, number = lives + 1, number + 1
+        assert lives < 100
+    assert lives > 10  # a life writes configuration, metrics, draw counts, three files, a folder, a pointer
+    assert result(home / "writes") == unbroken(1, "float32")
+
+
+def test_killed_at_random_moments(home, unbroken):
+    chance = random.Random(7)
+    for _ in range(6):
+        (process,) = ranks.start(home, *options("random", "float32"))
+        time.sleep(chance.uniform(0.1, 1.5))
+        process.kill()
+        process.join()
+    ranks.run(home, *options("random", "float32"))
+    assert result(home / "random") == unbroken(1, "float32")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "meta.json"])
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home, unbroken, name):
+    out = f"damaged-{name}"
+    dies(home, *options(out, "float32"), at="step 13")
+    newest = home / out / "checkpoints" / "00000010" / name
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    ranks.run(home, *options(out, "float32"))
+    said = ranks.said(home)
+    assert said.count("checkpoints/00000010 is damaged") + said.count("checkpoints/00000010 cannot be read") >= 1
+    assert "going on at draw 80, step 5" in said
+    assert result(home / out) == unbroken(1, "float32")
+
+
+def test_all_checkpoints_damaged_is_no_fresh_start(home):
+    dies(home, *options("ruined", "float32"), at="step 13")
+    for state in (home / "ruined").glob("checkpoints/*/state.pt"):
+        state.write_bytes(b"")
+    ranks.run(home, *options("ruined", "float32"), code=1)
+    assert "no checkpoint in ruined/checkpoints is whole" in ranks.said(home)
+
+
+def test_a_finished_run_has_nothing_left_to_do(home, unbroken):
+    unbroken(1, "float32")
+    ranks.run(home, *options("unbroken-1-float32", "float32"))
+    assert result(home / "unbroken-1-float32") == unbroken(1, "float32")
+
+
+def test_two_processes_do_not_write_to_one_run(home):
+    first = ranks.start(home, *options("shared", "float32"), "--epochs", "200")
+    while not (home / "shared" / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    try:
+        second = ranks.start(home, *options("shared", "float32"), "--epochs", "200")
+        second[0].join(60)
+        assert second[0].exitcode == 2
+        assert "is being written by another process" in ranks.said(home)
+    finally:
+        first[0].kill()

@@ -1,0 +1,47 @@
+"""Training that kills itself with SIGKILL at an exact place, in a real process (see `ranks`)."""
+
+import os
+import signal
+from pathlib import Path
+
+import ranks
+
+
+def start(folder: Path, *arguments: str, at: str, rank: int = 0, size: int = 1, **environment: str) -> list:
+    """As `ranks.start`; rank `rank` dies at "step N" (its update done, nothing written) or at "write N".
+
+    A write is a flush or a renaming of a file or folder, counted from 1, of those with which a run records itself.
+    """
+    place = {"DIE_AT": at, "DIE_RANK": str(rank)}
+    return ranks.start(folder, *arguments, size=size, before=arm, **environment, **place)
+
+
+def arm() -> None:
+    """Sets the place where this process dies."""
+    kind, number = os.environ["DIE_AT"].split()
+    if os.environ["RANK"] != os.environ["DIE_RANK"]:
+        return
+    if kind == "step":
+        from mimcl.cli.supervise import Supervisor
+
+        after_step = Supervisor.after_step
+
+        def dying(self, step, report, outcomes):
+            if step == int(number):
+                os.kill(os.getpid(), signal.SIGKILL)
+            after_step(self, step, report, outcomes)
+
+        Supervisor.after_step = dying
+        return
+    left = [int(number)]
+
+    def counted(write):
+        def dying(*arguments):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return write(*arguments)
+
+        return dying
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
