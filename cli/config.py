@@ -59,13 +59,7 @@ class Config:
 
 def flatten(config: Config) -> dict[str, Any]:
     """Dotted keys to values, for example {"seed": 0, "data.root": "shards", ...}."""
-    flat: dict[str, Any] = {}
-    for key, value in dataclasses.asdict(config).items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": v for inner, v in value.items()}
-        else:
-            flat[key] = value
-    return flat
+    return nested_keys(dataclasses.asdict(config))
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
@@ -107,6 +101,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} is not a configuration: it must be sections with keys, as in a run's config.yaml")
+    return nested_keys(tree)
+
+
+def nested_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The dotted keys of a tree of sections."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

@@ -11,6 +11,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """Says something on stderr, above a bar if there is one."""
+    _errors.print(f"mimcl: {line}")
+
+
+def last_words(line: str) -> None:
+    """Says something before the process ends without cleaning up."""
+    warn(line)
+    console.show_cursor()
 
 
 class _Rate(ProgressColumn):

@@ -14,7 +14,8 @@ from mimcl.cli.console import console, image_bar
 from mimcl.pipeline.augment import central_crops
 from mimcl.pipeline.decode import Decoder, make_decoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.stream import InOrder, Stream
+from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.stream import Stream
 
 _BATCH = 64
 
@@ -52,7 +53,7 @@ def extract(
 
 def _stream(index: ShardIndex, decoder: Decoder, stride: int = 1) -> Stream:
     return Stream(
-        InOrder(index.samples, stride),
+        InOrder(np.arange(0, index.samples, stride)),
         index,
         decoder,
         central_crops,

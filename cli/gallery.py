@@ -6,6 +6,7 @@ import io
 import os
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.augment import Transform, central_crops
-from mimcl.pipeline.decode import Encoded, ReferenceDecoder
+from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.store import ShardStore
+from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.stream import Stream
 
 _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
 
@@ -68,7 +70,7 @@ def cluster_ends(found: PrototypeSet, cluster: int) -> tuple[NDArray[np.int64], 
 def images_of(
     index: ShardIndex, sample_ids: NDArray[np.int64], side: int, transform: Transform = central_crops
 ) -> Tensor:
-    """Those samples, cropped as draws 0, 1, ..., uint8 (n, 3, side, side)."""
-    boxes, flips = transform(np.arange(len(sample_ids)), index.width[sample_ids], index.height[sample_ids])
-    encoded = Encoded(ShardStore(index).read(sample_ids), boxes, flips)
-    return ReferenceDecoder(side, os.cpu_count() or 1).decode(encoded)
+    """Those samples, cropped as draws 0, 1, ..., uint8 (n, 3, side, side). Raises DataError for a bad one."""
+    decoder, size = ReferenceDecoder(side, os.cpu_count() or 1), {"batch_size": 64, "micro_batch_size": 64}
+    stream = Stream(InOrder(sample_ids), index, decoder, transform, seed=0, prefetch=1, **size)
+    return torch.cat([batch.images for batch in stream])

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mimcl.cli.config import Config, write_yaml
 from mimcl.curriculum.sampler import Plan, WindowPlan
-from mimcl.model import checkpoint
 from mimcl.model.metrics import Report, RunLog
+from mimcl.model.saver import Saver
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.stream import Batch
@@ -24,7 +24,7 @@ _QUANTILES = (0.1, 0.5, 0.9)
 
 
 class Recorder:
-    """An observer of the trainer that writes the run folder, from the trainer's position on."""
+    """An observer of the trainer, on rank 0 alone, that writes the run folder from the trainer's position on."""
 
     def __init__(
         self,
@@ -34,19 +34,28 @@ class Recorder:
         trainer: Trainer,
         fingerprints: dict[str, str | None],
         show: Callable[[int, str], None],
+        on_trouble: Callable[[str], None],
     ) -> None:
         self._folder, self._config, self._plan, self._trainer = folder, config, plan, trainer
         self._fingerprints, self._show = fingerprints, show
-        folder.mkdir(parents=True, exist_ok=True)
+        self._saver = Saver(
+            folder / "checkpoints",
+            keep_last=config.trainer.keep_last,
+            keep_every_steps=config.trainer.keep_every_steps,
+            on_trouble=on_trouble,
+        )
+        self._safe = trainer.position  # where training can go on from, whatever happens
         write_yaml(folder / "config.yaml", config)
         self._counts = DrawCounts.at(trainer.position, plan, plan.samples, folder / "draw_counts.npy")
         self._window: WindowPlan | None = None
         # A window begun before the position has been written down already.
         self._last_begun = math.ceil(trainer.position / plan.window_length) - 1
-        self._log = RunLog(folder, trainer.position)
+        self._log = RunLog(folder, trainer.position, on_trouble)
 
     def close(self) -> None:
+        """Ends the files and waits for a checkpoint that is being written."""
         self._log.close()
+        self._saver.close()
 
     def observe(self, batch: Batch, per_sample_loss: Tensor) -> None:
         """Writes down a window when its first micro-batch arrives."""
@@ -70,7 +79,7 @@ class Recorder:
         )
 
     def after_step(self, step: int, report: Report | None) -> None:
-        """Logs a report and saves a checkpoint when it is time; the last step is always saved."""
+        """Logs a report, and begins to save a checkpoint when it is time."""
         figures = ""
         if report:
             self._log.write(asdict(report) | self._difficulty())
@@ -82,27 +91,32 @@ class Recorder:
             if report.nonfinite_steps:
                 figures += f"  {report.nonfinite_steps} steps without a finite gradient skipped"
         self._show(step, figures)
-        done = self._trainer.position >= self._plan.draws
-        if done or step % self._config.trainer.checkpoint_every_steps == 0:
-            self.save(step)
+        if step % self._config.trainer.checkpoint_every_steps == 0:
+            self._save()
 
-    def save(self, step: int) -> None:
+    def save(self) -> None:
+        """Saves where training is now, unless that is saved already, and waits until it is on the disk.
+
+        Raises CheckpointError.
+        """
+        if written := self._saver.settle():
+            self._safe = written * self._config.data.batch_size
+        if self._trainer.position != self._safe:
+            self._save()
+            self._saver.finish()
+
+    def _save(self) -> None:
         """Draw counts first: they are reconciled with whatever checkpoint a resume finds."""
-        self._counts.save(self._folder / "draw_counts.npy")
+        trainer, counts = self._trainer, self._counts.copy()
         meta: dict[str, Any] = {
-            "position": self._trainer.position,
+            "position": trainer.position,
             "config": asdict(self._config),
             "fingerprints": self._fingerprints,
             "window": {"number": self._window.number, "digest": self._window.digest},
         }
-        checkpoint.save(
-            self._folder / "checkpoints",
-            step,
-            self._trainer.tensors(),
-            self._trainer.state_dict(),
-            meta,
-            self._config.trainer.keep_last,
-        )
+        step = trainer.position // self._config.data.batch_size
+        path = self._folder / "draw_counts.npy"
+        self._saver.start(step, trainer.tensors(), trainer.state_dict(), meta, lambda: counts.save(path))
 
     def _difficulty(self) -> dict[str, float]:
         return {"temperature": self._window.temperature, "effective_fraction": self._window.effective_fraction}

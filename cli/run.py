@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -15,10 +18,11 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from mimcl.cli.config import Config, ConfigError, flatten, override, read_yaml
+from mimcl.cli.config import Config, ConfigError, flatten, nested_keys, override, read_yaml
 from mimcl.cli.recipes import recipe
 from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
+from mimcl.model.distributed import agree, from_first
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.index import ShardIndex
 
@@ -29,41 +33,88 @@ _FREE = {
     "data.decode_threads",
     "data.micro_batch_size",
     "data.prefetch",
+    "data.stall_timeout",
+    "data.max_bad",
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",
     "trainer.keep_last",
+    "trainer.keep_every_steps",
     "trainer.max_nonfinite",
 }
 
 
+_DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
+
+
 @dataclass(frozen=True)
 class Run:
-    """Where a run lives, what it is, and the checkpoint it goes on from (None: the beginning)."""
+    """Where a run lives, what it is, whether it goes on from a checkpoint, and which changes of it are allowed."""
 
     folder: Path
     config: Config
-    checkpoint: Path | None
+    resumed: bool
+    allowed: frozenset[str] = frozenset()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
 
 
-def open_run(recipe_name: str | None, values: Mapping[str, Any], out: Path | None, resume: bool) -> Run:
+def open_run(
+    recipe_name: str | None,
+    values: Mapping[str, Any],
+    out: Path | None,
+    resume: bool,
+    allowed: Sequence[str] = (),
+    on_trouble: Callable[[str], None] = lambda line: None,
+) -> Run:
     """Decides folder and configuration; writes nothing.
 
-    Start-up priority: (1) with `resume`, the newest checkpoint of `out` and its config.yaml, which `values` may not
-    contradict; (2) a new run in `out`; (3) a new run in runs/RECIPE-CURRICULUM-MASKING, then -2, -3.
+    Start-up priority: (1) with `resume`, the newest whole checkpoint of `out` and the configuration that it was saved
+    with, which `values` may contradict in `allowed` fields alone; (2) with `resume`, the config.yaml of a run that was
+    killed before its first checkpoint, under the same rule; (3) a new run in `out`; (4) a new run in
+    runs/RECIPE-CURRICULUM-MASKING, then -2, -3.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("training in several processes is not built yet; start mimcl train without torchrun")
+    if unknown := set(allowed) - flatten(Config()).keys() - set(_DATA):
+        raise ConfigError(f"--allow-change {min(unknown)}: no such field; give section.key, {' or '.join(_DATA)}")
     if resume and out is None:
         raise ConfigError("--resume needs the run: mimcl train --out runs/NAME --resume")
-    found = checkpoint.latest(out / "checkpoints") if resume and out else None
-    if found:
-        return Run(out, _unchanged(out / "config.yaml", recipe_name, values), found)
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not resume:
+        raise ConfigError("torchrun started this run again; that needs --out runs/NAME --resume from the beginning")
+    if resume and checkpoint.candidates(out / "checkpoints"):
+        meta = checkpoint.newest(out / "checkpoints", checkpoint.read_meta, on_trouble)
+        saved = override(Config(), nested_keys(meta["config"]))
+        return Run(out, _unchanged(saved, out, recipe_name, values, allowed), True, frozenset(allowed))
+    if resume and (out / "config.yaml").exists():
+        saved = override(Config(), read_yaml(out / "config.yaml"))
+        return Run(out, _unchanged(saved, out, recipe_name, values, allowed), False)
     if out and out.exists() and any(out.iterdir()) and not resume:
         raise ConfigError(f"{out} exists; give another --out, or --resume to go on there")
     values = dict(values)
     name = recipe_name or values.pop("recipe", None) or "auto"
     config = override(recipe(name), values)
-    return Run(out or _free_folder(config), config, None)
+    return Run(out or _free_folder(config), config, False)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Makes the run folder, and keeps other processes from writing to it while the block lasts."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"run folder {folder} cannot be made: {error.strerror}; give another --out") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise ConfigError(f"{folder} is being written by another process; wait for it, or give another --out") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(held)
 
 
 def draws_of(config: Config, samples: int) -> int:
@@ -89,23 +140,47 @@ def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> di
     return {"index": index.fingerprint, "prototypes": of_distances}
 
 
-def take_up(trainer: Trainer, plan: Plan, path: Path, now: dict[str, str | None]) -> None:
-    """Puts `trainer` where the checkpoint was saved. Raises CheckpointError when its data or plan were others."""
-    saved = checkpoint.load(path)
+def agree_on(config: Config, fingerprints: dict[str, str | None]) -> None:
+    """Raises DistributedError unless all ranks train the same model on the same data."""
+    fixed = {key: value for key, value in flatten(config).items() if key not in _FREE}
+    agree("the configuration", xxhash.xxh64_hexdigest(json.dumps(fixed).encode()))
+    agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))
+
+
+def take_up(
+    trainer: Trainer,
+    plan: Plan,
+    run: Run,
+    now: dict[str, str | None],
+    is_first: bool,
+    on_trouble: Callable[[str], None],
+) -> None:
+    """Puts `trainer` where the newest whole checkpoint was saved; all ranks take the one that rank 0 finds.
+
+    Raises CheckpointError when it does not fit, or its data or plan were others and that is not allowed.
+    """
+    saved = checkpoint.newest(run.checkpoints, checkpoint.load, on_trouble) if is_first else None
+    step = from_first(int(saved.path.name) if saved else 0)
+    saved = saved or checkpoint.load(run.checkpoints / f"{step:08d}")
     then = saved.meta["fingerprints"]
-    for what in now:
-        if then[what] != now[what]:
+    for what in _DATA:
+        if then[what] != now[what] and what not in run.allowed:
             raise checkpoint.CheckpointError(
-                f"the {what} changed since {path} was saved (fingerprint {then[what]}, now {now[what]}); restore the "
-                "data, or start a new run"
+                f"the {what} changed since {saved.path} was saved (fingerprint {then[what]}, now {now[what]}); restore "
+                f"the data, start a new run, or give --allow-change {what}"
             )
     window = saved.meta["window"]
-    if plan.window(window["number"]).digest != window["digest"]:
+    # What was allowed to change may well change the plan.
+    if not run.allowed and plan.window(window["number"]).digest != window["digest"]:
         raise checkpoint.CheckpointError(
-            f"window {window['number']} of {path} was drawn otherwise than it is here; resume with the same versions "
-            "of mimcl and numpy on the same kind of processor"
+            f"window {window['number']} of {saved.path} was drawn otherwise than it is here; resume with the same "
+            "versions of mimcl and numpy on the same kind of processor"
         )
-    trainer.load(saved.tensors, saved.state)
+    try:
+        trainer.load(saved.tensors, saved.state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise checkpoint.CheckpointError(f"{saved.path} does not fit the model of this run: {reason[:300]}") from None
 
 
 def resolve(config: Config, window: int, decoder: str) -> Config:
@@ -133,17 +208,21 @@ def _has_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
-def _unchanged(path: Path, recipe_name: str | None, values: Mapping[str, Any]) -> Config:
-    saved = override(Config(), read_yaml(path))
+def _unchanged(
+    saved: Config, folder: Path, recipe_name: str | None, values: Mapping[str, Any], allowed: Sequence[str]
+) -> Config:
     wanted = override(saved, values)
     if recipe_name not in (None, "auto", saved.recipe):
-        raise ConfigError(f"recipe is {recipe_name} but the run in {path.parent} has {saved.recipe}; leave it out")
+        raise ConfigError(f"recipe is {recipe_name} but the run in {folder} has {saved.recipe}; leave it out")
     # What was left open, or asked for beyond what fits, is the same run if it comes to the same.
     wanted = resolve(wanted, wanted.curriculum.window or saved.curriculum.window, wanted.data.decoder)
     before, after = flatten(saved), flatten(wanted)
     for key in before:
-        if before[key] != after[key] and key not in _FREE:
-            raise ConfigError(f"{key} is {after[key]!r} but the run in {path.parent} has {before[key]!r}; leave it out")
+        if before[key] != after[key] and key not in _FREE.union(allowed):
+            raise ConfigError(
+                f"{key} is {after[key]!r} but the run in {folder} has {before[key]!r}; leave it out, or allow it with "
+                f"--allow-change {key}"
+            )
     return wanted
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,10 @@ import typer
 
 if TYPE_CHECKING:
     from mimcl.cli.run import Run
+    from mimcl.model.distributed import World
+    from mimcl.model.metrics import Outcome, Report
+
+STOPPED = 75  # exit code of a run that was asked to stop, and saved: sysexits' "try again"
 
 
 def train(
@@ -37,7 +41,7 @@ def train(
         float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
     ] = None,
     resampling: Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")] = None,
-    masking: Annotated[str | None, typer.Option(help="random. (default: random)")] = None,
+    masking: Annotated[str | None, typer.Option(help="random, block or grid. (default: random)")] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
     ] = None,
@@ -45,19 +49,40 @@ def train(
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile. (default: no)")
     ] = None,
+    max_bad: Annotated[
+        float | None, typer.Option(help="Share of the draws that may be bad samples; 10 always may. (default: 0.001)")
+    ] = None,
+    max_nonfinite: Annotated[
+        int | None, typer.Option(help="Steps in a row without a finite gradient that end the run. (default: 3)")
+    ] = None,
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds without data, or another process, that end the run. (default: 600)"),
+    ] = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="With --resume: this field may differ: section.key, index or prototypes."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it. (default: 0)")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with values, such as a run's config.yaml.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value; a run's config.yaml lists all keys.")
     ] = None,
 ) -> None:
-    """Pre-train a masked autoencoder on packed shards."""
+    """Pre-train a masked autoencoder on packed shards; under torchrun, in all its processes.
+
+    Ctrl-C or SIGTERM ends the run after the step, saved, with exit code 75; a second Ctrl-C leaves at once.
+    """
     from mimcl.cli.config import ConfigError, parse_settings, read_yaml
+    from mimcl.cli.console import warn
     from mimcl.cli.run import open_run
+    from mimcl.model.distributed import World
 
     flags = {
         "data.root": data,
         "data.decoder": decoder,
+        "data.max_bad": max_bad,
+        "data.stall_timeout": stall_timeout,
         "curriculum.name": curriculum,
         "curriculum.temp_schedule": temp_schedule,
         "curriculum.r0": r0,
@@ -67,37 +92,53 @@ def train(
         "masking.name": masking,
         "trainer.epochs": epochs,
         "trainer.compile": compile,
+        "trainer.max_nonfinite": max_nonfinite,
         "seed": seed,
     }
     values = read_yaml(config) if config else {}
     values |= {key: value for key, value in flags.items() if value is not None} | parse_settings(settings or [])
-    run = open_run(recipe, values, out, resume)
+    world = World.from_environment()
+    run = open_run(recipe, values, out, resume, allow_change or [], warn if world.rank == 0 else lambda line: None)
     chosen = run.config.curriculum
     if temperature is not None and chosen.name != "none" and chosen.temp_schedule != "constant":
         raise ConfigError("--temperature belongs to --temp-schedule constant; the other schedules find it from --r0")
-    train_run(run)
-    typer.echo(run.folder)
+    finished = train_run(run, world)
+    if world.rank == 0:
+        if not finished:
+            typer.echo(f"stopped and saved; go on with: mimcl train --out {run.folder} --resume", err=True)
+        typer.echo(run.folder)
+    if not finished:
+        raise typer.Exit(STOPPED)
 
 
-def train_run(run: Run) -> None:
-    """Trains `run` to its end; everything it makes lies in its folder."""
+def train_run(run: Run, world: World | None = None) -> bool:
+    """Trains `run` to its end, or until it is asked to stop; returns whether the end was reached.
+
+    Everything it makes lies in its folder. Raises what its parts raise; what was trained until bad data ended the run
+    is saved.
+    """
     import torch
 
     from mimcl.cli.announce import announce
     from mimcl.cli.config import usage_errors
-    from mimcl.cli.console import training_bar
+    from mimcl.cli.console import last_words, training_bar, warn
     from mimcl.cli.record import Recorder
-    from mimcl.cli.run import draws_of, fingerprints, load_distances, resolve, take_up
-    from mimcl.curriculum.masking.random import RandomMasker
+    from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, take_up
+    from mimcl.cli.stop import StopSignals
+    from mimcl.cli.watch import Watch
+    from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
+    from mimcl.model.distributed import World, barrier, connected
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
     from mimcl.pipeline.augment import hash64, random_crops
     from mimcl.pipeline.decode import make_decoder
+    from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.stream import Stream, micro_batches
 
-    config, data = run.config, run.config.data
+    config, data, world = run.config, run.config.data, world or World()
+    is_first = world.rank == 0
     index = ShardIndex.load(Path(data.root))
     distances = load_distances(config, index)
     draws = draws_of(config, index.samples)
@@ -111,43 +152,81 @@ def train_run(run: Run) -> None:
             seed=config.seed,
             hash64=hash64,
         )
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    parts = micro_batches(data.batch_size, data.micro_batch_size)
+        parts = micro_batches(data.batch_size, data.micro_batch_size, world.rank, world.size)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", world.local_rank if world.size > 1 else torch.cuda.current_device())
+        torch.cuda.set_device(device)
     longest = max(stop - start for start, stop in parts)
-    decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, data.decode_threads, index.largest)
+    threads = max(1, data.decode_threads // world.local_size)
+    decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name)
 
     with usage_errors():
         model = build(config.model, data.image_size, config.seed).to(device)
-        masker = RandomMasker(model.num_patches, config.masking.mask_ratio).to(device)
-    trainer = Trainer(
-        model,
-        masker,
-        config.trainer,
-        config.optim,
-        samples=index.samples,
-        draws=draws,
-        batch_size=data.batch_size,
-        micro_batches=len(parts),
-        precision=config.trainer.precision,
-    )
+        masker = make_masker(config.masking, model.num_patches).to(device)
     marks = fingerprints(index, distances)
-    if run.checkpoint:
-        take_up(trainer, plan, run.checkpoint, marks)
-    stream = Stream(
-        plan,
-        index,
-        decoder,
-        random_crops(config.seed),
-        seed=config.seed,
-        batch_size=data.batch_size,
-        micro_batch_size=data.micro_batch_size,
-        prefetch=data.prefetch,
-        start=trainer.position,
-        device=device,
-    )
-    announce(run, config, plan, index, device, decoder_choice, trainer, stream)
-    with training_bar(trainer.position // data.batch_size, draws // data.batch_size) as show:
-        recorder = Recorder(run.folder, config, plan, trainer, marks, show)
-        with closing(recorder):
-            trainer.run(stream, [recorder], recorder.after_step)
+    with ExitStack() as until_done:
+        if is_first:
+            until_done.enter_context(claimed(run.folder))
+        until_done.enter_context(connected(world, device, data.stall_timeout + 60))
+        agree_on(config, marks)
+        trainer = Trainer(
+            model,
+            masker,
+            config.trainer,
+            config.optim,
+            samples=index.samples,
+            draws=draws,
+            batch_size=data.batch_size,
+            micro_batches=len(parts),
+            precision=config.trainer.precision,
+        )
+        if run.resumed:
+            take_up(trainer, plan, run, marks, is_first, warn)
+        with usage_errors():
+            stream = Stream(
+                plan,
+                index,
+                decoder,
+                random_crops(config.seed),
+                seed=config.seed,
+                batch_size=data.batch_size,
+                micro_batch_size=data.micro_batch_size,
+                prefetch=data.prefetch,
+                stall_timeout=data.stall_timeout,
+                start=trainer.position,
+                rank=world.rank,
+                world_size=world.size,
+                device=device,
+            )
+        watch = Watch(run.folder, trainer.position, data.max_bad, is_first, warn)
+        observers, recorder = [watch], None
+        if is_first:
+            announce(run, config, plan, index, device, decoder_choice, trainer, stream)
+            steps = trainer.position // data.batch_size, draws // data.batch_size
+            show = until_done.enter_context(training_bar(*steps))
+            recorder = Recorder(run.folder, config, plan, trainer, marks, show, warn)
+            observers.append(until_done.enter_context(closing(recorder)))
+        signals = until_done.enter_context(StopSignals(last_words))
+
+        def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
+            signals.step_done()
+            try:
+                watch.after_step(outcomes, data.batch_size)
+            finally:
+                if recorder:
+                    recorder.after_step(step, report)
+
+        try:
+            finished = trainer.run(stream, observers, after_step, lambda: signals.requested)
+        except DataError:
+            signals.be_patient()
+            if recorder:
+                recorder.save()
+            raise
+        signals.be_patient()
+        if recorder:
+            recorder.save()
+        barrier()  # torchrun ends the others when one leaves early
+    return finished

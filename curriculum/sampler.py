@@ -23,6 +23,7 @@ STREAM_BLOCK = 17  # systematic: the order of the images in a block
 STREAM_COMB = 18  # systematic: the offset of a block's first comb
 STREAM_ORDER = 19  # systematic: the order of a window's draws
 STREAM_PASS = 20  # uniform: the order of the images in a pass
+STREAM_SUBSTITUTE = 32  # plus the retry, 0 to 15: a number in [0, 1) for each draw whose sample is bad
 
 _CHUNK = 1 << 16  # images worked on at once: 512 KB of weights
 
@@ -82,9 +83,12 @@ class Plan:
 
     `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none"), `draws` the
     run's length T, `hash64(seed, numbers, stream)` the source of randomness. Attributes: `samples`, `draws`,
-    `window_length` (W, in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum). Raises
-    ValueError for distances that the curriculum cannot use and for a window that is no multiple of `batch_size`.
+    `window_length` (W, in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `retries`
+    (how many substitutes a draw has). Raises ValueError for distances that the curriculum cannot use and for a window
+    that is no multiple of `batch_size`.
     """
+
+    retries = 16
 
     def __init__(
         self,
@@ -122,36 +126,53 @@ class Plan:
 
     def window(self, number: int) -> WindowPlan:
         """The plan of draws [number W, (number + 1) W), cut at T; IndexError outside [0, windows)."""
-        if not 0 <= number < self.windows:
-            raise IndexError(f"window {number} of a plan with windows 0 to {self.windows - 1}")
+        tau = self._temperature(number)
         first = number * self.window_length
         count = min(self.window_length, self.draws - first)
-        tau, fraction = math.inf, self._uniform_fraction
         in_curriculum = first < self.curriculum_draws
-        if in_curriculum:
-            tau = self._temperature(first / self.curriculum_draws)
-            fraction = self._curve(tau)
+        fraction = self._curve(tau) if in_curriculum else self._uniform_fraction
         if not in_curriculum and self.config.uniform == "epochs":
             ids = self._passes(first, count)
         elif self.config.resampling == "multinomial":
-            ids = self._multinomial(first, count, tau)
+            ids = self._multinomial(np.arange(first, first + count), STREAM_SAMPLE, tau)
         else:
             ids = self._systematic(number, count, tau)
-        distances = np.full(count, np.nan, np.float32) if self._distances is None else self._distances[ids]
-        return WindowPlan(number, first, ids, distances, tau, fraction, "curriculum" if in_curriculum else "uniform")
+        phase = "curriculum" if in_curriculum else "uniform"
+        return WindowPlan(number, first, ids, self._distances_of(ids), tau, fraction, phase)
 
-    def _temperature(self, progress: float) -> float:
-        """tau at `progress` g / G."""
+    def substitutes(
+        self, window_number: int, draws: NDArray[np.int64], retry: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Sample ids and distances, both (n,), for `draws` (n,) of one window whose samples so far were bad.
+
+        They follow the window's p_tau, in a uniform pass all samples alike, whatever the resampling; those of `retry`
+        0, 1, ... are independent. IndexError for a window outside [0, windows) or a retry outside [0, retries).
+        """
+        if not 0 <= retry < self.retries:
+            raise IndexError(f"retry {retry} of a plan with retries 0 to {self.retries - 1}")
+        ids = self._multinomial(draws, STREAM_SUBSTITUTE + retry, self._temperature(window_number))
+        return ids, self._distances_of(ids)
+
+    def _distances_of(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.full(len(ids), np.nan, np.float32) if self._distances is None else self._distances[ids]
+
+    def _temperature(self, number: int) -> float:
+        """tau of window `number`, which is that of its first draw; IndexError outside [0, windows)."""
+        if not 0 <= number < self.windows:
+            raise IndexError(f"window {number} of a plan with windows 0 to {self.windows - 1}")
+        first = number * self.window_length
+        if first >= self.curriculum_draws:
+            return math.inf
         if self.config.temp_schedule == "constant":
             return self.config.temperature
         schedule = SCHEDULES[self.config.temp_schedule]
-        return self._curve.inverse(schedule(progress, self.config.r0, self._uniform_fraction))
+        return self._curve.inverse(schedule(first / self.curriculum_draws, self.config.r0, self._uniform_fraction))
 
-    def _multinomial(self, first: int, count: int, tau: float) -> NDArray[np.int64]:
+    def _multinomial(self, draws: NDArray[np.int64], stream: int, tau: float) -> NDArray[np.int64]:
         """Independent draws with replacement, by cumulative sum and search: exact for any N, in float64."""
-        points = _unit(self._hash64(self._seed, np.arange(first, first + count), STREAM_SAMPLE))
+        points = _unit(self._hash64(self._seed, draws, stream))
         order = np.argsort(points)
-        ids = np.empty(count, np.int64)
+        ids = np.empty(len(points), np.int64)
         ids[order] = self._search(self._h, tau, points[order])
         return ids
 

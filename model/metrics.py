@@ -6,7 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,80 +55,119 @@ class Meter:
         return self._waited / self.elapsed()
 
 
-class FlagReader:
-    """Reads a device flag of each step one step late, so that the host never waits for the step it has just queued."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step, known on all ranks alike one step later. Counts and loss are over all ranks."""
+
+    step: int
+    lr: float
+    loss: float
+    grad_norm: float
+    stop: bool  # some rank was asked to stop
+    bad: int  # bad samples met
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.grad_norm)
+
+
+class OutcomeReader:
+    """Reads a step's figures on the device one step late: the host never waits for the step it has just queued."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self._pending: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self._raised = 0
-        self.in_a_row = 0  # raised flags, up to the last one read
+        self._pending: tuple[int, float, Tensor, torch.cuda.Event | None] | None = None
 
-    def push(self, flag: Tensor) -> None:
-        """Starts copying this step's flag to the host and reads the one before."""
-        earlier = self._pending
-        host = torch.empty_like(flag, device="cpu", pin_memory=self._cuda).copy_(flag, non_blocking=True)
+    def push(self, step: int, lr: float, figures: Tensor) -> list[Outcome]:
+        """Starts copying `figures` (loss, grad_norm, stop, bad) of this step; returns the outcome of the one before."""
+        earlier = self.settle()
+        host = torch.empty_like(figures, device="cpu", pin_memory=self._cuda).copy_(figures, non_blocking=True)
         event = None
         if self._cuda:
             event = torch.cuda.Event()
             event.record()
-        self._pending = (host, event)
-        self._read(earlier)
+        self._pending = (step, lr, host, event)
+        return earlier
 
-    def settle(self) -> int:
-        """Reads the last flag too; returns how many were raised since the last call."""
-        self._read(self._pending)
+    def settle(self) -> list[Outcome]:
+        """The outcome of the last step pushed, if it was not yet returned; waits for it."""
+        if self._pending is None:
+            return []
+        step, lr, host, event = self._pending
         self._pending = None
-        raised, self._raised = self._raised, 0
-        return raised
-
-    def _read(self, pending: tuple[Tensor, torch.cuda.Event | None] | None) -> None:
-        if pending is None:
-            return
-        host, event = pending
         if event is not None:
             event.synchronize()
-        raised = bool(host)
-        self._raised += raised
-        self.in_a_row = self.in_a_row + 1 if raised else 0
+        loss, grad_norm, stop, bad = host.tolist()
+        return [Outcome(step, lr, loss, grad_norm, stop > 0, round(bad))]
 
 
 class RunLog:
-    """metrics.jsonl, a line an event, and TensorBoard. One writer a run."""
+    """metrics.jsonl, a line an event, and TensorBoard. One writer a run; a full disk delays lines, it stops nothing."""
 
-    def __init__(self, folder: Path, draw: int) -> None:
-        """Opens the files for going on at `draw`; lines of a part that will be repeated are dropped."""
+    def __init__(self, folder: Path, draw: int, on_trouble: Callable[[str], None]) -> None:
+        """Opens the files for going on at `draw`; lines of a part that will be repeated are dropped.
+
+        `on_trouble` is told once in one line when something cannot be written.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            # A step's line stays when its step is done at `draw`; a window's when the window has begun before it.
-            kept = [line for line in path.read_text().splitlines() if _belongs_before(line, draw)]
-            aside = path.with_name(path.name + ".tmp")
-            with open(aside, "w") as file:
-                file.writelines(line + "\n" for line in kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        self._lines = open(path, "a", buffering=1)  # noqa: SIM115 - closed by close()
-        self._board = SummaryWriter(str(folder), purge_step=draw + 1)
+        self._path, self._on_trouble = folder / "metrics.jsonl", on_trouble
+        keep_lines(self._path, lambda values: _belongs_before(values, draw))
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        self._unwritten = b""
+        self._board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=draw + 1)
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Writes one line; numbers go to TensorBoard as well, at the line's draw."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._lines.write(json.dumps(finite) + "\n")
-        for name, value in finite.items():
-            if isinstance(value, int | float) and name not in ("step", "draw", "window"):
-                self._board.add_scalar(name, value, values["draw"])
+        self._unwritten += json.dumps(finite).encode() + b"\n"
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            self._on_trouble(f"{self._path} cannot be written ({error.strerror}); its lines are kept and tried again")
+        if self._board is None:
+            return
+        try:
+            for name, value in finite.items():
+                if isinstance(value, int | float) and name not in ("step", "draw", "window"):
+                    self._board.add_scalar(name, value, values["draw"])
+        except OSError as error:  # TensorBoard's writer does not recover
+            self._board = None
+            self._on_trouble(f"TensorBoard's file cannot be written ({error.strerror}); it ends here")
 
     def close(self) -> None:
-        self._lines.close()
-        self._board.close()
+        """Ends the files; lines that could not be written until now are lost."""
+        self._file.close()
+        if self._board is not None:
+            with suppress(OSError):
+                self._board.close()
 
 
-def _belongs_before(line: str, draw: int) -> bool:
+def keep_lines(path: Path, belongs: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Drops the lines of a JSON-lines file that do not belong, and what is no whole line; returns those kept."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    kept = [(line, values) for line in lines if (values := _parsed(line)) and belongs(values)]
+    aside = path.with_name(path.name + ".tmp")
+    with open(aside, "wb") as file:
+        file.writelines(line + b"\n" for line, _ in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    return [values for _, values in kept]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
-        return values["draw"] < draw if "window" in values else values["draw"] <= draw
-    except (ValueError, TypeError, KeyError):  # the last line of a run that was killed
-        return False
+    except ValueError:  # the last line of a run that was killed
+        return None
+    return values if isinstance(values, dict) and isinstance(values.get("draw"), int) else None
+
+
+def _belongs_before(values: dict[str, Any], draw: int) -> bool:
+    """A step's line stays when its step is done at `draw`; a window's when the window has begun before it."""
+    return values["draw"] < draw if "window" in values else values["draw"] <= draw

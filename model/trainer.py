@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mimcl.model.distributed import Gradients
 from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, normalise, reconstruction_loss
-from mimcl.model.metrics import FlagReader, Meter, Report
+from mimcl.model.metrics import Meter, Outcome, OutcomeReader, Report
 from mimcl.model.optim import OptimConfig, adamw, learning_rate
 
 
@@ -29,12 +30,15 @@ class TrainerConfig:
     log_every_steps: int = 20
     checkpoint_every_steps: int = 1000
     keep_last: int = 3  # checkpoints
+    keep_every_steps: int = 0  # of each such stretch of steps the first checkpoint is kept for good; 0: of none
     max_nonfinite: int = 3  # steps in a row without a finite gradient before the run stops
 
     def __post_init__(self) -> None:
         for name in ("log_every_steps", "checkpoint_every_steps", "keep_last", "max_nonfinite"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.keep_every_steps < 0:
+            raise ValueError(f"trainer.keep_every_steps is {self.keep_every_steps}; it must not be negative")
         if self.epochs <= 0:
             raise ValueError(f"trainer.epochs is {self.epochs}; it must be above 0")
 
@@ -49,6 +53,7 @@ class Batch(Protocol):
     images: Tensor  # uint8 (n, 3, H, W), on the model's device
     keys: Tensor  # int64 (n,)
     position: int
+    bad: Sequence[Any]  # the bad samples that were met
 
 
 class Masker(Protocol):
@@ -57,7 +62,7 @@ class Masker(Protocol):
     def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask: ...
     def loss(self, output: Output, mask: Mask) -> Tensor | None: ...
     def second_loss(self, images: Tensor, keys: Tensor, model: nn.Module) -> Tensor | None: ...
-    def after_step(self, model: nn.Module, progress: float) -> None: ...
+    def after_step(self, model: nn.Module, progress: float, finite: Tensor) -> None: ...
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]: ...
     def own_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -96,68 +101,93 @@ class Trainer:
         slow = self._device.type == "cpu" and precision == "bfloat16"
         self._attention = partial(sdpa_kernel, SDPBackend.MATH) if slow else nullcontext
         self._forward = torch.compile(model) if config.compile else model
-        self._own = [parameter for _, parameter in masker.own_parameters()]
-        self._optimizers = [adamw([*model.named_parameters(), *masker.parameters_with_model()], optim)]
+        self._own = [parameter for _, parameter in masker.own_parameters() if parameter.requires_grad]
+        with_model = [*model.named_parameters(), *masker.parameters_with_model()]
+        self._optimizers = [adamw(with_model, optim)]
         if self._own:
             self._optimizers.append(adamw(masker.own_parameters(), optim))
-        self._parameters = [p for o in self._optimizers for group in o.param_groups for p in group["params"]]
-        self._flags = FlagReader(self._device)
-        self._loss_sum = torch.zeros((), device=self._device)
-        self._grad_norm = torch.zeros((), device=self._device)
+        self._gradients = Gradients([p for _, p in with_model if p.requires_grad], self._own)
+        self._outcomes = OutcomeReader(self._device)
+        # Since the report before: the sum of finite steps' losses and their number; and the number of all steps.
+        self._finite_sums, self._steps_since = torch.zeros(2, dtype=torch.float64, device=self._device), 0
 
     def run(
-        self, stream: Iterable[Batch], observers: Sequence[Observer], after_step: Callable[[int, Report | None], None]
-    ) -> None:
-        """Trains to the end of the stream, which starts at `position`.
+        self,
+        stream: Iterable[Batch],
+        observers: Sequence[Observer],
+        after_step: Callable[[int, Report | None, list[Outcome]], None],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Trains to the end of the stream, which starts at `position`, or until `stop()` is true on some rank.
 
-        `after_step(step, report)` follows each step, with a report at logging steps, the first and the last. Raises
-        TrainingError after `max_nonfinite` steps in a row without a finite gradient.
+        `after_step(step, report, outcomes)` follows each step, with a report at logging steps, the first and the last,
+        and with every step's outcome once, one step late; where a report or a checkpoint is due, up to this step.
+        All ranks stop after the same step. Returns whether the end was reached. Raises TrainingError after
+        `max_nonfinite` steps in a row without a finite gradient.
         """
         batches = iter(stream)
         first, steps = self.position // self._batch_size + 1, self._draws // self._batch_size
-        meter = Meter()
+        meter, nonfinite = Meter(), 0
         for step in range(first, steps + 1):
-            lr = self._step(meter.waiting(batches), observers)
+            lr, figures = self._step(meter.waiting(batches), observers, stop)
+            outcomes = self._outcomes.push(step, lr, figures)
+            stopping = any(outcome.stop for outcome in outcomes)
+            reporting = step in (1, steps) or step % self._config.log_every_steps == 0
+            if stopping or reporting or step % self._config.checkpoint_every_steps == 0:
+                outcomes += self._outcomes.settle()
             report = None
-            # Also where a checkpoint is due, so that a resumed run reports over the same stretches.
-            due = (self._config.log_every_steps, self._config.checkpoint_every_steps)
-            if step in (1, steps) or any(step % every == 0 for every in due):
-                report = self._report(step, lr, meter)
-                meter = Meter()
-            after_step(step, report)
-            if self._flags.in_a_row >= self._config.max_nonfinite:
+            if reporting:
+                report, meter = self._report(step, lr, figures, meter), Meter()
+            after_step(step, report, outcomes)
+            for outcome in outcomes:
+                nonfinite = 0 if outcome.finite else nonfinite + 1
+            if nonfinite >= self._config.max_nonfinite:
                 raise TrainingError(
-                    f"no finite gradient in {self._flags.in_a_row} steps in a row, about step {step}; usual causes: "
+                    f"no finite gradient in {nonfinite} steps in a row, up to step {outcomes[-1].step}; usual causes: "
                     "optim.base_lr too high, optim.warmup_epochs too short, images without any contrast"
                 )
+            if stopping:
+                return step == steps
+        return True
 
-    def _step(self, batches: Iterator[Batch], observers: Sequence[Observer]) -> float:
-        """One update from the next micro-batches; returns its learning rate. Nothing here waits for the device."""
+    def _step(
+        self, batches: Iterator[Batch], observers: Sequence[Observer], stop: Callable[[], bool]
+    ) -> tuple[float, Tensor]:
+        """One update from the next micro-batches; returns its learning rate and figures, for all ranks together.
+
+        Nothing here waits for a GPU.
+        """
         progress = self.position / self._draws
-        loss = torch.zeros((), device=self._device)
-        for _ in range(self._micro_batches):
+        sums = torch.zeros(3, dtype=torch.float64, device=self._device)  # loss, asked to stop, bad samples
+        for number in range(1, self._micro_batches + 1):
             batch = next(batches)
+            if number == self._micro_batches:
+                self._gradients.last_pass()
             per_sample_loss = self.backward(batch, progress)
             for observer in observers:
                 observer.observe(batch, per_sample_loss)
-            loss += per_sample_loss.sum() / self._batch_size
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        nonfinite = (~norm.isfinite()).float()
+            sums[0] += per_sample_loss.sum(dtype=torch.float64) / self._batch_size
+            if batch.bad:
+                sums[2] += len(batch.bad)
+        if stop():
+            sums[1] += 1
+        self._gradients.finish(sums)
+        norm = self._gradients.norm()
+        finite = norm.isfinite()
         epoch = self.position / self._samples
         lr = learning_rate(epoch, self._config.epochs, self._batch_size, self._optim_config)
         for optimizer in self._optimizers:
             # The fused optimizer itself skips the update where found_inf is 1.
-            optimizer.grad_scale, optimizer.found_inf = None, nonfinite
+            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.step()
-            optimizer.zero_grad()
+        self._gradients.zero()
         self.position = batch.position
-        self.masker.after_step(self.model, self.position / self._draws)
-        self._loss_sum += torch.where(nonfinite.bool(), 0.0, loss)
-        self._grad_norm = norm
-        self._flags.push(nonfinite)
-        return lr
+        self.masker.after_step(self.model, self.position / self._draws, finite)
+        self._finite_sums += torch.where(finite, torch.stack([sums[0], torch.ones_like(sums[0])]), 0.0)
+        self._steps_since += 1
+        return lr, torch.stack([sums[0], norm.double(), sums[1], sums[2]])
 
     def backward(self, batch: Batch, progress: float) -> Tensor:
         """Adds a micro-batch's share to the gradient of its step; returns its reconstruction losses (n,), detached."""
@@ -182,24 +212,23 @@ class Trainer:
             started = time.perf_counter()
             self.backward(batch, 0.0).sum().item()  # the value is waited for on purpose
             elapsed = time.perf_counter() - started
-        for optimizer in self._optimizers:
-            optimizer.zero_grad()
+        self._gradients.zero()
         return elapsed
 
-    def _report(self, step: int, lr: float, meter: Meter) -> Report:
-        skipped = self._flags.settle()
-        finite = meter.taken // self._micro_batches - skipped
+    def _report(self, step: int, lr: float, figures: Tensor, meter: Meter) -> Report:
+        loss_sum, finite_steps = self._finite_sums.tolist()
         report = Report(
             step=step,
             draw=self.position,
-            loss=self._loss_sum.item() / finite if finite else math.nan,
+            loss=loss_sum / finite_steps if finite_steps else math.nan,
             lr=lr,
-            grad_norm=self._grad_norm.item(),
+            grad_norm=figures[1].item(),
             images_per_second=meter.taken // self._micro_batches * self._batch_size / meter.elapsed(),
             data_wait=meter.share_waited(),
-            nonfinite_steps=skipped,
+            nonfinite_steps=self._steps_since - round(finite_steps),
         )
-        self._loss_sum.zero_()
+        self._finite_sums.zero_()
+        self._steps_since = 0
         return report
 
     def tensors(self) -> dict[str, Tensor]:
@@ -208,8 +237,13 @@ class Trainer:
         return {**self.model.state_dict(), **masker}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is needed besides the tensors in order to go on exactly."""
-        return {"position": self.position, "optimizers": [optimizer.state_dict() for optimizer in self._optimizers]}
+        """What is needed besides the tensors in order to go on, and to report, exactly."""
+        return {
+            "position": self.position,
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "finite_sums": self._finite_sums,
+            "steps_since": self._steps_since,
+        }
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Takes up where `tensors` and `state` were saved."""
@@ -218,4 +252,6 @@ class Trainer:
         self.model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith("masker.")})
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        self._finite_sums.copy_(state["finite_sums"])
+        self._steps_since = state["steps_since"]
         self.position = state["position"]

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
-from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder, trial_batch
+from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder, trial_batch
+from mimcl.pipeline.headers import agrees_with_reference
 
 _DEPTH = 2  # batches in DALI at a time: one being decoded, one being handed out; half a window holds two
 _HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
@@ -57,7 +58,7 @@ class DaliDecoder:
         self._reference = ReferenceDecoder(image_size, threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resize")
 
-    def __call__(self, batches: Iterable[Encoded]) -> Iterator[torch.Tensor]:
+    def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]:
         arriving = iter(batches)
         waiting: deque[_Split] = deque()  # in the pipeline
         again: list[_Split] = []  # what the failed pipeline before it held
@@ -87,20 +88,19 @@ class DaliDecoder:
                 again = list(waiting)
                 waiting.clear()
 
-    def _complete(self, outputs: Any, batch: Encoded, own: NDArray[np.bool_]) -> torch.Tensor:
-        """The batch, (n, 3, S, S), from DALI's outputs for its own images and the reference's for the others."""
-        images = self._images(outputs)
+    def _complete(self, outputs: Any, batch: Encoded, own: NDArray[np.bool_]) -> Decoded:
+        """The batch from DALI's outputs for its own images and the reference's for the others."""
+        images, failures = self._images(outputs), []
         if not own.all():
-            try:
-                others = self._reference.decode(_select(batch, ~own))
-            except DecodeError as error:
-                raise DecodeError(int(np.flatnonzero(~own)[error.place]), str(error)) from error.__cause__
+            others, failed = self._reference.decode(_select(batch, ~own))
+            places = np.flatnonzero(~own).tolist()
+            failures = [(places[among], reason) for among, reason in failed]
             dalis, images = images, images.new_empty(len(own), *images.shape[1:])
             images[torch.from_numpy(own)] = dalis[: own.sum()]  # none of a stand-in
             images[torch.from_numpy(~own)] = others.permute(0, 2, 3, 1).to(images.device)
         mirrored = torch.from_numpy(np.flatnonzero(batch.flips & own))  # the reference has done its own
         images[mirrored] = images[mirrored].flip(2)
-        return images.permute(0, 3, 1, 2)
+        return Decoded(images.permute(0, 3, 1, 2), failures)
 
     def _images(self, outputs: Any) -> torch.Tensor:
         """DALI's outputs as a tensor (n, S, S, 3)."""
@@ -181,22 +181,6 @@ class DaliDecoder:
             host_memory_padding=_HOST_PADDING * self._largest,
             **rules,
         )
-
-
-def agrees_with_reference(data: NDArray[np.uint8]) -> bool:
-    """Whether DALI's pixels of an image of this kind are Pillow's; by the header, in microseconds."""
-    head, position = memoryview(data), 2
-    if head[:4] == b"\x89PNG" and len(head) > 25:
-        # Of 16-bit colours Pillow takes the upper byte, DALI the nearest. Black and white overshoots so far under
-        # bicubic that it matters between which passes values are clipped.
-        depth, colour = head[24], head[25]
-        return depth != 1 and (depth != 16 or colour == 0)
-    while head[:2] == b"\xff\xd8" and position + 9 < len(head) and head[position] == 0xFF:
-        code = head[position + 1]
-        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # the frame header
-            return head[position + 9] != 4  # CMYK: which way up it is, they agree on only where Adobe's marker says it
-        position += 1 if code == 0xFF else 2 + int.from_bytes(head[position + 2 : position + 4])
-    return True
 
 
 def _split(batch: Encoded) -> _Split:

@@ -6,12 +6,13 @@ import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import repeat
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mimcl.pipeline.files import DataError
 
@@ -27,25 +28,24 @@ class Encoded:
     flips: NDArray[np.bool_]
 
 
-class DecodeError(Exception):
-    """One image of a batch cannot be decoded by any decoder; `place` is its position in the batch."""
+class Decoded(NamedTuple):
+    """What a decoder makes of them: where even the reference failed, pixels are zero."""
 
-    def __init__(self, place: int, reason: str) -> None:
-        super().__init__(reason)
-        self.place = place
+    images: torch.Tensor  # uint8 (n, 3, image_size, image_size)
+    failures: list[tuple[int, str]]  # place in the batch, reason in a line; by place
 
 
 class Decoder(Protocol):
     """Crops each image to its box, resizes (bicubic, antialiased) and mirrors it; stored orientation, three channels.
 
-    Takes batches one after the other and yields, in order, uint8 tensors (n, 3, image_size, image_size); it may take
-    up to `lookahead` more batches before it yields one. Raises DecodeError.
+    Takes batches one after the other and yields, in order, what became of them; it may take up to `lookahead` more
+    batches before it yields one. An image that it fails at is left to the reference.
     """
 
     name: str
     lookahead: int
 
-    def __call__(self, batches: Iterable[Encoded]) -> Iterator[torch.Tensor]: ...
+    def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]: ...
 
 
 class ReferenceDecoder:
@@ -58,31 +58,33 @@ class ReferenceDecoder:
         self._image_size = image_size
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def __call__(self, batches: Iterable[Encoded]) -> Iterator[torch.Tensor]:
+    def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]:
         for batch in batches:
             yield self.decode(batch)
 
-    def decode(self, batch: Encoded) -> torch.Tensor:
-        futures = [
-            self._pool.submit(decode_one, data, box, flip, self._image_size)
-            for data, box, flip in zip(batch.data, batch.boxes.tolist(), batch.flips.tolist(), strict=True)
-        ]
-        images = np.empty((len(futures), self._image_size, self._image_size, 3), np.uint8)
-        for place, future in enumerate(futures):
-            try:
-                images[place] = future.result()
-            except Exception as error:
-                for waiting in futures:
-                    waiting.cancel()
-                raise DecodeError(place, str(error)) from error
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+    def decode(self, batch: Encoded) -> Decoded:
+        boxes, flips, size = batch.boxes.tolist(), batch.flips.tolist(), self._image_size
+        images, failures = np.zeros((len(batch.data), size, size, 3), np.uint8), []
+        for place, pixels in enumerate(self._pool.map(decode_one, batch.data, boxes, flips, repeat(size))):
+            if isinstance(pixels, str):
+                failures.append((place, pixels))
+            else:
+                images[place] = pixels
+        return Decoded(torch.from_numpy(images).permute(0, 3, 1, 2), failures)
 
 
-def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int) -> NDArray[np.uint8]:
-    """One image, (image_size, image_size, 3) uint8. Raises whatever Pillow raises."""
+def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int) -> NDArray[np.uint8] | str:
+    """One image, (image_size, image_size, 3) uint8, or in a line why Pillow cannot decode it."""
     left, top, width, height = box
-    with Image.open(io.BytesIO(data)) as image:
-        crop = to_rgb(image.crop((left, top, left + width, top + height)))
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            crop = to_rgb(image.crop((left, top, left + width, top + height)))
+    except MemoryError:  # the machine's fault, not the image's
+        raise
+    except UnidentifiedImageError:  # whose message holds an address in memory
+        return "it does not decode: no image that Pillow knows"
+    except Exception as error:
+        return f"it does not decode: {' '.join(str(error).split()) or type(error).__name__}"
     resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
 
@@ -108,8 +110,9 @@ def make_decoder(name: str, image_size: int, batch_size: int, threads: int, larg
     for candidate in DECODERS if name == "auto" else (name,):
         try:
             decoder = _make(candidate, image_size, batch_size, threads, largest)
-            for _ in decoder([trial_batch(image_size)]):
-                pass
+            for _, failed in decoder([trial_batch(image_size)]):
+                if failed:
+                    raise DataError(f"of a plain JPEG, {failed[0][1]}")
         except Exception as error:
             failures.append(f"{candidate}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
         else:

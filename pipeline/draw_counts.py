@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.pipeline.files import atomic_file
-from mimcl.pipeline.stream import Plan
+from mimcl.pipeline.plan import Plan
 
 
 class DrawCounts:
@@ -43,6 +43,9 @@ class DrawCounts:
     def add(self, sample_ids: NDArray[np.int64]) -> None:
         """Counts one window."""
         self.counts += _bincount(sample_ids, len(self.counts))
+
+    def copy(self) -> DrawCounts:
+        return DrawCounts(self.counts.copy())
 
     @property
     def coverage(self) -> float:

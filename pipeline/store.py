@@ -1,10 +1,12 @@
-"""Bytes of samples: views into memory-mapped local shards, checked against the index at every read."""
+"""Bytes of samples: read from local shards, checked against the index at every read."""
 
 from __future__ import annotations
 
-import mmap
+import os
+import stat
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -13,22 +15,36 @@ from numpy.typing import NDArray
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
-# A map holds a file descriptor; of these the usual limit is 1,024 a process. Mapping anew costs microseconds.
-_OPEN_SHARDS = 512
+_OPEN_SHARDS = 512  # descriptors kept; of these the usual limit is 1,024 a process. Opening costs microseconds
+
+
+class Defect(NamedTuple):
+    """Why a sample is bad; never for want of its shard, which is an error."""
+
+    key: str
+    shard: str  # file name
+    reason: str
 
 
 class ShardStore:
-    """Reads samples of one split. Views stay valid for as long as they are held."""
+    """Reads samples of one split, in one thread at a time.
+
+    Not through a memory map: where the disk fails or a file is truncated, touching a map kills the process.
+    """
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
-        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._map)
+        self._kept = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+        self._reading = 0
 
-    def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """The image bytes of each sample, without copying. Raises DataError naming key and shard of a bad one."""
-        index = self._index
-        views = []
-        for sample_id, shard, offset, nbytes, expected in zip(
+    def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
+        """The image bytes of each sample, or why it is bad: its bytes cannot be read, or are not those of the index.
+
+        Raises DataError for a shard that is missing, no regular file or of another size than the index says, also
+        where it became so since it was opened.
+        """
+        index, found = self._index, []
+        for self._reading, shard, offset, nbytes, expected in zip(
             sample_ids.tolist(),
             index.shard[sample_ids].tolist(),
             index.offset[sample_ids].tolist(),
@@ -36,27 +52,62 @@ class ShardStore:
             index.xxh64[sample_ids].tolist(),
             strict=True,
         ):
-            view = self._shard(shard)[offset : offset + nbytes]
-            if xxhash.xxh64_intdigest(view) != expected:
-                raise DataError(
-                    f"sample {index.key(sample_id)} in {self._path(shard)} is damaged: its bytes do not match the "
-                    "index; restore the shard or pack again with `mimcl shard`"
-                )
-            views.append(view)
-        return views
+            data = self._kept(shard).read(offset, nbytes, expected)
+            if isinstance(data, str):
+                # Opening the shard again looks at it again; and its place may have been taken by a sound copy.
+                data = self._open(shard).read(offset, nbytes, expected)
+            found.append(self.defect(self._reading, data) if isinstance(data, str) else data)
+        return found
 
-    def _map(self, shard: int) -> NDArray[np.uint8]:
+    def defect(self, sample_id: int, reason: str) -> Defect:
+        """`reason` with the sample's key and shard."""
+        return Defect(self._index.key(sample_id), self._path(self._index.shard[sample_id]).name, reason)
+
+    def reading(self) -> str:
+        """Which sample is being read, or was last."""
+        key, shard, _ = self.defect(self._reading, "")
+        return f"reading sample {key} of {shard}"
+
+    def _open(self, shard: int) -> _Shard:
         if not 0 <= shard < len(self._index.shards):
             raise DataError(f"the index of {self._index.root} is damaged: there is no shard {shard}; pack again")
-        path, expected = self._path(shard), self._index.shards[shard]["bytes"]
-        try:
-            with open(path, "rb") as file:
-                size = file.seek(0, 2)
-                if size == expected:
-                    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        except OSError as error:
-            raise DataError(f"shard {path} cannot be read ({error.strerror}); restore it or pack again") from None
-        raise DataError(f"shard {path} has {size:,} bytes, the index says {expected:,}; restore it or pack again")
+        return _Shard(self._path(shard), self._index.shards[shard]["bytes"])
 
     def _path(self, shard: int) -> Path:
         return self._index.root / self._index.shards[shard]["name"]
+
+
+class _Shard:
+    """An open shard, closed with the last reference to it."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size, self._descriptor = path, size, None
+        try:
+            regular = stat.S_ISREG(os.stat(path).st_mode)  # before it is opened: a pipe would wait for a writer
+            if regular:
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                found = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise DataError(f"shard {path} cannot be read ({error.strerror}); restore it or pack again") from None
+        if not regular:
+            raise DataError(f"shard {path} is not a regular file; restore it or pack again")
+        if found != size:
+            raise DataError(f"shard {path} has {found:,} bytes, the index says {size:,}; restore it or pack again")
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def read(self, offset: int, nbytes: int, xxh64: int) -> NDArray[np.uint8] | str:
+        """The bytes with that hash, or why there are none."""
+        if not 0 <= offset < offset + nbytes <= self._size:
+            raise DataError(f"the index is damaged: it has a sample outside of {self._path}; pack again")
+        try:
+            data = os.pread(self._descriptor, nbytes, offset)
+        except OSError as error:
+            return f"its bytes cannot be read ({error.strerror})"
+        if len(data) < nbytes:  # of a regular file: the rest is beyond its end, or fails
+            return f"only {len(data):,} of its {nbytes:,} bytes can be read"
+        if xxhash.xxh64_intdigest(data) != xxh64:
+            return "its bytes do not match the index"
+        return np.frombuffer(data, np.uint8)

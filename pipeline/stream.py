@@ -8,20 +8,22 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mimcl.pipeline.augment import STREAM_MASK, Transform, hash64
-from mimcl.pipeline.decode import DecodeError, Decoder, Encoded
-from mimcl.pipeline.files import DataError
+from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.store import ShardStore
+from mimcl.pipeline.plan import Plan, Window
+from mimcl.pipeline.sound import BadSample, Part, Samples
+from mimcl.pipeline.stall import Stage, StallError
 
 
 @dataclass(frozen=True)
@@ -35,32 +37,17 @@ class DataConfig:
     micro_batch_size: int = 256
     decode_threads: int = os.cpu_count() or 1
     prefetch: int = 4  # micro-batches made ahead
+    stall_timeout: float = 600.0  # seconds that training waits for a micro-batch before it is an error
+    max_bad: float = 0.001  # share of the draws so far that may be bad; 10 always may
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
-
-
-class Window(Protocol):
-    """A stretch of draws with one temperature; the stream uses its first three columns and passes the rest on."""
-
-    number: int
-    first_draw: int
-    sample_ids: NDArray[np.int64]
-    distances: NDArray[np.float32]
-    temperature: float
-    effective_fraction: float
-    phase: str
-
-
-class Plan(Protocol):
-    """Which sample each draw is: windows of `window_length` draws, `draws` in all."""
-
-    draws: int
-    window_length: int
-
-    def window(self, number: int) -> Window: ...
+        if not 0 < self.stall_timeout < math.inf:
+            raise ValueError(f"data.stall_timeout is {self.stall_timeout}; it must be a number of seconds above 0")
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"data.max_bad is {self.max_bad}; it must be a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -70,9 +57,10 @@ class Batch:
     images: torch.Tensor  # uint8, (n, 3, H, W), on the device
     draws: NDArray[np.int64]
     keys: torch.Tensor  # int64 (n,), on the device: the hash that mask noise is made from
-    sample_ids: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]  # with the substitutes of bad samples, of which the window does not know
     labels: NDArray[np.int32]
     distances: torch.Tensor  # float32 (n,), on the device; NaN without prototypes
+    bad: tuple[BadSample, ...]  # in order of the draws; a draw's in the order they were tried
     window: Window
     position: int  # where the stream goes on once the step of this micro-batch is done
 
@@ -112,14 +100,16 @@ class Stream:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        stall_timeout: float = DataConfig.stall_timeout,
     ) -> None:
         if start % batch_size:
             raise ValueError(f"the stream starts at a multiple of the batch size {batch_size}, not at draw {start}")
         if plan.window_length % batch_size:
             raise ValueError(f"a window of {plan.window_length} draws is no multiple of the batch size {batch_size}")
-        self._plan, self._index, self._decoder, self._transform = plan, index, decoder, transform
-        self._store = ShardStore(index)
-        self._seed, self._batch_size, self._start = seed, batch_size, start
+        self._plan, self._index, self._decoder = plan, index, decoder
+        self._stage = Stage()
+        self._samples = Samples(plan, index, transform, self._stage)
+        self._seed, self._batch_size, self._start, self._stall_timeout = seed, batch_size, start, stall_timeout
         self._parts = micro_batches(batch_size, micro_batch_size, rank, world_size)
         self._device = torch.device(device)
         # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
@@ -129,7 +119,10 @@ class Stream:
         self._ahead = max(min(prefetch, plan.window_length // (2 * longest)), decoder.lookahead + 1)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in order; errors of the background thread come out here, where the batch would have."""
+        """Batches in order; errors of the background thread come out here, where the batch would have.
+
+        Raises StallError when the consumer has waited for `stall_timeout` seconds.
+        """
         free, done = threading.Semaphore(self._ahead), threading.Event()
         results: queue.SimpleQueue[Batch | Exception | None] = queue.SimpleQueue()
         consumer = torch.cuda.current_stream(self._device) if self._side else None
@@ -149,70 +142,90 @@ class Stream:
 
         thread = threading.Thread(target=produce, name="stream", daemon=True)
         thread.start()
+        patience = self._stall_timeout  # seconds for the thread to end
         try:
-            while (item := results.get()) is not None:
+            while (item := self._take(results)) is not None:
                 if isinstance(item, Exception):
                     raise item
                 free.release()
                 yield item
+        except StallError:
+            patience = 0
+            raise
         finally:
             done.set()
             free.release()
-            thread.join()
+            thread.join(patience)
+
+    def _take(self, results: queue.SimpleQueue[Batch | Exception | None]) -> Batch | Exception | None:
+        try:
+            return results.get(timeout=self._stall_timeout)
+        except queue.Empty:
+            raise StallError(
+                f"no batch came for {self._stall_timeout:g} seconds, while {self._stage.words()}; look at what that "
+                "waits for, or raise data.stall_timeout"
+            ) from None
 
     def _batches(self, free: threading.Semaphore, done: threading.Event) -> Iterator[Batch]:
-        waiting: deque[tuple[Window, NDArray[np.int64], NDArray[np.int64]]] = deque()
+        waiting: deque[Part] = deque()
         numbered = self._draws()
+
+        def decoding() -> str:
+            if not waiting:
+                return "starting the decoder"
+            return f"decoding draws {waiting[0].draws[0]} to {waiting[0].draws[-1]}"
 
         def encoded() -> Iterator[Encoded]:
             for window, draws in numbered:
                 free.acquire()
                 if done.is_set():
                     return
-                sample_ids = window.sample_ids[draws - window.first_draw]
-                boxes, flips = self._transform(draws, self._index.width[sample_ids], self._index.height[sample_ids])
-                waiting.append((window, draws, sample_ids))
-                yield Encoded(self._store.read(sample_ids), boxes, flips)
+                part, images = self._samples.read(window, draws)
+                waiting.append(part)
+                self._stage.words = decoding
+                yield images
 
+        self._stage.words = decoding
         try:
             for decoded in self._decoder(encoded()):
-                yield self._batch(decoded, *waiting.popleft())
-        except DecodeError as error:
-            sample_id = waiting[0][2][error.place]
-            raise DataError(
-                f"sample {self._index.key(sample_id)} ({self._index.path(sample_id)}) cannot be decoded: {error}; "
-                "pack again with `mimcl shard --decode`"
-            ) from error
+                part = waiting.popleft()
+                self._samples.repair(part, decoded)
+                yield self._batch(decoded.images, part)
+                self._stage.words = decoding
         finally:
             numbered.close()  # ends the planning thread at once, whoever still holds the error's frames
 
     def _draws(self) -> Iterator[tuple[Window, NDArray[np.int64]]]:
         """The window and the draw numbers of each micro-batch; the next window is planned while this one is used."""
         total, length = self._plan.draws, self._plan.window_length
-        with ThreadPoolExecutor(1, thread_name_prefix="plan") as planner:
-            planned = planner.submit(self._plan.window, self._start // length) if self._start < total else None
+        planned = _Ahead(self._plan, self._start // length) if self._start < total else None
+        try:
             for first in range(self._start, total, self._batch_size):
                 if first % length == 0 or first == self._start:
+                    self._stage.words = partial("planning window {}".format, first // length)
                     window, following = planned.result(), (first // length + 1)
-                    planned = planner.submit(self._plan.window, following) if following * length < total else None
+                    planned = _Ahead(self._plan, following) if following * length < total else None
                 for start, stop in self._parts:
                     draws = np.arange(first + start, min(first + stop, total))
                     if len(draws):
                         yield window, draws
+        finally:
+            if planned:
+                planned.join()
 
-    def _batch(
-        self, images: torch.Tensor, window: Window, draws: NDArray[np.int64], sample_ids: NDArray[np.int64]
-    ) -> Batch:
-        keys = hash64(self._seed, draws, STREAM_MASK).view(np.int64)
+    def _batch(self, images: torch.Tensor, part: Part) -> Batch:
+        self._stage.words = _copying
+        keys = hash64(self._seed, part.draws, STREAM_MASK).view(np.int64)
         return Batch(
             images=self._to_device(images),
-            draws=draws,
+            draws=part.draws,
             keys=self._to_device(torch.from_numpy(keys)),
-            sample_ids=sample_ids,
-            labels=self._index.label[sample_ids],
-            distances=self._to_device(torch.from_numpy(window.distances[draws - window.first_draw])),
-            window=window,
-            position=int(draws[0]) // self._batch_size * self._batch_size + self._batch_size,
+            sample_ids=part.sample_ids,
+            labels=self._index.label[part.sample_ids],
+            distances=self._to_device(torch.from_numpy(part.distances)),
+            bad=tuple(sorted(part.bad, key=lambda bad: bad.draw)),
+            window=part.window,
+            position=int(part.draws[0]) // self._batch_size * self._batch_size + self._batch_size,
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -221,26 +234,25 @@ class Stream:
         return tensor.to(self._device, non_blocking=True)
 
 
-class InOrder:
-    """The plan that reads samples once in row order, for features and evaluation: draw g is sample g * stride."""
-
-    window_length = 1 << 16
-
-    def __init__(self, samples: int, stride: int = 1) -> None:
-        self.draws, self._stride = math.ceil(samples / stride), stride
-
-    def window(self, number: int) -> Window:
-        first = number * self.window_length
-        draws = np.arange(first, min(first + self.window_length, self.draws))
-        return _InOrderWindow(number, first, draws * self._stride, np.full(len(draws), np.nan, np.float32))
+def _copying() -> str:
+    return "copying to the device"
 
 
-@dataclass(frozen=True)
-class _InOrderWindow:
-    number: int
-    first_draw: int
-    sample_ids: NDArray[np.int64]
-    distances: NDArray[np.float32]
-    temperature: float = math.inf
-    effective_fraction: float = math.nan
-    phase: str = "in order"
+class _Ahead(threading.Thread):
+    """Plans a window in the background. A daemon, unlike an executor's: a plan that hangs cannot hold the program."""
+
+    def __init__(self, plan: Plan, number: int) -> None:
+        super().__init__(name="plan", daemon=True)
+        self._plan, self._number = plan, number
+        self._planned: Future[Window] = Future()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._planned.set_result(self._plan.window(self._number))
+        except Exception as error:
+            self._planned.set_exception(error)
+
+    def result(self) -> Window:
+        """The window; raises what planning it raised."""
+        return self._planned.result()

@@ -57,7 +57,9 @@ class Line:
 def pixels(bench: Bench) -> Iterator[Line]:
     batches, reference = bench.encoded(seed=0)[:4], ReferenceDecoder(SIZE, bench.threads)
     pairs = zip(bench.decoder()(batches), batches, strict=True)
-    gaps = torch.cat([(images.cpu().float() - reference.decode(batch).float()).abs() for images, batch in pairs])
+    gaps = torch.cat(
+        [(decoded.images.cpu().float() - reference.decode(batch).images.float()).abs() for decoded, batch in pairs]
+    )
     mean, high = gaps.mean().item(), float(np.percentile(gaps.numpy(), 99))
     yield Line("decoder - reference, mean", mean, "grey levels", f"<= {MEAN}", mean <= MEAN, must=True)
     yield Line(
@@ -78,7 +80,7 @@ def spread(bench: Bench, decoder: Decoder) -> float:
     for batch, place, size in zip(others, places, sizes, strict=True):
         batch.data[place], batch.boxes[place], batch.flips[place] = draw.data[0], draw.boxes[0], draw.flips[0]
         cut.append(Encoded(batch.data[:size], batch.boxes[:size], batch.flips[:size]))
-    found = [images[place].cpu().float() for images, place in zip(decoder(cut), places, strict=True)]
+    found = [decoded.images[place].cpu().float() for decoded, place in zip(decoder(cut), places, strict=True)]
     return max((one - found[0]).abs().max().item() for one in found)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class MaskingConfig:
     """`mask_ratio` is the share of patches removed from every image."""
 
-    name: Literal["random"] = "random"
+    name: Literal["random", "block", "grid"] = "random"
     mask_ratio: float = 0.75
 
     def __post_init__(self) -> None:
@@ -28,6 +28,17 @@ class Mask(NamedTuple):
     ids_keep: Tensor  # int64 (B, K): the kept patches, in the order the encoder sees them
     ids_restore: Tensor  # int64 (B, L): place of each patch in the order kept first, removed after
     mask: Tensor  # float32 (B, L): 1 where the patch is removed
+
+
+def kept_patches(patches: int, mask_ratio: float) -> int:
+    """How many of an image's patches are kept; ValueError when that is none or all of them."""
+    kept = int(patches * (1 - mask_ratio))
+    if not 0 < kept < patches:
+        raise ValueError(
+            f"masking.mask_ratio {mask_ratio} keeps {kept} of {patches} patches; "
+            "at least one must be kept and one removed"
+        )
+    return kept
 
 
 def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
@@ -55,8 +66,11 @@ class Masker(nn.Module):
         """Per draw (B,), an objective of its own, for `own_parameters` alone."""
         return None
 
-    def after_step(self, model: nn.Module, progress: float) -> None:
-        """Called after every optimizer step, for example to move a teacher."""
+    def after_step(self, model: nn.Module, progress: float, finite: Tensor) -> None:
+        """Called after every optimizer step, for example to move a teacher.
+
+        `finite` is a bool on the device: where it is false the step was skipped, and nothing may move.
+        """
 
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters trained by the model's optimizer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mimcl.curriculum.masking.masker import Mask, Masker, keep_lowest
+from mimcl.curriculum.masking.masker import Mask, Masker, keep_lowest, kept_patches
 
 _GAMMA, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -15,11 +15,7 @@ class RandomMasker(Masker):
 
     def __init__(self, patches: int, mask_ratio: float) -> None:
         super().__init__()
-        if not 0 < int(patches * (1 - mask_ratio)) < patches:
-            raise ValueError(
-                f"masking.mask_ratio {mask_ratio} keeps {int(patches * (1 - mask_ratio))} of {patches} patches; "
-                "at least one must be kept and one removed"
-            )
+        kept_patches(patches, mask_ratio)  # or ValueError
         self._patches, self._mask_ratio = patches, mask_ratio
 
     def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask:

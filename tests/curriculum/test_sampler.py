@@ -387,3 +387,50 @@ def test_plan_errors(change, message):
 def test_curriculum_without_distances(name):
     with pytest.raises(ValueError, match=f"'{name}', which needs distances"):
         Plan(CurriculumConfig(name), samples=9, distances=None, draws=9, batch_size=3, seed=0, hash64=hash64)
+
+
+# Substitutes
+
+
+@pytest.mark.parametrize("resampling", ["multinomial", "systematic"])
+@pytest.mark.parametrize("mode", [{}, {"name": "anti"}, {"share": 0.0}, {"share": 0.0, "uniform": "replacement"}])
+def test_substitutes_fit_the_windows_p(mode, resampling):
+    n, draws = 20_000, 400_000
+    plan = make_plan(n, window=draws, draws=3 * draws, resampling=resampling, seed=5, **mode)
+    tau, d = plan.window(1).temperature, distances_of(n)
+    assert math.isinf(tau) == (mode.get("share") == 0.0)
+    ids, distances = plan.substitutes(1, np.arange(draws, 2 * draws), 3)
+    np.testing.assert_array_equal(distances, d[ids])
+    assert (ids.dtype, distances.dtype) == (np.int64, np.float32)
+    expected = draws * p_tau(1 - d if mode.get("name") == "anti" else d, tau)
+    cells = np.minimum(np.cumsum(expected) // 20, draws // 20 - 1).astype(np.int64)
+    seen, expected = np.bincount(cells[ids], minlength=cells.max() + 1), np.bincount(cells, expected)
+    full = expected >= 5
+    p_value = chisquare(seen[full], expected[full] * seen[full].sum() / expected[full].sum()).pvalue
+    print(f"{full.sum()} cells, p-value {p_value:.3f}")
+    assert full.sum() > 1000
+    assert 0.001 <= p_value <= 0.999
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_substitute_is_a_function_of_draw_and_retry(mode):
+    plan, draws = make_plan(window=300, **mode), np.arange(900, 1200)
+    ids, distances = plan.substitutes(3, draws, 2)
+    some = np.array([250, 3, 77])
+    one_by_one = [make_plan(window=300, **mode).substitutes(3, draws[[place]], 2) for place in some]
+    np.testing.assert_array_equal(np.concatenate([one for one, _ in one_by_one]), ids[some])
+    np.testing.assert_array_equal(np.concatenate([one for _, one in one_by_one]), distances[some])
+    for other in (plan.window(3).sample_ids, plan.substitutes(3, draws, 1)[0], plan.substitutes(3, draws, 15)[0]):
+        assert (other == ids).mean() < 0.1  # an image in common now and then
+
+
+def test_every_retry_has_substitutes_of_its_own():
+    draws = np.arange(1000)
+    found = {plan.substitutes(0, draws, k)[0].tobytes() for plan in [make_plan(window=1000)] for k in range(16)}
+    assert len(found) == make_plan().retries == 16
+
+
+@pytest.mark.parametrize(("number", "retry"), [(-1, 0), (15, 0), (0, -1), (0, 16)])
+def test_no_substitutes_outside_the_plan(number, retry):
+    with pytest.raises(IndexError):
+        make_plan(window=1000, draws=15_000).substitutes(number, np.array([5]), retry)

@@ -216,7 +216,7 @@ def test_a_set_of_another_index_is_refused(home, tmp_path):
         (tmp_path / "other" / "prototypes").rename(folder / "shards" / "prototypes")
 
 
-def test_training_on_a_damaged_shard_names_the_sample(home, tmp_path):
+def test_prototypes_of_a_damaged_shard_name_the_sample(home, tmp_path):
     folder, _ = home
     write_classes(tmp_path / "src", {"a": 8})
     mimcl(folder, "shard", str(tmp_path / "src"), "--out", str(tmp_path / "shards"))
@@ -224,6 +224,6 @@ def test_training_on_a_damaged_shard_names_the_sample(home, tmp_path):
     content = bytearray(shard.read_bytes())
     content[512 + 100] ^= 1
     shard.write_bytes(content)
-    done = mimcl(folder, "train", "--data", str(tmp_path / "shards"), "--out", str(tmp_path / "run"), check=1)
-    assert "sample 000000000 in" in done.stderr
+    done = mimcl(folder, "prototypes", "build", "--data", str(tmp_path / "shards"), check=1)
+    assert f"sample 000000000 in {shard} is bad: its bytes do not match the index" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder
+from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
-from mimcl.pipeline.dali import DaliDecoder, agrees_with_reference
+from mimcl.pipeline.dali import DaliDecoder
+from mimcl.pipeline.headers import agrees_with_reference
 
 WIDTH, HEIGHT, SIZE, BATCH = 500, 375, 224, 8
 # left, top, width, height: the whole image, a corner, up- and downscaled ones, one pixel, taller than wide
@@ -191,7 +192,12 @@ def batch(data: list[bytes], seed: int = 0) -> Encoded:
 
 
 def reference(encoded: Encoded) -> torch.Tensor:
-    return ReferenceDecoder(SIZE, 2).decode(encoded)
+    return images_of(ReferenceDecoder(SIZE, 2).decode(encoded))
+
+
+def images_of(decoded: Decoded) -> torch.Tensor:
+    assert decoded.failures == []
+    return decoded.images
 
 
 def is_close(images: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -208,7 +214,7 @@ def test_pixels_are_the_references(name, kind, image, monkeypatch):
     encoded = Encoded([data] * len(BOXES), np.array(BOXES, np.int32), np.array(FLIPS))
     decoder = make(name)
     monkeypatch.setattr(decoder, "_culprits", None)  # DALI decodes it, or its header says that it shall not
-    (images,) = decoder([encoded])
+    images = images_of(*decoder([encoded]))
     expected = reference(encoded)
     for decoded, same in zip(images, expected, strict=True):
         assert is_close(decoded, same)
@@ -230,7 +236,8 @@ def test_a_draw_has_the_same_pixels_in_any_batch(name, image, good):
     neighbours = [kind(image) for kind in KINDS.values()]
     batches = [draw, among(good[:BATCH], 3), among(neighbours[10 : 10 + BATCH], 7), among(neighbours[22:25], 0)]
     decoder = make(name)
-    first, *others = [images[place] for images, place in zip(decoder(batches), (0, 3, 7, 0), strict=True)]
+    places = (0, 3, 7, 0)
+    first, *others = [images_of(decoded)[place] for decoded, place in zip(decoder(batches), places, strict=True)]
     for other in others:
         assert torch.equal(first, other)
 
@@ -238,7 +245,7 @@ def test_a_draw_has_the_same_pixels_in_any_batch(name, image, good):
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])
 def test_batches_of_any_size_in_order(name, good):
     batches = [batch(good[:n], seed=n) for n in (BATCH, 3, 1, 5, BATCH, 2)]
-    results = list(make(name)(batches))
+    results = [*map(images_of, make(name)(batches))]
     assert len(results) == len(batches)
     for images, encoded in zip(results, batches, strict=True):  # all still hold their own pixels
         assert is_close(images, reference(encoded))
@@ -273,14 +280,14 @@ def test_abandoned_and_used_again(name, good):
     before = threads()
     for seed in range(4):
         run = decoder(batch(good[:4], seed=seed + n) for n in range(20))
-        assert is_close(next(run), reference(batch(good[:4], seed=seed)))
+        assert is_close(images_of(next(run)), reference(batch(good[:4], seed=seed)))
         del run
     held = decoder(batch(good[:4], seed=50 + n) for n in range(20))
     next(held)  # neither finished nor closed while the next run goes on
     encoded = [batch(good[:4], seed=100 + n) for n in range(5)]
-    for images, same in zip(decoder(encoded), encoded, strict=True):
+    for images, same in zip(map(images_of, decoder(encoded)), encoded, strict=True):
         assert is_close(images, reference(same))
-    assert is_close(next(held), reference(batch(good[:4], seed=51)))
+    assert is_close(images_of(next(held)), reference(batch(good[:4], seed=51)))
     held.close()
     deadline = time.monotonic() + 5
     while threads() > before + 2 and time.monotonic() < deadline:
@@ -291,23 +298,41 @@ def test_abandoned_and_used_again(name, good):
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 @pytest.mark.parametrize("place", [0, BATCH // 2, BATCH - 1])
-@pytest.mark.parametrize("bad", [2, 3, 4])
-def test_the_error_comes_after_the_good_batches_and_names_the_place(name, kind, place, bad, good, broken):
+@pytest.mark.parametrize("bad", [[2], [0, 3], [2, 3, 4]])
+def test_what_no_one_decodes_is_zero_and_named_and_neighbours_keep_their_pixels(name, kind, place, bad, good, broken):
     batches = [batch(good[:BATCH], seed=number) for number in range(6)]
-    for number in range(bad, 5):  # what follows is no better: the first one counts
+    expected = [*map(images_of, make(name)(batches))]
+    for number in bad:
         batches[number].data[place] = np.frombuffer(broken[kind], np.uint8)
-    run = make(name)(batches)
-    for number in range(bad):
-        assert is_close(next(run), reference(batches[number]))
-    with pytest.raises(DecodeError) as caught:
-        next(run)
-    assert caught.value.place == place
+    results = list(make(name)(batches))
+    assert len(results) == len(batches)
+    for number, (images, failures) in enumerate(results):
+        if number in bad:
+            assert failures == ReferenceDecoder(SIZE, 1).decode(batches[number]).failures
+            assert [where for where, _ in failures] == [place]
+            expected[number][place] = 0
+        else:
+            assert failures == []
+        assert torch.equal(images, expected[number])
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+def test_failures_among_images_of_the_reference_are_named_by_their_place_in_the_batch(name, image, good, broken):
+    cmyk = KINDS["jpeg cmyk"](image)
+    encoded = batch([good[0], cmyk, broken["png"], good[1], cmyk, broken["jpeg"], b"\xff\xd8\xff"])
+    ((images, failures),) = make(name)([encoded])
+    assert [place for place, _ in failures] == [2, 5, 6]
+    assert all(reason.startswith("it does not decode: ") and "\n" not in reason for _, reason in failures)
+    assert not images[[2, 5, 6]].any()
+    whole = [0, 1, 3, 4]
+    sound = Encoded([encoded.data[place] for place in whole], encoded.boxes[whole], encoded.flips[whole])
+    assert is_close(images[whole], reference(sound))
 
 
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])
 def test_what_only_dali_refuses_is_the_references_and_neighbours_keep_their_pixels(name, good, gif):
     plain = [batch(good[:BATCH], seed=number) for number in range(7)]
-    expected = list(make(name)(plain))
+    expected = [*map(images_of, make(name)(plain))]
     batches = [batch(good[:BATCH], seed=number) for number in range(7)]
     places = {1: [0], 2: [BATCH // 2], 3: [BATCH - 1], 5: [0, 1, BATCH - 1]}
     for number, where in places.items():
@@ -315,7 +340,7 @@ def test_what_only_dali_refuses_is_the_references_and_neighbours_keep_their_pixe
             batches[number].data[place] = np.frombuffer(gif, np.uint8)
     decoder = make(name)
     for _ in range(2):
-        results = list(decoder(batches))
+        results = [*map(images_of, decoder(batches))]
         assert len(results) == len(batches)
         for number, images in enumerate(results):
             for place in range(BATCH):
@@ -325,10 +350,58 @@ def test_what_only_dali_refuses_is_the_references_and_neighbours_keep_their_pixe
                     assert torch.equal(images[place], expected[number][place])
 
 
+def claiming(data: bytes, width: int, height: int) -> bytes:
+    """The same image with other sizes in its header."""
+    changed, kind = bytearray(data), data[12:16]
+    if data[:4] == b"\x89PNG":
+        changed[16:24] = struct.pack(">II", width, height)
+        changed[29:33] = struct.pack(">I", zlib.crc32(changed[12:29]))
+    elif data[:2] == b"\xff\xd8":
+        start = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
+        changed[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    elif kind == b"VP8X":
+        changed[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    elif kind == b"VP8L":
+        changed[21:24] = (width - 1 | height - 1 << 14).to_bytes(4, "little")[:3]
+        changed[24] = changed[24] & 0xF0 | height - 1 >> 10
+    else:
+        changed[26:30] = struct.pack("<HH", width, height)
+    return bytes(changed)
+
+
+BOMBS = ["jpeg 4:2:0", "jpeg progressive", "png rgb", "webp lossy", "webp lossless", "webp lossy alpha"]
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_header_that_claims_too_much_never_reaches_dali(kind, image, good, monkeypatch):
+    data = KINDS[kind](image)
+    assert claiming(data, WIDTH, HEIGHT) == data  # so it is the right field
+    assert agrees_with_reference(np.frombuffer(claiming(data, 16_000, 11_125), np.uint8))  # 178,000,000
+    bomb = claiming(data, 16_000, 11_200)  # 179,200,000: Pillow refuses more than 178,956,970
+    assert not agrees_with_reference(np.frombuffer(bomb, np.uint8))
+    decoder, encoded = make("dali-cpu"), batch([good[0], bomb, good[1]])
+    monkeypatch.setattr(decoder, "_culprits", None)
+    ((images, failures),) = decoder([encoded])
+    assert [place for place, _ in failures] == [1]
+    assert not images[1].any()
+    assert is_close(
+        images[[0, 2]],
+        reference(Encoded([encoded.data[0], encoded.data[2]], encoded.boxes[[0, 2]], encoded.flips[[0, 2]])),
+    )
+
+
+@pytest.mark.parametrize("kind", ["jpeg 4:2:0", "png rgb", "webp lossy"])
+def test_any_beginning_of_an_image_has_an_answer(kind, image):
+    data = np.frombuffer(KINDS[kind](image), np.uint8)
+    for length in range(64):
+        assert agrees_with_reference(data[:length]) in (True, False)
+    assert not agrees_with_reference(np.frombuffer(b"\xff\xd8\xff\xe0\0\x02garbage and no frame header", np.uint8))
+
+
 def test_batches_without_an_image_for_dali(image, good):
     only = [KINDS[kind](image) for kind in sorted(LEFT_TO_THE_REFERENCE)]
     batches = [batch(good[:3]), batch(only, seed=1), batch(only[:1], seed=2), batch(good[:3], seed=3)]
-    for images, encoded in zip(make("dali-cpu")(batches), batches, strict=True):
+    for images, encoded in zip(map(images_of, make("dali-cpu")(batches)), batches, strict=True):
         assert is_close(images, reference(encoded))
 
 
@@ -344,7 +417,7 @@ def test_an_error_of_the_source_comes_in_its_place(refuse, good, gif):
 
     run = make("dali-cpu")(arriving())
     for encoded in batches:
-        assert is_close(next(run), reference(encoded))
+        assert is_close(images_of(next(run)), reference(encoded))
     with pytest.raises(OSError, match="no such shard"):
         next(run)
 

@@ -1,5 +1,7 @@
 import io
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
-from mimcl.pipeline.decode import DecodeError, Encoded, ReferenceDecoder, make_decoder
+from mimcl.pipeline.decode import Encoded, ReferenceDecoder, make_decoder
 from mimcl.pipeline.files import DataError
 
 WIDTH, HEIGHT, SIZE = 160, 120, 48
@@ -32,7 +34,8 @@ def batch(data: list[bytes], boxes, flips=None) -> Encoded:
 
 
 def reference(data: list[bytes], boxes, flips=None) -> torch.Tensor:
-    (images,) = ReferenceDecoder(SIZE, 2)([batch(data, boxes, flips)])
+    ((images, failures),) = ReferenceDecoder(SIZE, 2)([batch(data, boxes, flips)])
+    assert failures == []
     return images
 
 
@@ -98,15 +101,24 @@ def test_any_mode_becomes_three_channels(kind, mode):
     assert (decoded.float() - original.float()).abs().mean() < 12  # the palette's colours are the coarsest
 
 
-@pytest.mark.parametrize("place", [0, 2, 4])
-def test_the_error_names_the_place(place):
+def test_what_does_not_decode_is_zero_and_named_and_the_others_are_whole():
     good = encoded("png", 5, WIDTH, HEIGHT)
-    data = [good] * 5
-    data[place] = good[:200]
-    with pytest.raises(DecodeError) as caught:
-        reference(data, [BOXES[0]] * 5)
-    assert caught.value.place == place
-    assert str(caught.value)
+    data = [good[:200], good, b"no image", good, b""]
+    images, failures = ReferenceDecoder(SIZE, 2).decode(batch(data, [BOXES[0]] * 5))
+    assert [place for place, _ in failures] == [0, 2, 4]
+    assert "truncated" in failures[0][1]
+    assert failures[1][1] == "it does not decode: no image that Pillow knows"  # and not where in memory it lies
+    assert not images[[0, 2, 4]].any()
+    assert torch.equal(images[[1, 3]], reference([good] * 2, [BOXES[0]] * 2))
+
+
+def test_a_decompression_bomb_is_not_unpacked():
+    bomb = bytearray(encoded("png", 5, WIDTH, HEIGHT))
+    bomb[16:24] = struct.pack(">II", 20_000, 10_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    _, ((place, reason),) = ReferenceDecoder(SIZE, 1).decode(batch([bomb], [BOXES[0]]))
+    assert place == 0
+    assert "decompression bomb" in reason
 
 
 def test_auto_takes_the_best_and_says_why(monkeypatch):

@@ -1,17 +1,20 @@
-"""Bytes of samples: the right ones, not copied, and never damaged ones."""
+"""Bytes of samples: the right ones and never damaged ones; a bad sample is no missing shard."""
 
 import gc
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import xxhash
+from bad_samples import flip_byte, reading_can_fail, unreadable
 
 from mimcl.pipeline import store
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.sources import image_folder
-from mimcl.pipeline.store import ShardStore
+from mimcl.pipeline.store import Defect, ShardStore
 
 
 @pytest.fixture
@@ -42,31 +45,34 @@ def test_every_sample_in_any_order(labelled, split):
     assert ShardStore(index).read(ids[:0]) == []
 
 
-def test_views_are_not_copies(labelled):
-    index = ShardIndex.load(labelled[1])
-    views = ShardStore(index).read(np.array([3, 3, 4]))
-    for view in views:
-        assert view.dtype == np.uint8
-        assert not view.flags.owndata
-        assert not view.flags.writeable
-    assert views[0].ctypes.data == views[1].ctypes.data
-    assert views[2].ctypes.data - views[0].ctypes.data == index.offset[4] - index.offset[3]
-
-
 @pytest.mark.parametrize("where", ["first", "last"])
-def test_a_damaged_byte_names_key_and_shard(copy, where):
+def test_a_damaged_byte_makes_its_sample_bad(copy, labelled, where):
     index = ShardIndex.load(copy)
     sample_id = first_of_shard(index, 1)
-    place = int(index.offset[sample_id]) + (0 if where == "first" else int(index.nbytes[sample_id]) - 1)
-    path = copy / index.shards[1]["name"]
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
+    flip_byte(index, sample_id, 0 if where == "first" else int(index.nbytes[sample_id]) - 1)
+    before, defect, after = ShardStore(index).read(np.array([0, sample_id, sample_id + 1]))
+    assert defect == (index.key(sample_id), index.shards[1]["name"], "its bytes do not match the index")
+    items = image_folder(labelled[0]).splits["train"]
+    assert (before.tobytes(), after.tobytes()) == (items[0].read(), items[sample_id + 1].read())
+
+
+@pytest.mark.skipif(not reading_can_fail(), reason="no file here fails to be read")
+def test_a_sample_that_the_system_does_not_read_is_bad(labelled):
+    index = unreadable(ShardIndex.load(labelled[1]), 7)
+    before, defect, after = ShardStore(index).read(np.array([6, 7, 8]))
+    assert defect == (index.key(7), "speed", "its bytes cannot be read (Invalid argument)")
+    assert [len(before), len(after)] == index.nbytes[[6, 8]].tolist()
+
+
+def test_a_shard_replaced_by_a_sound_copy_is_read_from_there(copy, labelled):
+    index = ShardIndex.load(copy)
+    sample_id, path = first_of_shard(index, 1), copy / index.shards[1]["name"]
+    flip_byte(index, sample_id)
     reader = ShardStore(index)
-    message = refused(reader, [0, sample_id])
-    assert index.key(sample_id) in message
-    assert path.name in message
-    assert len(reader.read(np.array([0, sample_id + 1]))) == 2  # its neighbours are not affected
+    assert isinstance(reader.read(np.array([sample_id]))[0], Defect)
+    shutil.copy(labelled[1] / path.name, path.with_suffix(".new"))
+    path.with_suffix(".new").rename(path)
+    assert xxhash.xxh64_intdigest(reader.read(np.array([sample_id]))[0]) == index.xxh64[sample_id]
 
 
 @pytest.mark.parametrize("size", [0, 512, -1])
@@ -79,12 +85,49 @@ def test_a_truncated_shard(copy, size):
     assert "bytes" in message
 
 
-def test_a_missing_shard(copy):
+@pytest.mark.parametrize("kept", [0, 1000])
+def test_a_shard_truncated_after_it_was_opened(copy, kept):
     index = ShardIndex.load(copy)
-    (copy / index.shards[1]["name"]).unlink()
-    message = refused(ShardStore(index), [first_of_shard(index, 1)])
+    reader, path = ShardStore(index), copy / index.shards[1]["name"]
+    last = int(np.flatnonzero(index.shard == 1)[-1])
+    reader.read(np.array([last]))
+    os.truncate(path, kept)
+    message = refused(reader, [last])
+    assert f"{path.name} has {kept:,} bytes, the index says {index.shards[1]['bytes']:,}" in message
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_missing_shard(copy, opened):
+    index = ShardIndex.load(copy)
+    reader, path, sample_id = ShardStore(index), copy / index.shards[1]["name"], first_of_shard(index, 1)
+    if opened:
+        reader.read(np.array([sample_id]))
+        flip_byte(index, sample_id)  # or it would be read from what is still open
+    path.unlink()
+    message = refused(reader, [sample_id])
     assert index.shards[1]["name"] in message
     assert "No such file" in message
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_shard_that_is_no_file(copy, make):
+    index = ShardIndex.load(copy)
+    path = copy / index.shards[1]["name"]
+    path.unlink()
+    make(path)
+    message = refused(ShardStore(index), [first_of_shard(index, 1)])
+    assert f"{path} is not a regular file" in message
+
+
+@pytest.mark.parametrize("change", [{"offset": -1}, {"offset": 1 << 40}, {"nbytes": -5}, {"nbytes": 1 << 40}], ids=str)
+def test_an_index_that_points_outside_its_shard(labelled, change):
+    index = ShardIndex.load(labelled[1])
+    columns = {name: getattr(index, name).copy() for name in change}
+    for name, value in change.items():
+        columns[name][3] = value
+    message = refused(ShardStore(replace(index, **columns)), [3])
+    assert "index is damaged" in message
+    assert index.shards[0]["name"] in message
 
 
 def test_an_index_that_names_no_shard(copy):
@@ -93,26 +136,26 @@ def test_an_index_that_names_no_shard(copy):
     assert "damaged" in refused(ShardStore(index), [first_of_shard(index, 2)])
 
 
-def open_maps(folder) -> int:
-    with open("/proc/self/maps") as maps:
-        return sum(f"{folder}/train-" in line and ".tar" in line for line in maps)
+def open_shards(folder) -> int:
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return sum(os.readlink(link).startswith(f"{folder}/train-") for link in links if os.path.islink(link))
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="maps are counted in /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="descriptors are counted in /proc")
 def test_more_shards_than_are_kept_open(copy, labelled, monkeypatch):
     monkeypatch.setattr(store, "_OPEN_SHARDS", 2)
     index = ShardIndex.load(copy)
     assert len(index.shards) > 2
     items = image_folder(labelled[0]).splits["train"]
     reader = ShardStore(index)
-    held = reader.read(np.array([0]))[0]
     for sample_id in np.random.default_rng(1).permutation(np.tile(np.arange(index.samples), 3)):
         assert reader.read(np.array([sample_id]))[0].tobytes() == items[sample_id].read()
-    for sample_id in np.flatnonzero(index.shard > 0):  # the first shard leaves the cache for good
-        reader.read(np.array([sample_id]))
+    gc.collect()  # readers of other tests
+    assert open_shards(copy) == 2
+    flip_byte(index, 0)
+    for _ in range(5):  # each looks at the shard anew
+        reader.read(np.array([0]))
+    assert open_shards(copy) == 2
+    del reader
     gc.collect()
-    assert open_maps(copy) == 3  # two in the cache, one held by a view
-    assert held.tobytes() == items[0].read()
-    del held
-    gc.collect()
-    assert open_maps(copy) == 2
+    assert open_shards(copy) == 0

@@ -2,122 +2,26 @@
 
 import itertools
 import math
-import shutil
 import threading
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Spy, Windows, assert_same, collect, make_stream, read_until_error
 
 from mimcl.pipeline.augment import STREAM_MASK, central_crops, hash64, random_crops
-from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.stream import DataConfig, InOrder, Stream, micro_batches
-
-SEED, BATCH, WINDOW, DRAWS, SIDE = 11, 32, 64, 256, 24
-
-
-@dataclass(frozen=True)
-class Window:
-    number: int
-    first_draw: int
-    sample_ids: np.ndarray
-    distances: np.ndarray
-    temperature: float
-    effective_fraction: float = 0.5
-    phase: str = "curriculum"
-
-
-class Windows:
-    """A plan of hashed samples that keeps a record of when which window was asked for."""
-
-    def __init__(self, samples, draws=DRAWS, window_length=WINDOW, fails_at=None):
-        self.samples, self.draws, self.window_length, self.fails_at = samples, draws, window_length, fails_at
-        self.asked = []
-
-    def window(self, number):
-        self.asked.append(number)
-        if number == self.fails_at:
-            raise ValueError("no such window can be planned")
-        first = number * self.window_length
-        draws = np.arange(first, min(first + self.window_length, self.draws))
-        ids = (hash64(99, draws, 16) % np.uint64(self.samples)).astype(np.int64)
-        return Window(number, first, ids, (ids / self.samples).astype(np.float32), 0.1 * (number + 1))
-
-
-class Spy:
-    """The training transform; remembers what it was asked and what it said."""
-
-    def __init__(self, transform=None):
-        self.transform, self.calls = transform or random_crops(SEED), []
-
-    def __call__(self, draws, width, height):
-        boxes, flips = self.transform(draws, width, height)
-        self.calls.append((draws, boxes, flips, width, height))
-        return boxes, flips
+from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.stream import DataConfig, micro_batches
 
 
 @pytest.fixture(scope="module")
 def index(labelled):
     return ShardIndex.load(labelled[1])
-
-
-@pytest.fixture
-def damaged(labelled, tmp_path):
-    """A copy with one byte of sample 20 changed."""
-    shutil.copytree(labelled[1], tmp_path / "copy")
-    index = ShardIndex.load(tmp_path / "copy")
-    path = tmp_path / "copy" / index.shards[index.shard[20]]["name"]
-    data = bytearray(path.read_bytes())
-    data[int(index.offset[20]) + 100] ^= 1
-    path.write_bytes(data)
-    return index
-
-
-def make_stream(index, plan=None, transform=None, *, threads=2, micro=8, prefetch=4, batch=BATCH, **options):
-    return Stream(
-        plan or Windows(index.samples),
-        index,
-        ReferenceDecoder(SIDE, threads),
-        transform or random_crops(SEED),
-        seed=SEED,
-        batch_size=batch,
-        micro_batch_size=micro,
-        prefetch=prefetch,
-        **options,
-    )
-
-
-COLUMNS = ["images", "draws", "keys", "sample_ids", "labels", "distances"]
-
-
-def collect(index, world_size=1, **options) -> dict[str, np.ndarray]:
-    """All columns of all ranks, in order of the draws, with what the transform said."""
-    rows = {name: [] for name in [*COLUMNS, "temperature", "position", "boxes", "flips"]}
-    for rank in range(world_size):
-        spy = Spy()
-        for batch in make_stream(index, transform=spy, rank=rank, world_size=world_size, **options):
-            for name in COLUMNS:
-                rows[name].append(np.asarray(getattr(batch, name)))
-            rows["temperature"].append(np.full(len(batch.draws), batch.window.temperature))
-            rows["position"].append(np.full(len(batch.draws), batch.position))
-        rows["boxes"] += [call[1] for call in spy.calls]
-        rows["flips"] += [call[2] for call in spy.calls]
-        assert [call[0].tolist() for call in spy.calls] == [d.tolist() for d in rows["draws"][-len(spy.calls) :]]
-    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
-    order = np.argsort(joined["draws"], kind="stable")
-    return {name: column[order] for name, column in joined.items()}
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +68,11 @@ def test_single_draws_cannot_cut_uneven_shares_alike():
         micro_batches(3, 1, 0, 2)
 
 
-def test_in_order_with_a_stride_reads_every_so_many():
-    plan = InOrder(10, 3)
-    assert plan.draws == 4
-    np.testing.assert_array_equal(plan.window(0).sample_ids, [0, 3, 6, 9])
+def test_in_order_goes_through_all_windows():
+    plan = InOrder(np.arange(0, 400_000, 3))
+    ids = [plan.window(number).sample_ids for number in range(math.ceil(plan.draws / plan.window_length))]
+    assert [len(part) for part in ids] == [65_536, 65_536, 2262]
+    np.testing.assert_array_equal(np.concatenate(ids), np.arange(0, 400_000, 3))
 
 
 # A function of the draw number
@@ -280,7 +185,7 @@ def test_in_order_reads_every_sample_once(labelled, world_size):
     index = ShardIndex.load(labelled[1])  # 40 samples: two batches and a part of one
     batches = []
     for rank in range(world_size):
-        plan = InOrder(index.samples)
+        plan = InOrder(np.arange(index.samples))
         batches += make_stream(index, plan, central_crops, batch=16, micro=7, rank=rank, world_size=world_size)
     batches.sort(key=lambda batch: batch.draws[0])
     assert all(len(batch.draws) for batch in batches)
@@ -296,6 +201,21 @@ def test_in_order_reads_every_sample_once(labelled, world_size):
 def test_config_out_of_range(field):
     with pytest.raises(ValueError, match=f"data.{field} is 0"):
         DataConfig(**{field: 0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("stall_timeout", value) for value in (0.0, -1.0, math.nan, math.inf)],
+        *[("max_bad", value) for value in (-0.1, 1.1, math.nan)],
+    ],
+)
+def test_shares_and_seconds_out_of_range(field, value):
+    with pytest.raises(ValueError, match=f"data.{field} is {value}; it must be"):
+        DataConfig(**{field: value})
+    assert (DataConfig().stall_timeout, DataConfig().max_bad) == (600, 0.001)
+    assert DataConfig(max_bad=0.0).max_bad == 0
+    assert DataConfig(max_bad=1.0).max_bad == 1
 
 
 # How far ahead
@@ -337,54 +257,6 @@ def test_the_next_window_is_planned_while_this_one_is_used(index):
 
 
 # Errors
-
-
-def read_until_error(stream) -> tuple[list, Exception]:
-    batches = []
-    try:
-        for batch in stream:
-            batches.append(batch)
-    except Exception as error:
-        return batches, error
-    pytest.fail("no error came out")
-
-
-def draw_of(index, sample_id) -> int:
-    plan = Windows(index.samples)
-    ids = np.concatenate([plan.window(number).sample_ids for number in range(DRAWS // WINDOW)])
-    return int(np.flatnonzero(ids == sample_id)[0])
-
-
-def test_a_damaged_sample(damaged, threads_left):
-    batches, error = read_until_error(make_stream(damaged))
-    assert "\n" not in str(error)
-    assert threads_left() == []  # while the error is held
-    assert isinstance(error, DataError)
-    assert "000000020" in str(error)
-    assert ".tar is damaged" in str(error)
-    assert len(batches) == draw_of(damaged, 20) // 8  # all before it came out
-
-
-def test_a_sample_that_cannot_be_decoded(tmp_path, threads_left):
-    from images import encoded, write_flat
-
-    from mimcl.pipeline.shards import PackConfig, pack
-    from mimcl.pipeline.sources import image_folder
-
-    paths = write_flat(tmp_path / "src", 40)
-    png = encoded("png")
-    place = png.index(b"IDAT") + 40
-    paths[20].write_bytes(png[:place] + bytes(200) + png[place + 200 :])
-    pack(image_folder(tmp_path / "src"), tmp_path / "out", PackConfig(), on_progress=lambda count: None)
-    index = ShardIndex.load(tmp_path / "out")
-    batches, error = read_until_error(make_stream(index))
-    assert "\n" not in str(error)
-    assert threads_left() == []  # while the error is held
-    assert isinstance(error, DataError)
-    assert "000000020" in str(error)
-    assert paths[20].name in str(error)
-    assert "cannot be decoded" in str(error)
-    assert len(batches) == draw_of(index, 20) // 8
 
 
 @pytest.mark.parametrize("number", [0, 2])

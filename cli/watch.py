@@ -1,0 +1,121 @@
+"""What all ranks watch together: windows that must be alike, bad samples, steps without a finite gradient."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mimcl.curriculum.sampler import WindowPlan
+from mimcl.model.distributed import agree, from_first, gather
+from mimcl.model.metrics import Outcome, keep_lines
+from mimcl.pipeline.files import DataError, write_json
+from mimcl.pipeline.stream import BadSample, Batch
+
+_ALWAYS_ALLOWED = 10  # bad samples
+
+
+class _Seen(NamedTuple):
+    """What is remembered of a micro-batch: not its images, which would fill the device."""
+
+    position: int
+    draws: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]
+    distances: Tensor
+    losses: Tensor
+    bad: tuple[BadSample, ...]
+
+
+class Watch:
+    """An observer of the trainer on every rank. Rank 0 writes quarantine.jsonl and nonfinite/STEP.json.
+
+    What happened in a step is known on all ranks alike one step later (its Outcome); only then, and only if there is
+    something to tell, do they send each other more than numbers.
+    """
+
+    def __init__(
+        self, folder: Path, position: int, max_bad: float, is_first: bool, on_trouble: Callable[[str], None]
+    ) -> None:
+        """`max_bad` is the share of the draws so far that may be bad; `_ALWAYS_ALLOWED` always may."""
+        self._folder, self._max_bad, self._is_first, self._on_trouble = folder, max_bad, is_first, on_trouble
+        self._quarantine = folder / "quarantine.jsonl"
+        earlier = keep_lines(self._quarantine, lambda line: line["draw"] < position) if is_first else []
+        self._bad, self._bad_shards = from_first(len(earlier)), Counter(line["shard"] for line in earlier)
+        self._window: WindowPlan | None = None
+        self._seen: deque[_Seen] = deque()  # of the last two steps: what is said about a step comes one late
+
+    def observe(self, batch: Batch, per_sample_loss: Tensor) -> None:
+        """Compares a new window with the other ranks' and remembers what this step is made of."""
+        if batch.window is not self._window:
+            self._window = batch.window
+            agree(f"window {batch.window.number} of the plan", batch.window.digest)
+        seen = _Seen(batch.position, batch.draws, batch.sample_ids, batch.distances, per_sample_loss, batch.bad)
+        self._seen.append(seen)
+
+    def after_step(self, outcomes: list[Outcome], batch_size: int) -> None:
+        """Writes down what the outcomes tell. Raises DataError on all ranks when too many samples were bad."""
+        for outcome in outcomes:
+            end = outcome.step * batch_size
+            step = [seen for seen in self._seen if seen.position == end]
+            if not outcome.finite:
+                self._dump(outcome, step)
+            if outcome.bad:
+                self._note_bad([asdict(bad) for seen in step for bad in seen.bad], end)
+            while self._seen and self._seen[0].position <= end:
+                self._seen.popleft()
+
+    def _dump(self, outcome: Outcome, step: list[_Seen]) -> None:
+        columns = ("draw", "sample_id", "distance", "loss")
+        rows = [
+            dict(zip(columns, row, strict=True))
+            for seen in step
+            for row in zip(*(column.tolist() for column in seen[1:5]), strict=True)
+        ]
+        draws = [row for rows in gather(json.dumps(rows)) for row in json.loads(rows)]
+        if not self._is_first:
+            return
+        path = self._folder / "nonfinite" / f"{outcome.step:08d}.json"
+        content = asdict(outcome) | {"temperature": self._window.temperature, "draws": draws}
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, _plain(content))
+        except OSError as error:
+            self._on_trouble(f"{path} cannot be written ({error.strerror})")
+        self._on_trouble(f"step {outcome.step} had no finite gradient and was skipped; its draws are in {path}")
+
+    def _note_bad(self, mine: list[dict[str, Any]], position: int) -> None:
+        rows = sorted((row for rows in gather(json.dumps(mine)) for row in json.loads(rows)), key=lambda r: r["draw"])
+        self._bad += len(rows)
+        self._bad_shards.update(row["shard"] for row in rows)
+        if self._is_first:
+            try:
+                with open(self._quarantine, "a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
+            except OSError as error:
+                self._on_trouble(f"{self._quarantine} cannot be written ({error.strerror})")
+            for row in rows[:3]:
+                self._on_trouble(f"sample {row['key']} of {row['shard']} is bad and was replaced: {row['reason']}")
+        allowed = max(_ALWAYS_ALLOWED, self._max_bad * position)
+        if self._bad > allowed:
+            worst = ", ".join(f"{count} in {shard}" for shard, count in self._bad_shards.most_common(3))
+            raise DataError(
+                f"{self._bad} bad samples in {position:,} draws are more than the {allowed:,.0f} allowed ({worst}); "
+                f"see {self._quarantine}, mend the shards (`mimcl verify` lists what is wrong), or raise "
+                "--max-bad"
+            )
+
+
+def _plain(content: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become text."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_plain(value) for value in content]
+    return str(content) if content in (float("inf"), float("-inf")) or content != content else content

@@ -1,0 +1,201 @@
+"""Several processes as one: the only file that calls torch.distributed. With a single process nothing is sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_BUCKET_BYTES = 25 << 20  # as much as DDP sends at once: large enough for the bandwidth, small enough to overlap
+
+
+class DistributedError(Exception):
+    """The processes lost one another, or do not do the same; one line that says which."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A process's place among those that train together: its rank of `size`, its number on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """As torchrun's RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say; where it is silent, one process."""
+        names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        return cls(*(int(os.environ.get(name, default)) for name, default in names.items()))
+
+
+@contextmanager
+def connected(world: World, device: torch.device, timeout_seconds: float) -> Iterator[None]:
+    """Joins the processes while the block lasts: nccl between GPUs, gloo for what lies on the host.
+
+    A process that waits `timeout_seconds` for another one gives up with an error.
+    """
+    if world.size == 1:
+        yield
+        return
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(os.environ["TORCHELASTIC_MAX_RESTARTS"]):
+        # PyTorch issue 135712: the store that torchrun shares still has the addresses of the processes before.
+        raise DistributedError(
+            "after a restart torchrun's processes would look for those that are gone: start torchrun --max-restarts "
+            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
+    on_gpu = device.type == "cuda"
+    with _peers():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            timeout=timedelta(seconds=timeout_seconds),
+            device_id=device if on_gpu else None,
+        )
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for a process that is gone
+
+
+def barrier() -> None:
+    """Waits until all ranks are here."""
+    from_first(0)
+
+
+def from_first(number: int) -> int:
+    """Rank 0's number, on every rank."""
+    return _gathered(torch.tensor([number]))[0].item()
+
+
+def agree(what: str, digest: str) -> None:
+    """Raises DistributedError unless all ranks have the same `digest`, hexadecimal text of one length."""
+    digests = gather(digest)
+    for rank, other in enumerate(digests):
+        if other != digests[0]:
+            raise DistributedError(
+                f"{what} differs between the processes: {digests[0]} on rank 0, {other} on rank {rank}; "
+                "give all of them the same command, data and versions"
+            )
+
+
+def gather(text: str) -> list[str]:
+    """Every rank's text, in order of rank."""
+    data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+    sizes = [size.item() for size in _gathered(torch.tensor([len(data)]))]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: len(data)] = data
+    parts = _gathered(padded) if max(sizes) else [padded] * len(sizes)
+    return [part[:size].numpy().tobytes().decode() for part, size in zip(parts, sizes, strict=True)]
+
+
+class Gradients:
+    """Gradients as views into flat buckets that are summed over the ranks, in a layout and order that never change.
+
+    `parameters` are those that every backward pass of a step reaches: their buckets, in reverse order of the
+    parameters, are sent while the step's last backward pass still runs. `others` follow when the step is complete.
+    DDP's wrapper is no choice: maskers call parts of the model, and it lays its buckets out anew after the first
+    step, which would change the order of summation, and so the weights, after a resume.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter] = ()) -> None:
+        early = list(_buckets(parameters))
+        layout = [*early, *_buckets(others)]
+        self.buckets = [_flat(bucket) for bucket in layout]
+        self._lengths = [len(bucket) for bucket in layout]
+        self._sent, self._last_pass, self._works = 0, False, []
+        self._reset()
+        if dist.is_initialized():
+            for number, bucket in enumerate(early):
+                for parameter in bucket:
+                    parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
+
+    def last_pass(self) -> None:
+        """The next backward pass is the step's last."""
+        self._last_pass = True
+
+    def finish(self, sums: Tensor) -> None:
+        """Completes the summation of all gradients, and of `sums`, over the ranks. The host waits for gloo only."""
+        if dist.is_initialized():
+            with _peers():
+                self._send(len(self.buckets))
+                self._works.append(dist.all_reduce(sums, async_op=True))
+                for work in self._works:
+                    work.wait()
+        self._reset()
+
+    def zero(self) -> None:
+        """Sets all gradients to 0, in place: they stay where the buckets are."""
+        for bucket in self.buckets:
+            bucket.zero_()
+
+    def norm(self) -> Tensor:
+        """The 2-norm of all gradients together."""
+        return torch.nn.utils.get_total_norm(self.buckets)
+
+    def _arrived(self, number: int, _: Tensor) -> None:
+        """A gradient of bucket `number` is complete. Buckets leave in order, on every rank the same."""
+        if not self._last_pass:
+            return
+        self._missing[number] -= 1
+        complete = self._sent
+        while complete < len(self._missing) and self._missing[complete] == 0:
+            complete += 1
+        self._send(complete)
+
+    def _send(self, until: int) -> None:
+        for bucket in self.buckets[self._sent : until]:
+            self._works.append(dist.all_reduce(bucket, async_op=True))
+        self._sent = max(self._sent, until)
+
+    def _reset(self) -> None:
+        self._sent, self._last_pass, self._works = 0, False, []
+        self._missing = list(self._lengths)
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
+    size = 0
+    for parameter in reversed(parameters):
+        if bucket and size + parameter.nbytes > _BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(parameter)
+        size += parameter.nbytes
+    if bucket:
+        yield bucket
+
+
+def _flat(bucket: list[nn.Parameter]) -> Tensor:
+    """Zeros for all gradients of the bucket; each parameter's `grad` becomes a view into them."""
+    flat = torch.zeros(sum(p.numel() for p in bucket), device=bucket[0].device, dtype=bucket[0].dtype)
+    for parameter, grad in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+        parameter.grad = grad.view_as(parameter)
+    return flat
+
+
+def _gathered(tensor: Tensor) -> list[Tensor]:
+    """The tensor of every rank; on the host, so over gloo."""
+    if not dist.is_initialized():
+        return [tensor]
+    gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    with _peers():
+        dist.all_gather(gathered, tensor)
+    return gathered
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """Errors of the transport in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise DistributedError(
+            f"another process of this run does not answer ({reason[:200]}); start all of them again with --resume "
+            "(torchrun --max-restarts does so by itself)"
+        ) from error

@@ -1,0 +1,72 @@
+"""What the stream needs to know of a plan, and the plan that reads given samples in order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Window(Protocol):
+    """A stretch of draws with one temperature; the stream uses its first four columns and passes the rest on."""
+
+    number: int
+    first_draw: int
+    sample_ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    temperature: float
+    effective_fraction: float
+    phase: str
+
+
+class Plan(Protocol):
+    """Which sample each draw is: windows of `window_length` draws, `draws` in all.
+
+    A draw whose sample is bad gets the substitute of retry 0, of retry 1 if that is bad as well, and so on; with
+    `retries` 0 no sample may be replaced.
+    """
+
+    draws: int
+    window_length: int
+    retries: int
+
+    def window(self, number: int) -> Window: ...
+
+    def substitutes(
+        self, window_number: int, draws: NDArray[np.int64], retry: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Sample ids and distances, both (n,), for draws (n,) of one window; retry in [0, retries)."""
+
+
+class InOrder:
+    """The plan that reads the samples it is given, for features, evaluation and pictures: draw g is sample_ids[g]."""
+
+    window_length = 1 << 16
+    retries = 0  # the feature of another image would be a wrong one
+
+    def __init__(self, sample_ids: NDArray[np.int64]) -> None:
+        self.draws, self._sample_ids = len(sample_ids), sample_ids
+
+    def window(self, number: int) -> Window:
+        first = number * self.window_length
+        sample_ids = self._sample_ids[first : first + self.window_length]
+        return _InOrderWindow(number, first, sample_ids, np.full(len(sample_ids), np.nan, np.float32))
+
+    def substitutes(
+        self, window_number: int, draws: NDArray[np.int64], retry: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        raise IndexError(f"retry {retry} of a plan without substitutes")
+
+
+@dataclass(frozen=True)
+class _InOrderWindow:
+    number: int
+    first_draw: int
+    sample_ids: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    temperature: float = math.inf
+    effective_fraction: float = math.nan
+    phase: str = "in order"

@@ -1,0 +1,98 @@
+"""What every masker that learns nothing must do: exact numbers, pure in the key, no state."""
+
+import math
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from mimcl.curriculum.masking.make import make_masker
+from mimcl.curriculum.masking.masker import Mask, MaskingConfig
+from mimcl.pipeline import augment
+
+NAMES = get_args(get_type_hints(MaskingConfig)["name"])
+
+
+def keys_of(draws: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(augment.hash64(seed, np.arange(draws), augment.STREAM_MASK).view(np.int64))
+
+
+def propose(name: str, side: int, ratio: float, keys: torch.Tensor, progress: float = 0.0) -> Mask:
+    masker = make_masker(MaskingConfig(name, ratio), side * side)
+    return masker.propose(torch.empty(0), keys, torch.nn.Identity(), progress)
+
+
+@given(st.sampled_from(NAMES), st.integers(2, 17), st.floats(0.01, 0.99), st.integers(0, 99))
+@example("block", 14, 0.75, 0)
+@example("grid", 7, 0.75, 0)
+@example("grid", 2, 0.5, 0)
+@example("block", 2, 0.75, 0)
+def test_exactly_the_ratio_is_removed_and_order_is_restored(name, side, ratio, seed):
+    patches, draws = side * side, 20
+    kept = int(patches * (1 - ratio))
+    assume(0 < kept < patches)
+    mask = propose(name, side, ratio, keys_of(draws, seed))
+    assert mask.ids_keep.shape == (draws, kept)
+    assert mask.ids_keep.dtype == mask.ids_restore.dtype == torch.int64
+    assert mask.mask.dtype == torch.float32
+    assert (mask.mask.sum(1) == patches - kept).all()
+    assert (mask.mask.gather(1, mask.ids_keep) == 0).all()
+    assert torch.equal(mask.ids_restore.gather(1, mask.ids_keep), torch.arange(kept).expand(draws, kept))
+    assert torch.equal(mask.ids_restore.sort(1).values, torch.arange(patches).expand(draws, patches))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("side", "ratio"), [(14, 0.75), (7, 0.6), (5, 0.3)])
+def test_a_mask_belongs_to_its_key_whatever_batch_it_is_in(name, side, ratio):
+    keys, state = keys_of(60), torch.random.get_rng_state()
+    whole = propose(name, side, ratio, keys)
+    shuffled = torch.from_numpy(np.random.default_rng(0).permutation(60))
+    for places in (slice(31, 32), slice(0, 7), shuffled):
+        part = propose(name, side, ratio, keys[places], progress=1.0)
+        for of_part, of_whole in zip(part, whole, strict=True):
+            assert torch.equal(of_part, of_whole[places])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    # A grid has as many patterns as offsets; on a small one single blocks and what noise trims off them come again.
+    assert len(whole.mask.unique(dim=0)) > (3 if name == "grid" else 15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_learned_and_nothing_is_saved(name):
+    masker = make_masker(MaskingConfig(name), 64)
+    assert not masker.state_dict()
+    assert not list(masker.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("ratio", "kept"), [(0.99, 0), (1e-17, 64)])
+def test_a_ratio_that_keeps_or_removes_nothing_is_refused(name, ratio, kept):
+    with pytest.raises(ValueError, match=f"keeps {kept} of 64"):
+        make_masker(MaskingConfig(name, ratio), 64)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, math.nan])
+def test_a_ratio_out_of_range_is_refused(ratio):
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        MaskingConfig("grid", ratio)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("side", "ratio"), [(14, 0.75), (7, 0.6), (16, 0.9)])
+def test_masks_are_the_same_on_the_gpu_and_made_without_waiting_for_it(name, side, ratio):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    masker = make_masker(MaskingConfig(name, ratio), side * side)
+    on_host = masker.propose(torch.empty(0), keys_of(4096), torch.nn.Identity(), 0.0)
+    masker, keys = masker.cuda(), keys_of(4096).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_gpu = masker.propose(torch.empty(0), keys, torch.nn.Identity(), 0.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert on_gpu.mask.is_cuda
+    for host, gpu in zip(on_host, on_gpu, strict=True):
+        assert torch.equal(host, gpu.cpu())

@@ -1,0 +1,117 @@
+"""Streams over small data sets, a plan that is a hash, and what came out of them as arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.decode import ReferenceDecoder
+from mimcl.pipeline.stream import Stream
+
+SEED, BATCH, WINDOW, DRAWS, SIDE = 11, 32, 64, 256, 24
+
+
+@dataclass(frozen=True)
+class Window:
+    number: int
+    first_draw: int
+    sample_ids: np.ndarray
+    distances: np.ndarray
+    temperature: float
+    effective_fraction: float = 0.5
+    phase: str = "curriculum"
+
+
+class Windows:
+    """A plan of hashed samples that keeps a record of which windows and which (draw, retry) were asked for."""
+
+    retries = 16
+
+    def __init__(self, samples, draws=DRAWS, window_length=WINDOW, fails_at=None):
+        self.samples, self.draws, self.window_length, self.fails_at = samples, draws, window_length, fails_at
+        self.asked, self.retried = [], []
+
+    def window(self, number):
+        self.asked.append(number)
+        if number == self.fails_at:
+            raise ValueError("no such window can be planned")
+        first = number * self.window_length
+        draws = np.arange(first, min(first + self.window_length, self.draws))
+        ids = (hash64(99, draws, 16) % np.uint64(self.samples)).astype(np.int64)
+        return Window(number, first, ids, self.distances_of(ids), 0.1 * (number + 1))
+
+    def substitutes(self, window_number, draws, retry):
+        assert 0 <= retry < self.retries
+        assert (draws // self.window_length == window_number).all()
+        self.retried += [(int(draw), retry) for draw in draws]
+        ids = (hash64(99, draws, 32 + retry) % np.uint64(self.samples)).astype(np.int64)
+        return ids, self.distances_of(ids)
+
+    def distances_of(self, ids):
+        return (ids / self.samples).astype(np.float32)
+
+
+class Spy:
+    """The training transform; remembers what it was asked and what it said."""
+
+    def __init__(self, transform=None):
+        self.transform, self.calls = transform or random_crops(SEED), []
+
+    def __call__(self, draws, width, height):
+        boxes, flips = self.transform(draws, width, height)
+        self.calls.append((draws, boxes, flips, width, height))
+        return boxes, flips
+
+
+def make_stream(
+    index, plan=None, transform=None, *, decoder=None, threads=2, micro=8, prefetch=4, batch=BATCH, **options
+):
+    return Stream(
+        plan or Windows(index.samples),
+        index,
+        decoder or ReferenceDecoder(SIDE, threads),
+        transform or random_crops(SEED),
+        seed=SEED,
+        batch_size=batch,
+        micro_batch_size=micro,
+        prefetch=prefetch,
+        **options,
+    )
+
+
+COLUMNS = ["images", "draws", "keys", "sample_ids", "labels", "distances"]
+
+
+def collect(index, world_size=1, **options) -> dict[str, np.ndarray]:
+    """All columns of all ranks, in order of the draws, with what the transform said."""
+    rows = {name: [] for name in [*COLUMNS, "temperature", "position", "boxes", "flips"]}
+    for rank in range(world_size):
+        spy = Spy()
+        for batch in make_stream(index, transform=spy, rank=rank, world_size=world_size, **options):
+            for name in COLUMNS:
+                rows[name].append(np.asarray(getattr(batch, name)))
+            rows["temperature"].append(np.full(len(batch.draws), batch.window.temperature))
+            rows["position"].append(np.full(len(batch.draws), batch.position))
+        rows["boxes"] += [call[1] for call in spy.calls]
+        rows["flips"] += [call[2] for call in spy.calls]
+        assert [call[0].tolist() for call in spy.calls] == [d.tolist() for d in rows["draws"][-len(spy.calls) :]]
+    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
+    order = np.argsort(joined["draws"], kind="stable")
+    return {name: column[order] for name, column in joined.items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def read_until_error(stream) -> tuple[list, Exception]:
+    batches = []
+    try:
+        for batch in stream:
+            batches.append(batch)
+    except Exception as error:
+        return batches, error
+    pytest.fail("no error came out")

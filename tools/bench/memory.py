@@ -1,0 +1,163 @@
+"""Does memory stay where it is? Resident anonymous memory after each pass over many small images, while training.
+
+    python tools/bench/memory.py
+    python tools/bench/memory.py --data shards --curriculum proto
+
+Goal: after 3 passes over 200,000 images of 32 pixels at most 5% above that after the first pass. The images are made up
+and packed in a temporary folder unless `--data` gives a packed set. All is as in `mimcl train`, run folder and one
+checkpoint a pass included, but for a model of width 32 and depth 1 and made-up prototype distances. Each curriculum has
+a process of its own. Exit code 1 above the goal.
+"""
+
+import argparse
+import io
+import multiprocessing
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mimcl.cli.config import override
+from mimcl.cli.recipes import recipe
+from mimcl.cli.record import Recorder
+from mimcl.cli.run import draws_of, fingerprints, resolve
+from mimcl.curriculum.masking.make import make_masker
+from mimcl.curriculum.sampler import Plan
+from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.metrics import Report
+from mimcl.model.trainer import Trainer
+from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.decode import make_decoder
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources import Item, Source
+from mimcl.pipeline.stream import Stream, micro_batches
+
+GOAL = 1.05
+SIZE = 32  # pixels
+
+
+class MadeUp(Item):
+    """A JPEG of coarse colours and fine noise, different for each name."""
+
+    def read(self) -> bytes:
+        rng = np.random.default_rng(int(self.name))
+        pixels = rng.integers(0, 224, (4, 4, 3), np.uint8).repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)
+        pixels += rng.integers(0, 32, pixels.shape, np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG")
+        return file.getvalue()
+
+
+def anonymous_mb() -> float:
+    """Resident memory of this process that no file stands behind; shards are mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024 / 1e6
+
+
+def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
+    """Trains for `passes` epochs and prints a line after each; ends the process with code 1 above the goal."""
+    index = ShardIndex.load(root)
+    batch = min(512, index.samples)
+    values = {
+        "data.root": str(root),
+        "data.image_size": SIZE,
+        "data.batch_size": batch,
+        "data.micro_batch_size": 256,
+        "curriculum.name": curriculum,
+        "trainer.epochs": passes,
+        "trainer.checkpoint_every_steps": -(-index.samples // batch),
+        "trainer.precision": "float32",
+    }
+    config = override(recipe("cifar_tiny"), values)
+    data, draws = config.data, draws_of(config, index.samples)
+    distances = None
+    if curriculum != "none":
+        distances = np.random.default_rng(0).beta(2, 2, index.samples).astype(np.float32)
+    plan = Plan(
+        config.curriculum,
+        samples=index.samples,
+        distances=distances,
+        draws=draws,
+        batch_size=batch,
+        seed=config.seed,
+        hash64=hash64,
+    )
+    parts = micro_batches(batch, data.micro_batch_size)
+    longest = max(stop - start for start, stop in parts)
+    decoder, choice = make_decoder(data.decoder, SIZE, longest, data.decode_threads, index.largest)
+    config = resolve(config, plan.window_length, decoder.name)
+    model = MaskedAutoencoderViT(
+        SIZE, 16, 32, 1, 1, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
+    )
+    trainer = Trainer(
+        model,
+        make_masker(config.masking, model.num_patches),
+        config.trainer,
+        replace(config.optim, warmup_epochs=0.1),
+        samples=index.samples,
+        draws=draws,
+        batch_size=batch,
+        micro_batches=len(parts),
+        precision=config.trainer.precision,
+    )
+    stream = Stream(
+        plan,
+        index,
+        decoder,
+        random_crops(config.seed),
+        seed=config.seed,
+        batch_size=batch,
+        micro_batch_size=data.micro_batch_size,
+        prefetch=data.prefetch,
+    )
+    print(f"\ncurriculum {curriculum}, {choice}, {index.samples:,} images, at the start {anonymous_mb():.1f} MB")
+    print(f"{'pass':>4} {'images':>10} {'seconds':>8} {'RssAnon MB':>11} {'to first':>9}", flush=True)
+    found, started = [], time.perf_counter()
+    recorder = Recorder(folder, config, plan, trainer, fingerprints(index, distances), lambda step, figures: None)
+
+    def after_step(step: int, report: Report | None) -> None:
+        recorder.after_step(step, report)
+        if trainer.position >= (len(found) + 1) * index.samples:
+            found.append(anonymous_mb())
+            seconds, ratio = time.perf_counter() - started, found[-1] / found[0]
+            print(
+                f"{len(found):>4} {trainer.position:>10,} {seconds:>8.0f} {found[-1]:>11.1f} {ratio:>9.3f}", flush=True
+            )
+
+    with closing(recorder):
+        trainer.run(stream, [recorder], after_step)
+    sys.exit(found[-1] > GOAL * found[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=200_000, help="images that are made up (default 200000)")
+    parser.add_argument("--passes", type=int, default=3, help="default 3")
+    parser.add_argument("--data", type=Path, help="packed data set in place of made-up images")
+    parser.add_argument("--curriculum", nargs="+", choices=("none", "proto", "anti"), default=["proto", "none"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root, above = options.data or Path(name) / "shards", []
+        if not options.data:
+            items = [MadeUp(Path(), f"{number:09d}", -1) for number in range(options.samples)]
+            pack(Source({"train": items}), root, PackConfig(), on_progress=lambda count: None)
+        for curriculum in options.curriculum:
+            process = multiprocessing.get_context("spawn").Process(
+                target=train, args=(root, Path(name) / curriculum, curriculum, options.passes)
+            )
+            process.start()
+            process.join()
+            if process.exitcode:
+                above.append(curriculum)
+    print(f"\ngoal: at most {GOAL} times the first pass; " + (f"failed: {', '.join(above)}" if above else "met"))
+    sys.exit(bool(above))
+
+
+if __name__ == "__main__":
+    main()
