@@ -6,7 +6,7 @@ A shard is known to the byte from its index: headers, names, order, padding, end
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -74,7 +74,7 @@ def _split(root: Path, split: str, part: dict[str, Any], decode: bool) -> Iterat
             index = None
     for number, entry in enumerate(part["shards"]):
         try:
-            view = _map(root / entry["name"], entry["bytes"])
+            tar = _Tar(root / entry["name"], entry["bytes"])
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             yield entry["samples"], partial(list, [f"{entry['name']}: {reason}"])
@@ -83,7 +83,7 @@ def _split(root: Path, split: str, part: dict[str, Any], decode: bool) -> Iterat
         if index is None:  # which says nothing that could be compared
             yield entry["samples"], list
         else:
-            yield from _shard(index, number, entry, view, decode)
+            yield from _shard(index, number, tar, entry["samples"], decode)
 
 
 def _index(index: ShardIndex) -> list[str]:
@@ -96,17 +96,26 @@ def _index(index: ShardIndex) -> list[str]:
     return findings
 
 
-def _map(path: Path, size: int) -> memoryview:
-    """The whole shard. Raises OSError or ValueError when it is not there or not `size` bytes long."""
-    with open_regular(path) as file:
-        if (found := file.seek(0, 2)) != size:
+class _Tar:
+    """An open shard. Raises OSError or ValueError when it is not there or not `size` bytes long.
+
+    Not a memory map: where the disk fails, touching one kills the process, and its pages count as memory of it.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.name, self.size = path.name, size
+        self._file = open_regular(path)
+        if (found := self._file.seek(0, 2)) != size:
             raise ValueError(f"has {found:,} bytes, dataset.json says {size:,}")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), fewer at the end; from any thread."""
+        return os.pread(self._file.fileno(), stop - start, start)
 
 
 def _checksum(path: Path, expected: str) -> list[str]:
     try:
-        with open_regular(path) as file:  # not by the map: a shard's pages would count as memory of this process
+        with open_regular(path) as file:
             found = hashlib.file_digest(file, xxhash.xxh128).hexdigest()
     except OSError as error:
         return [f"{path.name}: {error.strerror or error}"]
@@ -115,29 +124,26 @@ def _checksum(path: Path, expected: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Shard:
-    """A mapped shard, where its samples' records begin and end by the index, and the lines of its .idx."""
+    """A tar, where its samples' records begin and end by the index, and the lines of its .idx."""
 
     index: ShardIndex
-    name: str
-    view: memoryview
+    tar: _Tar
     rows: range
     starts: NDArray[np.int64]  # of the first header
     ends: NDArray[np.int64]  # of the last member's padding
     idx: list[str]
 
 
-def _shard(index: ShardIndex, number: int, entry: dict[str, Any], view: memoryview, decode: bool) -> Iterator[Job]:
+def _shard(index: ShardIndex, number: int, tar: _Tar, samples: int, decode: bool) -> Iterator[Job]:
     first, last = np.searchsorted(index.shard, [number, number + 1]).tolist()
     rows = slice(first, last)
     # A label is at most ten digits: a header and one block.
     ends = index.offset[rows] + index.nbytes[rows]
     ends += -ends % BLOCK + np.where(index.label[rows] >= 0, 2 * BLOCK, 0)
-    idx, idx_findings = _read_idx(index.root / entry["name"], last - first)
-    shard = _Shard(index, entry["name"], view, range(first, last), index.offset[rows] - BLOCK, ends, idx)
-    if entry["samples"] != last - first:
-        idx_findings.append(
-            f"{shard.name}: {last - first:,} samples by the index, {entry['samples']:,} by dataset.json"
-        )
+    idx, idx_findings = _read_idx(index.root / tar.name, last - first)
+    shard = _Shard(index, tar, range(first, last), index.offset[rows] - BLOCK, ends, idx)
+    if samples != last - first:
+        idx_findings.append(f"{tar.name}: {last - first:,} samples by the index, {samples:,} by dataset.json")
     yield 0, partial(list, idx_findings)
     for row in range(first, last, _ROWS):
         stretch = range(row, min(row + _ROWS, last))
@@ -162,7 +168,11 @@ def _read_idx(tar: Path, samples: int) -> tuple[list[str], list[str]]:
 def _samples(shard: _Shard, rows: range, decode: bool) -> list[str]:
     findings = []
     for row in rows:
-        findings += (f"{shard.name}: sample {row:09d}: {what}" for what in _sample(shard, row, decode))
+        try:
+            found = list(_sample(shard, row, decode))
+        except OSError as error:
+            found = [f"its bytes cannot be read ({error.strerror})"]
+        findings += (f"{shard.tar.name}: sample {row:09d}: {what}" for what in found)
     return findings
 
 
@@ -172,9 +182,10 @@ def _sample(shard: _Shard, row: int, decode: bool) -> Iterator[str]:
     if start < before:
         yield "by the index it overlaps the one before"
     elif start > before:
-        yield f"the index does not know what lies before it, {_described(shard.view, before)}"
+        yield f"the index does not know what lies before it, {_described(shard.tar, before)}"
     offset, nbytes, label = int(index.offset[row]), int(index.nbytes[row]), int(index.label[row])
-    data = shard.view[offset : offset + nbytes]
+    record = memoryview(shard.tar.read(start, int(shard.ends[place])))
+    data = record[BLOCK : BLOCK + nbytes]
     extension = extension_of(data)
     if xxhash.xxh64_intdigest(data) != int(index.xxh64[row]):
         yield "its bytes do not match the index"
@@ -190,15 +201,15 @@ def _sample(shard: _Shard, row: int, decode: bool) -> Iterator[str]:
             if (image.width, image.height) != size:
                 yield f"its header says {image.width} x {image.height}, the index {size[0]} x {size[1]}"
     members = members_of(f"{row:09d}", extension or "jpg", label, data)
-    at = start
+    at = 0
     for name, content in members:
-        if (header := bytes(shard.view[at : at + BLOCK])) != (expected := tar_header(name, len(content))):
+        if (header := bytes(record[at : at + BLOCK])) != (expected := tar_header(name, len(content))):
             yield _difference(header, expected)
         at += BLOCK
-        if content is not data and bytes(shard.view[at : at + len(content)]) != content:
+        if content is not data and bytes(record[at : at + len(content)]) != content:
             yield f"{name} does not say {label}, the label in the index"
         at += len(content)
-        if bytes(shard.view[at : at + padding(len(content))]).strip(b"\0"):
+        if bytes(record[at : at + padding(len(content))]).strip(b"\0"):
             yield f"there are bytes between {name} and what follows"
         at += padding(len(content))
     if shard.idx and shard.idx[place] != idx_line(offset, [(name, len(content)) for name, content in members]):
@@ -222,18 +233,23 @@ def _difference(header: bytes, expected: bytes) -> str:
 
 
 def _end(shard: _Shard) -> list[str]:
-    end = int(shard.ends[-1]) if len(shard.ends) else 0
-    tail = shard.view[end:]
-    if len(tail) == end_of_archive(end) and not bytes(tail).strip(b"\0"):
-        return []
-    if bytes(tail[:BLOCK]).strip(b"\0"):
-        return [f"{shard.name}: the index does not know what lies after the last sample, {_described(shard.view, end)}"]
-    return [f"{shard.name}: the end of the archive is not as it is packed"]
-
-
-def _described(view: memoryview, at: int) -> str:
+    tar, end = shard.tar, int(shard.ends[-1]) if len(shard.ends) else 0
+    length = end_of_archive(end)
     try:
-        member = tarfile.TarInfo.frombuf(bytes(view[at : at + BLOCK]), "utf-8", "surrogateescape")
+        tail = tar.read(end, end + length)
+        if tail == bytes(length) and tar.size == end + length:
+            return []
+        if tail[:BLOCK].strip(b"\0"):
+            after = _described(tar, end)
+            return [f"{tar.name}: the index does not know what lies after the last sample, {after}"]
+    except OSError as error:
+        return [f"{tar.name}: its end cannot be read ({error.strerror})"]
+    return [f"{tar.name}: the end of the archive is not as it is packed"]
+
+
+def _described(tar: _Tar, at: int) -> str:
+    try:
+        member = tarfile.TarInfo.frombuf(tar.read(at, at + BLOCK), "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return "which is no tar member"
     return f"member {member.name!r}" + (f", {_KINDS[member.type]}" if member.type in _KINDS else "")

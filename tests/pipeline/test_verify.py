@@ -278,6 +278,19 @@ def test_a_label_in_the_tar(copy):
     assert found(copy) == [f"train-000000.tar: sample {KEY}: {KEY}.cls does not say 0, the label in the index"]
 
 
+def test_a_disk_that_fails_is_a_finding(copy, monkeypatch):
+    index, pread = ShardIndex.load(copy), os.pread
+    bad = int(index.offset[ROW])
+
+    def fail(descriptor, length, offset):
+        if offset <= bad < offset + length:
+            raise OSError(5, "Input/output error")
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", fail)
+    assert found(copy) == [f"train-000000.tar: sample {KEY}: its bytes cannot be read (Input/output error)"]
+
+
 @pytest.mark.parametrize("place", [2, 8, 40, -2])
 def test_a_byte_of_the_idx(copy, place):
     content = bytearray((copy / "train-000000.idx").read_bytes())
