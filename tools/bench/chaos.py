@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -30,10 +31,10 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     ["mimcl.cli.main", "mimcl.cli.run", "mimcl.cli.supervise", "mimcl.model.trainer", "mimcl.pipeline.stream"]
 )
-_OPTIONS = """--data shards --recipe cpu_small --curriculum proto --decoder reference --seed 3 --epochs 20
+_OPTIONS = shlex.split("""--data shards --recipe cpu_small --curriculum proto --decoder reference --seed 3 --epochs 20
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set curriculum.share=0.5 --set curriculum.window=64
-    --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=7""".split()
+    --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=7""")
 _LEAVING_SECONDS = 30
 
 

@@ -1,0 +1,62 @@
+"""A disk that is full for a while costs a checkpoint, not the run. The limit on file sizes stands for it."""
+
+import json
+import resource
+import time
+
+import ranks
+
+_ROOM = 1_000_000  # bytes a file: enough for metrics, too little for the weights
+
+
+def wait_for(text: str, home, process) -> None:
+    deadline = time.monotonic() + 60
+    while text not in ranks.said(home):
+        assert process.is_alive(), ranks.said(home)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def limit(process, room: int) -> None:
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+
+
+def saved(home) -> list[int]:
+    return sorted(int(path.name) for path in (home / "run" / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def test_training_goes_on_and_saves_when_there_is_room_again(home, train):
+    options = [*train.options, "--epochs", "20", "--set", "trainer.checkpoint_every_steps=10"]
+    (process,) = ranks.start(home, *options)
+    while not (home / "run" / "checkpoints" / "latest").exists():
+        time.sleep(0.005)
+    limit(process, _ROOM)
+    wait_for("cannot be written", home, process)
+    during = saved(home)
+    limit(process, resource.RLIM_INFINITY)
+    ranks.finish(home, [process])
+    said = ranks.said(home)
+    assert "the one before stays in force, and the next is tried when it is due" in said
+    assert "File too large" in said
+    assert during
+    assert saved(home)[-1] == 200
+    assert not list((home / "run" / "checkpoints").glob("*.tmp"))
+    steps = [json.loads(line).get("step") for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [step for step in steps if step] == [1, *range(5, 201, 5)]
+
+
+def test_a_full_disk_at_the_end_keeps_what_was_saved(home, train):
+    options = [*train.options, "--epochs", "10", "--set", "trainer.checkpoint_every_steps=30"]
+    (process,) = ranks.start(home, *options)
+    while not (home / "run" / "checkpoints" / "latest").exists():
+        time.sleep(0.005)
+    limit(process, _ROOM)
+    ranks.finish(home, [process], code=1)
+    last = ranks.said(home).splitlines()[-1]
+    assert last.startswith("mimcl: checkpoint run/checkpoints/00000100 cannot be written")
+    assert "make room" in last
+    kept = saved(home)
+    assert kept
+    assert kept[-1] < 100
+    ranks.run(home, *options)
+    assert saved(home)[-1] == 100
