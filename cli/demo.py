@@ -81,7 +81,8 @@ def run_demo(out: Path, config: DemoConfig) -> KnnResult:
         **_SETTINGS,
     }
     run = open_run("cpu_small", values, out / "run", resume=False)
-    train_run(run)
+    if not train_run(run):
+        raise KeyboardInterrupt
     announce(f"mimcl eval knn {run.folder}")
     result = evaluate_knn(run.folder)
     draw_picture(out / "demo.png", run.folder, train, val, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -152,6 +153,9 @@ def train_run(run: Run, world: World | None = None) -> bool:
     if torch.cuda.is_available():
         device = torch.device("cuda", world.local_rank if world.size > 1 else torch.cuda.current_device())
         torch.cuda.set_device(device)
+    if config.trainer.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS wants for it
+        torch.use_deterministic_algorithms(True)
     longest = max(stop - start for start, stop in parts)
     threads = max(1, data.decode_threads // world.local_size)
     decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, threads, index.largest)

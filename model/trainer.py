@@ -27,6 +27,7 @@ class TrainerConfig:
     epochs: float = 800.0
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     compile: bool = False
+    deterministic: bool = False  # the same bits from the same steps on a GPU too, at some cost
     log_every_steps: int = 20
     checkpoint_every_steps: int = 1000
     keep_last: int = 3  # checkpoints

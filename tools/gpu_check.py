@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from gpu_bench import GPU, REHEARSAL, SIZE, Bench
 
-from mimcl.model.metrics import Report
+from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.decode import Decoder, Encoded, ReferenceDecoder
 
@@ -153,7 +153,7 @@ def end_to_end(bench: Bench) -> Iterator[Line]:
     if bench.scale.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
-    def after_step(step: int, report: Report | None) -> None:
+    def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
         if report:
             reports.append(report)
             used.append(memory_used(bench))

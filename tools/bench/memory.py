@@ -15,7 +15,6 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +23,12 @@ from PIL import Image
 
 from mimcl.cli.config import override
 from mimcl.cli.recipes import recipe
-from mimcl.cli.record import Recorder
-from mimcl.cli.run import draws_of, fingerprints, resolve
+from mimcl.cli.run import Run, claimed, draws_of, fingerprints, resolve
+from mimcl.cli.supervise import Supervisor
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.sampler import Plan
 from mimcl.model.mae import MaskedAutoencoderViT
-from mimcl.model.metrics import Report
+from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import make_decoder
@@ -55,7 +54,7 @@ class MadeUp(Item):
 
 
 def anonymous_mb() -> float:
-    """Resident memory of this process that no file stands behind; shards are mapped files."""
+    """Resident memory of this process that no file stands behind."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024 / 1e6
 
@@ -119,10 +118,10 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     print(f"\ncurriculum {curriculum}, {choice}, {index.samples:,} images, at the start {anonymous_mb():.1f} MB")
     print(f"{'pass':>4} {'images':>10} {'seconds':>8} {'RssAnon MB':>11} {'to first':>9}", flush=True)
     found, started = [], time.perf_counter()
-    recorder = Recorder(folder, config, plan, trainer, fingerprints(index, distances), lambda step, figures: None)
+    marks = fingerprints(index, distances)
 
-    def after_step(step: int, report: Report | None) -> None:
-        recorder.after_step(step, report)
+    def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
+        supervisor.after_step(step, report, outcomes)
         if trainer.position >= (len(found) + 1) * index.samples:
             found.append(anonymous_mb())
             seconds, ratio = time.perf_counter() - started, found[-1] / found[0]
@@ -130,8 +129,9 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
                 f"{len(found):>4} {trainer.position:>10,} {seconds:>8.0f} {found[-1]:>11.1f} {ratio:>9.3f}", flush=True
             )
 
-    with closing(recorder):
-        trainer.run(stream, [recorder], after_step)
+    run = Run(folder, config, resumed=False)
+    with claimed(folder), Supervisor(run, config, plan, trainer, marks, is_first=True) as supervisor:
+        trainer.run(stream, supervisor.observers, after_step, supervisor.stop)
     sys.exit(found[-1] > GOAL * found[0])
 
 
