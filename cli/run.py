@@ -54,6 +54,7 @@ class Run:
     config: Config
     resumed: bool
     allowed: frozenset[str] = frozenset()
+    told: tuple[str, ...] = ()  # of damaged checkpoints, already
 
     @property
     def checkpoints(self) -> Path:
@@ -81,10 +82,16 @@ def open_run(
         raise ConfigError("--resume needs the run: mimcl train --out runs/NAME --resume")
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not resume:
         raise ConfigError("torchrun started this run again; that needs --out runs/NAME --resume from the beginning")
-    if resume and checkpoint.candidates(out / "checkpoints"):
-        meta = checkpoint.newest(out / "checkpoints", checkpoint.read_meta, on_trouble)
+    if resume and (checkpoint.candidates(out / "checkpoints") or (out / "checkpoints" / "latest").exists()):
+        told: list[str] = []
+        try:
+            meta = checkpoint.newest(out / "checkpoints", checkpoint.read_meta, told.append)
+        finally:
+            for line in told:
+                on_trouble(line)
         saved = override(Config(), nested_keys(meta["config"]))
-        return Run(out, _unchanged(saved, out, recipe_name, values, allowed), True, frozenset(allowed))
+        config = _unchanged(saved, out, recipe_name, values, allowed)
+        return Run(out, config, True, frozenset(allowed), tuple(told))
     if resume and (out / "config.yaml").exists():
         saved = override(Config(), read_yaml(out / "config.yaml"))
         return Run(out, _unchanged(saved, out, recipe_name, values, allowed), False)
@@ -159,7 +166,12 @@ def take_up(
 
     Raises CheckpointError when it does not fit, or its data or plan were others and that is not allowed.
     """
-    saved = checkpoint.newest(run.checkpoints, checkpoint.load, on_trouble) if is_first else None
+
+    def tell(line: str) -> None:
+        if line not in run.told:
+            on_trouble(line)
+
+    saved = checkpoint.newest(run.checkpoints, checkpoint.load, tell) if is_first else None
     step = from_first(int(saved.path.name) if saved else 0)
     saved = saved or checkpoint.load(run.checkpoints / f"{step:08d}")
     then = saved.meta["fingerprints"]

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-_GRACE_SECONDS = 10.0  # beyond what a step took; torchrun and SLURM kill after 30
 _FAILED, _INTERRUPTED = 1, 130
+_LAST_WORDS_SECONDS = 1.0
 
 
 class StopSignals:
@@ -19,13 +19,16 @@ class StopSignals:
 
     Python runs its handlers only between two instructions of the main thread, which may wait for a process that is
     gone. A thread that reads the signals from a pipe sees them in any case; it ends the process at once, without
-    saving, on a second Ctrl-C, and when no step was `done` within `_GRACE_SECONDS` beyond the length of the one before.
+    saving, on a second Ctrl-C, and when no step was done within `grace_seconds` beyond the length of the longest one.
     """
 
-    def __init__(self, before_leaving: Callable[[str], None]) -> None:
-        """`before_leaving` gets the last words, one line, when the process is ended from within the thread."""
+    def __init__(self, before_leaving: Callable[[str], None], grace_seconds: float = 10.0) -> None:
+        """`before_leaving` gets the last words, one line, when the process is ended from within the thread.
+
+        torchrun and SLURM kill 30 seconds after SIGTERM.
+        """
         self.requested = False
-        self._before_leaving = before_leaving
+        self._before_leaving, self._grace = before_leaving, grace_seconds
         self._began, self._length = time.monotonic(), 0.0  # of the step under way; of the longest step so far
         self._patient = False
 
@@ -72,12 +75,13 @@ class StopSignals:
                     self._leave(_INTERRUPTED, "interrupted twice: left at once, without saving")
                 if asked is None and {signal.SIGTERM, signal.SIGINT}.intersection(numbers):
                     self.requested, asked = True, time.monotonic()
-            elif not self._patient and time.monotonic() > max(asked, self._began) + self._length + _GRACE_SECONDS:
+            elif not self._patient and time.monotonic() > max(asked, self._began) + self._length + self._grace:
                 self._leave(_FAILED, "asked to stop, but the step does not end (a process or a disk that does not "
                             "answer?): left without saving; the last checkpoint stands")  # fmt: skip
 
     def _leave(self, code: int, words: str) -> None:
-        try:
-            self._before_leaving(words)
-        finally:
-            os._exit(code)
+        # Beside: the main thread may be stuck in writing to a terminal, with the lock that these words need.
+        speaking = threading.Thread(target=self._before_leaving, args=(words,), daemon=True)
+        speaking.start()
+        speaking.join(_LAST_WORDS_SECONDS)
+        os._exit(code)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mimcl.curriculum.sampler import WindowPlan
 from mimcl.model.distributed import agree, from_first, gather
-from mimcl.model.metrics import Outcome, keep_lines
+from mimcl.model.metrics import LineFile, Outcome, keep_lines
 from mimcl.pipeline.files import DataError, write_json
 from mimcl.pipeline.stream import BadSample, Batch
 
@@ -31,6 +31,7 @@ class _Seen(NamedTuple):
     distances: Tensor
     losses: Tensor
     bad: tuple[BadSample, ...]
+    temperature: float
 
 
 class Watch:
@@ -46,6 +47,7 @@ class Watch:
         """`max_bad` is the share of the draws so far that may be bad; `_ALWAYS_ALLOWED` always may."""
         self._folder, self._max_bad, self._is_first, self._on_trouble = folder, max_bad, is_first, on_trouble
         self._quarantine = folder / "quarantine.jsonl"
+        self._lines = LineFile(self._quarantine, on_trouble)
         earlier = keep_lines(self._quarantine, lambda line: line["draw"] < position) if is_first else []
         self._bad, self._bad_shards = from_first(len(earlier)), Counter(line["shard"] for line in earlier)
         self._window: WindowPlan | None = None
@@ -56,8 +58,8 @@ class Watch:
         if batch.window is not self._window:
             self._window = batch.window
             agree(f"window {batch.window.number} of the plan", batch.window.digest)
-        seen = _Seen(batch.position, batch.draws, batch.sample_ids, batch.distances, per_sample_loss, batch.bad)
-        self._seen.append(seen)
+        columns = batch.draws, batch.sample_ids, batch.distances, per_sample_loss
+        self._seen.append(_Seen(batch.position, *columns, batch.bad, batch.window.temperature))
 
     def after_step(self, outcomes: list[Outcome], batch_size: int) -> None:
         """Writes down what the outcomes tell. Raises DataError on all ranks when too many samples were bad."""
@@ -82,24 +84,21 @@ class Watch:
         if not self._is_first:
             return
         path = self._folder / "nonfinite" / f"{outcome.step:08d}.json"
-        content = asdict(outcome) | {"temperature": self._window.temperature, "draws": draws}
+        content = asdict(outcome) | {"temperature": step[0].temperature, "draws": draws}
         try:
             path.parent.mkdir(exist_ok=True)
             write_json(path, _plain(content))
+            where = f"its draws are in {path}"
         except OSError as error:
-            self._on_trouble(f"{path} cannot be written ({error.strerror})")
-        self._on_trouble(f"step {outcome.step} had no finite gradient and was skipped; its draws are in {path}")
+            where = f"{path} cannot be written ({error.strerror})"
+        self._on_trouble(f"step {outcome.step} had no finite gradient and was skipped; {where}")
 
     def _note_bad(self, mine: list[dict[str, Any]], position: int) -> None:
         rows = sorted((row for rows in gather(json.dumps(mine)) for row in json.loads(rows)), key=lambda r: r["draw"])
         self._bad += len(rows)
         self._bad_shards.update(row["shard"] for row in rows)
         if self._is_first:
-            try:
-                with open(self._quarantine, "a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
-            except OSError as error:
-                self._on_trouble(f"{self._quarantine} cannot be written ({error.strerror})")
+            self._lines.write(rows)
             for row in rows[:3]:
                 self._on_trouble(f"sample {row['key']} of {row['shard']} is bad and was replaced: {row['reason']}")
         allowed = max(_ALWAYS_ALLOWED, self._max_bad * position)

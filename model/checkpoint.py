@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -51,11 +52,12 @@ def save(
 ) -> Path:
     """Writes `folder`/STEP and moves `latest` to it; returns its path.
 
-    Of the others the newest `keep_last` stay, and for good the first of every stretch of `keep_every_steps` steps but
-    the one that begins at 0. Raises CheckpointError where nothing could be written; then all is as it was.
+    The newest `keep_last` stay, and for good the first of every stretch of `keep_every_steps` steps but the one that
+    begins at 0; later steps go, from which training did not go on. Raises CheckpointError when it was not written; the
+    one before stays in force.
     """
     final = folder / f"{step:08d}"
-    aside = folder / f"{final.name}.tmp"
+    aside, pointer = folder / f"{final.name}.tmp", folder / "latest.tmp"
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -65,20 +67,24 @@ def save(
         content = {"format": FORMAT, "step": step, **meta, "sha256": digests}
         content["sha256"] = digests | {"meta.json": _digest_of_meta(content)}
         (aside / "meta.json").write_text(json.dumps(content, indent=1))
-        for path in (*aside.iterdir(), aside):
+        pointer.write_text(final.name + "\n")
+        for path in (*aside.iterdir(), aside, pointer):
             _flush(path)
+        # From here on nothing needs room.
         _remove(final)  # the same step, saved before and trained again
         os.replace(aside, final)
-        pointer = folder / "latest.tmp"
-        pointer.write_text(final.name + "\n")
-        _flush(pointer)
         os.replace(pointer, folder / "latest")
         _flush(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            pointer.unlink()
         raise CheckpointError(f"checkpoint {final} cannot be written ({error}); make room on the disk") from error
-    for old in _superfluous(_saved(folder), keep_last, keep_every_steps):
-        _remove(old)
+    saved = _saved(folder)
+    count = saved.index(final) + 1
+    for old in (*_superfluous(saved[:count], keep_last, keep_every_steps), *saved[count:]):
+        with suppress(OSError):  # tried again after the next
+            _remove(old)
     return final
 
 

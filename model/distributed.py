@@ -121,8 +121,8 @@ class Gradients:
     def finish(self, sums: Tensor) -> None:
         """Completes the summation of all gradients, and of `sums`, over the ranks. The host waits for gloo only."""
         if dist.is_initialized():
+            self._send(len(self.buckets))
             with _peers():
-                self._send(len(self.buckets))
                 self._works.append(dist.all_reduce(sums, async_op=True))
                 for work in self._works:
                     work.wait()
@@ -148,8 +148,9 @@ class Gradients:
         self._send(complete)
 
     def _send(self, until: int) -> None:
-        for bucket in self.buckets[self._sent : until]:
-            self._works.append(dist.all_reduce(bucket, async_op=True))
+        with _peers():
+            for bucket in self.buckets[self._sent : until]:
+                self._works.append(dist.all_reduce(bucket, async_op=True))
         self._sent = max(self._sent, until)
 
     def _reset(self) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,21 +111,15 @@ class RunLog:
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._path, self._on_trouble = folder / "metrics.jsonl", on_trouble
-        keep_lines(self._path, lambda values: _belongs_before(values, draw))
-        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-        self._unwritten = b""
+        path, self._on_trouble = folder / "metrics.jsonl", on_trouble
+        keep_lines(path, lambda values: _belongs_before(values, draw))
+        self._lines = LineFile(path, on_trouble)
         self._board: SummaryWriter | None = SummaryWriter(str(folder), purge_step=draw + 1)
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Writes one line; numbers go to TensorBoard as well, at the line's draw."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._unwritten += json.dumps(finite).encode() + b"\n"
-        try:
-            while self._unwritten:
-                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
-        except OSError as error:
-            self._on_trouble(f"{self._path} cannot be written ({error.strerror}); its lines are kept and tried again")
+        self._lines.write([finite])
         if self._board is None:
             return
         try:
@@ -137,11 +131,35 @@ class RunLog:
             self._on_trouble(f"TensorBoard's file cannot be written ({error.strerror}); it ends here")
 
     def close(self) -> None:
-        """Ends the files; lines that could not be written until now are lost."""
-        self._file.close()
+        """Ends the files; lines that cannot be written even now are lost."""
+        self._lines.write([])
         if self._board is not None:
             with suppress(OSError):
                 self._board.close()
+
+
+class LineFile:
+    """Lines of JSON at the end of a file. What a full disk does not take is kept, and tried again before the next."""
+
+    def __init__(self, path: Path, on_trouble: Callable[[str], None]) -> None:
+        self._path, self._on_trouble = path, on_trouble
+        self._unwritten, self._in_trouble = b"", False
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._unwritten += b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        if not self._unwritten:
+            return
+        try:
+            with open(self._path, "ab", buffering=0) as file:
+                while self._unwritten:
+                    self._unwritten = self._unwritten[file.write(self._unwritten) :]
+            self._in_trouble = False
+        except OSError as error:
+            if not self._in_trouble:
+                self._on_trouble(
+                    f"{self._path} cannot be written ({error.strerror}); its lines are kept and tried again"
+                )
+            self._in_trouble = True
 
 
 def keep_lines(path: Path, belongs: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:

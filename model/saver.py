@@ -58,7 +58,8 @@ class Saver:
         try:
             return writing.result() if writing else None
         except OSError as error:
-            raise CheckpointError(f"{error.filename} cannot be written ({error.strerror}); make room") from error
+            what = error.filename or f"what goes with the checkpoints in {self._folder}"
+            raise CheckpointError(f"{what} cannot be written ({error.strerror or error}); make room") from error
 
     def settle(self) -> int | None:
         """As `finish`, but a failure is only told."""
@@ -69,7 +70,8 @@ class Saver:
             return None
 
     def close(self) -> None:
-        """Ends the thread when it is done."""
+        """Ends the thread when it is done; tells a failure that no one asked for."""
+        self.settle()
         self._pool.shutdown()
 
 

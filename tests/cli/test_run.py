@@ -1,14 +1,24 @@
 """Which folder and configuration a run gets, and when it may go on."""
 
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from damage import flip
 
-from mimcl.cli.config import ConfigError, override, write_yaml
+from mimcl.cli.config import Config, ConfigError, flatten, override, write_yaml
 from mimcl.cli.recipes import cpu_small
-from mimcl.cli.run import draws_of, open_run, resolve
+from mimcl.cli.run import claimed, draws_of, open_run, resolve, take_up
+from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.curriculum.sampler import CurriculumConfig, Plan
 from mimcl.model import checkpoint
+from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.optim import OptimConfig
+from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.pipeline.augment import hash64
 
 
 @pytest.fixture
@@ -17,16 +27,28 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def saved_run(folder: Path, **values) -> None:
-    folder.mkdir(parents=True)
-    write_yaml(folder / "config.yaml", resolve(override(cpu_small(), values), 256, "reference"))
-    checkpoint.save(folder / "checkpoints", 3, {}, {}, {}, 1)
+@pytest.fixture
+def told():
+    return []
+
+
+def resolved(**values):
+    return resolve(override(cpu_small(), values), 256, "reference")
+
+
+def saved_run(folder: Path, step=3, **values) -> Path:
+    """A run with a checkpoint; config.yaml is of another moment, as after a kill, and says nothing that counts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "config.yaml", resolved(seed=77))
+    meta = {"config": asdict(resolved(**values))}
+    return checkpoint.save(folder / "checkpoints", step, {}, {}, meta, keep_last=9)
 
 
 def test_names_follow_the_recipe_and_count_up(here):
     run = open_run("cifar_tiny", {"curriculum.name": "anti"}, None, resume=False)
     assert run.folder == Path("runs/cifar_tiny-anti-random")
-    assert run.checkpoint is None
+    assert not run.resumed
+    assert not run.folder.exists()
     run.folder.mkdir(parents=True)
     assert open_run("cifar_tiny", {"curriculum.name": "anti"}, None, False).folder.name == "cifar_tiny-anti-random-2"
 
@@ -35,20 +57,58 @@ def test_an_existing_run_is_not_overwritten(here):
     saved_run(here / "a")
     with pytest.raises(ConfigError, match="exists; give another --out, or --resume"):
         open_run(None, {}, here / "a", resume=False)
+    (here / "empty").mkdir()
+    assert open_run("cpu_small", {}, here / "empty", resume=False).folder == here / "empty"
 
 
 def test_resume_starts_where_there_is_nothing_yet(here):
     run = open_run("cpu_small", {"seed": 4}, here / "new", resume=True)
-    assert (run.folder, run.checkpoint, run.config.seed) == (here / "new", None, 4)
+    assert (run.folder, run.resumed, run.config.seed) == (here / "new", False, 4)
     with pytest.raises(ConfigError, match="--out runs/NAME --resume"):
         open_run(None, {}, None, resume=True)
 
 
-def test_resume_keeps_the_runs_own_configuration(here):
-    saved_run(here / "a", **{"seed": 9, "curriculum.name": "anti"})
-    run = open_run(None, {"data.decoder": "reference"}, here / "a", resume=True)
-    assert run.checkpoint == here / "a" / "checkpoints" / "00000003"
-    assert (run.config.seed, run.config.curriculum.name, run.config.data.decoder) == (9, "anti", "reference")
+def test_resume_takes_the_configuration_that_the_checkpoint_was_saved_with(here, told):
+    saved_run(here / "a", **{"seed": 9, "curriculum.name": "anti", "optim.base_lr": 3e-4})
+    run = open_run(None, {"data.decoder": "dali-cpu"}, here / "a", True, (), told.append)
+    assert run.resumed
+    assert run.checkpoints == here / "a" / "checkpoints"
+    expected = flatten(resolved(**{"seed": 9, "curriculum.name": "anti", "optim.base_lr": 3e-4}))
+    assert flatten(run.config) == expected | {"data.decoder": "dali-cpu"}
+    assert told == []
+
+
+def test_a_run_killed_before_its_first_checkpoint_keeps_its_configuration(here):
+    folder = here / "a"
+    (folder / "checkpoints" / "00000003.tmp").mkdir(parents=True)  # half-written
+    write_yaml(folder / "config.yaml", resolved(seed=5))
+    run = open_run("cpu_small", {"trainer.log_every_steps": 3}, folder, resume=True)
+    assert (run.resumed, run.config.seed, run.config.trainer.log_every_steps) == (False, 5, 3)
+    assert open_run(None, {"seed": 6}, folder, True, ["seed"]).config.seed == 6
+    with pytest.raises(ConfigError, match="seed is 6 but the run .* has 5"):
+        open_run(None, {"seed": 6}, folder, resume=True)
+
+
+def test_a_damaged_meta_is_passed_over_in_one_line_with_the_configuration_before(here, told):
+    saved_run(here / "a", 3, seed=1)
+    flip(saved_run(here / "a", 4, seed=2) / "meta.json", 40)
+    run = open_run(None, {}, here / "a", True, (), told.append)
+    assert run.config.seed == 1
+    (line,) = told
+    assert "00000004" in line
+
+
+@pytest.mark.parametrize("also_gone", [False, True])
+def test_with_all_checkpoints_damaged_nothing_starts_anew(here, told, also_gone):
+    for step in (3, 4):
+        path = saved_run(here / "a", step)
+        (path / "meta.json").unlink()
+        if also_gone:
+            [file.unlink() for file in path.iterdir()]
+            path.rmdir()
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole; remove the folder"):
+        open_run("cpu_small", {}, here / "a", True, (), told.append)
+    assert len(told) == (0 if also_gone else 2)
 
 
 def test_resume_takes_the_very_same_command_again(here):
@@ -62,27 +122,213 @@ def test_resume_takes_the_very_same_command_again(here):
         open_run(None, asked | {"optim.warmup_epochs": 0.5}, here / "a", resume=True)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"seed": 1}, "seed is 1 but the run .* has 9"),
-        ({"curriculum.name": "proto"}, "curriculum.name is 'proto' but the run .* has 'anti'"),
-        ({"data.batch_size": 128}, "data.batch_size is 128 but the run .* has 64"),
-        ({"trainer.epochs": 51}, r"trainer.epochs is 51.0 but the run .* has 50.0"),
-        ({"model.name": "vit_base"}, "model.name"),
-        ({"optim.base_lr": 1.0}, "optim.base_lr"),
-    ],
-)
-def test_resume_refuses_another_run(here, values, message):
-    saved_run(here / "a", **{"seed": 9, "curriculum.name": "anti"})
-    with pytest.raises(ConfigError, match=message):
-        open_run(None, values, here / "a", resume=True)
+FREE = {
+    "data.root": "elsewhere",
+    "data.decoder": "dali-cpu",
+    "data.decode_threads": 77,
+    "data.micro_batch_size": 32,
+    "data.prefetch": 9,
+    "data.stall_timeout": 5.0,
+    "data.max_bad": 0.5,
+    "trainer.log_every_steps": 3,
+    "trainer.checkpoint_every_steps": 7,
+    "trainer.keep_last": 8,
+    "trainer.keep_every_steps": 50,
+    "trainer.max_nonfinite": 9,
+}
+FIXED = {  # another value of each, and what it may say
+    "recipe": "cifar_tiny",
+    "seed": 1,
+    "data.image_size": 96,
+    "data.batch_size": 128,
+    "curriculum.name": "proto",
+    "curriculum.prototypes": "other",
+    "curriculum.temp_schedule": "linear",
+    "curriculum.r0": 0.3,
+    "curriculum.share": 0.5,
+    "curriculum.temperature": 0.7,
+    "curriculum.resampling": "systematic",
+    "curriculum.uniform": "replacement",
+    "curriculum.window": 512,
+    "masking.name": "block",
+    "masking.mask_ratio": 0.6,
+    "model.name": "vit_base",
+    "model.patch_size": 16,
+    "model.decoder_width": 128,
+    "model.decoder_depth": 4,
+    "model.norm_pix_loss": False,
+    "optim.base_lr": 1.0,
+    "optim.weight_decay": 0.5,
+    "optim.warmup_epochs": 3.0,
+    "optim.betas": (0.8, 0.9),
+    "trainer.epochs": 51.0,
+    "trainer.compile": True,
+    "trainer.precision": "float32",
+}
+
+
+def test_every_field_is_known_to_be_free_or_fixed():
+    assert flatten(cpu_small()).keys() == FREE.keys() | FIXED.keys()
+
+
+@pytest.mark.parametrize(("key", "value"), FIXED.items())
+def test_what_must_not_change_is_refused_with_both_values_unless_allowed(here, key, value):
+    had = override(Config(), flatten(resolved(**{"seed": 9, "trainer.precision": "bfloat16"})))
+    saved_run(here / "a", **{"seed": 9, "trainer.precision": "bfloat16"})
+    with pytest.raises(ConfigError) as raised:
+        open_run(None, {key: value}, here / "a", resume=True)
+    assert str(raised.value.format_message()) == (
+        f"{key} is {value!r} but the run in {here / 'a'} has {flatten(had)[key]!r}; leave it out, or allow it with "
+        f"--allow-change {key}"
+    )
+    run = open_run(None, {key: value}, here / "a", True, [key])
+    assert flatten(run.config) == flatten(had) | {key: value}
+    assert (run.resumed, run.allowed) == (True, {key})
+    with pytest.raises(ConfigError, match="but the run in"):  # one does not allow another
+        open_run(None, {key: value, "seed": 10, "optim.base_lr": 0.7}, here / "a", True, [key])
+
+
+def test_what_no_draw_or_update_depends_on_may_change(here):
+    saved_run(here / "a")
+    run = open_run(None, FREE, here / "a", resume=True)
+    assert flatten(run.config) == flatten(resolved()) | FREE
+
+
+def test_an_unknown_field_cannot_be_allowed(here):
+    with pytest.raises(ConfigError, match=r"--allow-change optim.lr: no such field.*index or prototypes"):
+        open_run(None, {}, here / "a", True, ["seed", "optim.lr"])
+    assert open_run("cpu_small", {}, here / "a", True, ["index", "prototypes"]).config.seed == 0
 
 
 def test_resume_refuses_another_recipe(here):
     saved_run(here / "a")
     with pytest.raises(ConfigError, match="recipe is mae_b16 but the run .* has cpu_small"):
         open_run("mae_b16", {}, here / "a", resume=True)
+    assert open_run("cpu_small", {}, here / "a", resume=True).resumed
+    assert open_run("auto", {}, here / "a", resume=True).config.recipe == "cpu_small"
+
+
+def test_what_torchrun_starts_again_must_have_been_told_to_resume(here, monkeypatch):
+    saved_run(here / "a")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    open_run("cpu_small", {}, here / "b", resume=False)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for folder in (here / "a", here / "b", None):
+        with pytest.raises(ConfigError, match="started this run again; that needs --out runs/NAME --resume"):
+            open_run("cpu_small", {}, folder, resume=False)
+    assert open_run(None, {}, here / "a", resume=True).resumed
+
+
+def test_a_run_that_is_being_written_is_left_alone(here):
+    with claimed(here / "a"):
+        if os.fork() == 0:  # another process
+            try:
+                with claimed(here / "a"):
+                    os._exit(0)
+            except ConfigError as error:
+                os._exit(3 if "being written by another process" in str(error) else 1)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == 3
+    with claimed(here / "a"):
+        pass
+    (here / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be made: Not a directory"), claimed(here / "file" / "a"):
+        pass
+
+
+def small_trainer():
+    model = MaskedAutoencoderViT(
+        16, 8, 16, 1, 1, decoder_width=16, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
+    )
+    model.initialise(torch.Generator().manual_seed(0))
+    return Trainer(
+        model,
+        RandomMasker(model.num_patches, 0.75),
+        TrainerConfig(epochs=4),
+        OptimConfig(),
+        samples=64,
+        draws=256,
+        batch_size=8,
+        micro_batches=1,
+        precision="float32",
+    )
+
+
+def small_plan(seed=0):
+    return Plan(
+        CurriculumConfig(), samples=64, distances=None, draws=256, batch_size=8, seed=seed, hash64=hash64
+    )  # fmt: skip
+
+
+MARKS = {"index": "11aa", "prototypes": None}
+
+
+@pytest.fixture
+def stopped(here):
+    """A run with checkpoints at steps 1 and 2; weights differ."""
+    trainer, plan = small_trainer(), small_plan()
+    for step in (1, 2):
+        trainer.position = step * 8
+        with torch.no_grad():
+            trainer.model.cls_token.fill_(step)
+        meta = {
+            "config": asdict(resolved()),
+            "fingerprints": MARKS,
+            "window": {"number": 0, "digest": plan.window(0).digest},
+        }
+        folder = here / "a" / "checkpoints"
+        checkpoint.save(folder, step, trainer.tensors(), trainer.state_dict(), meta, keep_last=9)
+    return here / "a"
+
+
+def taken_up(folder, told, allowed=(), plan=None, marks=MARKS):
+    run = open_run(None, {}, folder, True, allowed, told.append)
+    trainer = small_trainer()
+    take_up(trainer, plan or small_plan(), run, marks, True, told.append)
+    return trainer.position // 8, trainer.model.cls_token.unique().tolist()
+
+
+def test_the_newest_whole_checkpoint_is_taken_up(stopped, told):
+    assert taken_up(stopped, told) == (2, [2.0])
+    assert told == []
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "meta.json"])
+def test_a_damaged_one_is_passed_over_with_one_line_in_all(stopped, told, name):
+    flip(stopped / "checkpoints" / "00000002" / name, 100)
+    assert taken_up(stopped, told) == (1, [1.0])
+    (line,) = told
+    assert line.endswith("using the one before")
+    flip(stopped / "checkpoints" / "00000001" / "state.pt", 100)
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
+        taken_up(stopped, told)
+
+
+@pytest.mark.parametrize(("what", "then"), [("index", "11aa"), ("prototypes", "None")])
+def test_other_data_are_refused_with_both_fingerprints_unless_allowed(stopped, told, what, then):
+    now = MARKS | {what: "22bb"}
+    message = rf"the {what} changed .*00000002 .*\(fingerprint {then}, now 22bb\).*--allow-change {what}$"
+    with pytest.raises(CheckpointError, match=message):
+        taken_up(stopped, told, marks=now)
+    other = {"index": "prototypes", "prototypes": "index"}[what]
+    with pytest.raises(CheckpointError, match=message):
+        taken_up(stopped, told, [other], marks=now)
+    assert taken_up(stopped, told, [what], marks=now) == (2, [2.0])
+
+
+def test_another_plan_is_refused_unless_a_change_was_allowed(stopped, told):
+    with pytest.raises(CheckpointError, match="window 0 of .* was drawn otherwise"):
+        taken_up(stopped, told, plan=small_plan(seed=1))
+    assert taken_up(stopped, told, ["seed"], plan=small_plan(seed=1)) == (2, [2.0])
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(stopped, told):
+    path = stopped / "checkpoints" / "00000002"
+    saved = checkpoint.load(path)
+    tensors = saved.tensors | {"cls_token": torch.zeros(1, 1, 17)}
+    checkpoint.save(stopped / "checkpoints", 2, tensors, saved.state, saved.meta, keep_last=9)
+    with pytest.raises(CheckpointError, match="does not fit the model of this run: .*cls_token") as raised:
+        taken_up(stopped, told)
+    assert "\n" not in str(raised.value)
 
 
 def test_length_is_whole_batches_that_hold_the_epochs():
@@ -105,9 +351,3 @@ def test_resolving_leaves_nothing_open():
     assert config.data.decoder == "reference"
     assert config.optim.warmup_epochs == 1  # a tenth of the run
     assert resolve(config, 256, "reference") == config
-
-
-def test_several_processes_are_refused_for_now(here, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="without torchrun"):
-        open_run(None, {}, None, resume=False)

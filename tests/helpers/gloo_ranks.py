@@ -1,0 +1,168 @@
+"""Real processes joined by gloo, and what they do; here, since a process that is started anew finds no test module."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from made_batches import make_batches, make_plan
+from torch import nn
+
+from mimcl.cli.watch import Watch
+from mimcl.model import distributed
+from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather
+from mimcl.model.metrics import Outcome
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.watch"])  # what takes time to import, once for all
+
+
+def together(size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 20) -> list[Any]:
+    """What `function(rank, *arguments)` returns on each of `size` ranks; an error as its type's name and text."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(size):
+        here, there = _CONTEXT.Pipe(duplex=False)
+        process = _CONTEXT.Process(target=_rank, args=(there, rank, size, port, function, arguments))
+        process.start()
+        there.close()
+        started.append((process, here))
+    results, end = [], time.monotonic() + timeout
+    for process, here in started:
+        try:
+            results.append(here.recv() if here.poll(max(0, end - time.monotonic())) else "hangs")
+        except EOFError:
+            process.join()
+            results.append(f"exit {process.exitcode}")
+    for process, _ in started:
+        process.join(max(0.1, end - time.monotonic()))
+        process.kill()
+    return results
+
+
+def _rank(there: Any, rank: int, size: int, port: int, function: Callable[..., Any], arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
+    try:
+        with connected(World(rank, size), torch.device("cpu"), 10):
+            result = function(rank, *arguments)
+    except Exception as error:
+        result = f"{type(error).__name__}: {error}"
+    there.send(result)
+    there.close()
+
+
+def exchange(rank: int) -> tuple:
+    return gather("é" * rank), gather(""), from_first(rank + 5), gather(f"{'long ' * 1000}{rank}")[1][-2:]
+
+
+def disagree(rank: int, odd: int) -> None:
+    agree("the weather", "ab" if rank == odd else "cd")
+
+
+class Small(nn.Module):
+    """Six layers, several buckets of 4 KB each, one parameter larger than a bucket, one that is used on request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(24, 24) for _ in range(5))
+        self.wide, self.spare = nn.Linear(24, 64), nn.Parameter(torch.ones(24))
+        generator = torch.Generator().manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.2, generator=generator)
+        nn.init.ones_(self.spare)
+
+    def forward(self, inputs: torch.Tensor, spare: bool) -> torch.Tensor:
+        for layer in self.layers[:3]:
+            inputs = torch.tanh(layer(inputs))
+        inputs = inputs * self.spare if spare else inputs
+        for layer in self.layers[3:]:
+            inputs = torch.tanh(layer(inputs))
+        return self.wide(inputs).square().sum(1)
+
+
+def steps(rank: int, size: int, draws: int, micro_batches: int, spares: tuple[bool, ...], count: int = 2) -> dict:
+    """The gradients of steps of `draws` draws, shared among the ranks, and which buckets left when."""
+    distributed._BUCKET_BYTES = 4096
+    model, own = Small(), nn.Parameter(torch.ones(3))
+    gradients = Gradients(list(model.parameters()), [own])
+    sent, in_backward = [], []
+    real = dist.all_reduce
+
+    def noted(tensor: torch.Tensor, **options: Any) -> Any:
+        sent.append(next((n for n, bucket in enumerate(gradients.buckets) if bucket is tensor), "sums"))
+        return real(tensor, **options)
+
+    dist.all_reduce = noted
+    inputs = torch.randn(count, draws, 24, generator=torch.Generator().manual_seed(1))
+    found = []
+    for step in range(count):
+        mine = inputs[step, rank * draws // size : (rank + 1) * draws // size]
+        sums = torch.zeros(2, dtype=torch.float64)
+        for number, part in enumerate(mine.tensor_split(micro_batches)):
+            if number == micro_batches - 1:
+                gradients.last_pass()
+            loss = model(part, spares[rank])
+            (loss.sum() / draws).backward()
+            in_backward.append(len(sent))
+            torch.autograd.backward((own * part.sum()).sum() / draws, inputs=[own])
+            sums += torch.tensor([loss.sum().item() / draws, len(part)])
+        gradients.finish(sums)
+        flat = torch.cat([p.grad.flatten() for p in (*model.parameters(), own)])
+        found.append(flat.double().numpy())
+        norm = gradients.norm().item()
+        gradients.zero()
+        assert not any(p.grad.any() for p in (*model.parameters(), own))
+    hooks = sum(len(p._post_accumulate_grad_hooks or ()) for p in model.parameters())
+    return {
+        "gradients": found,
+        "sums": sums.tolist(),
+        "norm": norm,
+        "sent": sent,
+        "in_backward": in_backward,
+        "buckets": len(gradients.buckets),
+        "hooks": hooks,
+    }
+
+
+def lose_rank_1(rank: int, where: str) -> str:
+    """Rank 1 is killed; what the others say."""
+    model = nn.Linear(1000, 1000)
+    gradients = Gradients(list(model.parameters()))
+    for step in range(100):
+        if step == 2 and rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if where == "gather":
+            gather("x")
+        else:
+            gradients.last_pass()
+            model(torch.ones(2, 1000)).sum().backward()
+            gradients.finish(torch.zeros(2))
+    return "no one was missed"
+
+
+def watch_a_run(rank: int, size: int, folder: Any, seeds: tuple, bad: dict, nonfinite: tuple, max_bad: float) -> tuple:
+    """Steps of 16 draws in 2 micro-batches over a plan; `seeds` are the ranks' own."""
+    told: list[str] = []
+    watch = Watch(folder, 0, max_bad, rank == 0, told.append)
+    plan = make_plan(seed=seeds[rank])
+    error = None
+    try:
+        for step, parts in enumerate(make_batches(plan, 16, 8 // size, rank, size, bad), 1):
+            for batch in parts:
+                watch.observe(batch, torch.from_numpy(batch.draws) / 2)
+            number = sum(len(samples) for draw, samples in bad.items() if draw // 16 == step - 1)
+            norm = float("nan") if step in nonfinite else 1.0
+            watch.after_step([Outcome(step, 0.1, 0.5, norm, False, number)], 16)
+    except Exception as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    return told, error

@@ -1,0 +1,175 @@
+"""Several real processes: sums that equal one process's, buckets in order, peers that are lost."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+from gloo_ranks import disagree, exchange, lose_rank_1, steps, together
+from torch import nn
+
+from mimcl.model.distributed import DistributedError, Gradients, World, agree, barrier, connected, from_first, gather
+
+DRAWS = 20
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run_alone()
+
+
+def run_alone(micro_batches=1, spare=False):
+    """In this very process; what `steps` changes is put back."""
+    import torch.distributed as dist
+
+    from mimcl.model import distributed
+
+    kept = dist.all_reduce, distributed._BUCKET_BYTES
+    try:
+        return steps(0, 1, DRAWS, micro_batches, (spare,))
+    finally:
+        dist.all_reduce, distributed._BUCKET_BYTES = kept
+
+
+def test_one_process_sends_nothing_and_registers_no_hook(alone):
+    assert (alone["hooks"], alone["sent"]) == (0, [])
+    assert gather("abc") == ["abc"]
+    assert from_first(4) == 4
+    agree("anything", "ab")
+    barrier()
+    with connected(World(), torch.device("cpu"), 1):
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("size", "micro_batches"), [(2, 1), (3, 2)])
+def test_sums_over_uneven_shares_are_those_of_one_process(alone, size, micro_batches):
+    found = together(size, steps, size, DRAWS, micro_batches, (False,) * size)
+    for mine in found:
+        for one, other in zip(mine["gradients"], alone["gradients"], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        assert mine["norm"] == pytest.approx(alone["norm"], rel=1e-5)
+        assert mine["sums"] == pytest.approx(alone["sums"], rel=1e-6)
+        # Every rank has the very same bits, and sent the same in the same order.
+        np.testing.assert_array_equal(mine["gradients"], found[0]["gradients"])
+        assert mine["sent"] == [*range(mine["buckets"]), "sums"] * 2
+    assert alone["buckets"] >= 4
+
+
+def test_two_runs_give_the_same_bits():
+    first, again = (together(3, steps, 3, DRAWS, 1, (False,) * 3) for _ in range(2))
+    np.testing.assert_array_equal(again[0]["gradients"], first[0]["gradients"])
+
+
+def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
+    (first, _) = together(2, steps, 2, DRAWS, 3, (True, True), 1)
+    early = first["buckets"] - 1  # the last bucket holds what the masker trains alone
+    assert first["in_backward"] == [0, 0, early]
+    assert first["sent"] == [*range(early), early, "sums"]
+
+
+@pytest.mark.parametrize("spares", [(False, False), (True, False)])
+def test_every_bucket_leaves_though_a_parameter_got_no_gradient(spares):
+    first, second = together(2, steps, 2, DRAWS, 1, spares)
+    assert first["sent"] == second["sent"] == [*range(first["buckets"]), "sums"] * 2
+    np.testing.assert_array_equal(first["gradients"], second["gradients"])
+
+
+def test_the_gradient_of_a_parameter_that_one_rank_alone_uses_is_that_ranks():
+    first, second = together(2, steps, 2, DRAWS, 1, (True, False), 1)
+    alone = run_alone(spare=True)["gradients"][0]
+    spare = slice(0, 24)  # a module's own parameters come before those of its parts
+    assert alone[spare].all()
+    assert first["gradients"][0][spare].all()
+    assert not np.allclose(first["gradients"][0][spare], alone[spare])
+    # Where it is not used it is as if it were 1: all other gradients are those of one process.
+    np.testing.assert_allclose(first["gradients"][0][24:], alone[24:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(first["gradients"], second["gradients"])
+
+
+def test_texts_and_numbers_are_exchanged():
+    first, second, third = together(3, exchange)
+    assert first == second == third
+    assert first == (["", "é", "éé"], ["", "", ""], 5, " 1")
+
+
+@pytest.mark.parametrize("odd", [0, 2])
+def test_what_differs_is_named_with_its_rank(odd):
+    found = together(3, disagree, odd)
+    assert len(set(found)) == 1
+    other = 1 if odd == 0 else 2
+    words = {0: "ab on rank 0, cd on rank 1", 2: "cd on rank 0, ab on rank 2"}[odd]
+    assert found[0].startswith(f"DistributedError: the weather differs between the processes: {words}")
+    assert f"rank {other}" in found[0]
+
+
+@pytest.mark.parametrize("where", ["gather", "gradients"])
+def test_a_peer_that_is_killed_is_an_error_in_one_line(where):
+    began = time.monotonic()
+    first, second, third = together(3, lose_rank_1, where)
+    assert second == "exit -9"
+    for said in (first, third):
+        assert said.startswith("DistributedError: another process of this run does not answer (")
+        assert "\n" not in said
+        assert len(said) < 400
+    assert time.monotonic() - began < 9  # less than the patience of the connection: the loss itself was noticed
+
+
+def test_a_peer_that_never_comes_is_an_error(monkeypatch):
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(DistributedError, match="does not answer"),
+        connected(World(1, 2), torch.device("cpu"), 0.5),
+    ):
+        pass
+
+
+def test_the_store_that_torchrun_shares_is_refused_only_where_it_would_restart(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    with (
+        pytest.raises(DistributedError, match="with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"),
+        connected(World(0, 2), torch.device("cpu"), 0.5),
+    ):
+        pass
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for name, value in {"TORCHELASTIC_MAX_RESTARTS": "0", "TORCHELASTIC_USE_AGENT_STORE": "False"}.items():
+        with monkeypatch.context() as local:
+            local.setenv(name, value)
+            with (
+                pytest.raises(DistributedError, match="does not answer"),
+                connected(World(1, 2), torch.device("cpu"), 0.5),
+            ):
+                pass
+
+
+def test_place_and_size_come_from_torchrun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert World.from_environment() == World(0, 1, 0, 1)
+    for value, name in enumerate(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), 3):
+        monkeypatch.setenv(name, str(value))
+    assert World.from_environment() == World(3, 4, 5, 6)
+
+
+def test_gradients_stay_views_into_buckets_of_a_bounded_size():
+    layers = nn.Sequential(*[nn.Linear(1000, 1000) for _ in range(20)])  # 80 MB
+    gradients = Gradients(list(layers.parameters()))
+    assert len(gradients.buckets) == 4
+    assert all(bucket.nbytes <= 25 << 20 for bucket in gradients.buckets)
+    starts = [parameter.grad.data_ptr() for parameter in layers.parameters()]
+    for _ in range(2):
+        layers(torch.ones(1, 1000)).sum().backward()
+        expected = torch.cat([p.grad.flatten() for p in layers.parameters()]).double().norm()
+        assert gradients.norm() == pytest.approx(expected.item(), rel=5e-3)  # torch adds float32 up one after another
+        gradients.finish(torch.zeros(1))
+        gradients.zero()
+    assert starts == [parameter.grad.data_ptr() for parameter in layers.parameters()]
+    assert sum(bucket.numel() for bucket in gradients.buckets) == sum(p.numel() for p in layers.parameters())
+
+
+def test_nothing_of_this_is_left_connected():
+    assert not torch.distributed.is_initialized()
+    assert os.environ.get("WORLD_SIZE") is None

@@ -1,0 +1,142 @@
+"""Saving beside training: what is written is the state when it began, one at a time, and failures are told once."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from full_disk import files_end_at
+
+from mimcl.model import checkpoint
+from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.saver import Saver
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def saver(tmp_path, told):
+    saver = Saver(tmp_path, keep_last=2, keep_every_steps=0, on_trouble=told.append)
+    yield saver
+    saver.close()
+
+
+def nothing():
+    pass
+
+
+def loaded(folder):
+    return checkpoint.newest(folder, checkpoint.load, pytest.fail)
+
+
+def test_what_is_saved_is_the_state_when_it_began(saver, tmp_path):
+    go = threading.Event()
+    weight, moment, total = torch.nn.Parameter(torch.ones(3)), torch.full((3,), 2.0), torch.tensor(3.0)
+    state = {"optimizers": [{"state": {0: {"moment": moment}}, "betas": (0.9, total)}], "position": 8}
+    saver.start(1, {"weight": weight}, state, {"position": 8}, lambda: go.wait(30))
+    with torch.no_grad():
+        for tensor in (weight, moment, total):
+            tensor.fill_(torch.nan)
+    state["optimizers"][0]["state"].clear()
+    state["position"] = 16
+    go.set()
+    assert saver.finish() == 1
+    saved = loaded(tmp_path)
+    assert torch.equal(saved.tensors["weight"], torch.ones(3))
+    assert torch.equal(saved.state["optimizers"][0]["state"][0]["moment"], torch.full((3,), 2.0))
+    assert saved.state["optimizers"][0]["betas"] == (0.9, 3.0)
+    assert (saved.state["position"], saved.meta["position"]) == (8, 8)
+
+
+def test_tensors_that_share_memory_are_saved_each(saver, tmp_path):
+    whole = torch.arange(6.0)
+    saver.start(1, {"whole": whole, "part": whole[2:4], "turned": whole.view(2, 3).t()}, {}, {}, nothing)
+    assert saver.finish() == 1
+    tensors = loaded(tmp_path).tensors
+    assert tensors["part"].tolist() == [2, 3]
+    assert torch.equal(tensors["turned"], whole.view(2, 3).t())
+
+
+def test_one_is_written_at_a_time_and_another_is_left_out_with_a_word(saver, tmp_path, told):
+    go = threading.Event()
+    saver.start(1, {}, {}, {}, lambda: go.wait(30))
+    saver.start(2, {}, {}, {}, lambda: pytest.fail("begun"))
+    assert told == ["no checkpoint at step 2: the one before is still being written"]
+    go.set()
+    assert saver.settle() == 1
+    saver.start(3, {}, {}, {}, nothing)
+    assert saver.finish() == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000003", "latest"]
+    assert saver.finish() is None
+
+
+def test_first_is_called_in_the_thread_before_the_checkpoint_appears(saver, tmp_path):
+    seen = []
+    saver.start(1, {}, {}, {}, lambda: seen.append((threading.current_thread().name, list(tmp_path.iterdir()))))
+    saver.finish()
+    ((name, there),) = seen
+    assert name.startswith("save")
+    assert there == []
+
+
+def test_a_failure_is_told_once_and_the_next_is_tried(saver, tmp_path, told):
+    with files_end_at(0):
+        saver.start(1, {}, {}, {}, nothing)
+        while saver._writing and not saver._writing.done():
+            pass
+    assert told == []
+    saver.start(2, {}, {}, {}, nothing)
+    (line,) = told
+    assert "00000001 cannot be written" in line
+    assert line.endswith("the one before stays in force, and the next is tried when it is due")
+    assert saver.settle() == 2
+    assert len(told) == 1
+    assert loaded(tmp_path).meta["step"] == 2
+
+
+def test_finish_raises(saver):
+    with files_end_at(0):
+        saver.start(1, {}, {}, {}, nothing)
+        with pytest.raises(CheckpointError, match="00000001 cannot be written"):
+            saver.finish()
+    assert saver.finish() is None
+
+
+@pytest.mark.parametrize("size", [10, 10_000])
+def test_when_what_comes_first_fails_no_checkpoint_appears_and_the_reason_is_said(saver, tmp_path, size):
+    with files_end_at(5):
+        saver.start(1, {}, {}, {}, lambda: np.save(tmp_path / "counts.npy", np.zeros(size)))
+        with pytest.raises(CheckpointError) as raised:
+            saver.finish()
+    assert "None" not in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+    assert checkpoint.candidates(tmp_path) == []
+    saver.start(2, {}, {}, {}, lambda: (tmp_path / "no" / "such").write_text(""))
+    with pytest.raises(CheckpointError, match=r"no/such cannot be written \(No such file or directory\); make room"):
+        saver.finish()
+
+
+def test_closing_waits_ends_the_thread_and_tells_a_failure(tmp_path, told):
+    saver, go = Saver(tmp_path / "a", keep_last=1, keep_every_steps=0, on_trouble=told.append), threading.Event()
+    saver.start(1, {}, {}, {}, lambda: go.wait(30))
+    (thread,) = [thread for thread in threading.enumerate() if thread.name.startswith("save")]
+    threading.Timer(0.1, go.set).start()
+    saver.close()
+    assert not thread.is_alive()
+    assert loaded(tmp_path / "a").meta["step"] == 1
+    saver = Saver(tmp_path / "b", keep_last=1, keep_every_steps=0, on_trouble=told.append)
+    with files_end_at(0):
+        saver.start(1, {}, {}, {}, nothing)
+        saver.close()
+    (line,) = told
+    assert "00000001 cannot be written" in line
+
+
+def test_it_begins_by_removing_what_a_killed_writer_left(tmp_path, told):
+    (tmp_path / "00000004.tmp").mkdir()
+    (tmp_path / "latest.tmp").touch()
+    Saver(tmp_path, keep_last=1, keep_every_steps=0, on_trouble=told.append).close()
+    assert list(tmp_path.iterdir()) == []
