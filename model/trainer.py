@@ -132,9 +132,9 @@ class Trainer:
         for step in range(first, steps + 1):
             lr, figures = self._step(meter.waiting(batches), observers, stop)
             outcomes = self._outcomes.push(step, lr, figures)
-            stopping = any(outcome.stop for outcome in outcomes)
             reporting = step in (1, steps) or step % self._config.log_every_steps == 0
-            if stopping or reporting or step % self._config.checkpoint_every_steps == 0:
+            saving = step % self._config.checkpoint_every_steps == 0
+            if reporting or saving or any(outcome.stop for outcome in outcomes):
                 outcomes += self._outcomes.settle()
             report = None
             if reporting:
@@ -147,7 +147,7 @@ class Trainer:
                     f"no finite gradient in {nonfinite} steps in a row, up to step {outcomes[-1].step}; usual causes: "
                     "optim.base_lr too high, optim.warmup_epochs too short, images without any contrast"
                 )
-            if stopping:
+            if any(outcome.stop for outcome in outcomes):
                 return step == steps
         return True
 

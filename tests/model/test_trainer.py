@@ -232,6 +232,14 @@ def test_a_run_asked_to_stop_ends_one_step_later_and_goes_on_as_if_it_had_not():
     assert [r.loss for _, r in reports if r] == [r.loss for _, r in unbroken if r]
 
 
+@pytest.mark.parametrize("config", [{"log_every_steps": 1}, {"log_every_steps": 2}, {"checkpoint_every_steps": 2}])
+def test_being_asked_to_stop_in_a_step_that_reports_or_saves_is_not_missed(config):
+    trainer, seen = make(**config), []
+    finished = trainer.run(stream(), (), lambda step, *_: seen.append(step), lambda: len(seen) == 1)  # in step 2
+    assert not finished
+    assert seen == [1, 2]
+
+
 def test_training_leaves_every_global_generator_alone():
     trainer = make()
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002

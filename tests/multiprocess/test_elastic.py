@@ -1,0 +1,77 @@
+"""Neither the stream nor the training depends on how many processes share the work, nor a resume on how many did."""
+
+import numpy as np
+import pytest
+import ranks
+from small_runs import BATCH, EVERY, STEPS, assert_close_runs, assert_same_run, back_to, train
+
+# Between numbers of processes only the order of float32 sums differs: of the losses by so much over 20 steps.
+TOLERANCE = 1e-5
+# Between decoders pixels differ as well.
+OF_DECODERS = 1e-3
+
+STREAMS = {  # 8 steps under the curriculum, then 12 in the uniform phase
+    "random": ("masking.name=random", "curriculum.resampling=multinomial"),
+    "block": ("masking.name=block", "curriculum.resampling=systematic"),
+    "grid": ("masking.name=grid", "curriculum.resampling=systematic", "curriculum.uniform=replacement"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(home, tmp_path_factory):
+    """Trains once what several tests look at; gives the run folder, beside which lies what the ranks were fed."""
+    folder, done = tmp_path_factory.mktemp("runs"), {}
+
+    def trained(masking="random", size=1, micro=64, prefetch=4, decoder="reference"):
+        key = (masking, size, micro, prefetch, decoder)
+        if key not in done:
+            out = folder / "-".join(map(str, key))
+            settings = (*STREAMS[masking], f"data.micro_batch_size={micro}", f"data.prefetch={prefetch}")
+            arguments = train(out, *settings, decoder=decoder)
+            ranks.run(home, *arguments, size=size, seen=out.with_suffix(".seen"))
+            done[key] = out
+        return done[key]
+
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("masking", "size", "micro", "prefetch", "decoder"),
+    [
+        ("random", 2, 64, 4, "reference"),
+        ("random", 3, 64, 4, "reference"),  # 21, 21 and 22 draws a step
+        ("random", 4, 5, 1, "reference"),
+        ("block", 3, 8, 1, "dali-cpu"),
+        ("grid", 2, 7, 9, "dali-cpu"),
+    ],
+)
+def test_draws_masks_and_losses_are_those_of_one_process(trained, masking, size, micro, prefetch, decoder):
+    one, several = trained(masking), trained(masking, size, micro, prefetch, decoder)
+    expected, found = ranks.fed(one.with_suffix(".seen")), ranks.fed(several.with_suffix(".seen"))
+    assert found["draws"].tolist() == list(range(STEPS * BATCH))
+    for name in ("draws", "sample_ids", "keys", "boxes", "flips", "masks"):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    tolerance = TOLERANCE if decoder == "reference" else OF_DECODERS
+    losses, of_one = (seen["losses"].reshape(STEPS, BATCH).mean(axis=1) for seen in (found, expected))
+    np.testing.assert_allclose(losses, of_one, rtol=tolerance)
+    assert of_one[-1] < 0.9 * of_one[0]  # and they learned something
+    assert_close_runs(one, several, tolerance)
+
+
+def test_the_three_streams_are_not_the_same(trained):
+    random, block, grid = (ranks.fed(trained(masking).with_suffix(".seen")) for masking in STREAMS)
+    assert (random["masks"] != block["masks"]).any()
+    assert (block["masks"] != grid["masks"]).any()
+    assert (random["sample_ids"] != block["sample_ids"]).any()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 2), (3, 3)])
+def test_a_checkpoint_goes_on_with_as_many_processes_as_there_are(home, trained, tmp_path, before, after):
+    unbroken = trained(size=before)
+    run = back_to(EVERY, unbroken, tmp_path / "run")
+    ranks.run(home, "train", "--out", str(run), "--resume", size=after)
+    assert "going on at draw 512, step 8" in ranks.said(home)
+    if before == after:
+        assert_same_run(run, unbroken)
+    else:
+        assert_close_runs(run, unbroken, TOLERANCE)
