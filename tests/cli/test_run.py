@@ -163,6 +163,7 @@ FIXED = {  # another value of each, and what it may say
     "optim.betas": (0.8, 0.9),
     "trainer.epochs": 51.0,
     "trainer.compile": True,
+    "trainer.deterministic": True,
     "trainer.precision": "float32",
 }
 
