@@ -51,15 +51,15 @@ PAYLOADS: dict[str, Callable[[Bomb], bytes]] = {
 }
 
 
-def refused(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
-    """Runs a command that has to fail with code 1 or 2 and one line; returns the line."""
+def refused(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *arguments: object, lines: int = 1) -> str:
+    """Runs a command that has to fail with code 1 or 2 and one line, after any warnings; returns the lines."""
     monkeypatch.setattr(sys, "argv", ["mimcl", *map(str, arguments)])
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main()
     complaint = capfd.readouterr().err
     assert stopped.value.code in (1, 2), complaint
-    assert len(complaint.splitlines()) == 1, complaint
-    assert complaint.startswith("mimcl: ")
+    assert len(complaint.splitlines()) == lines, complaint
+    assert all(line.startswith("mimcl: ") for line in complaint.splitlines())
     assert len(complaint) < 1500
     return complaint
