@@ -185,8 +185,9 @@ def test_everything_is_as_before_after_the_block(start, how):
         "assert signal.set_wakeup_fd(-1) == writer\n"
         "assert threading.active_count() == threads\n"
         "assert set(os.listdir('/proc/self/fd')) == files\n"
-        "ready()\n"
-        "try: time.sleep(30)\n"
+        "try:\n"
+        "    ready()\n"
+        "    time.sleep(30)\n"
         "except KeyboardInterrupt: print('interrupted')\n"
     )
     process.send_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import zlib
@@ -70,6 +71,16 @@ def seal_image(root: Path, row: int, data: bytes, width: int, height: int) -> No
     content[offset - 512 : offset] = tar_header(f"{row:09d}.{extension_of(data) or 'jpg'}", nbytes)
     seal_shard(root, bytes(content))
     seal_rows(root, row, xxh64=xxhash.xxh64_intdigest(data), width=width, height=height)
+
+
+def seal_checkpoint(path: Path, name: str, content: bytes) -> None:
+    """Replaces a file of a checkpoint, with checksums that fit."""
+    (path / name).write_bytes(content)
+    meta = json.loads((path / "meta.json").read_text())
+    meta["sha256"][name] = hashlib.sha256(content).hexdigest()
+    del meta["sha256"]["meta.json"]
+    meta["sha256"]["meta.json"] = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    (path / "meta.json").write_text(json.dumps(meta))
 
 
 def hollow_png(width: int, height: int) -> bytes:
