@@ -44,6 +44,18 @@ _FREE = {
 }
 
 
+# What may differ between processes that train together; the others decide when they tell each other what.
+_OWN = {
+    "data.root",
+    "data.decoder",
+    "data.decode_threads",
+    "data.micro_batch_size",
+    "data.prefetch",
+    "data.stall_timeout",
+    "trainer.keep_last",
+    "trainer.keep_every_steps",
+}
+
 _LOCK_SECONDS = 60.0  # twice what a process needs to notice that another machine is gone
 _DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
 
@@ -151,11 +163,13 @@ def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> di
     return {"index": index.fingerprint, "prototypes": of_distances}
 
 
-def agree_on(config: Config, fingerprints: dict[str, str | None]) -> None:
-    """Raises DistributedError unless all ranks train the same model on the same data."""
-    fixed = {key: value for key, value in flatten(config).items() if key not in _FREE}
+def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool = False) -> None:
+    """Raises DistributedError unless all ranks train the same model on the same data, from the same point on."""
+    fixed = {key: value for key, value in flatten(config).items() if key not in _OWN}
     agree("the configuration", xxhash.xxh64_hexdigest(json.dumps(fixed).encode()))
     agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))
+    # A shared folder may show a checkpoint to one machine before the other.
+    agree("whether there is a checkpoint to go on from", f"{resumed:d}")
 
 
 def take_up(
