@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,6 +44,19 @@ _FREE = {
 }
 
 
+# What may differ between processes that train together; the others decide when they tell each other what.
+_OWN = {
+    "data.root",
+    "data.decoder",
+    "data.decode_threads",
+    "data.micro_batch_size",
+    "data.prefetch",
+    "data.stall_timeout",
+    "trainer.keep_last",
+    "trainer.keep_every_steps",
+}
+
+_LOCK_SECONDS = 60.0  # twice what a process needs to notice that another machine is gone
 _DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
 
 
@@ -111,17 +125,26 @@ def claimed(folder: Path) -> Iterator[None]:
         held = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise ConfigError(f"run folder {folder} cannot be made: {error.strerror}; give another --out") from None
+    # After torchrun's restart the process before may be on another machine, which has not yet noticed that it is alone.
+    deadline = time.monotonic() + (_LOCK_SECONDS if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else 0)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        raise ConfigError(f"{folder} is being written by another process; wait for it, or give another --out") from None
-    except OSError:  # a file system without locks
-        pass
-    try:
+        while not _locked(held):
+            if time.monotonic() >= deadline:
+                raise ConfigError(f"{folder} is being written by another process; wait for it, or give another --out")
+            time.sleep(0.2)
         yield
     finally:
         os.close(held)
+
+
+def _locked(held: int) -> bool:
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def draws_of(config: Config, samples: int) -> int:
@@ -147,11 +170,13 @@ def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> di
     return {"index": index.fingerprint, "prototypes": of_distances}
 
 
-def agree_on(config: Config, fingerprints: dict[str, str | None]) -> None:
-    """Raises DistributedError unless all ranks train the same model on the same data."""
-    fixed = {key: value for key, value in flatten(config).items() if key not in _FREE}
+def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool = False) -> None:
+    """Raises DistributedError unless all ranks train the same model on the same data, from the same point on."""
+    fixed = {key: value for key, value in flatten(config).items() if key not in _OWN}
     agree("the configuration", xxhash.xxh64_hexdigest(json.dumps(fixed).encode()))
     agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))
+    # A shared folder may show a checkpoint to one machine before the other.
+    agree("whether there is a checkpoint to go on from", f"{resumed:d}")
 
 
 def take_up(

@@ -75,3 +75,19 @@ def test_a_checkpoint_goes_on_with_as_many_processes_as_there_are(home, trained,
         assert_same_run(run, unbroken)
     else:
         assert_close_runs(run, unbroken, TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["optim.base_lr=0.01", "trainer.log_every_steps=3"],
+)
+def test_processes_that_do_not_do_the_same_are_refused(home, tmp_path, setting):
+    """Unnoticed, another learning rate would give other weights, and other reports another number of messages."""
+    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks.free_port()), "WORLD_SIZE": "2"}
+    first = ranks.start(home, *train(tmp_path / "run"), **port, RANK="0")
+    second = ranks.start(home, *train(tmp_path / "run", setting), **port, RANK="1")
+    ranks.finish(home, first + second, code=1)
+    for rank in range(2):
+        said = (home / f"rank-{rank}.log").read_text()
+        assert "the configuration differs between the processes" in said
+        assert len(said.splitlines()) == 1

@@ -1,0 +1,44 @@
+"""A single process that is asked to stop."""
+
+import os
+import signal
+import time
+
+import pytest
+import ranks
+import torchruns
+from small_runs import assert_same_run, latest, steps_of, train
+
+STEPS = 28
+SETTINGS = ("trainer.checkpoint_every_steps=1000", "trainer.log_every_steps=4")
+
+
+@pytest.fixture(scope="module")
+def unbroken(home, tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    ranks.run(home, *train(run, *SETTINGS, steps=STEPS))
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_step_is_finished_and_saved_and_a_resume_goes_on_as_if_nothing_had_been(home, unbroken, number, tmp_path):
+    run = tmp_path / "run"
+    (process,) = ranks.start(home, *train(run, *SETTINGS, steps=STEPS))
+    torchruns.until(lambda: len(steps_of(run)) > 2, "a few steps", home / "rank-0.log")
+    os.kill(process.pid, number)
+    ranks.finish(home, [process], code=75, timeout=10)
+    assert "stopped and saved; go on with: mimcl train --out" in ranks.said(home)
+    assert 8 < int(latest(run).name) < STEPS
+    ranks.run(home, "train", "--out", str(run), "--resume")
+    assert_same_run(run, unbroken)
+
+
+def test_a_second_interrupt_leaves_at_once(home, tmp_path):
+    run = tmp_path / "run"
+    (process,) = ranks.start(home, *train(run, *SETTINGS, "data.batch_size=512", steps=8 * STEPS))
+    torchruns.until(lambda: steps_of(run), "a step", home / "rank-0.log")
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.1)  # a signal that is still pending takes in a second one
+    os.kill(process.pid, signal.SIGINT)
+    ranks.finish(home, [process], code=130, timeout=10)
+    assert "interrupted twice" in ranks.said(home)

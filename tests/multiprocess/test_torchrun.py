@@ -1,0 +1,90 @@
+"""torchrun: a worker that is killed costs the steps since the last checkpoint; signals end the run after the step."""
+
+import os
+import signal
+
+import pytest
+import ranks
+import torchruns
+from small_runs import EVERY, assert_same_run, latest, steps_of, train
+
+STEPS = 28  # long enough to be interrupted
+FLAGS = ["--nproc-per-node", "2", "--max-restarts", "2"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(home, tmp_path_factory):
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    ranks.run(home, *train(run, steps=STEPS), size=2)
+    return run
+
+
+@pytest.fixture
+def started(home, tmp_path):
+    """A run with two processes under torchrun that has just saved its first checkpoint."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    before = set(os.listdir("/dev/shm"))
+    command = ["mimcl", *train(run, steps=STEPS), "--resume"]
+    process = torchruns.start(log, FLAGS, command, home, **torchruns.ELASTIC)
+    try:
+        torchruns.until((run / "checkpoints" / "latest").exists, "a checkpoint", log)
+        pids = torchruns.workers(process)
+        assert len(pids) == 2
+        yield process, run, log
+        assert not any(map(torchruns.alive, pids))
+        assert set(os.listdir("/dev/shm")) <= before
+    finally:
+        torchruns.kill_all(process)
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(started, unbroken):
+    process, run, log = started
+    os.kill(torchruns.workers(process)[0], signal.SIGKILL)  # the one that saves
+    assert process.wait(120) == 0
+    assert f"going on at draw {64 * EVERY:,}, step {EVERY}" in log.read_text()
+    assert "another process of this run does not answer" in log.read_text()
+    assert_same_run(run, unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_torchrun_ends_the_run_after_the_step_and_saves_it(home, started, unbroken, number, tmp_path):
+    process, run, log = started
+    process.send_signal(number)
+    at = steps_of(run)[-1]
+    assert torchruns.until(lambda: process.poll() is not None, "the end", log) < 10
+    assert process.returncode == 1  # torchrun's own
+    assert "stopped and saved; go on with: mimcl train" in log.read_text()
+    last = steps_of(run)[-1]
+    assert at <= last <= at + 3
+    assert latest(run).name == f"{last:08d}"
+    ranks.run(home, "train", "--out", str(run), "--resume", size=2)
+    assert_same_run(run, unbroken)
+
+
+def test_a_worker_that_cannot_be_reached_by_the_others_does_not_hold_them(started):
+    """Stopped, not dead: no connection closes, and the others are in the middle of a step when the signal comes."""
+    process, _, log = started
+    stuck, survivor = torchruns.workers(process)
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        assert not os.waitpid(process.pid, os.WNOHANG)[0]
+        process.terminate()
+        assert torchruns.until(lambda: not torchruns.alive(survivor), "the survivor's end", log) < 15
+    finally:
+        os.kill(stuck, signal.SIGKILL)
+    process.wait(20)
+    assert "asked to stop, but the step does not end" in log.read_text()
+
+
+def test_the_store_that_torchrun_shares_is_refused_with_restarts_in_one_line(home, tmp_path):
+    """PyTorch issue 135712. What torchrun tells its processes is read from a real one."""
+    log = tmp_path / "log"
+    torchruns.start(log, FLAGS, ["env"], home).wait(60)
+    lines = [line.partition("=") for line in log.read_text().splitlines()]
+    told = {name: value for name, _, value in lines if name.startswith("TORCHELASTIC_")}
+    assert told["TORCHELASTIC_MAX_RESTARTS"] == "2"
+    ranks.run(home, *train(tmp_path / "run"), "--resume", size=2, code=1, **told)
+    for rank in range(2):
+        complaint = (home / f"rank-{rank}.log").read_text()
+        assert len(complaint.splitlines()) == 1
+        assert "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment" in complaint

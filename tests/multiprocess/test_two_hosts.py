@@ -1,0 +1,20 @@
+"""Two hosts, one of which is killed. The same with its cable cut takes longer: tools/bench/two_hosts.py."""
+
+import pytest
+import ranks
+from small_runs import assert_close_runs, steps_of, train
+from two_hosts import impossible, lose_b
+
+STEPS = 28
+CONF = "last_call_timeout=3,keep_alive_interval=1"  # torchrun waits 30 s for more hosts, and 15 for signs of life
+
+
+def test_the_other_host_goes_on_alone(home, tmp_path):
+    if reason := impossible():
+        pytest.skip(reason)
+    run = tmp_path / "run"
+    lose_b(home, run, train(run, steps=STEPS), "kill", conf=CONF)
+    assert "going on at draw 512, step 8" in (home / "a.log").read_text()
+    assert steps_of(run) == list(range(1, STEPS + 1))
+    ranks.run(home, *train(tmp_path / "unbroken", steps=STEPS), size=2)
+    assert_close_runs(run, tmp_path / "unbroken", 1e-5)
