@@ -170,7 +170,7 @@ def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> di
     return {"index": index.fingerprint, "prototypes": of_distances}
 
 
-def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool = False) -> None:
+def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool) -> None:
     """Raises DistributedError unless all ranks train the same model on the same data, from the same point on."""
     fixed = {key: value for key, value in flatten(config).items() if key not in _OWN}
     agree("the configuration", xxhash.xxh64_hexdigest(json.dumps(fixed).encode()))

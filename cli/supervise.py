@@ -12,7 +12,7 @@ from mimcl.cli.run import Run
 from mimcl.cli.stop import StopSignals
 from mimcl.cli.watch import Watch
 from mimcl.curriculum.sampler import Plan
-from mimcl.model.distributed import barrier
+from mimcl.model.distributed import DistributedError, barrier
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.files import DataError
@@ -21,8 +21,8 @@ from mimcl.pipeline.files import DataError
 class Supervisor:
     """Gives the trainer its observers, what follows each step, and whether to stop, while the block lasts.
 
-    When the block ends, with the run, a stop or too many bad samples, what was trained is saved, on rank 0, and the
-    other ranks wait for it: torchrun ends all of them when one leaves early.
+    When the block ends with the run or a stop, what was trained is saved, on rank 0, and the other ranks wait for it:
+    torchrun ends all of them when one leaves early. It is saved as well when bad data or a lost process ends the run.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Supervisor:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._until_the_end:
             self._signals.be_patient()
-            if self._recorder and (error is None or isinstance(error, DataError)):
+            if self._recorder and (error is None or isinstance(error, DataError | DistributedError)):
                 self._recorder.save()
             if error is None:
                 barrier()

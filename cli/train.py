@@ -169,7 +169,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
         if is_first:
             until_done.enter_context(claimed(run.folder))
         until_done.enter_context(connected(world, device, data.stall_timeout + 60))
-        agree_on(config, marks)
+        agree_on(config, marks, run.resumed)
         trainer = Trainer(
             model,
             masker,
