@@ -12,6 +12,7 @@ from mimcl.cli.run import Run
 from mimcl.cli.stop import StopSignals
 from mimcl.cli.watch import Watch
 from mimcl.curriculum.sampler import Plan
+from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.distributed import DistributedError, barrier
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
@@ -60,7 +61,12 @@ class Supervisor:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._until_the_end:
             self._signals.be_patient()
-            if self._recorder and (error is None or isinstance(error, DataError | DistributedError)):
+            if self._recorder and error is None:
                 self._recorder.save()
+            elif self._recorder and isinstance(error, DataError | DistributedError):
+                try:
+                    self._recorder.save()
+                except CheckpointError as failure:  # what ended the run is to be told as well
+                    warn(str(failure))
             if error is None:
                 barrier()

@@ -106,7 +106,7 @@ def newest(folder: Path, read: Callable[[Path], Any], on_damage: Callable[[str],
         try:
             return read(path)
         except DamagedError as error:
-            on_damage(f"{error}; using the one before")
+            on_damage(f"{error}; trying the one before")
     raise CheckpointError(f"no checkpoint in {folder} is whole; remove the folder to start anew")
 
 

@@ -112,6 +112,7 @@ class Gradients:
         early = list(_buckets(parameters))
         layout = [*early, *_buckets(others)]
         self.buckets = [_flat(bucket) for bucket in layout]
+        self._gradients = [parameter.grad for bucket in layout for parameter in bucket]
         self._lengths = [len(bucket) for bucket in layout]
         self._sent, self._last_pass, self._works = 0, False, []
         self._reset()
@@ -141,7 +142,8 @@ class Gradients:
 
     def norm(self) -> Tensor:
         """The 2-norm of all gradients together."""
-        return torch.nn.utils.get_total_norm(self.buckets)
+        # By parameter: a float32 sum over a whole bucket is off by up to half a percent on the CPU.
+        return torch.nn.utils.get_total_norm(self._gradients)
 
     def _arrived(self, number: int, _: Tensor) -> None:
         """A gradient of bucket `number` is complete. Buckets leave in order, on every rank the same."""

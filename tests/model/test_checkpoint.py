@@ -140,7 +140,7 @@ def test_a_damaged_one_is_told_in_one_line_and_the_one_before_is_used(tmp_path, 
     assert step == 1
     (line,) = said
     assert line.startswith(f"checkpoint {tmp_path}/00000002 ")
-    assert line.endswith("; using the one before")
+    assert line.endswith("; trying the one before")
     assert "\n" not in line
     damage(tmp_path / "00000001")
     with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path} is whole; remove the folder"):

@@ -89,7 +89,7 @@ def one_life(size: int, until: float | None, chance: random.Random, counts: Coun
         counts["of one of several processes"] += size > 1
     codes = outcome(processes)
     said = words()
-    counts["damaged checkpoints skipped"] += said.count("using the one before")
+    counts["damaged checkpoints skipped"] += said.count("trying the one before")
     if codes == [0] * size:
         counts["under way"] = 0
     elif not killed:
