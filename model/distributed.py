@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 _BUCKET_BYTES = 25 << 20  # as much as DDP sends at once: large enough for the bandwidth, small enough to overlap
 _DEAD_SECONDS = 30  # without any sign of life from another machine's kernel: it, or the way to it, is gone
+_RESTART = "start all of them again with --resume (torchrun --max-restarts does so by itself)"
+_NAME_THE_DEVICE = "between machines, set GLOO_SOCKET_IFNAME to the network device that joins them (`ip addr` lists it)"
 
 
 class DistributedError(Exception):
@@ -56,7 +58,7 @@ def connected(world: World, device: torch.device, timeout_seconds: float) -> Ite
             "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
         )
     on_gpu = device.type == "cuda"
-    with _peers():
+    with _peers(_RESTART if world.size == world.local_size else _NAME_THE_DEVICE):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timedelta(seconds=timeout_seconds),
@@ -217,13 +219,10 @@ def _notice_dead_machines() -> None:
 
 
 @contextmanager
-def _peers() -> Iterator[None]:
+def _peers(advice: str = _RESTART) -> Iterator[None]:
     """Errors of the transport in one line."""
     try:
         yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise DistributedError(
-            f"another process of this run does not answer ({reason[:200]}); start all of them again with --resume "
-            "(torchrun --max-restarts does so by itself)"
-        ) from error
+        raise DistributedError(f"another process of this run does not answer ({reason[:200]}); {advice}") from error
