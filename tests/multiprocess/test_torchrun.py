@@ -42,7 +42,6 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(started, unbroken):
     os.kill(torchruns.workers(process)[0], signal.SIGKILL)  # the one that saves
     assert process.wait(120) == 0
     assert f"going on at draw {64 * EVERY:,}, step {EVERY}" in log.read_text()
-    assert "another process of this run does not answer" in log.read_text()
     assert_same_run(run, unbroken)
 
 
