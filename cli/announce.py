@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from itertools import islice
 
@@ -26,6 +25,7 @@ def announce(
     decoder: str,
     trainer: Trainer,
     stream: Stream,
+    micro_batches: int,
 ) -> None:
     """Prints recipe, model, data, curriculum, what deviates from the recipe, and an estimate of the time left."""
     data, model, steps = config.data, config.model, plan.draws // config.data.batch_size
@@ -46,8 +46,9 @@ def announce(
         console.print(f"going on at draw {trainer.position:,}, step {trainer.position // data.batch_size:,}")
     left = steps - trainer.position // data.batch_size
     if seconds := _seconds_per_micro_batch(trainer, stream, device):
-        pieces = math.ceil(data.batch_size / data.micro_batch_size)
-        console.print(f"estimated time: {_duration(left * pieces * seconds)} for {left:,} steps, from a short trial")
+        console.print(
+            f"estimated time: {_duration(left * micro_batches * seconds)} for {left:,} steps, from a short trial"
+        )
     console.print(f"run folder: {run.folder}")
 
 

@@ -54,7 +54,10 @@ def version() -> str:
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 done, 1 failure, 2 bad usage, 130 interrupted; an error is one line on stderr."""
+    """Runs a command. Exit codes: 0 done, 1 failure, 2 bad usage, 75 stopped and saved, 130 interrupted.
+
+    An error is one line on stderr.
+    """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:

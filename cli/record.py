@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.config import Config, write_yaml
 from mimcl.curriculum.sampler import Plan, WindowPlan
-from mimcl.model.metrics import Report, RunLog
+from mimcl.model.log import RunLog
+from mimcl.model.metrics import Report
 from mimcl.model.saver import Saver
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
@@ -33,6 +35,7 @@ class Recorder:
         plan: Plan,
         trainer: Trainer,
         fingerprints: dict[str, str | None],
+        counts: DrawCounts,
         show: Callable[[int, str], None],
         on_trouble: Callable[[str], None],
     ) -> None:
@@ -46,7 +49,7 @@ class Recorder:
         )
         self._safe = trainer.position  # where training can go on from, whatever happens
         write_yaml(folder / "config.yaml", config)
-        self._counts = DrawCounts.at(trainer.position, plan, plan.samples, folder / "draw_counts.npy")
+        self._counts = counts
         self._window: WindowPlan | None = None
         # A window begun before the position has been written down already.
         self._last_begun = math.ceil(trainer.position / plan.window_length) - 1
@@ -106,7 +109,6 @@ class Recorder:
             self._saver.finish()
 
     def _save(self) -> None:
-        """Draw counts first: they are reconciled with whatever checkpoint a resume finds."""
         trainer, counts = self._trainer, self._counts.copy()
         meta: dict[str, Any] = {
             "position": trainer.position,
@@ -115,8 +117,13 @@ class Recorder:
             "window": {"number": self._window.number, "digest": self._window.digest},
         }
         step = trainer.position // self._config.data.batch_size
-        path = self._folder / "draw_counts.npy"
-        self._saver.start(step, trainer.tensors(), trainer.state_dict(), meta, lambda: counts.save(path))
+        state = trainer.state_dict() | {"draw_counts": torch.from_numpy(counts.counts.view(np.int32))}
+
+        def write_first() -> None:
+            counts.save(self._folder / "draw_counts.npy")
+            self._log.sync()
+
+        self._saver.start(step, trainer.tensors(), state, meta, write_first)
 
     def _difficulty(self) -> dict[str, float]:
         return {"temperature": self._window.temperature, "effective_fraction": self._window.effective_fraction}

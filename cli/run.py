@@ -25,9 +25,10 @@ from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree, from_first
 from mimcl.model.trainer import Trainer
+from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
 
-# What may change when a run goes on: nothing that a draw, a mask or an update depends on.
+# What may change when a run goes on: nothing that a draw or a mask depends on.
 _FREE = {
     "data.root",
     "data.decoder",
@@ -44,6 +45,8 @@ _FREE = {
 }
 
 
+_ALMOST_FREE = {"data.decoder", "data.micro_batch_size"}  # of these, pixels and sums of losses depend on their bits
+
 # What may differ between processes that train together; the others decide when they tell each other what.
 _OWN = {
     "data.root",
@@ -57,6 +60,7 @@ _OWN = {
 }
 
 _LOCK_SECONDS = 60.0  # twice what a process needs to notice that another machine is gone
+_FEED_THE_PLAN = {"seed", "data.batch_size", "trainer.epochs", "index", "prototypes"}  # besides curriculum.*
 _DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
 
 
@@ -90,8 +94,10 @@ def open_run(
     killed before its first checkpoint, under the same rule; (3) a new run in `out`; (4) a new run in
     runs/RECIPE-CURRICULUM-MASKING, then -2, -3.
     """
-    if unknown := set(allowed) - flatten(Config()).keys() - set(_DATA):
+    if unknown := set(allowed) - (flatten(Config()).keys() - {"recipe"}) - set(_DATA):
         raise ConfigError(f"--allow-change {min(unknown)}: no such field; give section.key, {' or '.join(_DATA)}")
+    if out and out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give a folder with --out")
     if resume and out is None:
         raise ConfigError("--resume needs the run: mimcl train --out runs/NAME --resume")
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not resume:
@@ -104,11 +110,11 @@ def open_run(
             for line in told:
                 on_trouble(line)
         saved = override(Config(), nested_keys(meta["config"]))
-        config = _unchanged(saved, out, recipe_name, values, allowed)
+        config = _unchanged(saved, out, recipe_name, values, allowed, on_trouble)
         return Run(out, config, True, frozenset(allowed), tuple(told))
     if resume and (out / "config.yaml").exists():
         saved = override(Config(), read_yaml(out / "config.yaml"))
-        return Run(out, _unchanged(saved, out, recipe_name, values, allowed), False)
+        return Run(out, _unchanged(saved, out, recipe_name, values, allowed, on_trouble), False)
     if out and out.exists() and any(out.iterdir()) and not resume:
         raise ConfigError(f"{out} exists; give another --out, or --resume to go on there")
     values = dict(values)
@@ -186,8 +192,10 @@ def take_up(
     now: dict[str, str | None],
     is_first: bool,
     on_trouble: Callable[[str], None],
-) -> None:
+) -> DrawCounts:
     """Puts `trainer` where the newest whole checkpoint was saved; all ranks take the one that rank 0 finds.
+
+    Returns how often each sample had been drawn by then.
 
     Raises CheckpointError when it does not fit, or its data or plan were others and that is not allowed.
     """
@@ -207,8 +215,8 @@ def take_up(
                 f"the data, start a new run, or give --allow-change {what}"
             )
     window = saved.meta["window"]
-    # What was allowed to change may well change the plan.
-    if not run.allowed and plan.window(window["number"]).digest != window["digest"]:
+    feeds_the_plan = any(name.startswith("curriculum.") or name in _FEED_THE_PLAN for name in run.allowed)
+    if not feeds_the_plan and plan.window(window["number"]).digest != window["digest"]:
         raise checkpoint.CheckpointError(
             f"window {window['number']} of {saved.path} was drawn otherwise than it is here; resume with the same "
             "versions of mimcl and numpy on the same kind of processor"
@@ -218,6 +226,12 @@ def take_up(
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise checkpoint.CheckpointError(f"{saved.path} does not fit the model of this run: {reason[:300]}") from None
+    if trainer.position > plan.draws:
+        raise ConfigError(
+            f"trainer.epochs: this run would end at draw {plan.draws:,}, but it is at draw {trainer.position:,}"
+        )
+    counts = saved.state["draw_counts"].numpy().view(np.uint32)
+    return DrawCounts(counts if len(counts) == plan.samples else np.zeros(plan.samples, np.uint32))
 
 
 def resolve(config: Config, window: int, decoder: str) -> Config:
@@ -246,9 +260,17 @@ def _has_bfloat16() -> bool:
 
 
 def _unchanged(
-    saved: Config, folder: Path, recipe_name: str | None, values: Mapping[str, Any], allowed: Sequence[str]
+    saved: Config,
+    folder: Path,
+    recipe_name: str | None,
+    values: Mapping[str, Any],
+    allowed: Sequence[str],
+    on_trouble: Callable[[str], None],
 ) -> Config:
+    if "trainer.epochs" in allowed and "optim.warmup_epochs" not in values:
+        allowed = (*allowed, "optim.warmup_epochs")  # shortened with the run
     wanted = override(saved, values)
+    recipe_name = recipe_name or values.get("recipe")
     if recipe_name not in (None, "auto", saved.recipe):
         raise ConfigError(f"recipe is {recipe_name} but the run in {folder} has {saved.recipe}; leave it out")
     # What was left open, or asked for beyond what fits, is the same run if it comes to the same.
@@ -260,6 +282,8 @@ def _unchanged(
                 f"{key} is {after[key]!r} but the run in {folder} has {before[key]!r}; leave it out, or allow it with "
                 f"--allow-change {key}"
             )
+        if before[key] != after[key] and key in _ALMOST_FREE:
+            on_trouble(f"{key} changes from {before[key]!r} to {after[key]!r}: the same draws, but not the same bits")
     return wanted
 
 

@@ -13,9 +13,10 @@ from mimcl.cli.stop import StopSignals
 from mimcl.cli.watch import Watch
 from mimcl.curriculum.sampler import Plan
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.distributed import DistributedError, barrier
+from mimcl.model.distributed import DistributedError, World, barrier
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
+from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.files import DataError
 
 
@@ -24,49 +25,66 @@ class Supervisor:
 
     When the block ends with the run or a stop, what was trained is saved, on rank 0, and the other ranks wait for it:
     torchrun ends all of them when one leaves early. It is saved as well when bad data or a lost process ends the run.
+    Raises DataError in the end when too many samples were bad.
     """
 
     def __init__(
-        self, run: Run, config: Config, plan: Plan, trainer: Trainer, marks: dict[str, str | None], is_first: bool
+        self,
+        run: Run,
+        config: Config,
+        plan: Plan,
+        trainer: Trainer,
+        marks: dict[str, str | None],
+        counts: DrawCounts,
+        world: World,
     ) -> None:
-        self._batch_size = config.data.batch_size
-        self._watch = Watch(run.folder, trainer.position, config.data.max_bad, is_first, warn)
-        self.observers = [self._watch]
-        self._recorder: Recorder | None = None
-        self._until_the_end = ExitStack()
-        if is_first:
-            bar = training_bar(trainer.position // self._batch_size, plan.draws // self._batch_size)
-            show = self._until_the_end.enter_context(bar)
-            self._recorder = Recorder(run.folder, config, plan, trainer, marks, show, warn)
-            self.observers.append(self._until_the_end.enter_context(closing(self._recorder)))
+        self._trainer, self._batch_size, self._world_size = trainer, config.data.batch_size, world.size
         self._signals = StopSignals(last_words)
+        with ExitStack() as until_the_end:
+            until_the_end.enter_context(self._signals)
+            self._watch = Watch(run.folder, trainer.position, config.data.max_bad, world.rank == 0, warn)
+            self.observers = [self._watch]
+            self._recorder: Recorder | None = None
+            if world.rank == 0:
+                bar = training_bar(trainer.position // self._batch_size, plan.draws // self._batch_size)
+                show = until_the_end.enter_context(bar)
+                self._recorder = Recorder(run.folder, config, plan, trainer, marks, counts, show, warn)
+                self.observers.append(until_the_end.enter_context(closing(self._recorder)))
+            self._until_the_end = until_the_end.pop_all()
 
     def after_step(self, step: int, report: Report | None, outcomes: list[Outcome]) -> None:
         """To be called after each step, as the trainer does."""
         self._signals.step_done()
-        try:
-            self._watch.after_step(outcomes, self._batch_size)
-        finally:
-            if self._recorder:
-                self._recorder.after_step(step, report)
+        self._watch.after_step(outcomes, self._batch_size)
+        if self._recorder:
+            self._recorder.after_step(step, report)
 
     def stop(self) -> bool:
-        """Whether this process was asked to stop."""
-        return self._signals.requested
+        """Whether this process was asked to stop, or has to."""
+        return self._signals.requested or self._watch.excess is not None
 
     def __enter__(self) -> Supervisor:
-        self._until_the_end.enter_context(self._signals)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._until_the_end:
             self._signals.be_patient()
-            if self._recorder and error is None:
-                self._recorder.save()
-            elif self._recorder and isinstance(error, DataError | DistributedError):
-                try:
-                    self._recorder.save()
-                except CheckpointError as failure:  # what ended the run is to be told as well
-                    warn(str(failure))
             if error is None:
+                if self._recorder:
+                    self._recorder.save()
                 barrier()
+            elif self._recorder and isinstance(error, DataError | DistributedError):
+                self._save_alone()
+        if error is None and self._watch.excess:
+            raise DataError(self._watch.excess)
+
+    def _save_alone(self) -> None:
+        """Saves when no other rank can be asked any more; not where their part of what happened would be missing."""
+        pending = self._trainer.settle()
+        if self._world_size > 1 and any(outcome.bad or not outcome.finite for outcome in pending):
+            return
+        self._watch.after_step(pending, self._batch_size)
+        try:
+            self._recorder.save()
+        except CheckpointError as failure:  # what ended the run is to be told as well
+            warn(str(failure))

@@ -116,6 +116,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
 
     Everything it makes lies in its folder. Raises what its parts raise.
     """
+    import numpy as np
     import torch
 
     from mimcl.cli.announce import announce
@@ -130,6 +131,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.model.trainer import Trainer
     from mimcl.pipeline.augment import hash64, random_crops
     from mimcl.pipeline.decode import make_decoder
+    from mimcl.pipeline.draw_counts import DrawCounts
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.stream import Stream, micro_batches
 
@@ -181,8 +183,9 @@ def train_run(run: Run, world: World | None = None) -> bool:
             micro_batches=len(parts),
             precision=config.trainer.precision,
         )
+        counts = DrawCounts(np.zeros(index.samples, np.uint32))
         if run.resumed:
-            take_up(trainer, plan, run, marks, is_first, warn)
+            counts = take_up(trainer, plan, run, marks, is_first, warn)
         with usage_errors():
             stream = Stream(
                 plan,
@@ -200,6 +203,6 @@ def train_run(run: Run, world: World | None = None) -> bool:
                 device=device,
             )
         if is_first:
-            announce(run, config, plan, index, device, decoder_choice, trainer, stream)
-        with Supervisor(run, config, plan, trainer, marks, is_first) as supervisor:
+            announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts))
+        with Supervisor(run, config, plan, trainer, marks, counts, world) as supervisor:
             return trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mimcl.curriculum.sampler import WindowPlan
 from mimcl.model.distributed import agree, from_first, gather
-from mimcl.model.metrics import LineFile, Outcome, keep_lines
-from mimcl.pipeline.files import DataError, write_json
+from mimcl.model.log import LineFile, keep_lines
+from mimcl.model.metrics import Outcome
+from mimcl.pipeline.files import write_json
 from mimcl.pipeline.stream import BadSample, Batch
 
 _ALWAYS_ALLOWED = 10  # bad samples
@@ -50,6 +51,7 @@ class Watch:
         self._lines = LineFile(self._quarantine, on_trouble)
         earlier = keep_lines(self._quarantine, lambda line: line["draw"] < position) if is_first else []
         self._bad, self._bad_shards = from_first(len(earlier)), Counter(line["shard"] for line in earlier)
+        self.excess: str | None = None  # why the run has to end
         self._window: WindowPlan | None = None
         self._seen: deque[_Seen] = deque()  # of the last two steps: what is said about a step comes one late
 
@@ -62,7 +64,7 @@ class Watch:
         self._seen.append(_Seen(batch.position, *columns, batch.bad, batch.window.temperature))
 
     def after_step(self, outcomes: list[Outcome], batch_size: int) -> None:
-        """Writes down what the outcomes tell. Raises DataError on all ranks when too many samples were bad."""
+        """Writes down what the outcomes tell; sets `excess` on all ranks when too many samples were bad."""
         for outcome in outcomes:
             end = outcome.step * batch_size
             step = [seen for seen in self._seen if seen.position == end]
@@ -98,16 +100,15 @@ class Watch:
         self._bad += len(rows)
         self._bad_shards.update(row["shard"] for row in rows)
         if self._is_first:
-            self._lines.write(rows)
+            self._lines.add(rows)
             for row in rows[:3]:
                 self._on_trouble(f"sample {row['key']} of {row['shard']} is bad and was replaced: {row['reason']}")
         allowed = max(_ALWAYS_ALLOWED, self._max_bad * position)
         if self._bad > allowed:
             worst = ", ".join(f"{count} in {shard}" for shard, count in self._bad_shards.most_common(3))
-            raise DataError(
+            self.excess = (
                 f"{self._bad} bad samples in {position:,} draws are more than the {allowed:,.0f} allowed ({worst}); "
-                f"see {self._quarantine}, mend the shards (`mimcl verify` lists what is wrong), or raise "
-                "--max-bad"
+                f"see {self._quarantine}, mend the shards (`mimcl verify` lists what is wrong), or raise --max-bad"
             )
 
 

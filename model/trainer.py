@@ -111,6 +111,7 @@ class Trainer:
         self._outcomes = OutcomeReader(self._device)
         # Since the report before: the sum of finite steps' losses and their number; and the number of all steps.
         self._finite_sums, self._steps_since = torch.zeros(2, dtype=torch.float64, device=self._device), 0
+        self._nonfinite = 0  # steps in a row, up to the last outcome
 
     def run(
         self,
@@ -128,7 +129,7 @@ class Trainer:
         """
         batches = iter(stream)
         first, steps = self.position // self._batch_size + 1, self._draws // self._batch_size
-        meter, nonfinite = Meter(), 0
+        meter = Meter()
         for step in range(first, steps + 1):
             lr, figures = self._step(meter.waiting(batches), observers, stop)
             outcomes = self._outcomes.push(step, lr, figures)
@@ -136,16 +137,16 @@ class Trainer:
             saving = step % self._config.checkpoint_every_steps == 0
             if reporting or saving or any(outcome.stop for outcome in outcomes):
                 outcomes += self._outcomes.settle()
+            for outcome in outcomes:
+                self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
             report = None
             if reporting:
                 report, meter = self._report(step, lr, figures, meter), Meter()
             after_step(step, report, outcomes)
-            for outcome in outcomes:
-                nonfinite = 0 if outcome.finite else nonfinite + 1
-            if nonfinite >= self._config.max_nonfinite:
+            if self._nonfinite >= self._config.max_nonfinite:
                 raise TrainingError(
-                    f"no finite gradient in {nonfinite} steps in a row, up to step {outcomes[-1].step}; usual causes: "
-                    "optim.base_lr too high, optim.warmup_epochs too short, images without any contrast"
+                    f"no finite gradient in {self._nonfinite} steps in a row, up to step {outcomes[-1].step}; usual "
+                    "causes: optim.base_lr too high, optim.warmup_epochs too short, images without any contrast"
                 )
             if any(outcome.stop for outcome in outcomes):
                 return step == steps
@@ -207,6 +208,10 @@ class Trainer:
             torch.autograd.backward(second.sum() / self._batch_size, inputs=self._own)
         return per_sample_loss.detach()
 
+    def settle(self) -> list[Outcome]:
+        """The outcome that is still to come when `run` was left by an exception."""
+        return self._outcomes.settle()
+
     def time_of_micro_batch(self, batch: Batch) -> float:
         """Seconds that one forward and backward pass over `batch` takes once warm; weights and position stay."""
         for _ in range(2):
@@ -244,6 +249,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "finite_sums": self._finite_sums,
             "steps_since": self._steps_since,
+            "nonfinite": self._nonfinite,
         }
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -254,5 +260,5 @@ class Trainer:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._finite_sums.copy_(state["finite_sums"])
-        self._steps_since = state["steps_since"]
+        self._steps_since, self._nonfinite = state["steps_since"], state["nonfinite"]
         self.position = state["position"]

@@ -70,11 +70,11 @@ def test_resume_starts_where_there_is_nothing_yet(here):
 
 def test_resume_takes_the_configuration_that_the_checkpoint_was_saved_with(here, told):
     saved_run(here / "a", **{"seed": 9, "curriculum.name": "anti", "optim.base_lr": 3e-4})
-    run = open_run(None, {"data.decoder": "dali-cpu"}, here / "a", True, (), told.append)
+    run = open_run(None, {"data.prefetch": 7}, here / "a", True, (), told.append)
     assert run.resumed
     assert run.checkpoints == here / "a" / "checkpoints"
     expected = flatten(resolved(**{"seed": 9, "curriculum.name": "anti", "optim.base_lr": 3e-4}))
-    assert flatten(run.config) == expected | {"data.decoder": "dali-cpu"}
+    assert flatten(run.config) == expected | {"data.prefetch": 7}
     assert told == []
 
 
@@ -137,7 +137,6 @@ FREE = {
     "trainer.max_nonfinite": 9,
 }
 FIXED = {  # another value of each, and what it may say
-    "recipe": "cifar_tiny",
     "seed": 1,
     "data.image_size": 96,
     "data.batch_size": 128,
@@ -169,7 +168,7 @@ FIXED = {  # another value of each, and what it may say
 
 
 def test_every_field_is_known_to_be_free_or_fixed():
-    assert flatten(cpu_small()).keys() == FREE.keys() | FIXED.keys()
+    assert flatten(cpu_small()).keys() == FREE.keys() | FIXED.keys() | {"recipe"}
 
 
 @pytest.mark.parametrize(("key", "value"), FIXED.items())
@@ -189,10 +188,25 @@ def test_what_must_not_change_is_refused_with_both_values_unless_allowed(here, k
         open_run(None, {key: value, "seed": 10, "optim.base_lr": 0.7}, here / "a", True, [key])
 
 
-def test_what_no_draw_or_update_depends_on_may_change(here):
+def test_what_no_draw_depends_on_may_change_with_a_word_about_bits(here, told):
     saved_run(here / "a")
-    run = open_run(None, FREE, here / "a", resume=True)
+    run = open_run(None, FREE, here / "a", True, (), told.append)
+    assert [line.split()[0] for line in told] == ["data.decoder", "data.micro_batch_size"]
     assert flatten(run.config) == flatten(resolved()) | FREE
+
+
+def test_a_shorter_run_is_allowed_with_the_warm_up_that_follows_and_not_beyond_its_position(stopped, told):
+    run = open_run(None, {"trainer.epochs": 2}, stopped, True, ["trainer.epochs"])
+    assert (run.config.trainer.epochs, run.config.optim.warmup_epochs) == (2, 0.2)
+    plan = Plan(CurriculumConfig(), samples=64, distances=None, draws=8, batch_size=8, seed=0, hash64=hash64)
+    with pytest.raises(ConfigError, match="would end at draw 8, but it is at draw 16"):
+        taken_up(stopped, told, ["trainer.epochs"], plan)
+
+
+def test_a_file_is_no_run_folder(here):
+    (here / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; give a folder with --out"):
+        open_run(None, {}, here / "file", resume=True)
 
 
 def test_an_unknown_field_cannot_be_allowed(here):
@@ -277,14 +291,16 @@ def stopped(here):
             "window": {"number": 0, "digest": plan.window(0).digest},
         }
         folder = here / "a" / "checkpoints"
-        checkpoint.save(folder, step, trainer.tensors(), trainer.state_dict(), meta, keep_last=9)
+        state = trainer.state_dict() | {"draw_counts": torch.full((64,), step, dtype=torch.int32)}
+        checkpoint.save(folder, step, trainer.tensors(), state, meta, keep_last=9)
     return here / "a"
 
 
 def taken_up(folder, told, allowed=(), plan=None, marks=MARKS):
     run = open_run(None, {}, folder, True, allowed, told.append)
     trainer = small_trainer()
-    take_up(trainer, plan or small_plan(), run, marks, True, told.append)
+    counts = take_up(trainer, plan or small_plan(), run, marks, True, told.append)
+    assert (counts.counts == trainer.position // 8).all()
     return trainer.position // 8, trainer.model.cls_token.unique().tolist()
 
 
@@ -316,9 +332,10 @@ def test_other_data_are_refused_with_both_fingerprints_unless_allowed(stopped, t
     assert taken_up(stopped, told, [what], marks=now) == (2, [2.0])
 
 
-def test_another_plan_is_refused_unless_a_change_was_allowed(stopped, told):
-    with pytest.raises(CheckpointError, match="window 0 of .* was drawn otherwise"):
-        taken_up(stopped, told, plan=small_plan(seed=1))
+def test_another_plan_is_refused_unless_a_change_of_what_it_follows_from_was_allowed(stopped, told):
+    for allowed in ((), ("trainer.compile",)):
+        with pytest.raises(CheckpointError, match="window 0 of .* was drawn otherwise"):
+            taken_up(stopped, told, allowed, plan=small_plan(seed=1))
     assert taken_up(stopped, told, ["seed"], plan=small_plan(seed=1)) == (2, [2.0])
 
 

@@ -1,10 +1,13 @@
 """Bad samples are replaced, counted and listed; missing or stale data end a run by name."""
 
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
+import ranks
 from bad_samples import flip_byte
 from images import write_flat
 
@@ -71,6 +74,43 @@ def test_too_many_end_the_run_with_a_summary_and_a_checkpoint(home, train, size)
     train("--max-bad", "0.5", size=size)
     counted = np.load(home / "run" / "draw_counts.npy", allow_pickle=False)
     assert counted.sum() == 30 * 16
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_that_ended_for_bad_samples_goes_on_as_if_it_had_not(home, train, size):
+    index = ShardIndex.load(home / "shards")
+    for sample_id in range(0, 160, 5):
+        flip_byte(index, sample_id)
+    rarely = ["--set", "trainer.log_every_steps=100", "--set", "trainer.checkpoint_every_steps=100"]
+    train("--max-bad", "1", *rarely, size=size, out="whole")
+    train("--max-bad", "0", *rarely, size=size, code=1)
+    train("--max-bad", "1", *rarely, size=size)
+    assert quarantine(home / "run") == quarantine(home / "whole")
+    weights = [home / run / "checkpoints" / "00000030" / "weights.safetensors" for run in ("run", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_what_was_trained_until_a_shard_was_lost_is_saved_with_its_bad_samples(home, train):
+    index = ShardIndex.load(home / "shards")
+    for sample_id in range(0, 160, 5):
+        flip_byte(index, sample_id)
+    rarely = ["--max-bad", "1", "--set", "trainer.log_every_steps=100", "--set", "trainer.checkpoint_every_steps=100"]
+    train(*rarely, out="whole")
+    shutil.copytree(home / "shards", home / "kept")
+    (process,) = ranks.start(home, *train.options, *rarely)
+    while not (home / "run" / "quarantine.jsonl").exists() or len(quarantine(home / "run")) < 5:
+        assert process.is_alive(), ranks.said(home)
+        time.sleep(0.002)
+    for shard in (home / "shards").glob("*.tar"):
+        os.truncate(shard, 0)  # reads that are still to come fail
+    ranks.finish(home, [process], code=1)
+    assert "shard shards/train-00000" in ranks.said(home)
+    for shard in (home / "kept").glob("*.tar"):
+        shutil.copy(shard, home / "shards")
+    latest = int((home / "run" / "checkpoints" / "latest").read_text())
+    assert 0 < latest < 30
+    train(*rarely)
+    assert quarantine(home / "run") == quarantine(home / "whole")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "folder"])

@@ -163,6 +163,8 @@ def watch_a_run(rank: int, size: int, folder: Any, seeds: tuple, bad: dict, nonf
             number = sum(len(samples) for draw, samples in bad.items() if draw // 16 == step - 1)
             norm = float("nan") if step in nonfinite else 1.0
             watch.after_step([Outcome(step, 0.1, 0.5, norm, False, number)], 16)
+            if watch.excess:
+                return told, watch.excess
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     return told, error

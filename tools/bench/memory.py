@@ -27,11 +27,13 @@ from mimcl.cli.run import Run, claimed, draws_of, fingerprints, resolve
 from mimcl.cli.supervise import Supervisor
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.sampler import Plan
+from mimcl.model.distributed import World
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import make_decoder
+from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources import Item, Source
@@ -129,8 +131,8 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
                 f"{len(found):>4} {trainer.position:>10,} {seconds:>8.0f} {found[-1]:>11.1f} {ratio:>9.3f}", flush=True
             )
 
-    run = Run(folder, config, resumed=False)
-    with claimed(folder), Supervisor(run, config, plan, trainer, marks, is_first=True) as supervisor:
+    run, counts = Run(folder, config, resumed=False), DrawCounts(np.zeros(index.samples, np.uint32))
+    with claimed(folder), Supervisor(run, config, plan, trainer, marks, counts, World()) as supervisor:
         trainer.run(stream, supervisor.observers, after_step, supervisor.stop)
     sys.exit(found[-1] > GOAL * found[0])
 
