@@ -56,7 +56,7 @@ def result(run: Path) -> dict:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     meta = json.loads((newest / "meta.json").read_text())
     return {
-        "checkpoints": sorted(path.name for path in (run / "checkpoints").iterdir()),
+        "step": meta["step"],
         "digests": meta["sha256"],
         "draw_counts": (run / "draw_counts.npy").read_bytes(),
         "lines": [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines],
@@ -76,9 +76,9 @@ def dies(home: Path, *arguments: str, size: int = 1, rank: int = 0, at: str) -> 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision):
-    # Before the first checkpoint; where a window ends; where a checkpoint has just been begun; the last step.
+    # Before the first checkpoint; where the curriculum ends; while a checkpoint is being written; the last step.
     out = f"steps-{size}-{precision}"
-    for number, step in enumerate((3, 4, 8, 11, STEPS)):
+    for number, step in enumerate((3, 8, 11, STEPS)):
         dies(home, *options(out, precision), size=size, rank=number % size, at=f"step {step}")
     ranks.run(home, *options(out, precision), size=size)
     assert result(home / out) == unbroken(size, precision)
@@ -113,15 +113,15 @@ def test_killed_at_random_moments(home, unbroken):
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "meta.json"])
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home, unbroken, name):
     out = f"damaged-{name}"
-    dies(home, *options(out, "float32"), at="step 13")
-    newest = home / out / "checkpoints" / "00000010" / name
-    content = bytearray(newest.read_bytes())
+    ranks.run(home, *options(out, "float32"))
+    *_, before, newest = sorted(path for path in (home / out / "checkpoints").glob("0*"))
+    content = bytearray((newest / name).read_bytes())
     content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
+    (newest / name).write_bytes(content)
     ranks.run(home, *options(out, "float32"))
     said = ranks.said(home)
-    assert said.count("checkpoints/00000010 is damaged") + said.count("checkpoints/00000010 cannot be read") >= 1
-    assert "going on at draw 80, step 5" in said
+    assert f"checkpoints/{newest.name} is damaged" in said or f"checkpoints/{newest.name} cannot be read" in said
+    assert f"going on at draw {16 * int(before.name)}, step {int(before.name)}" in said
     assert result(home / out) == unbroken(1, "float32")
 
 

@@ -26,6 +26,15 @@ def device(request):
     return request.param
 
 
+@pytest.fixture
+def deterministic(monkeypatch):
+    """As trainer.deterministic: on a GPU the same bits come from the same steps only so."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @dataclass
 class MadeBatch:
     images: torch.Tensor
@@ -126,7 +135,7 @@ def test_micro_batches_give_the_same_run():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_taking_up_a_saved_state_continues_bit_for_bit(precision, device):
+def test_taking_up_a_saved_state_continues_bit_for_bit(precision, device, deterministic):
     unbroken = make(precision=precision, device=device)
     run(unbroken, stream(device=device))
     broken = make(precision=precision, device=device)
