@@ -39,7 +39,7 @@ def unbroken(home):
     def result_of(size: int, precision: str) -> dict:
         if (size, precision) not in known:
             out = f"unbroken-{size}-{precision}"
-            ranks.run(home, *options(out, precision), size=size)
+            ranks.run(home, *options(out, precision), size=size, before=ranks.shrink_model)
             known[size, precision] = result(home / out)
         return known[size, precision]
 
@@ -80,7 +80,7 @@ def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision):
     out = f"steps-{size}-{precision}"
     for number, step in enumerate((3, 8, 11, STEPS)):
         dies(home, *options(out, precision), size=size, rank=number % size, at=f"step {step}")
-    ranks.run(home, *options(out, precision), size=size)
+    ranks.run(home, *options(out, precision), size=size, before=ranks.shrink_model)
     assert result(home / out) == unbroken(size, precision)
 
 
@@ -102,23 +102,23 @@ def test_killed_at_every_write_in_turn(home, unbroken):
 def test_killed_at_random_moments(home, unbroken):
     chance = random.Random(7)
     for _ in range(6):
-        (process,) = ranks.start(home, *options("random", "float32"))
+        (process,) = ranks.start(home, *options("random", "float32"), before=ranks.shrink_model)
         time.sleep(chance.uniform(0.1, 1.5))
         process.kill()
         process.join()
-    ranks.run(home, *options("random", "float32"))
+    ranks.run(home, *options("random", "float32"), before=ranks.shrink_model)
     assert result(home / "random") == unbroken(1, "float32")
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "meta.json"])
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home, unbroken, name):
     out = f"damaged-{name}"
-    ranks.run(home, *options(out, "float32"))
+    ranks.run(home, *options(out, "float32"), before=ranks.shrink_model)
     *_, before, newest = sorted(path for path in (home / out / "checkpoints").glob("0*"))
     content = bytearray((newest / name).read_bytes())
     content[len(content) // 2] ^= 1
     (newest / name).write_bytes(content)
-    ranks.run(home, *options(out, "float32"))
+    ranks.run(home, *options(out, "float32"), before=ranks.shrink_model)
     said = ranks.said(home)
     assert f"checkpoints/{newest.name} is damaged" in said or f"checkpoints/{newest.name} cannot be read" in said
     assert f"going on at draw {16 * int(before.name)}, step {int(before.name)}" in said
@@ -129,22 +129,22 @@ def test_all_checkpoints_damaged_is_no_fresh_start(home):
     dies(home, *options("ruined", "float32"), at="step 13")
     for state in (home / "ruined").glob("checkpoints/*/state.pt"):
         state.write_bytes(b"")
-    ranks.run(home, *options("ruined", "float32"), code=1)
+    ranks.run(home, *options("ruined", "float32"), code=1, before=ranks.shrink_model)
     assert "no checkpoint in ruined/checkpoints is whole" in ranks.said(home)
 
 
 def test_a_finished_run_has_nothing_left_to_do(home, unbroken):
     unbroken(1, "float32")
-    ranks.run(home, *options("unbroken-1-float32", "float32"))
+    ranks.run(home, *options("unbroken-1-float32", "float32"), before=ranks.shrink_model)
     assert result(home / "unbroken-1-float32") == unbroken(1, "float32")
 
 
 def test_two_processes_do_not_write_to_one_run(home):
-    first = ranks.start(home, *options("shared", "float32"), "--epochs", "200")
+    first = ranks.start(home, *options("shared", "float32"), "--epochs", "200", before=ranks.shrink_model)
     while not (home / "shared" / "metrics.jsonl").exists():
         time.sleep(0.01)
     try:
-        second = ranks.start(home, *options("shared", "float32"), "--epochs", "200")
+        second = ranks.start(home, *options("shared", "float32"), "--epochs", "200", before=ranks.shrink_model)
         second[0].join(60)
         assert second[0].exitcode == 2
         assert "is being written by another process" in ranks.said(home)

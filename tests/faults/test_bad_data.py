@@ -97,7 +97,7 @@ def test_what_was_trained_until_a_shard_was_lost_is_saved_with_its_bad_samples(h
     rarely = ["--max-bad", "1", "--set", "trainer.log_every_steps=100", "--set", "trainer.checkpoint_every_steps=100"]
     train(*rarely, out="whole")
     shutil.copytree(home / "shards", home / "kept")
-    (process,) = ranks.start(home, *train.options, *rarely)
+    (process,) = ranks.start(home, *train.options, *rarely, before=ranks.shrink_model)
     while not (home / "run" / "quarantine.jsonl").exists() or len(quarantine(home / "run")) < 5:
         assert process.is_alive(), ranks.said(home)
         time.sleep(0.002)

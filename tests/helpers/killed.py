@@ -17,7 +17,8 @@ def start(folder: Path, *arguments: str, at: str, rank: int = 0, size: int = 1, 
 
 
 def arm() -> None:
-    """Sets the place where this process dies."""
+    """Sets the place where this process dies; its model is small."""
+    ranks.shrink_model()
     kind, number = os.environ["DIE_AT"].split()
     if os.environ["RANK"] != os.environ["DIE_RANK"]:
         return

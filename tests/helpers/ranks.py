@@ -38,6 +38,13 @@ def nothing() -> None:
     """For processes that need no preparation."""
 
 
+def shrink_model() -> None:
+    """Makes vit_tiny a twentieth of its size, for tests in which only its being trained matters."""
+    from mimcl.model import mae
+
+    mae.SIZES["vit_tiny"] = (64, 2, 2)
+
+
 def start(
     folder: Path,
     *arguments: str,

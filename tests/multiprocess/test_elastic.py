@@ -28,7 +28,7 @@ def trained(home, tmp_path_factory):
             out = folder / "-".join(map(str, key))
             settings = (*STREAMS[masking], f"data.micro_batch_size={micro}", f"data.prefetch={prefetch}")
             arguments = train(out, *settings, decoder=decoder)
-            ranks.run(home, *arguments, size=size, seen=out.with_suffix(".seen"))
+            ranks.run(home, *arguments, size=size, seen=out.with_suffix(".seen"), before=ranks.shrink_model)
             done[key] = out
         return done[key]
 
@@ -69,7 +69,7 @@ def test_the_three_streams_are_not_the_same(trained):
 def test_a_checkpoint_goes_on_with_as_many_processes_as_there_are(home, trained, tmp_path, before, after):
     unbroken = trained(size=before)
     run = back_to(EVERY, unbroken, tmp_path / "run")
-    ranks.run(home, "train", "--out", str(run), "--resume", size=after)
+    ranks.run(home, "train", "--out", str(run), "--resume", size=after, before=ranks.shrink_model)
     assert "going on at draw 512, step 8" in ranks.said(home)
     if before == after:
         assert_same_run(run, unbroken)
@@ -84,8 +84,8 @@ def test_a_checkpoint_goes_on_with_as_many_processes_as_there_are(home, trained,
 def test_processes_that_do_not_do_the_same_are_refused(home, tmp_path, setting):
     """Unnoticed, another learning rate would give other weights, and other reports another number of messages."""
     port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks.free_port()), "WORLD_SIZE": "2"}
-    first = ranks.start(home, *train(tmp_path / "run"), **port, RANK="0")
-    second = ranks.start(home, *train(tmp_path / "run", setting), **port, RANK="1")
+    first = ranks.start(home, *train(tmp_path / "run"), **port, RANK="0", before=ranks.shrink_model)
+    second = ranks.start(home, *train(tmp_path / "run", setting), **port, RANK="1", before=ranks.shrink_model)
     ranks.finish(home, first + second, code=1)
     for rank in range(2):
         said = (home / f"rank-{rank}.log").read_text()
