@@ -54,7 +54,7 @@ def test_draws_masks_and_losses_are_those_of_one_process(trained, masking, size,
     tolerance = TOLERANCE if decoder == "reference" else OF_DECODERS
     losses, of_one = (seen["losses"].reshape(STEPS, BATCH).mean(axis=1) for seen in (found, expected))
     np.testing.assert_allclose(losses, of_one, rtol=tolerance)
-    assert of_one[-1] < 0.9 * of_one[0]  # and they learned something
+    assert of_one[-1] < 0.95 * of_one[0]  # and they learned something
     assert_close_runs(one, several, tolerance)
 
 
