@@ -93,7 +93,7 @@ def test_a_second_interrupt_leaves_at_once(start, where):
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert ended(process) == (130, "", "interrupted twice: left at once, without saving\n")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # of the 60 that it would else take
 
 
 def test_last_words_that_cannot_be_said_keep_nothing_alive(start):
@@ -119,7 +119,7 @@ def test_a_step_that_does_not_end_is_left(start):
     assert code == 1
     assert err.startswith("asked to stop, but the step does not end")
     assert err.count("\n") == 1
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 8
 
 
 def test_steps_may_take_as_long_as_the_longest_did_and_the_grace_beyond(start):

@@ -24,6 +24,9 @@ _SMALL = (
 )
 
 
+FEW_PATCHES = "model.patch_size=16"  # for runs under the clock
+
+
 def train(out: Path | str, *settings: str, steps: int = STEPS, decoder: str = "reference") -> list[str]:
     """The arguments: half the steps, rounded to windows of 4, under the prototype curriculum."""
     flags = ["--recipe", "cpu_small", "--curriculum", "proto", "--epochs", str(steps * BATCH / IMAGES)]
@@ -42,6 +45,12 @@ def steps_of(run: Path) -> list[int]:
     path = run / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [line["step"] for line in map(json.loads, lines) if "step" in line]
+
+
+def step_seconds(run: Path) -> float:
+    """How long the slowest step that was logged took, on whatever machine this is."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
+    return max(BATCH / line["images_per_second"] for line in lines if "step" in line)
 
 
 def latest(run: Path) -> Path:

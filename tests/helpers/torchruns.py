@@ -30,7 +30,7 @@ def start(log: Path, flags: Sequence[str], command: Sequence[str], cwd: Path, **
         )
 
 
-def until(condition: Callable[[], bool], what: str, log: Path, seconds: float = 120) -> float:
+def until(condition: Callable[[], bool], what: str, log: Path, seconds: float = 200) -> float:
     """Waits; returns how many seconds it took."""
     began = time.monotonic()
     while not condition():

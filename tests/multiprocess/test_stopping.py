@@ -7,10 +7,10 @@ import time
 import pytest
 import ranks
 import torchruns
-from small_runs import assert_same_run, latest, steps_of, train
+from small_runs import FEW_PATCHES, assert_same_run, latest, step_seconds, steps_of, train
 
 STEPS = 28
-SETTINGS = ("trainer.checkpoint_every_steps=1000", "trainer.log_every_steps=4")
+SETTINGS = (FEW_PATCHES, "trainer.checkpoint_every_steps=1000", "trainer.log_every_steps=4")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_the_step_is_finished_and_saved_and_a_resume_goes_on_as_if_nothing_had_b
     (process,) = ranks.start(home, *train(run, *SETTINGS, steps=STEPS))
     torchruns.until(lambda: len(steps_of(run)) > 2, "a few steps", home / "rank-0.log")
     os.kill(process.pid, number)
-    ranks.finish(home, [process], code=75, timeout=10)
+    ranks.finish(home, [process], code=75, timeout=10 + 3 * step_seconds(run))
     assert "stopped and saved; go on with: mimcl train --out" in ranks.said(home)
     assert 8 < int(latest(run).name) < STEPS
     ranks.run(home, "train", "--out", str(run), "--resume")
