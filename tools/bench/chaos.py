@@ -31,7 +31,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     ["mimcl.cli.main", "mimcl.cli.run", "mimcl.cli.supervise", "mimcl.model.trainer", "mimcl.pipeline.stream"]
 )
-_OPTIONS = shlex.split("""--data shards --recipe cpu_small --curriculum proto --decoder reference --seed 3 --epochs 20
+_OPTIONS = shlex.split("""--data shards --recipe cpu_small --curriculum proto --decoder reference --seed 3 --epochs 8
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set curriculum.share=0.5 --set curriculum.window=64
     --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=7""")
@@ -83,12 +83,12 @@ def one_life(size: int, until: float | None, chance: random.Random, counts: Coun
     while until is not None and time.monotonic() < started + until and all(p.is_alive() for p in processes):
         time.sleep(0.001)
     victim = chance.choice(processes)
-    killed = until is not None and victim.is_alive()
-    if killed:
-        os.kill(victim.pid, signal.SIGKILL)
-        counts["kills"] += 1
-        counts["of one of several processes"] += size > 1
+    if until is not None:
+        victim.kill()  # unless it has just ended
     codes = outcome(processes)
+    killed = victim.exitcode == -signal.SIGKILL
+    counts["kills"] += killed
+    counts["of one of several processes"] += killed and size > 1
     said = words()
     counts["damaged checkpoints skipped"] += said.count("trying the one before")
     if codes == [0] * size:
