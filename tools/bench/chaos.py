@@ -139,16 +139,17 @@ def command(folder: Path, out: str, environment: dict[str, str]) -> None:
 
 
 def outcome(processes: list) -> list[int]:
-    """Exit codes; a process that is still there `_LEAVING_SECONDS` after another one was killed gets SIGALRM."""
-    deadline = None
+    """Exit codes. As torchrun does, the others get SIGTERM when one has died; SIGALRM who is still there long after."""
+    died = None
+    signals = [(1.0, signal.SIGTERM), (_LEAVING_SECONDS, signal.SIGALRM)]
     while any(process.is_alive() for process in processes):
-        if deadline is None and any(process.exitcode for process in processes):
-            deadline = time.monotonic() + _LEAVING_SECONDS
-        if deadline and time.monotonic() > deadline:
+        if died is None and any(process.exitcode for process in processes):
+            died = time.monotonic()
+        if died and signals and time.monotonic() > died + signals[0][0]:
+            _, number = signals.pop(0)
             for process in processes:
                 if process.is_alive():
-                    os.kill(process.pid, signal.SIGALRM)
-            deadline = time.monotonic() + _LEAVING_SECONDS
+                    os.kill(process.pid, number)
         time.sleep(0.005)
     return [process.exitcode for process in processes]
 
