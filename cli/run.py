@@ -43,22 +43,15 @@ _FREE = {
     "trainer.keep_every_steps",
     "trainer.max_nonfinite",
 }
-
-
 _ALMOST_FREE = {"data.decoder", "data.micro_batch_size"}  # of these, pixels and sums of losses depend on their bits
 
-# What may differ between processes that train together; the others decide when they tell each other what.
-_OWN = {
-    "data.root",
-    "data.decoder",
-    "data.decode_threads",
-    "data.micro_batch_size",
-    "data.prefetch",
-    "data.stall_timeout",
-    "trainer.keep_last",
-    "trainer.keep_every_steps",
+# Of what may change, processes that train together need these alike: they say when they tell each other what.
+_ALIKE = {
+    "data.max_bad",
+    "trainer.log_every_steps",
+    "trainer.checkpoint_every_steps",
+    "trainer.max_nonfinite",
 }
-
 _LOCK_SECONDS = 60.0  # twice what a process needs to notice that another machine is gone
 _FEED_THE_PLAN = {"seed", "data.batch_size", "trainer.epochs", "index", "prototypes"}  # besides curriculum.*
 _DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
@@ -178,7 +171,7 @@ def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> di
 
 def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool) -> None:
     """Raises DistributedError unless all ranks train the same model on the same data, from the same point on."""
-    fixed = {key: value for key, value in flatten(config).items() if key not in _OWN}
+    fixed = {key: value for key, value in flatten(config).items() if key not in _FREE - _ALIKE}
     agree("the configuration", xxhash.xxh64_hexdigest(json.dumps(fixed).encode()))
     agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))
     # A shared folder may show a checkpoint to one machine before the other.
