@@ -16,6 +16,8 @@ from typing import Any
 import typer
 import yaml
 
+from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
+from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
 from mimcl.curriculum.sampler import CurriculumConfig
 from mimcl.model.mae import ModelConfig
@@ -52,6 +54,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    hard_patches: HardPatchesConfig = field(default_factory=HardPatchesConfig)
+    learned_masking: LearnedMaskingConfig = field(default_factory=LearnedMaskingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

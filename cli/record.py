@@ -85,7 +85,9 @@ class Recorder:
         """Logs a report, and begins to save a checkpoint when it is time."""
         figures = ""
         if report:
-            self._log.write(asdict(report) | self._difficulty())
+            figures = asdict(report)
+            of_masker = figures.pop("masking")
+            self._log.write(figures | of_masker | self._difficulty())
             figures = (
                 f"loss {report.loss:.4f}  lr {report.lr:.2e}  {report.images_per_second:,.0f} img/s  "
                 f"data-wait {report.data_wait:.0%}  tau {self._window.temperature:.3g}  "

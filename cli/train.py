@@ -150,7 +150,6 @@ def train_run(run: Run, world: World | None = None) -> bool:
             seed=config.seed,
             hash64=hash64,
         )
-        parts = micro_batches(data.batch_size, data.micro_batch_size, world.rank, world.size)
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", world.local_rank if world.size > 1 else torch.cuda.current_device())
@@ -158,14 +157,22 @@ def train_run(run: Run, world: World | None = None) -> bool:
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS wants for it
         torch.use_deterministic_algorithms(True)
+    with usage_errors():
+        model = build(config.model, data.image_size, config.seed).to(device)
+        masker = make_masker(
+            config.masking,
+            model,
+            hard_patches=config.hard_patches,
+            learned=config.learned_masking,
+            epochs=draws / index.samples,
+            seed=config.seed,
+        )
+        share = data.micro_batch_size, world.rank, world.size, masker.group_size
+        parts = micro_batches(data.batch_size, *share)
     longest = max(stop - start for start, stop in parts)
     threads = max(1, data.decode_threads // world.local_size)
     decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name)
-
-    with usage_errors():
-        model = build(config.model, data.image_size, config.seed).to(device)
-        masker = make_masker(config.masking, model.num_patches).to(device)
     marks = fingerprints(index, distances)
     with ExitStack() as until_done:
         if is_first:
@@ -200,6 +207,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
                 start=trainer.position,
                 rank=world.rank,
                 world_size=world.size,
+                group_size=masker.group_size,
                 device=device,
             )
         if is_first:

@@ -167,8 +167,12 @@ class MaskedAutoencoderViT(nn.Module):
 
     def forward(self, images: Tensor, mask: Mask) -> Output:
         """Normalised images (B, 3, H, W) and a mask to reconstruction and loss."""
-        latent = self.encode(take(self.embed(images), mask.ids_keep))
-        decoder_input = self.to_decoder(latent, mask.ids_restore)
+        return self.reconstruct(take(self.embed(images), mask.ids_keep), mask.ids_restore, images)
+
+    def reconstruct(self, tokens: Tensor, ids_restore: Tensor, images: Tensor) -> Output:
+        """All patches from the tokens (B, K, width) of some, whose places ids_restore (B, L) tells."""
+        latent = self.encode(tokens)
+        decoder_input = self.to_decoder(latent, ids_restore)
         pred = self.decode(decoder_input)
         per_patch_loss = (pred.float() - self.target(images)).square().mean(dim=-1)
         return Output(per_patch_loss, pred, latent, decoder_input)

@@ -26,6 +26,7 @@ class Report:
     images_per_second: float
     data_wait: float  # share of the time spent waiting for the stream
     nonfinite_steps: int  # skipped since the report before
+    masking: dict[str, float]  # the masker's own figures of this step's last micro-batch, on this rank
 
 
 class Meter:
@@ -61,6 +62,7 @@ class Outcome:
     grad_norm: float
     stop: bool  # some rank was asked to stop
     bad: int  # bad samples met
+    measured: tuple[float, ...] = ()  # what the run's `measure` added up
 
     @property
     def finite(self) -> bool:
@@ -75,7 +77,7 @@ class OutcomeReader:
         self._pending: tuple[int, float, Tensor, torch.cuda.Event | None] | None = None
 
     def push(self, step: int, lr: float, figures: Tensor) -> list[Outcome]:
-        """Starts copying `figures` (loss, grad_norm, stop, bad) of this step; returns the outcome of the one before."""
+        """Starts copying `figures` (loss, grad_norm, stop, bad, measured ...); returns the outcome of the step before."""
         earlier = self.settle()
         host = torch.empty_like(figures, device="cpu", pin_memory=self._cuda).copy_(figures, non_blocking=True)
         event = None
@@ -93,5 +95,5 @@ class OutcomeReader:
         self._pending = None
         if event is not None:
             event.synchronize()
-        loss, grad_norm, stop, bad = host.tolist()
-        return [Outcome(step, lr, loss, grad_norm, stop > 0, round(bad))]
+        loss, grad_norm, stop, bad, *measured = host.tolist()
+        return [Outcome(step, lr, loss, grad_norm, stop > 0, round(bad), tuple(measured))]

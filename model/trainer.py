@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 
 from mimcl.model.distributed import Gradients
-from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, normalise, reconstruction_loss
+from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Meter, Outcome, OutcomeReader, Report
 from mimcl.model.optim import OptimConfig, adamw, learning_rate
+from mimcl.model.passes import Masker, Passed, Passes
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,6 @@ class Batch(Protocol):
     bad: Sequence[Any]  # the bad samples that were met
 
 
-class Masker(Protocol):
-    """Proposes masks and may learn; see `mimcl.curriculum.masking.masker` for the contract."""
-
-    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask: ...
-    def loss(self, output: Output, mask: Mask) -> Tensor | None: ...
-    def second_loss(self, images: Tensor, keys: Tensor, model: nn.Module) -> Tensor | None: ...
-    def after_step(self, model: nn.Module, progress: float, finite: Tensor) -> None: ...
-    def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]: ...
-    def own_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
-
-
 class Observer(Protocol):
     """Sees every micro-batch with its reconstruction losses (n,), on the device, after the backward pass."""
 
@@ -97,17 +82,14 @@ class Trainer:
         self._samples, self._draws = samples, draws
         self._batch_size, self._micro_batches = batch_size, micro_batches
         self._device = model.cls_token.device
-        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=precision == "bfloat16")
-        # Torch's fused attention on the CPU has a backward pass in bfloat16 that takes 8 times as long as in float32.
-        slow = self._device.type == "cpu" and precision == "bfloat16"
-        self._attention = partial(sdpa_kernel, SDPBackend.MATH) if slow else nullcontext
-        self._forward = torch.compile(model) if config.compile else model
-        self._own = [parameter for _, parameter in masker.own_parameters() if parameter.requires_grad]
+        own = [parameter for _, parameter in masker.own_parameters() if parameter.requires_grad]
+        self._second_every = masker.second_every if own else 0
+        self._passes = Passes(model, masker, own, batch_size, precision, config.compile)
         with_model = [*model.named_parameters(), *masker.parameters_with_model()]
         self._optimizers = [adamw(with_model, optim)]
-        if self._own:
+        if own:
             self._optimizers.append(adamw(masker.own_parameters(), optim))
-        self._gradients = Gradients([p for _, p in with_model if p.requires_grad], self._own)
+        self._gradients = Gradients([p for _, p in with_model if p.requires_grad], own)
         self._outcomes = OutcomeReader(self._device)
         # Since the report before: the sum of finite steps' losses and their number; and the number of all steps.
         self._finite_sums, self._steps_since = torch.zeros(2, dtype=torch.float64, device=self._device), 0
@@ -119,19 +101,21 @@ class Trainer:
         observers: Sequence[Observer],
         after_step: Callable[[int, Report | None, list[Outcome]], None],
         stop: Callable[[], bool] = lambda: False,
+        measure: Callable[[Batch, Tensor], Tensor] | None = None,
     ) -> bool:
         """Trains to the end of the stream, which starts at `position`, or until `stop()` is true on some rank.
 
         `after_step(step, report, outcomes)` follows each step, with a report at logging steps, the first and the last,
         and with every step's outcome once, one step late; where a report or a checkpoint is due, up to this step.
-        All ranks stop after the same step. Returns whether the end was reached. Raises TrainingError after
-        `max_nonfinite` steps in a row without a finite gradient.
+        `measure(batch, losses)`, float64 (k,), is added up over a step's micro-batches and ranks and comes back with
+        its outcome. All ranks stop after the same step. Returns whether the end was reached. Raises TrainingError
+        after `max_nonfinite` steps in a row without a finite gradient.
         """
         batches = iter(stream)
         first, steps = self.position // self._batch_size + 1, self._draws // self._batch_size
         meter = Meter()
         for step in range(first, steps + 1):
-            lr, figures = self._step(meter.waiting(batches), observers, stop)
+            lr, figures, passed = self._step(meter.waiting(batches), observers, stop, measure)
             outcomes = self._outcomes.push(step, lr, figures)
             reporting = step in (1, steps) or step % self._config.log_every_steps == 0
             saving = step % self._config.checkpoint_every_steps == 0
@@ -141,7 +125,7 @@ class Trainer:
                 self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
             report = None
             if reporting:
-                report, meter = self._report(step, lr, figures, meter), Meter()
+                report, meter = self._report(step, lr, figures, passed, meter), Meter()
             after_step(step, report, outcomes)
             if self._nonfinite >= self._config.max_nonfinite:
                 raise TrainingError(
@@ -153,32 +137,42 @@ class Trainer:
         return True
 
     def _step(
-        self, batches: Iterator[Batch], observers: Sequence[Observer], stop: Callable[[], bool]
-    ) -> tuple[float, Tensor]:
-        """One update from the next micro-batches; returns its learning rate and figures, for all ranks together.
+        self,
+        batches: Iterator[Batch],
+        observers: Sequence[Observer],
+        stop: Callable[[], bool],
+        measure: Callable[[Batch, Tensor], Tensor] | None,
+    ) -> tuple[float, Tensor, Passed]:
+        """One update from the next micro-batches: its learning rate, figures for all ranks together, the last passes.
 
         Nothing here waits for a GPU.
         """
-        progress = self.position / self._draws
+        progress, number = self._progress(), self.position // self._batch_size
+        second = self._second_every > 0 and number % self._second_every == 0
         sums = torch.zeros(3, dtype=torch.float64, device=self._device)  # loss, asked to stop, bad samples
-        for number in range(1, self._micro_batches + 1):
+        measured: Tensor | float = 0.0
+        for remaining in reversed(range(self._micro_batches)):
             batch = next(batches)
-            if number == self._micro_batches:
+            if not remaining:
                 self._gradients.last_pass()
-            per_sample_loss = self.backward(batch, progress)
+            passed = self._passes.backward(batch.images, batch.keys, progress, second)
             for observer in observers:
-                observer.observe(batch, per_sample_loss)
-            sums[0] += per_sample_loss.sum(dtype=torch.float64) / self._batch_size
+                observer.observe(batch, passed.losses)
+            sums[0] += passed.losses.sum(dtype=torch.float64) / self._batch_size
+            if measure:
+                measured = measure(batch, passed.losses) + measured
             if batch.bad:
                 sums[2] += len(batch.bad)
         if stop():
             sums[1] += 1
+        if measure:
+            sums = torch.cat([sums, measured])
         self._gradients.finish(sums)
         norm = self._gradients.norm()
         finite = norm.isfinite()
         epoch = self.position / self._samples
         lr = learning_rate(epoch, self._config.epochs, self._batch_size, self._optim_config)
-        for optimizer in self._optimizers:
+        for optimizer in self._optimizers if second else self._optimizers[:1]:
             # The fused optimizer itself skips the update where found_inf is 1.
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             for group in optimizer.param_groups:
@@ -186,27 +180,14 @@ class Trainer:
             optimizer.step()
         self._gradients.zero()
         self.position = batch.position
-        self.masker.after_step(self.model, self.position / self._draws, finite)
+        self.masker.after_step(self.model, self._progress(), finite)
         self._finite_sums += torch.where(finite, torch.stack([sums[0], torch.ones_like(sums[0])]), 0.0)
         self._steps_since += 1
-        return lr, torch.stack([sums[0], norm.double(), sums[1], sums[2]])
+        return lr, torch.cat([sums[:1], norm.double()[None], sums[1:]]), passed
 
-    def backward(self, batch: Batch, progress: float) -> Tensor:
-        """Adds a micro-batch's share to the gradient of its step; returns its reconstruction losses (n,), detached."""
-        with self._autocast, self._attention():
-            images = normalise(batch.images)
-            with torch.no_grad():
-                mask = self.masker.propose(images, batch.keys, self.model, progress)
-            output = self._forward(images, mask)
-            per_sample_loss = reconstruction_loss(output.per_patch_loss, mask.mask)
-            added = self.masker.loss(output, mask)
-        objective = per_sample_loss if added is None else per_sample_loss + added
-        (objective.sum() / self._batch_size).backward()
-        with self._autocast, self._attention():
-            second = self.masker.second_loss(images, batch.keys, self.model)
-        if second is not None:
-            torch.autograd.backward(second.sum() / self._batch_size, inputs=self._own)
-        return per_sample_loss.detach()
+    def _progress(self) -> Tensor:
+        """The share of the draws that are done, where the masker needs it; filled in without waiting for a GPU."""
+        return torch.full((), self.position / self._draws, dtype=torch.float64, device=self._device)
 
     def settle(self) -> list[Outcome]:
         """The outcome that is still to come when `run` was left by an exception."""
@@ -216,13 +197,16 @@ class Trainer:
         """Seconds that one forward and backward pass over `batch` takes once warm; weights and position stay."""
         for _ in range(2):
             started = time.perf_counter()
-            self.backward(batch, 0.0).sum().item()  # the value is waited for on purpose
+            passed = self._passes.backward(batch.images, batch.keys, self._progress(), self._second_every == 1)
+            passed.losses.sum().item()  # waited for on purpose
             elapsed = time.perf_counter() - started
         self._gradients.zero()
         return elapsed
 
-    def _report(self, step: int, lr: float, figures: Tensor, meter: Meter) -> Report:
+    def _report(self, step: int, lr: float, figures: Tensor, passed: Passed, meter: Meter) -> Report:
         loss_sum, finite_steps = self._finite_sums.tolist()
+        with torch.no_grad():
+            of_masker = self.masker.figures(passed.output, passed.mask, passed.progress)
         report = Report(
             step=step,
             draw=self.position,
@@ -232,6 +216,7 @@ class Trainer:
             images_per_second=meter.taken // self._micro_batches * self._batch_size / meter.elapsed(),
             data_wait=meter.share_waited(),
             nonfinite_steps=self._steps_since - round(finite_steps),
+            masking={name: figure.item() for name, figure in of_masker.items()},
         )
         self._finite_sums.zero_()
         self._steps_since = 0

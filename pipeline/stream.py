@@ -65,21 +65,32 @@ class Batch:
     position: int  # where the stream goes on once the step of this micro-batch is done
 
 
-def micro_batches(batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> list[tuple[int, int]]:
+def micro_batches(
+    batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1, group_size: int = 1
+) -> list[tuple[int, int]]:
     """A rank's share of a batch, cut into micro-batches: (start, stop) offsets in [0, batch_size).
 
-    Rank r of R has [floor(rB/R), floor((r+1)B/R)); every rank has the same number of micro-batches, none empty.
+    Cuts are at multiples of `group_size`. Of B groups rank r of R has [floor(rB/R), floor((r+1)B/R)); every rank has
+    the same number of micro-batches, none empty.
     """
-    if world_size > batch_size:
-        raise ValueError(f"data.batch_size {batch_size} is smaller than the {world_size} processes; raise it")
-    first, last = rank * batch_size // world_size, (rank + 1) * batch_size // world_size
-    count = math.ceil(math.ceil(batch_size / world_size) / micro_batch_size)
-    if count > batch_size // world_size:
+    if batch_size % group_size:
+        raise ValueError(f"data.batch_size {batch_size} is no multiple of {group_size}, the draws that a masker groups")
+    if micro_batch_size < group_size:
+        raise ValueError(
+            f"data.micro_batch_size {micro_batch_size} is smaller than {group_size}, the draws that a masker groups"
+        )
+    groups, most = batch_size // group_size, micro_batch_size // group_size
+    if world_size > groups:
+        units = "draws" if group_size == 1 else f"groups of {group_size} draws"
+        raise ValueError(f"data.batch_size {batch_size} has fewer {units} than the {world_size} processes; raise it")
+    first, last = rank * groups // world_size, (rank + 1) * groups // world_size
+    count = math.ceil(math.ceil(groups / world_size) / most)
+    if count > groups // world_size:
         raise ValueError(
             f"data.micro_batch_size {micro_batch_size} cannot cut {batch_size} draws alike on {world_size} processes; "
-            "make it 2 or more"
+            f"make it {2 * group_size} or more"
         )
-    return list(pairwise(first + k * (last - first) // count for k in range(count + 1)))
+    return list(pairwise(group_size * (first + k * (last - first) // count) for k in range(count + 1)))
 
 
 class Stream:
@@ -99,6 +110,7 @@ class Stream:
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        group_size: int = 1,
         device: torch.device | str = "cpu",
         stall_timeout: float = DataConfig.stall_timeout,
     ) -> None:
@@ -110,7 +122,7 @@ class Stream:
         self._stage = Stage()
         self._samples = Samples(plan, index, transform, self._stage)
         self._seed, self._batch_size, self._start, self._stall_timeout = seed, batch_size, start, stall_timeout
-        self._parts = micro_batches(batch_size, micro_batch_size, rank, world_size)
+        self._parts = micro_batches(batch_size, micro_batch_size, rank, world_size, group_size)
         self._device = torch.device(device)
         # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mimcl.curriculum.masking.masker import Mask, Masker, keep_lowest, kept_patches
+from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, keep_lowest, kept_patches
 from mimcl.curriculum.masking.random import uniforms
 
 _BLOCKS = 24  # candidates for an image: at ratio 0.75 of 14 x 14 they leave 0.2 patches missing on average
@@ -35,7 +35,7 @@ class BlockMasker(Masker):
         self.register_buffer("_most", torch.tensor(_most(self._least, removed, patches)), persistent=False)
         self.register_buffer("_to_come", torch.arange(_BLOCKS, 0, -1, dtype=torch.uint8), persistent=False)
 
-    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask:
+    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         noise, chances = uniforms(keys, self._patches + 4 * _BLOCKS).split([self._patches, 4 * _BLOCKS], dim=1)
         for_size, for_shape, for_top, for_left = chances.unflatten(1, (4, _BLOCKS)).unbind(1)
         size = self._least + _below(self._most - self._least + 1, for_size)

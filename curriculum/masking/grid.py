@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mimcl.curriculum.masking.masker import Mask, Masker, keep_lowest, kept_patches
+from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, keep_lowest, kept_patches
 from mimcl.curriculum.masking.random import uniforms
 
 
@@ -28,7 +28,7 @@ class GridMasker(Masker):
         # Not persistent: it is no weight.
         self.register_buffer("_lattices", _lattices(math.isqrt(patches), self._every), persistent=False)
 
-    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask:
+    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         noise, chance = uniforms(keys, self._patches + 1).split([self._patches, 1], dim=1)
         on_lattice = self._lattices == (chance * self._every).long()
         removed = ~on_lattice if self._keeps_lattice else on_lattice

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from mimcl.curriculum.masking.block import BlockMasker
 from mimcl.curriculum.masking.grid import GridMasker
-from mimcl.curriculum.masking.masker import Masker, MaskingConfig
+from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
+from mimcl.curriculum.masking.learned import LearnedMaskingConfig
+from mimcl.curriculum.masking.masker import Autoencoder, Masker, MaskingConfig
 from mimcl.curriculum.masking.random import RandomMasker
 
-_MAKERS = {"random": RandomMasker, "block": BlockMasker, "grid": GridMasker}
+_WITHOUT_WEIGHTS = {"random": RandomMasker, "block": BlockMasker, "grid": GridMasker}
 
 
-def make_masker(config: MaskingConfig, patches: int) -> Masker:
-    """For images of `patches` patches, a square number; ValueError when the ratio keeps or removes none of them."""
-    return _MAKERS[config.name](patches, config.mask_ratio)
+def make_masker(
+    config: MaskingConfig,
+    model: Autoencoder,
+    *,
+    hard_patches: HardPatchesConfig,
+    learned: LearnedMaskingConfig,
+    epochs: float,
+    seed: int,
+) -> Masker:
+    """The configured masker for `model`, on its device, in a run of `epochs`; its weights are a function of `seed`.
+
+    ValueError when the ratio keeps or removes no patch.
+    """
+    return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(model.cls_token.device)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 
+_OTHER_NAMES = {"hpm": "hard-patches", "cl-mae": "learned"}
+
+
 @dataclass(frozen=True)
 class MaskingConfig:
-    """`mask_ratio` is the share of patches removed from every image."""
+    """`mask_ratio` is the share of patches removed from every image.
 
-    name: Literal["random", "block", "grid"] = "random"
+    `clock`: schedules move at each epoch, as in the published codes, or at each step.
+    """
+
+    name: Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"] = "random"
     mask_ratio: float = 0.75
+    clock: Literal["epoch", "step"] = "epoch"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", _OTHER_NAMES.get(self.name, self.name))
         if not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"masking.mask_ratio is {self.mask_ratio}; it must lie between 0 and 1, 0.75 in MAE")
 
@@ -28,6 +36,7 @@ class Mask(NamedTuple):
     ids_keep: Tensor  # int64 (B, K): the kept patches, in the order the encoder sees them
     ids_restore: Tensor  # int64 (B, L): place of each patch in the order kept first, removed after
     mask: Tensor  # float32 (B, L): 1 where the patch is removed
+    scores: Tensor | None = None  # (B, L) of a masker that learns: the higher, the rather removed
 
 
 def kept_patches(patches: int, mask_ratio: float) -> int:
@@ -51,26 +60,56 @@ def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
     return Mask(order[:, :kept], ids_restore, (ids_restore >= kept).float())
 
 
-class Masker(nn.Module):
-    """Owns whatever it learns. The trainer calls these in a fixed order and knows no masker by name."""
+class Autoencoder(Protocol):
+    """The parts of a masked autoencoder that maskers call: see `mimcl.model.mae`."""
 
-    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask:
-        """The mask of each image. `images` are normalised (B, 3, H, W), `keys` int64 (B,), progress in [0, 1]."""
+    num_patches: int
+    cls_token: Tensor
+
+    def embed(self, images: Tensor) -> Tensor: ...
+    def encode(self, tokens: Tensor) -> Tensor: ...
+    def to_decoder(self, latent: Tensor, ids_restore: Tensor) -> Tensor: ...
+    def reconstruct(self, tokens: Tensor, ids_restore: Tensor, images: Tensor) -> Output: ...
+
+
+class Output(Protocol):
+    """What the autoencoder computed."""
+
+    per_patch_loss: Tensor
+    decoder_input: Tensor
+
+
+class Masker(nn.Module):
+    """Owns whatever it learns. The trainer calls these in a fixed order and knows no masker by name.
+
+    `progress`, float64 on the device, is the share of the run's draws that are done, in [0, 1]. `model` is frozen where
+    it is given to `propose` and `second_loss`: gradients reach the masker's own parameters alone.
+    """
+
+    group_size = 1  # consecutive draws that `second_loss` takes together; micro-batches are cut at its multiples
+    second_every = 1  # `second_loss` is asked for in one of so many steps
+
+    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
+        """The mask of each image. `images` are normalised (B, 3, H, W), `keys` int64 (B,)."""
         raise NotImplementedError
 
-    def loss(self, output: Any, mask: Mask) -> Tensor | None:
+    def loss(self, output: Output, mask: Mask) -> Tensor | None:
         """Per draw (B,), added to the reconstruction loss of the same backward pass."""
         return None
 
-    def second_loss(self, images: Tensor, keys: Tensor, model: nn.Module) -> Tensor | None:
-        """Per draw (B,), an objective of its own, for `own_parameters` alone."""
+    def second_loss(self, images: Tensor, mask: Mask, model: Autoencoder, progress: Tensor) -> Tensor | None:
+        """Per draw (B,), an objective of its own for `own_parameters` alone; `mask` is what was proposed."""
         return None
 
-    def after_step(self, model: nn.Module, progress: float, finite: Tensor) -> None:
+    def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None:
         """Called after every optimizer step, for example to move a teacher.
 
         `finite` is a bool on the device: where it is false the step was skipped, and nothing may move.
         """
+
+    def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
+        """What one wants to see of a masker, by name, each of one element; asked for at logging steps."""
+        return {}
 
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Named parameters trained by the model's optimizer."""

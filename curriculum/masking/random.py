@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mimcl.curriculum.masking.masker import Mask, Masker, keep_lowest, kept_patches
+from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, keep_lowest, kept_patches
 
 _GAMMA, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -18,7 +18,7 @@ class RandomMasker(Masker):
         kept_patches(patches, mask_ratio)  # or ValueError
         self._patches, self._mask_ratio = patches, mask_ratio
 
-    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: float) -> Mask:
+    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         return keep_lowest(uniforms(keys, self._patches), self._mask_ratio)
 
 

@@ -151,8 +151,8 @@ def _spy():
 
         return crop
 
-    def seen_masker(config, patches):
-        masker = make_masker(config, patches)
+    def seen_masker(*arguments, **options):
+        masker = make_masker(*arguments, **options)
         propose = masker.propose
 
         def noting(images, keys, model, progress):

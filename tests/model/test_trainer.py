@@ -292,15 +292,15 @@ class LearningMasker(Masker):
         self.progress = []
 
     def propose(self, images, keys, model, progress):
-        self.progress.append(progress)
+        self.progress.append(progress.item())
         return self.random.propose(images, keys, model, progress)
 
     def loss(self, output, mask):
         return (self.beside - 1).square().expand(len(mask.mask))
 
-    def second_loss(self, images, keys, model):
+    def second_loss(self, images, mask, model, progress):
         # Reaches into the model, which this objective must not move.
-        return (self.own - 2).square() + 100 * model.cls_token.square().sum().expand(len(keys))
+        return (self.own - 2).square() + 100 * model.cls_token.square().sum().expand(len(images))
 
     def after_step(self, model, progress, finite):
         self.steps += finite

@@ -59,7 +59,7 @@ def test_micro_batches_partition_the_batch(batch_size, world_size, micro_batch_s
 
 
 def test_more_processes_than_draws_is_refused():
-    with pytest.raises(ValueError, match="batch_size 3 is smaller than the 4 processes"):
+    with pytest.raises(ValueError, match="batch_size 3 has fewer draws than the 4 processes"):
         micro_batches(3, 8, 0, 4)
 
 

@@ -25,7 +25,7 @@ from mimcl.cli.config import override
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run import Run, claimed, draws_of, fingerprints, resolve
 from mimcl.cli.supervise import Supervisor
-from mimcl.curriculum.masking.make import make_masker
+from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.sampler import Plan
 from mimcl.model.distributed import World
 from mimcl.model.mae import MaskedAutoencoderViT
@@ -98,7 +98,7 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     )
     trainer = Trainer(
         model,
-        make_masker(config.masking, model.num_patches),
+        RandomMasker(model.num_patches, config.masking.mask_ratio),
         config.trainer,
         replace(config.optim, warmup_epochs=0.1),
         samples=index.samples,

@@ -1,7 +1,7 @@
 """What every masker that learns nothing must do: exact numbers, pure in the key, no state."""
 
 import math
-from typing import get_args, get_type_hints
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +9,22 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
+from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.make import make_masker
-from mimcl.curriculum.masking.masker import Mask, MaskingConfig
+from mimcl.curriculum.masking.masker import Mask, Masker, MaskingConfig
 from mimcl.pipeline import augment
 
-NAMES = get_args(get_type_hints(MaskingConfig)["name"])
+NAMES = ("random", "block", "grid")
+
+
+def made(name: str, patches: int, ratio: float = 0.75) -> Masker:
+    """Of the model these maskers take the number of patches and the device."""
+    model = SimpleNamespace(num_patches=patches, cls_token=torch.empty(0))
+    config = MaskingConfig(name, ratio)
+    return make_masker(
+        config, model, hard_patches=HardPatchesConfig(), learned=LearnedMaskingConfig(), epochs=1, seed=0
+    )
 
 
 def keys_of(draws: int, seed: int = 0) -> torch.Tensor:
@@ -21,8 +32,7 @@ def keys_of(draws: int, seed: int = 0) -> torch.Tensor:
 
 
 def propose(name: str, side: int, ratio: float, keys: torch.Tensor, progress: float = 0.0) -> Mask:
-    masker = make_masker(MaskingConfig(name, ratio), side * side)
-    return masker.propose(torch.empty(0), keys, torch.nn.Identity(), progress)
+    return made(name, side * side, ratio).propose(torch.empty(0), keys, torch.nn.Identity(), progress)
 
 
 @given(st.sampled_from(NAMES), st.integers(2, 17), st.floats(0.01, 0.99), st.integers(0, 99))
@@ -52,7 +62,7 @@ def test_a_mask_belongs_to_its_key_whatever_batch_it_is_in(name, side, ratio):
     shuffled = torch.from_numpy(np.random.default_rng(0).permutation(60))
     for places in (slice(31, 32), slice(0, 7), shuffled):
         part = propose(name, side, ratio, keys[places], progress=1.0)
-        for of_part, of_whole in zip(part, whole, strict=True):
+        for of_part, of_whole in zip(part[:3], whole[:3], strict=True):
             assert torch.equal(of_part, of_whole[places])
     assert torch.equal(torch.random.get_rng_state(), state)
     # A grid has as many patterns as offsets; on a small one single blocks and what noise trims off them come again.
@@ -61,7 +71,7 @@ def test_a_mask_belongs_to_its_key_whatever_batch_it_is_in(name, side, ratio):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_learned_and_nothing_is_saved(name):
-    masker = make_masker(MaskingConfig(name), 64)
+    masker = made(name, 64)
     assert not masker.state_dict()
     assert not list(masker.parameters())
 
@@ -70,7 +80,7 @@ def test_nothing_is_learned_and_nothing_is_saved(name):
 @pytest.mark.parametrize(("ratio", "kept"), [(0.99, 0), (1e-17, 64)])
 def test_a_ratio_that_keeps_or_removes_nothing_is_refused(name, ratio, kept):
     with pytest.raises(ValueError, match=f"keeps {kept} of 64"):
-        make_masker(MaskingConfig(name, ratio), 64)
+        made(name, 64, ratio)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, math.nan])
@@ -85,7 +95,7 @@ def test_a_ratio_out_of_range_is_refused(ratio):
 def test_masks_are_the_same_on_the_gpu_and_made_without_waiting_for_it(name, side, ratio):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    masker = make_masker(MaskingConfig(name, ratio), side * side)
+    masker = made(name, side * side, ratio)
     on_host = masker.propose(torch.empty(0), keys_of(4096), torch.nn.Identity(), 0.0)
     masker, keys = masker.cuda(), keys_of(4096).cuda()
     torch.cuda.set_sync_debug_mode("error")
@@ -94,5 +104,5 @@ def test_masks_are_the_same_on_the_gpu_and_made_without_waiting_for_it(name, sid
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert on_gpu.mask.is_cuda
-    for host, gpu in zip(on_host, on_gpu, strict=True):
+    for host, gpu in zip(on_host[:3], on_gpu[:3], strict=True):
         assert torch.equal(host, gpu.cpu())

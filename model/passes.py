@@ -1,0 +1,99 @@
+"""What a micro-batch adds to the gradient: the reconstruction, and what the masker asks for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, normalise, reconstruction_loss
+
+
+class Masker(Protocol):
+    """Proposes masks and may learn; see `mimcl.curriculum.masking.masker` for the contract."""
+
+    second_every: int
+
+    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: Tensor) -> Mask: ...
+    def loss(self, output: Output, mask: Mask) -> Tensor | None: ...
+    def second_loss(self, images: Tensor, mask: Mask, model: nn.Module, progress: Tensor) -> Tensor | None: ...
+    def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None: ...
+    def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]: ...
+    def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]: ...
+    def own_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Passed(NamedTuple):
+    """What a micro-batch of B images went through, without gradients."""
+
+    losses: Tensor  # float32 (B,): reconstruction
+    output: Output
+    mask: Mask
+    progress: Tensor
+
+
+class Passes:
+    """The forward and backward passes of a micro-batch, in the run's precision, compiled if that is wanted."""
+
+    def __init__(
+        self,
+        model: MaskedAutoencoderViT,
+        masker: Masker,
+        own: list[nn.Parameter],
+        batch_size: int,
+        precision: Literal["bfloat16", "float32"],
+        compile: bool,
+    ) -> None:
+        """`own` are the masker's trainable own parameters; losses are divided by `batch_size`, in draws."""
+        self._model, self._masker, self._own, self._batch_size = model, masker, own, batch_size
+        self._frozen = frozen_twin(model)
+        device = model.cls_token.device.type
+        self._autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+        # Torch's fused attention on the CPU has a backward pass in bfloat16 that takes 8 times as long as in float32.
+        slow = device == "cpu" and precision == "bfloat16"
+        self._attention = partial(sdpa_kernel, SDPBackend.MATH) if slow else nullcontext
+        compiled = torch.compile if compile else _as_it_is
+        self._propose, self._first = compiled(masker.propose), compiled(self._first_objective)
+        self._second = compiled(masker.second_loss)
+
+    def backward(self, images: Tensor, keys: Tensor, progress: Tensor, second: bool) -> Passed:
+        """Adds the micro-batch's share to all gradients of its step; `second`: to the masker's own as well.
+
+        `images` are uint8 (B, 3, H, W), `keys` int64 (B,), `progress` as the masker's contract says.
+        """
+        with self._autocast, self._attention():
+            images = normalise(images)
+            with torch.set_grad_enabled(second):
+                mask = self._propose(images, keys, self._frozen, progress)
+            objective, losses, output = self._first(images, mask)
+        (objective.sum() / self._batch_size).backward()
+        if second:
+            with self._autocast, self._attention():
+                own_objective = self._second(images, mask, self._frozen, progress)
+            torch.autograd.backward(own_objective.sum() / self._batch_size, inputs=self._own)
+        return Passed(losses, output, mask, progress)
+
+    def _first_objective(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Output]:
+        output = self._model(images, mask)
+        losses = reconstruction_loss(output.per_patch_loss, mask.mask)
+        added = self._masker.loss(output, mask)
+        # What leaves with a gradient function costs a compiled backward pass, needed or not.
+        return losses if added is None else losses + added, losses.detach(), Output(*(part.detach() for part in output))
+
+
+def frozen_twin(model: nn.Module) -> nn.Module:
+    """The same model on the same memory, to which no gradient flows: none is computed, and it follows every update."""
+    shared = {id(parameter): nn.Parameter(parameter.data, requires_grad=False) for parameter in model.parameters()}
+    return copy.deepcopy(model, shared)
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
