@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-
 _OTHER_NAMES = {"hpm": "hard-patches", "cl-mae": "learned"}
 
 
