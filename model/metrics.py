@@ -77,7 +77,7 @@ class OutcomeReader:
         self._pending: tuple[int, float, Tensor, torch.cuda.Event | None] | None = None
 
     def push(self, step: int, lr: float, figures: Tensor) -> list[Outcome]:
-        """Starts copying `figures` (loss, grad_norm, stop, bad, measured ...); returns the outcome of the step before."""
+        """Starts copying `figures` (loss, grad_norm, stop, bad, measured ...); returns the outcome before."""
         earlier = self.settle()
         host = torch.empty_like(figures, device="cpu", pin_memory=self._cuda).copy_(figures, non_blocking=True)
         event = None

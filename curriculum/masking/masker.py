@@ -64,6 +64,7 @@ class Autoencoder(Protocol):
 
     num_patches: int
     cls_token: Tensor
+    decoder_blocks: nn.ModuleList
 
     def embed(self, images: Tensor) -> Tensor: ...
     def encode(self, tokens: Tensor) -> Tensor: ...
