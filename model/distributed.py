@@ -36,9 +36,23 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """As torchrun's RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say; where it is silent, one process."""
-        names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-        return cls(*(int(os.environ.get(name, default)) for name, default in names.items()))
+        """As torchrun's RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say; where it is silent, one process.
+
+        Raises DistributedError for an environment that torchrun does not make.
+        """
+        defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        said = {name: os.environ.get(name, default) for name, default in defaults.items()}
+        if wrong := [f"{name}={value}" for name, value in said.items() if not (value.isascii() and value.isdigit())]:
+            raise DistributedError(f"the environment has {wrong[0]}, which is no number; unset it, or use torchrun")
+        world = cls(*map(int, said.values()))
+        if not world.rank < world.size:
+            raise DistributedError(f"the environment has RANK={world.rank} of WORLD_SIZE={world.size}; use torchrun")
+        if world.size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            raise DistributedError(
+                f"the environment has WORLD_SIZE={world.size} but no MASTER_ADDR and MASTER_PORT; unset it, or use "
+                "torchrun"
+            )
+        return world
 
 
 @contextmanager

@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# As torchrun does for its processes. The number of threads decides the order of sums, and so bits that tests compare;
+# set here, since one server starts the processes of all tests and has the environment of the first that asked for it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "golden"
 
 

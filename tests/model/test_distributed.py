@@ -151,7 +151,27 @@ def test_place_and_size_come_from_torchrun(monkeypatch):
     assert World.from_environment() == World(0, 1, 0, 1)
     for value, name in enumerate(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), 3):
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert World.from_environment() == World(3, 4, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x, which is no number"),
+        ({"RANK": "-1"}, "RANK=-1, which is no number"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=2 of WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "no MASTER_ADDR and MASTER_PORT"),
+    ],
+)
+def test_an_environment_that_torchrun_does_not_make_is_refused(monkeypatch, environment, complaint):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DistributedError, match=complaint):
+        World.from_environment()
 
 
 def test_gradients_stay_views_into_buckets_of_a_bounded_size():
