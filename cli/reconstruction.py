@@ -38,7 +38,7 @@ def reconstruct(saved: Checkpoint, crops: Tensor, seed: int) -> Reconstruction:
 
     pixels, removed = patchify(crops.float(), model.patch_size), mask.mask[:, :, None] == 1
     seen = pixels.where(~removed, 255 * _GREY)
-    filled = pixels.where(~removed, _as_pixels(output.pred, images, crops, model))
+    filled = pixels.where(~removed, as_pixels(output.pred, images, crops, model))
     pictures = (unpatchify(p, model.patch_size).clamp(0, 255).to(torch.uint8) for p in (seen, filled))
     side = math.isqrt(model.num_patches)
     scores = None if mask.scores is None else mask.scores.float().unflatten(1, (side, side))
@@ -46,7 +46,7 @@ def reconstruct(saved: Checkpoint, crops: Tensor, seed: int) -> Reconstruction:
     return Reconstruction(scores, *pictures, figures)
 
 
-def _as_pixels(pred: Tensor, images: Tensor, crops: Tensor, model: MaskedAutoencoderViT) -> Tensor:
+def as_pixels(pred: Tensor, images: Tensor, crops: Tensor, model: MaskedAutoencoderViT) -> Tensor:
     """Predicted patches (n, L, P) in grey levels; normalised ones with the mean and deviation that the patch has."""
     if model.norm_pix_loss:
         variance, mean = torch.var_mean(patchify(images, model.patch_size), dim=-1, keepdim=True)
