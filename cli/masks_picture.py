@@ -42,10 +42,9 @@ def draw_picture(title: str, crops: Tensor, moments: Sequence[Moment]) -> bytes:
     width = 2 * MARGIN + CELL + sum(GROUP_GAP + group for group in widths)
     title, title_lines = _wrapped(title, width - 2 * MARGIN, _LARGE)
     note, note_lines = _wrapped(_NOTE, width - 2 * MARGIN, _SMALL)
-    told = [_wrapped(_figures(moment), group, _SMALL) for moment, group in zip(moments, widths, strict=True)]
 
     headings = MARGIN + (title_lines + 0.5) * LINE
-    first_row = headings + (2.5 + max(lines for _, lines in told)) * LINE
+    first_row = headings + (2.5 + any(moment.found.stage for moment in moments)) * LINE
     below = first_row + len(crops) * (CELL + GAP)
     with_scores = any("scores" in group for group in groups)
     sheet = _Sheet(width, below + MARGIN + with_scores * (2 + note_lines) * LINE)
@@ -53,10 +52,10 @@ def draw_picture(title: str, crops: Tensor, moments: Sequence[Moment]) -> bytes:
     left = MARGIN
     sheet.column(left, first_row, "crop", _pixels(crops))
     left += CELL + GROUP_GAP
-    for moment, group, group_width, (figures, _) in zip(moments, groups, widths, told, strict=True):
+    for moment, group, group_width in zip(moments, groups, widths, strict=True):
         middle = left + group_width / 2
         sheet.text(middle, headings, f"step {moment.step:,} · epoch {moment.epoch:,.1f}", _LARGE, weight="bold")
-        sheet.text(middle, headings + 1.2 * LINE, figures, _SMALL)
+        sheet.text(middle, headings + 1.2 * LINE, moment.found.stage.replace("_", " "), _SMALL)
         for name, images in group.items():
             sheet.column(left, first_row, name, images)
             if name == "scores":
@@ -90,10 +89,6 @@ def _tinted(shares: NDArray[np.floating], grey: NDArray[np.floating] | float) ->
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:
     return images.permute(0, 2, 3, 1).numpy()
-
-
-def _figures(moment: Moment) -> str:
-    return " · ".join(f"{name} {value:.3g}" for name, value in moment.found.figures.items())
 
 
 def _wrapped(text: str, inches: float, points: int) -> tuple[str, int]:

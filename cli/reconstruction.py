@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from mimcl.cli.restore import restore, restore_masker
+from mimcl.curriculum.masking.masker import Mask
 from mimcl.model.checkpoint import Checkpoint
-from mimcl.model.mae import MaskedAutoencoderViT, normalise, patchify, unpatchify
+from mimcl.model.mae import MaskedAutoencoderViT, Output, normalise, patchify, unpatchify
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
 _GREY = 0.5  # of removed patches
@@ -23,7 +24,7 @@ class Reconstruction(NamedTuple):
     scores: Tensor | None  # float32 (n, h, h): the higher, the rather removed; None from a masker without any
     seen: Tensor  # uint8 (n, 3, S, S): the crops without what the mask removes
     filled: Tensor  # uint8 (n, 3, S, S): the crops with the prediction where the mask removes
-    figures: dict[str, float]  # what the masker tells
+    stage: str  # the masker's first figure; empty without any
 
 
 @torch.no_grad()
@@ -42,8 +43,14 @@ def reconstruct(saved: Checkpoint, crops: Tensor, seed: int) -> Reconstruction:
     pictures = (unpatchify(p, model.patch_size).clamp(0, 255).to(torch.uint8) for p in (seen, filled))
     side = math.isqrt(model.num_patches)
     scores = None if mask.scores is None else mask.scores.float().unflatten(1, (side, side))
-    figures = {name: figure.item() for name, figure in masker.figures(output, mask, progress).items()}
-    return Reconstruction(scores, *pictures, figures)
+    whole = torch.arange(math.ceil(len(crops) / masker.group_size) * masker.group_size) % len(crops)  # whole groups
+    figures = masker.figures(_rows(output, whole), _rows(mask, whole), progress)
+    stage = next((f"{name} {figure.item():.3g}" for name, figure in figures.items()), "")
+    return Reconstruction(scores, *pictures, stage)
+
+
+def _rows(parts: Output | Mask, rows: Tensor) -> Output | Mask:
+    return type(parts)(*(part if part is None else part[rows] for part in parts))
 
 
 def as_pixels(pred: Tensor, images: Tensor, crops: Tensor, model: MaskedAutoencoderViT) -> Tensor:

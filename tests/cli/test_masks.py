@@ -40,6 +40,8 @@ SETTINGS = (
 class Scoring(Masker):
     """Removes what a linear layer, trained beside the model, takes for hard."""
 
+    group_size = 4
+
     def __init__(self, model):
         super().__init__()
         self.head = nn.Linear(len(model.cls_token[0, 0]), 1)
@@ -53,7 +55,9 @@ class Scoring(Masker):
         return self.head(output.latent[:, 1:].detach()).mean(dim=(1, 2)) - output.per_patch_loss.detach().mean(dim=1)
 
     def figures(self, output, mask, progress):
-        return {"done": progress}
+        assert len(output.latent) == len(mask.scores)
+        assert len(mask.scores) % self.group_size == 0
+        return {"done": progress, "loss": output.per_patch_loss.mean()}
 
     def parameters_with_model(self):
         return self.named_parameters()
@@ -191,7 +195,7 @@ def test_scores_masks_and_progress_are_those_of_the_checkpoint(home, crops):
             scores = head(model.embed(normalise(crops))).squeeze(-1)
         found = reconstruct(saved, crops, seed=3)
         np.testing.assert_array_equal(found.scores, scores.unflatten(1, (4, 4)))
-        assert found.figures == {"done": step / 6}
+        assert found.stage == f"done {step / 6:.3g}"
         removed = (patchify(found.seen.int(), 8) == 127).all(dim=-1)
         for row, gone in zip(scores, removed, strict=True):
             assert row[gone].min() > row[~gone].max()
@@ -203,7 +207,7 @@ def test_random_masks_have_no_scores_and_are_the_same_at_every_checkpoint(home, 
     first, last = (reconstruct(saved_at(home / "random", step), crops, seed=3) for step in (1, 6))
     other = reconstruct(saved_at(home / "random", 6), crops, seed=4)
     assert first.scores is None
-    assert first.figures == {}
+    assert first.stage == ""
     assert list(panels(crops, first)) == ["mask", "reconstruction"]
     assert torch.equal(first.seen, last.seen)
     assert not torch.equal(first.seen, other.seen)
@@ -213,14 +217,14 @@ def test_random_masks_have_no_scores_and_are_the_same_at_every_checkpoint(home, 
 def test_colours_run_from_the_lowest_to_the_highest_score_of_each_image():
     crops = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
     scores = torch.tensor([[[-5.0, 0.0], [2.5, 10.0]], [[7.0, 7.0], [7.0, 7.0]]])
-    drawn = panels(crops, Reconstruction(scores, crops, crops, {}))
+    drawn = panels(crops, Reconstruction(scores, crops, crops, ""))
     heat = drawn["scores"].astype(int)
     corners = heat[0, ::2, ::2].reshape(4, 3)
     np.testing.assert_array_equal(heat[0].repeat(1, 0), corners.reshape(2, 2, 3).repeat(2, 0).repeat(2, 1))
     assert np.abs(corners[0] - corners[3]).max() > 100
     assert (np.diff(corners[:, 0]) > 0).all()  # redder, from dark blue to yellow
     assert (heat[1] == corners[0]).all()  # all alike
-    brighter = panels(crops + 100, Reconstruction(scores, crops, crops, {}))["scores"]
+    brighter = panels(crops + 100, Reconstruction(scores, crops, crops, ""))["scores"]
     assert (brighter > heat).all()  # the crop shows through
 
 
