@@ -114,7 +114,7 @@ class _Sheet:
         """What the colours of scores (n, h, h) mean."""
         self._panel(left, top, 0.08).imshow(_tinted(np.linspace(0, 1, 256)[None], 0.5), aspect="auto")
         for end, place, align in ((scores.amin, left, "left"), (scores.amax, left + CELL, "right")):
-            self.text(place, top + 0.1, f"{end((1, 2)).mean().item():.3g}", _SMALL, align)
+            self.text(place, top + 0.1, f"{end((1, 2)).mean().item():.2g}", _SMALL, align)
 
     def text(self, left: float, top: float, text: str, points: int, align: str = "center", weight: str = "") -> None:
         place = left / self._width, 1 - top / self._height
