@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mimcl.cli.restore import restore
 from mimcl.model import checkpoint
-from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build, normalise
+from mimcl.model.mae import normalise
 
 
 class MaeFeatures:
@@ -44,11 +45,3 @@ class MaeFeatures:
         device = self._model.cls_token.device
         with self._autocast:
             return self._model.features(normalise(images.to(device))).float().cpu().numpy()
-
-
-def restore(config: Mapping, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
-    """The model of a run's configuration, for evaluation: with saved weights, or (None) as the run began."""
-    model = build(ModelConfig(**config["model"]), config["data"]["image_size"], config["seed"]).eval()
-    if tensors is not None:
-        model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("masker.")})
-    return model

@@ -10,6 +10,7 @@ import typer
 
 from mimcl.cli.demo import demo
 from mimcl.cli.evaluate import evaluate
+from mimcl.cli.masks import masks
 from mimcl.cli.prototypes import prototypes
 from mimcl.cli.shard import shard
 from mimcl.cli.train import train
@@ -28,6 +29,7 @@ app.command()(verify)
 app.add_typer(prototypes, name="prototypes")
 app.command()(train)
 app.add_typer(evaluate, name="eval")
+app.command()(masks)
 app.command()(demo)
 
 

@@ -63,6 +63,7 @@ def test_nothing_is_read_in_a_way_that_runs_code():
         ["shard", "--help"],
         ["verify", "--help"],
         ["train", "--help"],
+        ["masks", "--help"],
         ["prototypes", "build", "--help"],
         ["eval", "knn", "--help"],
     ],

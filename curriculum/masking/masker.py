@@ -108,7 +108,10 @@ class Masker(nn.Module):
         """
 
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
-        """What one wants to see of a masker, by name, each of one element; asked for at logging steps."""
+        """What one wants to see of a masker, by name, each of one element; asked for at logging steps.
+
+        The first says how far its own curriculum is, whatever the images.
+        """
         return {}
 
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]:

@@ -1,0 +1,44 @@
+"""What a checkpoint holds, as the model and the masker that were trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mimcl.cli.config import Config, nested_keys, override
+from mimcl.cli.run import draws_of
+from mimcl.curriculum.masking.make import make_masker
+from mimcl.curriculum.masking.masker import Masker
+from mimcl.model.checkpoint import Checkpoint
+from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
+
+
+def restore(config: Mapping, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
+    """The model of a run's configuration, for evaluation: with saved weights, or (None) as the run began."""
+    model = build(ModelConfig(**config["model"]), config["data"]["image_size"], config["seed"]).eval()
+    if tensors is not None:
+        model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("masker.")})
+    return model
+
+
+def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT) -> tuple[Masker, float]:
+    """The masker for `model`, restored from the same checkpoint, and the share of the run's draws done by then."""
+    config = override(Config(), nested_keys(saved.meta["config"]))
+    draws = draws_of(config, samples(saved))
+    masker = make_masker(
+        config.masking,
+        model,
+        hard_patches=config.hard_patches,
+        learned=config.learned_masking,
+        epochs=draws / samples(saved),
+        seed=config.seed,
+    ).eval()
+    of_masker = {name: value for name, value in saved.tensors.items() if name.startswith("masker.")}
+    masker.load_state_dict({name.removeprefix("masker."): value for name, value in of_masker.items()})
+    return masker, saved.meta["position"] / draws
+
+
+def samples(saved: Checkpoint) -> int:
+    """How many images the run draws from."""
+    return len(saved.state["draw_counts"])

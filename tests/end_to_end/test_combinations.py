@@ -1,0 +1,125 @@
+"""Any data curriculum goes with any masking and any schedule: each of their combinations trains some steps."""
+
+import itertools
+import json
+import math
+import sys
+from dataclasses import replace
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+import yaml
+from images import write_flat
+
+from mimcl.cli.config import Config
+from mimcl.cli.main import main
+from mimcl.cli.run import open_run
+from mimcl.cli.train import train_run
+from mimcl.curriculum.masking.make import make_masker
+from mimcl.model import mae
+from mimcl.model.passes import Passes
+
+IMAGES, BATCH, PATCHES, REMOVED = 40, 8, 16, 12
+WINDOW = 4 * BATCH  # the shortest for a learned temperature
+STEPS = 6  # of which the last two have a temperature of their own
+SMALL = {
+    "trainer.epochs": STEPS * BATCH / IMAGES,
+    "trainer.precision": "float32",
+    "data.decoder": "reference",
+    "data.image_size": 32,
+    "data.batch_size": BATCH,
+    "data.decode_threads": 1,
+    "curriculum.window": WINDOW,
+    "masking.mask_ratio": REMOVED / PATCHES,
+    "model.patch_size": 8,
+    "model.decoder_width": 32,
+    "model.decoder_depth": 1,
+    "learned_masking.group_size": 4,
+}
+
+
+def choices(section: Any, field: str) -> list[str]:
+    """What a field of a configuration may be, without second names for the same."""
+    names = get_args(get_type_hints(type(section))[field])
+    return [name for name in names if getattr(replace(section, **{field: name}), field) == name]
+
+
+CURRICULA = choices(Config().curriculum, "name")
+SCHEDULES = choices(Config().curriculum, "temp_schedule")
+MASKINGS = choices(Config().masking, "name")
+
+
+def is_there(masking: str) -> bool:
+    """To be removed with its use once all maskers are merged."""
+    config = replace(Config(), masking=replace(Config().masking, name=masking))
+    model = mae.build(mae.ModelConfig("vit_tiny", 8, 32, 1), 32, seed=0)
+    parts = {"hard_patches": config.hard_patches, "learned": config.learned_masking}
+    try:
+        make_masker(config.masking, model, **parts, epochs=1, seed=0)
+    except KeyError:
+        return False
+    return True
+
+
+MASKINGS = [masking for masking in MASKINGS if is_there(masking)]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Packed images with prototypes, and a model of a twentieth of vit_tiny's size under its name."""
+    folder = tmp_path_factory.mktemp("home")
+    write_flat(folder / "images", IMAGES)
+    out = str(folder / "shards")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+        for command in (
+            ["shard", str(folder / "images"), "--out", out],
+            ["prototypes", "build", "--data", out, "--features", "pixels", "--k", "4"],
+        ):
+            patch.setattr(sys, "argv", ["mimcl", *command])
+            with pytest.raises(SystemExit, match="0"):
+                main()
+        yield out
+
+
+@pytest.fixture
+def masks(monkeypatch):
+    """Every mask that training used."""
+    seen, backward = [], Passes.backward
+
+    def record(self, *what):
+        passed = backward(self, *what)
+        seen.append(passed.mask.mask)
+        return passed
+
+    monkeypatch.setattr(Passes, "backward", record)
+    return seen
+
+
+@pytest.mark.parametrize(("curriculum", "masking", "schedule"), [*itertools.product(CURRICULA, MASKINGS, SCHEDULES)])
+def test_it_trains(shards, masks, tmp_path, curriculum, masking, schedule):
+    names = {"curriculum.name": curriculum, "masking.name": masking, "curriculum.temp_schedule": schedule}
+    run = open_run("cpu_small", SMALL | {"data.root": shards} | names, tmp_path / "run", resume=False)
+    assert train_run(run)
+
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert (config["curriculum"]["name"], config["curriculum"]["temp_schedule"]) == (curriculum, schedule)
+    assert config["masking"]["name"] == masking
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    steps, windows = ([line for line in lines if kind in line] for kind in ("step", "window"))
+    assert [line["step"] for line in steps] == [1, STEPS]
+    assert all(math.isfinite(line["loss"]) for line in steps)
+    assert not any(line["nonfinite_steps"] for line in steps)
+    assert [line["temperature"] is None for line in windows] == [curriculum == "none"] * 2
+    assert [path.name for path in run.checkpoints.iterdir() if path.is_dir()] == [f"{STEPS:08d}"]
+    for mask in masks:
+        assert mask.shape == (BATCH, PATCHES)
+        assert torch.equal(mask.sum(dim=1), torch.full((BATCH,), float(REMOVED)))
+    assert len(masks) >= STEPS
+
+
+def test_all_choices_are_among_them():
+    assert {*CURRICULA} == {"none", "proto", "anti"}
+    assert {*MASKINGS} >= {"random", "block", "grid"}
+    assert {*SCHEDULES} >= {"cosine", "linear", "exponential", "step", "constant"}
