@@ -59,6 +59,12 @@ def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
     return Mask(order[:, :kept], ids_restore, (ids_restore >= kept).float())
 
 
+def agreement(mask: Mask) -> Tensor:
+    """How alike the masks of B images are: f^2 + (1 - f)^2, f the share that remove a patch, mean over patches."""
+    removed = mask.mask.mean(dim=0)
+    return (removed.square() + (1 - removed).square()).mean()
+
+
 class Autoencoder(Protocol):
     """The parts of a masked autoencoder that maskers call: see `mimcl.model.mae`."""
 
