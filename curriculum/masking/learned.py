@@ -44,7 +44,7 @@ class LearnedMaskingConfig:
                 raise ValueError(f"learned_masking.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("gauss_weight", "kl_weight", "diversity_weight"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"learned_masking.{name} is {getattr(self, name)}; it must not be negative")
+                raise ValueError(f"learned_masking.{name} is {getattr(self, name)}; it must be a number, 0 or above")
 
 
 class LearnedMasker(Masker):

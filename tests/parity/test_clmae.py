@@ -1,7 +1,5 @@
 """CL-MAE agrees with the reference implementation where it is right; where it is not, a test shows the difference."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -10,10 +8,7 @@ from mimcl.curriculum.masking.learned import (
     LearnedMasker,
     LearnedMaskingConfig,
     curriculum_factor,
-    diversity,
-    gaussian,
     kl_from_ratio,
-    soft_reconstruction,
 )
 from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss
 
@@ -94,3 +89,51 @@ def test_the_curriculum_factor(golden):
     progress = torch.arange(200, dtype=torch.float64) / 200
     found = [curriculum_factor(share, 200, "epoch") for share in progress]
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def its_kl(mean_kept: torch.Tensor) -> torch.Tensor:
+    """The reference's divergence, of the mean score of what to keep; its target is 1/4 whatever the ratio."""
+    return mean_kept * (mean_kept / 0.25).log() + (1 - mean_kept) * ((1 - mean_kept) / 0.75).log()
+
+
+def test_the_kl_follows_the_mask_ratio_and_its_weight_need_not_follow_the_group_size(case):
+    arrays, model, masker = case
+    images, mask = proposed(arrays, model, masker)
+    theirs = its_kl(1 - mask.scores.detach().mean(dim=1))
+    np.testing.assert_allclose(0.1 * theirs.sum(), arrays["m_kl"], atol=TOLERANCE)
+    halves = torch.full((1, 1, 16), 0.5)
+    assert its_kl(1 - halves.mean()) > 0.1  # also for a ratio of 0.5
+    assert kl_from_ratio(halves, 0.5).item() == pytest.approx(0, abs=1e-6)
+    mean = LearnedMasker(
+        LearnedMaskingConfig(depth=5, heads=4, group_size=len(images), kl_reduction="mean"),
+        model,
+        RATIO,
+        clock="epoch",
+        epochs=200,
+        seed=0,
+    )
+    found = mean.figures(None, mask, torch.zeros((), dtype=torch.float64))["kl"].item()
+    assert found == pytest.approx(arrays["m_kl"] / len(images), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_the_kl_is_finite_where_the_reference_has_0_log_0(score):
+    scores = torch.full((1, 1, 16), score, requires_grad=True)
+    assert its_kl(1 - scores.mean()).isnan()
+    kl = kl_from_ratio(scores, RATIO)
+    kl.sum().backward()
+    assert kl.item() == pytest.approx(-np.log(RATIO if score else 1 - RATIO), rel=1e-4)
+    assert scores.grad.isfinite().all()
+
+
+def test_one_optimizer_for_both_would_move_the_network_while_it_is_frozen(case):
+    # The reference freezes it by leaving its gradients at 0. tests/curriculum/masking/test_learned.py: ours stays.
+    arrays, model, masker = case
+    images, mask = proposed(arrays, model, masker)
+    optimizer = torch.optim.AdamW([*model.parameters(), *masker.parameters()], lr=1e-3)
+    masker.second_loss(images, mask, model, torch.zeros((), dtype=torch.float64)).mean().backward()
+    optimizer.step()
+    before = masker.network.head.weight.detach().clone()
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step()
+    assert not torch.equal(masker.network.head.weight, before)
