@@ -55,12 +55,13 @@ class LearnedMasker(Masker):
         config: LearnedMaskingConfig,
         model: Autoencoder,
         mask_ratio: float,
-        *,
         clock: Literal["epoch", "step"],
         epochs: float,
         seed: int,
     ) -> None:
-        """A run of `epochs` takes the network from partner to adversary; its first weights are a function of `seed`.
+        """A run of `epochs` takes the network from partner to adversary; it lies where `model` does.
+
+        Its first weights are a function of `seed`.
 
         ValueError when the ratio keeps or removes no patch, or the heads do not divide the encoder's width.
         """
@@ -69,7 +70,8 @@ class LearnedMasker(Masker):
         self.group_size, self.second_every = config.group_size, config.second_every
         self._config, self._mask_ratio, self._clock, self._epochs = config, mask_ratio, clock, epochs
         width = model.cls_token.shape[-1]
-        self.network = drawn(partial(MaskingNetwork, width, model.num_patches, config.depth, config.heads), seed)
+        network = drawn(partial(MaskingNetwork, width, model.num_patches, config.depth, config.heads), seed)
+        self.network = network.to(model.cls_token.device)
 
     def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         scores = self.network(model.embed(images))
@@ -94,6 +96,7 @@ class LearnedMasker(Masker):
         return objective.repeat_interleave(self.group_size)
 
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
+        """Of the scores mean and entropy, how alike masks are, and the objective's terms that need no second pass."""
         scores = mask.scores
         terms = self._terms_of_scores(scores.unflatten(0, (-1, self.group_size)))
         return {

@@ -25,8 +25,6 @@ def make_masker(
 
     ValueError when the ratio keeps or removes no patch, or a network does not fit the model.
     """
-    device = model.cls_token.device
     if config.name == "learned":
-        masker = LearnedMasker(learned, model, config.mask_ratio, clock=config.clock, epochs=epochs, seed=seed)
-        return masker.to(device)
-    return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(device)
+        return LearnedMasker(learned, model, config.mask_ratio, config.clock, epochs, seed)
+    return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(model.cls_token.device)

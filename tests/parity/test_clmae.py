@@ -43,7 +43,7 @@ def case(golden):
     model.load_state_dict(weights)
     model.requires_grad_(False)
     config = LearnedMaskingConfig(depth=depths[2], heads=4, group_size=len(arrays["images"]))
-    masker = LearnedMasker(config, model, RATIO, clock="epoch", epochs=200, seed=0)
+    masker = LearnedMasker(config, model, RATIO, "epoch", epochs=200, seed=0)
     for theirs, ours in ITS_NAMES.items():
         for kind in ("weight", "bias"):
             of_network[ours + kind] = of_network.pop(theirs + kind)
@@ -108,7 +108,7 @@ def test_the_kl_follows_the_mask_ratio_and_its_weight_need_not_follow_the_group_
         LearnedMaskingConfig(depth=5, heads=4, group_size=len(images), kl_reduction="mean"),
         model,
         RATIO,
-        clock="epoch",
+        "epoch",
         epochs=200,
         seed=0,
     )

@@ -89,10 +89,6 @@ def test_groups_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError) as refused:
         micro_batches(*arguments)
     assert str(refused.value) == message
-    batch_size, micro_batch_size, _, world_size, group_size = arguments
-    assert micro_batches(
-        2 * group_size * world_size, 2 * micro_batch_size + group_size, world_size - 1, world_size, group_size
-    )
 
 
 def test_more_processes_than_draws_is_refused():

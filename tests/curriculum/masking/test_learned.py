@@ -399,7 +399,7 @@ def test_compiled_it_is_the_same_and_progress_compiles_nothing_anew():
     model = make_model()
     frozen = frozen_twin(model)
     masker = make(model, depth=1, clock="epoch")
-    compiled_propose, compiled_second = torch.compile(masker.propose), torch.compile(masker.second_loss)
+    compiled_propose, compiled_second = (torch.compile(f, fullgraph=True) for f in (masker.propose, masker.second_loss))
     keys = torch.arange(len(IMAGES))
     for stance, share in (("default", 0.0), ("fail_on_recompile", 0.4), ("fail_on_recompile", 1.0)):
         progress = START + share
