@@ -80,7 +80,7 @@ class LearnedMasker(Masker):
     def second_loss(self, images: Tensor, mask: Mask, model: Autoencoder, progress: Tensor) -> Tensor:
         """The objective of a draw's group, `group_size` draws in a row. ValueError for images that are no such groups.
 
-        c(progress) * soft reconstruction + Gaussian + KL + diversity; from within, no group sees another.
+        c(progress) * soft reconstruction + Gaussian + KL + diversity, each over the group alone.
         """
         if len(images) % self.group_size:
             raise ValueError(
