@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mimcl.curriculum.masking import learned
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import (
     LearnedMasker,
@@ -20,7 +21,7 @@ from mimcl.curriculum.masking.learned import (
     soft_reconstruction,
 )
 from mimcl.curriculum.masking.make import make_masker
-from mimcl.curriculum.masking.masker import Masker, MaskingConfig
+from mimcl.curriculum.masking.masker import Masker, MaskingConfig, keep_lowest
 from mimcl.model.mae import MaskedAutoencoderViT, normalise
 from mimcl.model.optim import OptimConfig
 from mimcl.model.passes import Passes, frozen_twin
@@ -100,14 +101,21 @@ def test_a_mask_is_its_images_whatever_keys_and_batch_it_comes_with():
     assert len(whole.scores.unique(dim=0)) == len(IMAGES)
 
 
-def test_in_bfloat16_scores_are_as_fine_as_in_float32():
-    model = make_model()
+def test_in_bfloat16_scores_are_as_fine_as_in_float32_and_the_sort_sees_no_gradient(monkeypatch):
+    model, sorted_by = make_model(), []
     masker = make(model)
+    monkeypatch.setattr(
+        learned, "keep_lowest", lambda noise, ratio: sorted_by.append(noise) or keep_lowest(noise, ratio)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         mask = propose(masker, model)
         losses = masker.second_loss(IMAGES, mask, frozen_twin(model), START)
     assert mask.scores.dtype == losses.dtype == torch.float32
-    assert not torch.equal(mask.scores, mask.scores.bfloat16().float())
+    assert mask.scores.requires_grad
+    assert not sorted_by[0].requires_grad
+    assert torch.equal(sorted_by[0], mask.scores)
+    logits = mask.scores.logit()
+    assert ((logits - logits.bfloat16()) / logits).abs().median() > 1e-4
     torch.testing.assert_close(losses, masker.second_loss(IMAGES, mask, model, START), rtol=0.02, atol=0)
 
 
@@ -151,12 +159,16 @@ def test_the_objective_is_the_weighted_sum_of_its_terms_in_every_group(reduction
     tokens = torch.stack([(1 - s)[:, None] * t for s, t in zip(mask.scores, model.embed(IMAGES), strict=True)])
     errors = model.reconstruct(tokens, torch.arange(16).repeat(len(IMAGES), 1), IMAGES).per_patch_loss
     for progress, factor in ((START, 1), (START + 0.25, 0.5), (END, -1)):
-        losses = masker.second_loss(IMAGES, mask, model, progress)
+        losses, by_hand = masker.second_loss(IMAGES, mask, model, progress), 0
         for first in range(0, len(IMAGES), GROUP):
             s, e = (values[None, first : first + GROUP] for values in (mask.scores, errors))
             kl = getattr(kl_from_ratio(s, RATIO), reduction)()
             expected = factor * soft_reconstruction(s, e) + 0.3 * gaussian(s) + 0.7 * kl + 1.1 * diversity(s)
             torch.testing.assert_close(losses[first : first + GROUP], expected.expand(GROUP))
+            by_hand = by_hand + GROUP * expected
+        # Through the dimmed tokens as well as through the weights of the errors.
+        found, wanted = (torch.autograd.grad(loss.sum(), mask.scores, retain_graph=True) for loss in (losses, by_hand))
+        torch.testing.assert_close(found, wanted)
 
 
 def test_a_group_of_one_image_has_no_diversity_and_equal_scores_have_a_gradient():
