@@ -129,7 +129,7 @@ class Gradients:
         layout = [*early, *_buckets(others)]
         self.buckets = [_flat(bucket) for bucket in layout]
         self._gradients = [parameter.grad for bucket in layout for parameter in bucket]
-        self._lengths = [len(bucket) for bucket in layout]
+        self._lengths, self._early = [len(bucket) for bucket in layout], len(early)
         self._sent, self._last_pass, self._works = 0, False, []
         self._reset()
         if dist.is_initialized():
@@ -141,10 +141,13 @@ class Gradients:
         """The next backward pass is the step's last."""
         self._last_pass = True
 
-    def finish(self, sums: Tensor) -> None:
-        """Completes the summation of all gradients, and of `sums`, over the ranks. The host waits for gloo only."""
+    def finish(self, sums: Tensor, others: bool = True) -> None:
+        """Completes the summation of all gradients, and of `sums`, over the ranks. The host waits for gloo only.
+
+        `others` is false where no backward pass of the step, on any rank, reached the others: zeros are not sent.
+        """
         if dist.is_initialized():
-            self._send(len(self.buckets))
+            self._send(len(self.buckets) if others else self._early)
             with _peers():
                 self._works.append(dist.all_reduce(sums, async_op=True))
                 for work in self._works:

@@ -167,7 +167,7 @@ class Trainer:
             sums[1] += 1
         if measure:
             sums = torch.cat([sums, measured])
-        self._gradients.finish(sums)
+        self._gradients.finish(sums, others=second)
         norm = self._gradients.norm()
         finite = norm.isfinite()
         epoch = self.position / self._samples

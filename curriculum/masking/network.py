@@ -10,22 +10,27 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 
-def transformer(width: int, depth: int, heads: int) -> nn.ModuleList:
-    """Pre-norm blocks with an MLP ratio of 4, over tokens (B, L, width)."""
+def transformer(width: int, depth: int, heads: int, eps: float = 1e-6) -> nn.ModuleList:
+    """Pre-norm blocks with an MLP ratio of 4, over tokens (B, L, width); `eps` is their norms'."""
     if width % heads:
         raise ValueError(f"a width of {width} cannot be divided among {heads} heads of attention")
-    norm = partial(nn.LayerNorm, eps=1e-6)
+    norm = partial(nn.LayerNorm, eps=eps)
     return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
 
 
 def drawn(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """What `build` makes, with Xavier-uniform matrices and zero biases that are a function of `seed` alone."""
+    """What `build` makes, with Xavier-uniform matrices, zero biases and tokens N(0, 0.02^2), a function of `seed`."""
     # Layers draw default weights from the global generator when they are made: its state is put back.
     with torch.random.fork_rng(devices=[]):
         network = build()
     generator = torch.Generator().manual_seed(seed)
+    # From `seed` itself the model's weights are drawn: these would be the same numbers.
+    generator.manual_seed(torch.randint(2**62, (), generator=generator).item())
     for module in network.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=generator)
             nn.init.zeros_(module.bias)
+    for name, parameter in network.named_parameters():
+        if name.endswith("_token"):
+            nn.init.normal_(parameter, std=0.02, generator=generator)
     return network

@@ -90,8 +90,13 @@ class Small(nn.Module):
         return self.wide(inputs).square().sum(1)
 
 
-def steps(rank: int, size: int, draws: int, micro_batches: int, spares: tuple[bool, ...], count: int = 2) -> dict:
-    """The gradients of steps of `draws` draws, shared among the ranks, and which buckets left when."""
+def steps(
+    rank: int, size: int, draws: int, micro_batches: int, spares: tuple[bool, ...], count: int = 2, every: int = 1
+) -> dict:
+    """The gradients of steps of `draws` draws, shared among the ranks, and which buckets left when.
+
+    The parameter that is trained alone gets a gradient in one of `every` steps.
+    """
     distributed._BUCKET_BYTES = 4096
     model, own = Small(), nn.Parameter(torch.ones(3))
     gradients = Gradients(list(model.parameters()), [own])
@@ -114,9 +119,10 @@ def steps(rank: int, size: int, draws: int, micro_batches: int, spares: tuple[bo
             loss = model(part, spares[rank])
             (loss.sum() / draws).backward()
             in_backward.append(len(sent))
-            torch.autograd.backward((own * part.sum()).sum() / draws, inputs=[own])
+            if step % every == 0:
+                torch.autograd.backward((own * part.sum()).sum() / draws, inputs=[own])
             sums += torch.tensor([loss.sum().item() / draws, len(part)])
-        gradients.finish(sums)
+        gradients.finish(sums, others=step % every == 0)
         flat = torch.cat([p.grad.flatten() for p in (*model.parameters(), own)])
         found.append(flat.double().numpy())
         norm = gradients.norm().item()

@@ -19,7 +19,7 @@ def alone():
     return run_alone()
 
 
-def run_alone(micro_batches=1, spare=False):
+def run_alone(micro_batches=1, spare=False, count=2):
     """In this very process; what `steps` changes is put back."""
     import torch.distributed as dist
 
@@ -27,7 +27,7 @@ def run_alone(micro_batches=1, spare=False):
 
     kept = dist.all_reduce, distributed._BUCKET_BYTES
     try:
-        return steps(0, 1, DRAWS, micro_batches, (spare,))
+        return steps(0, 1, DRAWS, micro_batches, (spare,), count)
     finally:
         dist.all_reduce, distributed._BUCKET_BYTES = kept
 
@@ -66,6 +66,18 @@ def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
     early = first["buckets"] - 1  # the last bucket holds what the masker trains alone
     assert first["in_backward"] == [0, 0, early]
     assert first["sent"] == [*range(early), early, "sums"]
+
+
+def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
+    first, second = together(2, steps, 2, DRAWS, 2, (False, False), 3, 2)
+    early = first["buckets"] - 1
+    complete, without = [*range(early), early, "sums"], [*range(early), "sums"]
+    assert first["sent"] == second["sent"] == [*complete, *without, *complete]
+    np.testing.assert_array_equal(first["gradients"], second["gradients"])
+    assert not first["gradients"][1][-3:].any()
+    for one, other in zip(first["gradients"], run_alone(count=3)["gradients"], strict=True):
+        np.testing.assert_allclose(one[:-3], other[:-3], rtol=1e-5, atol=1e-6)
+    assert first["gradients"][2][-3:].all()
 
 
 @pytest.mark.parametrize("spares", [(False, False), (True, False)])
