@@ -41,7 +41,9 @@ def train(
         float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
     ] = None,
     resampling: Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")] = None,
-    masking: Annotated[str | None, typer.Option(help="random, block or grid. (default: random)")] = None,
+    masking: Annotated[
+        str | None, typer.Option(help="random, block, grid, hard-patches (HPM) or learned (CL-MAE). (default: random)")
+    ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
     ] = None,

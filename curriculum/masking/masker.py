@@ -59,6 +59,12 @@ def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
     return Mask(order[:, :kept], ids_restore, (ids_restore >= kept).float())
 
 
+def agreement(mask: Mask) -> Tensor:
+    """How often two images agree whether a patch is removed, 0-d; 1 for equal masks, 0.625 for random ones at 0.75."""
+    removed = mask.mask.mean(dim=0)  # share of the images, of each patch
+    return (removed.square() + (1 - removed).square()).mean()
+
+
 class Autoencoder(Protocol):
     """The parts of a masked autoencoder that maskers call: see `mimcl.model.mae`."""
 

@@ -151,6 +151,16 @@ FIXED = {  # another value of each, and what it may say
     "curriculum.window": 512,
     "masking.name": "block",
     "masking.mask_ratio": 0.6,
+    "masking.clock": "step",
+    "hard_patches.start_share": 0.5,
+    "hard_patches.end_share": 0.0,
+    "hard_patches.predictor_depth": 2,
+    "hard_patches.ranking": "absolute",
+    "hard_patches.ranking_weight": 0.5,
+    "hard_patches.start_momentum": 0.99,
+    "hard_patches.end_momentum": 0.999,
+    "hard_patches.momentum_epochs": 50.0,
+    "hard_patches.momentum_share": 0.5,
     "model.name": "vit_base",
     "model.patch_size": 16,
     "model.decoder_width": 128,
@@ -347,6 +357,15 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(stopped, told):
     with pytest.raises(CheckpointError, match="does not fit the model of this run: .*cls_token") as raised:
         taken_up(stopped, told)
     assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_without_what_the_masker_needs_is_refused_by_its_name(stopped, told):
+    trainer, path = small_trainer(), stopped / "checkpoints" / "00000002"
+    trainer.masker.teacher = torch.nn.Linear(2, 2)
+    run = open_run(None, {}, stopped, True)
+    message = rf"^{path} does not fit the model of this run: it has no masker.teacher \(2 tensors missing\); go on with"
+    with pytest.raises(CheckpointError, match=message):
+        take_up(trainer, small_plan(), run, MARKS, True, told.append)
 
 
 def test_length_is_whole_batches_that_hold_the_epochs():
