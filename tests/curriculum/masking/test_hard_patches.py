@@ -305,6 +305,11 @@ def test_an_epoch_begins_at_its_first_draw_and_the_last_one_has_the_end_share(ep
     assert figures_at(masker, 1.0)["hard_share"] == 1
 
 
+def test_a_whole_number_of_patches_is_not_rounded_down_to_one_less():
+    # In float64, 27 (1 + (0.2 - 1) 5 / 6) is just below 9.
+    assert figures_at(make(start_share=1.0, end_share=0.2, epochs=6), 4.5 / 6)["hard_share"] == pytest.approx(9 / 27)
+
+
 def test_momentum_rises_over_epochs_or_over_a_share_of_training():
     def momenta(**options):
         masker = make(**options)
