@@ -238,7 +238,8 @@ class Trainer:
         }
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Takes up where `tensors` and `state` were saved."""
+        """Takes up where `tensors` and `state` were saved. ValueError when they are of another model or masker."""
+        _require_same_names(tensors, self.tensors())
         masker = {name.removeprefix("masker."): t for name, t in tensors.items() if name.startswith("masker.")}
         self.masker.load_state_dict(masker)
         self.model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith("masker.")})
@@ -247,3 +248,17 @@ class Trainer:
         self._finite_sums.copy_(state["finite_sums"])
         self._steps_since, self._nonfinite = state["steps_since"], state["nonfinite"]
         self.position = state["position"]
+
+
+def _require_same_names(saved: Iterable[str], wanted: Iterable[str]) -> None:
+    missing, foreign = {*wanted} - {*saved}, {*saved} - {*wanted}
+    faults = [f"has no {_parts(missing)} ({len(missing)} tensors missing)"] if missing else []
+    faults += [f"has {_parts(foreign)} ({len(foreign)} tensors), which this run has not"] if foreign else []
+    if faults:
+        raise ValueError(f"it {' and '.join(faults)}; go on with the model and masking that it was saved with")
+
+
+def _parts(names: Iterable[str]) -> str:
+    """What the tensors of these names belong to, for example "masker.teacher"."""
+    parts = sorted({".".join(name.split(".")[:2]) for name in names})
+    return ", ".join(parts[:3]) + (" ..." if len(parts) > 3 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mimcl.curriculum.masking.block import BlockMasker
 from mimcl.curriculum.masking.grid import GridMasker
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
+from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatchesMasker
 from mimcl.curriculum.masking.learned import LearnedMasker, LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, MaskingConfig
 from mimcl.curriculum.masking.random import RandomMasker
@@ -25,6 +25,8 @@ def make_masker(
 
     ValueError when the ratio keeps or removes no patch, or a network does not fit the model.
     """
+    if config.name == "hard-patches":
+        return HardPatchesMasker(hard_patches, model, config.mask_ratio, config.clock, epochs, seed)
     if config.name == "learned":
         return LearnedMasker(learned, model, config.mask_ratio, config.clock, epochs, seed)
     return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(model.cls_token.device)

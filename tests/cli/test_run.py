@@ -367,6 +367,15 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(stopped, told):
     assert "\n" not in str(raised.value)
 
 
+def test_a_checkpoint_without_what_the_masker_needs_is_refused_by_its_name(stopped, told):
+    trainer, path = small_trainer(), stopped / "checkpoints" / "00000002"
+    trainer.masker.teacher = torch.nn.Linear(2, 2)
+    run = open_run(None, {}, stopped, True)
+    message = rf"^{path} does not fit the model of this run: it has no masker.teacher \(2 tensors missing\); go on with"
+    with pytest.raises(CheckpointError, match=message):
+        take_up(trainer, small_plan(), run, MARKS, True, told.append)
+
+
 def test_length_is_whole_batches_that_hold_the_epochs():
     config = cpu_small()
 

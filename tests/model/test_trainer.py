@@ -343,3 +343,22 @@ def test_a_masker_does_not_move_in_a_step_without_a_finite_gradient():
     trainer = make(masker=LearningMasker())
     run(trainer, spoiled({2, 5}))
     assert trainer.masker.steps == STEPS - 2
+
+
+def test_a_checkpoint_of_another_masker_is_refused_by_what_is_missing_or_foreign():
+    plain, learning = make(), make(masker=LearningMasker())
+    before = weights_of(learning)
+    with pytest.raises(ValueError, match=r"^it has no masker.beside, masker.own, masker.steps \(3 tensors missing\); "):
+        learning.load(plain.tensors(), plain.state_dict())
+    with pytest.raises(
+        ValueError, match=r"^it has masker.beside, .* \(3 tensors\), which this run has not; go on with"
+    ):
+        plain.load(learning.tensors(), learning.state_dict())
+    other = {name.replace("blocks.1.", "blocks.2."): tensor for name, tensor in learning.tensors().items()}
+    other["decoder_blocks.1.norm1.bias"] = other["extra"] = other["more"] = torch.zeros(1)
+    with pytest.raises(
+        ValueError,
+        match=r"has no blocks.1 \(12 tensors missing\) and has blocks.2, decoder_blocks.1, extra ... \(15 tensors\)",
+    ):
+        learning.load(other, learning.state_dict())
+    assert torch.equal(weights_of(learning), before)
