@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mimcl.cli.config import Config, nested_keys, override
 from mimcl.cli.run import draws_of
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.model.checkpoint import Checkpoint
@@ -29,9 +30,9 @@ def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT) -> tuple[Mask
     masker = make_masker(
         config.masking,
         model,
+        Clock(config.masking.clock, config.trainer.epochs, draws / samples(saved)),
         hard_patches=config.hard_patches,
         learned=config.learned_masking,
-        epochs=draws / samples(saved),
         seed=config.seed,
     ).eval()
     of_masker = {name: value for name, value in saved.tensors.items() if name.startswith("masker.")}

@@ -126,6 +126,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.console import warn
     from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, take_up
     from mimcl.cli.supervise import Supervisor
+    from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
     from mimcl.model.distributed import World, connected
@@ -164,9 +165,9 @@ def train_run(run: Run, world: World | None = None) -> bool:
         masker = make_masker(
             config.masking,
             model,
+            Clock(config.masking.clock, config.trainer.epochs, draws / index.samples),
             hard_patches=config.hard_patches,
             learned=config.learned_masking,
-            epochs=draws / index.samples,
             seed=config.seed,
         )
         share = data.micro_batch_size, world.rank, world.size, masker.group_size

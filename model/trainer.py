@@ -180,7 +180,7 @@ class Trainer:
             optimizer.step()
         self._gradients.zero()
         self.position = batch.position
-        self.masker.after_step(self.model, self._progress(), finite)
+        self.masker.after_step(self.model, progress, finite)
         self._finite_sums += torch.where(finite, torch.stack([sums[0], torch.ones_like(sums[0])]), 0.0)
         self._steps_since += 1
         return lr, torch.cat([sums[:1], norm.double()[None], sums[1:]]), passed

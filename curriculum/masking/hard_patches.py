@@ -11,13 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, loss_predictor, ranking_accuracy, ranking_loss
 from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, Output, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.random import uniforms
 
 _LOSSES = {"relative": ranking_loss, "absolute": absolute_loss}
 _UNUSED = ("decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher: it reconstructs nothing
-_ROUNDING = 1e-9  # epochs: far below one draw, far above what float64 loses
+_ROUNDING = 1e-9  # patches: a whole number of them may come out a little less
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,16 @@ class HardPatchesMasker(Masker):
         config: HardPatchesConfig,
         model: Autoencoder,
         mask_ratio: float,
-        clock: Literal["epoch", "step"],
-        epochs: float,
+        clock: Clock,
         seed: int,
     ) -> None:
         """ValueError when the ratio keeps or removes no patch of `model`."""
         super().__init__()
-        self._config, self._mask_ratio, self._clock, self._epochs = config, mask_ratio, clock, epochs
+        self._config, self._mask_ratio, self._clock = config, mask_ratio, clock
         self._patches = model.num_patches
         self._removed = self._patches - kept_patches(self._patches, mask_ratio)
-        # A run is up to a batch longer than was asked for: that is no epoch more.
-        self._whole_epochs = max(1, math.floor(epochs + _ROUNDING))
         share = config.momentum_share
-        self._ramp = config.momentum_epochs if share is None else share * epochs
+        self._ramp = config.momentum_epochs if share is None else share * clock.epochs
         attention = model.decoder_blocks[0].attn
         width, depth = attention.num_heads * attention.head_dim, config.predictor_depth or len(model.decoder_blocks)
         self.predictor = loss_predictor(width, depth, attention.num_heads, seed).to(model.cls_token.device)
@@ -132,19 +130,15 @@ class HardPatchesMasker(Masker):
         return self._config.ranking_weight * losses
 
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None:
-        # `progress` is where the step ended: an epoch's last step belongs to that epoch.
-        epoch = progress * self._epochs
-        epoch = (epoch - _ROUNDING).ceil() - 1 if self._clock == "epoch" else epoch
-        self.teacher.follow(model, self.predictor, ((1 - self._momentum(epoch)) * finite).float())
+        self.teacher.follow(model, self.predictor, ((1 - self._momentum(progress)) * finite).float())
 
     @torch.no_grad()
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
         predicted = self.predictor(output.decoder_input)
-        epoch = self._epoch(progress) if self._clock == "epoch" else progress * self._epochs
         return {
             "hard_share": self._hardest(progress) / self._removed,
             "ranking_accuracy": ranking_accuracy(predicted, output.per_patch_loss, mask.mask),
-            "teacher_momentum": self._momentum(epoch),
+            "teacher_momentum": self._momentum(progress),
             "mask_agreement": agreement(mask),
         }
 
@@ -152,22 +146,14 @@ class HardPatchesMasker(Masker):
         return self.predictor.named_parameters(prefix="predictor")
 
     def _hardest(self, progress: Tensor) -> Tensor:
-        """How many of an image's removed patches are the hardest: int64, 0-d.
-
-        Epoch e of E has start + (end - start) (e + 1) / E of them, rounded down.
-        """
+        """How many of an image's removed patches are the hardest: int64, 0-d; rounded down."""
         start, end = self._config.start_share, self._config.end_share
-        if self._clock == "epoch":
-            progress = ((self._epoch(progress) + 1) / self._whole_epochs).clamp(max=1)
-        return (self._removed * (start + (end - start) * progress) + _ROUNDING).long()
+        share = start + (end - start) * self._clock.share_begun(progress)
+        return (self._removed * share + _ROUNDING).long()
 
-    def _momentum(self, epoch: Tensor) -> Tensor:
+    def _momentum(self, progress: Tensor) -> Tensor:
         start, end = self._config.start_momentum, self._config.end_momentum
-        return start + (end - start) * (epoch / self._ramp).clamp(max=1)
-
-    def _epoch(self, progress: Tensor) -> Tensor:
-        """The number of the epoch that draws at `progress` belong to, from 0 on."""
-        return (progress * self._epochs + _ROUNDING).floor()
+        return start + (end - start) * (self._clock.epoch(progress) / self._ramp).clamp(max=1)
 
 
 def _pairs(copied: nn.Module, original: nn.Module) -> Iterable[tuple[nn.Parameter, nn.Parameter]]:

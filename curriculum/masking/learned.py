@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, Output, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.network import drawn, transformer
 
@@ -55,20 +56,17 @@ class LearnedMasker(Masker):
         config: LearnedMaskingConfig,
         model: Autoencoder,
         mask_ratio: float,
-        clock: Literal["epoch", "step"],
-        epochs: float,
+        clock: Clock,
         seed: int,
     ) -> None:
-        """A run of `epochs` takes the network from partner to adversary; it lies where `model` does.
-
-        Its first weights are a function of `seed`.
+        """The network lies where `model` does; its first weights are a function of `seed`.
 
         ValueError when the ratio keeps or removes no patch, or the heads do not divide the encoder's width.
         """
         super().__init__()
         kept_patches(model.num_patches, mask_ratio)  # or ValueError
         self.group_size, self.second_every = config.group_size, config.second_every
-        self._config, self._mask_ratio, self._clock, self._epochs = config, mask_ratio, clock, epochs
+        self._config, self._mask_ratio, self._clock = config, mask_ratio, clock
         width = model.cls_token.shape[-1]
         network = drawn(partial(MaskingNetwork, width, model.num_patches, config.depth, config.heads), seed)
         self.network = network.to(model.cls_token.device)
@@ -91,7 +89,7 @@ class LearnedMasker(Masker):
         in_place = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         errors = model.reconstruct(tokens, in_place, images).per_patch_loss
         scores, errors = (values.unflatten(0, (-1, self.group_size)) for values in (mask.scores, errors))
-        factor = curriculum_factor(progress, self._epochs, self._clock)
+        factor = curriculum_factor(progress, self._clock)
         objective = factor * soft_reconstruction(scores, errors) + sum(self._terms_of_scores(scores).values())
         return objective.repeat_interleave(self.group_size)
 
@@ -100,7 +98,7 @@ class LearnedMasker(Masker):
         scores = mask.scores
         terms = self._terms_of_scores(scores.unflatten(0, (-1, self.group_size)))
         return {
-            "curriculum_factor": curriculum_factor(progress, self._epochs, self._clock),
+            "curriculum_factor": curriculum_factor(progress, self._clock),
             "score_mean": scores.mean(),
             "score_entropy": (torch.special.entr(scores) + torch.special.entr(1 - scores)).mean() / math.log(2),  # bits
             "mask_agreement": agreement(mask),
@@ -141,18 +139,15 @@ class MaskingNetwork(nn.Module):
             return self.head(self.norm(x[:, 0].float())).sigmoid()
 
 
-def curriculum_factor(progress: Tensor, epochs: float, clock: Literal["epoch", "step"]) -> Tensor:
+def curriculum_factor(progress: Tensor, clock: Clock) -> Tensor:
     """What the soft reconstruction is multiplied by: from 1, partner, to -1, adversary; a 0-d tensor as `progress`.
 
-    By the clock "epoch" it is constant within an epoch e = 0, 1, ... and passes over 0: of E epochs, those before E / 2
-    have 1 - 2 e / E, the others 1 - 2 (e + 1) / E. A length that is no whole number is rounded to E; what lies beyond E
-    belongs to the last epoch. By the clock "step" it is a straight line.
+    Where the clock ticks at epochs e = 0, 1, ..., E - 1, those before E / 2 have 1 - 2 e / E, the others
+    1 - 2 (e + 1) / E: it passes over 0. Where it ticks at steps it is a straight line.
     """
-    if clock == "step":
+    if clock.ticks == "step":
         return 1 - 2 * progress
-    whole = max(1, round(epochs))
-    # A step that begins an epoch may be a rounding error before it.
-    epoch = (progress * epochs + 1e-6).floor().clamp(max=whole - 1)
+    epoch, whole = clock.epoch(progress), clock.whole_epochs
     return 1 - 2 / whole * (epoch + (epoch >= whole / 2))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mimcl.curriculum.masking.block import BlockMasker
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.grid import GridMasker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatchesMasker
 from mimcl.curriculum.masking.learned import LearnedMasker, LearnedMaskingConfig
@@ -15,18 +16,18 @@ _WITHOUT_WEIGHTS = {"random": RandomMasker, "block": BlockMasker, "grid": GridMa
 def make_masker(
     config: MaskingConfig,
     model: Autoencoder,
+    clock: Clock,
     *,
     hard_patches: HardPatchesConfig,
     learned: LearnedMaskingConfig,
-    epochs: float,
     seed: int,
 ) -> Masker:
-    """The configured masker for `model`, on its device, in a run of `epochs`; its weights are a function of `seed`.
+    """The configured masker for `model`, on its device; its schedules follow `clock`, its weights from `seed`.
 
     ValueError when the ratio keeps or removes no patch, or a network does not fit the model.
     """
     if config.name == "hard-patches":
-        return HardPatchesMasker(hard_patches, model, config.mask_ratio, config.clock, epochs, seed)
+        return HardPatchesMasker(hard_patches, model, config.mask_ratio, clock, seed)
     if config.name == "learned":
-        return LearnedMasker(learned, model, config.mask_ratio, config.clock, epochs, seed)
+        return LearnedMasker(learned, model, config.mask_ratio, clock, seed)
     return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(model.cls_token.device)

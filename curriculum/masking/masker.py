@@ -108,7 +108,7 @@ class Masker(nn.Module):
         return None
 
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None:
-        """Called after every optimizer step, for example to move a teacher.
+        """Called after every optimizer step, for example to move a teacher; `progress` is where the step began.
 
         `finite` is a bool on the device: where it is false the step was skipped, and nothing may move.
         """

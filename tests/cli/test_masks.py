@@ -79,8 +79,8 @@ def home(tmp_path_factory):
     write_classes(folder / "images", {"ant": 12, "bee": 12})
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
 
-    def make_masker(config, model, **others):
-        return Scoring(model) if config.name == "block" else of_the_house(config, model, **others)
+    def make_masker(config, model, *rest, **others):
+        return Scoring(model) if config.name == "block" else of_the_house(config, model, *rest, **others)
 
     def start_and_wait(self, *what):
         start(self, *what)

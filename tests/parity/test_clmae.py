@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.learned import (
     LearnedMasker,
     LearnedMaskingConfig,
@@ -14,6 +15,7 @@ from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss
 
 TOLERANCE = 1e-5
 RATIO = 0.75
+CLOCK = Clock("epoch", 200, 200)
 ITS_NAMES = {"mlp_head.0.": "norm.", "mlp_head.1.": "head."}
 
 
@@ -43,7 +45,7 @@ def case(golden):
     model.load_state_dict(weights)
     model.requires_grad_(False)
     config = LearnedMaskingConfig(depth=depths[2], heads=4, group_size=len(arrays["images"]))
-    masker = LearnedMasker(config, model, RATIO, "epoch", epochs=200, seed=0)
+    masker = LearnedMasker(config, model, RATIO, CLOCK, seed=0)
     for theirs, ours in ITS_NAMES.items():
         for kind in ("weight", "bias"):
             of_network[ours + kind] = of_network.pop(theirs + kind)
@@ -87,7 +89,7 @@ def test_every_term_of_the_second_pass(case):
 def test_the_curriculum_factor(golden):
     expected = golden("clmae_tiny.npz")["lambda_cl"]
     progress = torch.arange(200, dtype=torch.float64) / 200
-    found = [curriculum_factor(share, 200, "epoch") for share in progress]
+    found = [curriculum_factor(share, CLOCK) for share in progress]
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
@@ -108,8 +110,7 @@ def test_the_kl_follows_the_mask_ratio_and_its_weight_need_not_follow_the_group_
         LearnedMaskingConfig(depth=5, heads=4, group_size=len(images), kl_reduction="mean"),
         model,
         RATIO,
-        "epoch",
-        epochs=200,
+        CLOCK,
         seed=0,
     )
     found = mean.figures(None, mask, torch.zeros((), dtype=torch.float64))["kl"].item()

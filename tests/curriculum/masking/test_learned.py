@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mimcl.curriculum.masking import learned
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import (
     LearnedMasker,
@@ -45,9 +46,9 @@ def make(model, *, seed=0, mask_ratio=RATIO, clock="step", epochs=STEPS, **confi
     return make_masker(
         MaskingConfig("learned", mask_ratio, clock),
         model,
+        Clock(clock, epochs, epochs),
         hard_patches=HardPatchesConfig(),
         learned=dataclasses.replace(SMALL, **config),
-        epochs=epochs,
         seed=seed,
     )
 
@@ -209,24 +210,21 @@ def test_images_that_are_no_whole_groups_are_refused():
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10, 49, 800])
 def test_by_epochs_the_factor_is_constant_within_each_and_passes_over_0(epochs):
     progress = torch.arange(7 * epochs, dtype=torch.float64) / (7 * epochs)
-    found = np.array([curriculum_factor(share, epochs, "epoch") for share in progress]).reshape(epochs, 7)
+    found = np.array([curriculum_factor(share, Clock("epoch", epochs, epochs)) for share in progress]).reshape(
+        epochs, 7
+    )
     expected = [1 - 2 * e / epochs if e < epochs / 2 else 1 - 2 * (e + 1) / epochs for e in range(epochs)]
     np.testing.assert_allclose(found, np.repeat(np.array(expected)[:, None], 7, axis=1), atol=1e-12)
     assert epochs == 1 or (found[0, 0], found[-1, -1]) == (1, pytest.approx(-1))
 
 
-@pytest.mark.parametrize(("epochs", "whole"), [(200.056, 200), (2.5, 2), (2.6, 3), (0.4, 1)])
-def test_a_run_of_no_whole_number_of_epochs_has_the_factors_of_the_nearest(epochs, whole):
-    progress = torch.arange(1000, dtype=torch.float64) / 1000
-    found = [curriculum_factor(share, epochs, "epoch").item() for share in progress]
-    nearest = [1 - 2 * e / whole if e < whole / 2 else 1 - 2 * (e + 1) / whole for e in range(whole)]
-    assert found == sorted(found, reverse=True)
-    assert sorted(set(found), reverse=True) == pytest.approx(nearest)
-    assert max(map(abs, found)) <= 1
-
-
 def test_by_steps_the_factor_is_a_straight_line():
-    assert [curriculum_factor(START + share, 3.7, "step").item() for share in (0, 0.25, 0.5, 1)] == [1, 0.5, 0, -1]
+    assert [curriculum_factor(START + share, Clock("step", 3.7, 3.7)).item() for share in (0, 0.25, 0.5, 1)] == [
+        1,
+        0.5,
+        0,
+        -1,
+    ]
 
 
 @pytest.mark.parametrize(("progress", "direction"), [(START, -1), (END, 1)])

@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.make import make_masker
@@ -22,9 +23,8 @@ def made(name: str, patches: int, ratio: float = 0.75) -> Masker:
     """Of the model these maskers take the number of patches and the device."""
     model = SimpleNamespace(num_patches=patches, cls_token=torch.empty(0))
     config = MaskingConfig(name, ratio)
-    return make_masker(
-        config, model, hard_patches=HardPatchesConfig(), learned=LearnedMaskingConfig(), epochs=1, seed=0
-    )
+    clock = Clock("epoch", 1, 1)
+    return make_masker(config, model, clock, hard_patches=HardPatchesConfig(), learned=LearnedMaskingConfig(), seed=0)
 
 
 def keys_of(draws: int, seed: int = 0) -> torch.Tensor:
