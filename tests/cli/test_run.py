@@ -11,8 +11,9 @@ from damage import flip
 from mimcl.cli.config import Config, ConfigError, flatten, override, write_yaml
 from mimcl.cli.recipes import cpu_small
 from mimcl.cli.run import claimed, draws_of, open_run, resolve, take_up
+from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.sampler import CurriculumConfig, Plan
+from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.mae import MaskedAutoencoderViT
