@@ -23,7 +23,8 @@ def distances_of(n: int = 400) -> np.ndarray:
 
 
 def make_learned(d=None, **config) -> LearnedTemperature:
-    config = CurriculumConfig(**{"name": "proto", "temp_schedule": "learned", "window": WINDOW} | config)
+    given = {"name": "proto", "temp_schedule": "learned", "window": WINDOW, "learned_eta": 0.2, "learned_beta": 0.1}
+    config = CurriculumConfig(**given | config)
     return LearnedTemperature(config, distances_of() if d is None else d, batch_size=BATCH)
 
 
@@ -266,6 +267,33 @@ def test_a_window_is_known_after_the_last_step_of_the_one_before_the_last():
     assert waiting[3].done()
     assert plan.known(3) is None
     assert plan.window(3).temperature > plan.window(2).temperature
+
+
+@pytest.mark.parametrize("name", ["proto", "anti"])
+def test_it_waits_while_far_images_are_costly_and_rises_as_they_are_learned(name):
+    """Losses fall as images are drawn, sooner for typical ones, to the same floor; window by window with real draws."""
+    d = distances_of()
+    d = d if name == "proto" else 1 - d
+    learned = make_learned(d, name=name, window=256, learned_eta=0.05)
+    plan = make_plan(learned, draws=200 * 256, d=d)
+    h, drawn, fractions, balance = distances_of(), np.zeros(400), [], []
+    for number in range(200):
+        window = plan.window(number)
+        exposure = (drawn / 128 + number / 200) / 2  # of an image and of all, 128 draws an image in the whole run
+        loss = 0.35 + 0.65 * np.exp(-20 * np.exp(-2.5 * h) * exposure)
+        batch = SimpleNamespace(distances=torch.from_numpy(window.distances), window=window)
+        measured = learned.measure(batch, torch.from_numpy(loss[window.sample_ids])).tolist()
+        for step in range(16 * number + 1, 16 * number + 17):
+            learned.add([outcome(step, measured if step % 16 == 0 else (0.0,) * 5)])
+        drawn += np.bincount(window.sample_ids, minlength=400)
+        fractions.append(window.effective_fraction)
+        terms = learned.gradient(number + 2)
+        balance.append(-terms.loss / terms.entropy)
+    costly = np.flatnonzero(np.array(balance) > 1.5)
+    assert 5 < len(costly) < 100
+    assert fractions[costly[-1]] < 0.2  # it had no reason to rise so far, and little noise
+    assert fractions[-1] > 0.35
+    assert max(balance[100:]) < 1.5
 
 
 # State
