@@ -143,6 +143,8 @@ def test_a_stop_and_an_error_end_a_run_that_waits_for_its_next_temperature(home)
     (process,) = ranks.start(home, *options("diverged", "float32"), *long, *diverging, before=ranks.shrink_model)
     ranks.finish(home, [process], code=1, timeout=30)
     assert "no finite gradient in 6 steps in a row, up to step 7" in ranks.said(home)
+    dumped = (home / "diverged" / "nonfinite" / "00000002.json").read_text()
+    assert json.loads(dumped, parse_constant=pytest.fail)["measured"][2] == "nan"  # the sum of losses
 
 
 def test_killed_at_every_write_in_turn(home, unbroken):
