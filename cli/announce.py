@@ -59,8 +59,12 @@ def _curriculum(config: Config, plan: Plan) -> str:
         return f"no data curriculum: {order}; temperature schedules and --r0 are ignored"
     if not plan.curriculum_draws:
         return f"curriculum {curriculum.name} has no effect: the run is shorter than half a window; train longer"
-    constant = curriculum.temp_schedule == "constant"
-    how = f"at temperature {curriculum.temperature:g}" if constant else f"from r0 {curriculum.r0:g}"
+    how = f"from r0 {curriculum.r0:g}"
+    if curriculum.temp_schedule == "constant":
+        how = f"at temperature {curriculum.temperature:g}"
+    if curriculum.temp_schedule == "learned":
+        how += f" with eta {curriculum.learned_eta:g} and beta {curriculum.learned_beta:g}"
+        how += ", falling too" if curriculum.learned_may_fall else ""
     line = (
         f"curriculum {curriculum.name}, {curriculum.temp_schedule} {how}, {curriculum.resampling}, for "
         f"{min(plan.curriculum_draws, plan.draws):,} draws in windows of {plan.window_length:,}"

@@ -16,10 +16,10 @@ from typing import Any
 import typer
 import yaml
 
+from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
-from mimcl.curriculum.sampler import CurriculumConfig
 from mimcl.model.mae import ModelConfig
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import TrainerConfig

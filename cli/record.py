@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.config import Config, write_yaml
+from mimcl.cli.run import LEARNED
 from mimcl.curriculum.sampler import Plan, WindowPlan
 from mimcl.model.log import RunLog
 from mimcl.model.metrics import Report
@@ -74,6 +75,7 @@ class Recorder:
                 "window": self._window.number,
                 "draw": self._window.first_draw,
                 **self._difficulty(),
+                **self._gradient(),
                 "digest": self._window.digest,
                 **_quantiles(self._window.distances),
                 "coverage": self._counts.coverage,
@@ -120,6 +122,8 @@ class Recorder:
         }
         step = trainer.position // self._config.data.batch_size
         state = trainer.state_dict() | {"draw_counts": torch.from_numpy(counts.counts.view(np.int32))}
+        if self._plan.learned:
+            state[LEARNED] = self._plan.learned.state_dict()
 
         def write_first() -> None:
             counts.save(self._folder / "draw_counts.npy")
@@ -129,6 +133,13 @@ class Recorder:
 
     def _difficulty(self) -> dict[str, float]:
         return {"temperature": self._window.temperature, "effective_fraction": self._window.effective_fraction}
+
+    def _gradient(self) -> dict[str, float]:
+        """The two terms that led to the window's temperature, where it is learned."""
+        if not self._plan.learned or self._window.phase != "curriculum":
+            return {}
+        terms = self._plan.learned.gradient(self._window.number)
+        return {"temperature_gradient_loss": terms.loss, "temperature_gradient_entropy": terms.entropy}
 
 
 def _quantiles(distances: NDArray[np.float32]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, ConfigError, flatten, nested_keys, override, read_yaml
 from mimcl.cli.recipes import recipe
+from mimcl.curriculum.learned_temperature import LearnedTemperature
 from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree, from_first
@@ -54,6 +55,7 @@ _ALIKE = {
 }
 _LOCK_SECONDS = 60.0  # twice what a process needs to notice that another machine is gone
 _FEED_THE_PLAN = {"seed", "data.batch_size", "trainer.epochs", "index", "prototypes"}  # besides curriculum.*
+LEARNED = "learned_temperature"  # its state in a checkpoint's
 _DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
 
 
@@ -188,7 +190,7 @@ def take_up(
 ) -> DrawCounts:
     """Puts `trainer` where the newest whole checkpoint was saved; all ranks take the one that rank 0 finds.
 
-    Returns how often each sample had been drawn by then.
+    A learned temperature of `plan` as well. Returns how often each sample had been drawn by then.
 
     Raises CheckpointError when it does not fit, or its data or plan were others and that is not allowed.
     """
@@ -207,6 +209,8 @@ def take_up(
                 f"the {what} changed since {saved.path} was saved (fingerprint {then[what]}, now {now[what]}); restore "
                 f"the data, start a new run, or give --allow-change {what}"
             )
+    if plan.learned:  # first: what a window is follows from it
+        _take_up_temperature(plan.learned, saved)
     window = saved.meta["window"]
     feeds_the_plan = any(name.startswith("curriculum.") or name in _FEED_THE_PLAN for name in run.allowed)
     if not feeds_the_plan and plan.window(window["number"]).digest != window["digest"]:
@@ -225,6 +229,18 @@ def take_up(
         )
     counts = saved.state["draw_counts"].numpy().view(np.uint32)
     return DrawCounts(counts if len(counts) == plan.samples else np.zeros(plan.samples, np.uint32))
+
+
+def _take_up_temperature(learned: LearnedTemperature, saved: checkpoint.Checkpoint) -> None:
+    if LEARNED not in saved.state:
+        raise checkpoint.CheckpointError(
+            f"{saved.path} has no learned temperature: it was saved under another curriculum.temp_schedule; go on with "
+            "that, or start a new run"
+        )
+    try:
+        learned.load_state_dict(saved.state[LEARNED])
+    except ValueError as error:
+        raise checkpoint.CheckpointError(f"{saved.path} does not fit this run: {error}") from None
 
 
 def resolve(config: Config, window: int, decoder: str) -> Config:

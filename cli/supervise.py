@@ -39,7 +39,7 @@ class Supervisor:
         world: World,
     ) -> None:
         self._trainer, self._batch_size, self._world_size = trainer, config.data.batch_size, world.size
-        self._signals = StopSignals(last_words)
+        self._learned, self._signals = plan.learned, StopSignals(last_words)
         with ExitStack() as until_the_end:
             until_the_end.enter_context(self._signals)
             self._watch = Watch(run.folder, trainer.position, config.data.max_bad, world.rank == 0, warn)
@@ -55,9 +55,14 @@ class Supervisor:
     def after_step(self, step: int, report: Report | None, outcomes: list[Outcome]) -> None:
         """To be called after each step, as the trainer does."""
         self._signals.step_done()
-        self._watch.after_step(outcomes, self._batch_size)
+        self._tell(outcomes)
         if self._recorder:
             self._recorder.after_step(step, report)
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        if self._learned:  # before anything that may fail: a checkpoint made then has to have them
+            self._learned.add(outcomes)
+        self._watch.after_step(outcomes, self._batch_size)
 
     def stop(self) -> bool:
         """Whether this process was asked to stop, or has to."""
@@ -83,7 +88,7 @@ class Supervisor:
         pending = self._trainer.settle()
         if self._world_size > 1 and any(outcome.bad or not outcome.finite for outcome in pending):
             return
-        self._watch.after_step(pending, self._batch_size)
+        self._tell(pending)
         try:
             self._recorder.save()
         except CheckpointError as failure:  # what ended the run is to be told as well

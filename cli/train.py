@@ -29,7 +29,7 @@ def train(
         str | None, typer.Option(help="none, proto (typical images first) or anti (far ones first). (default: none)")
     ] = None,
     temp_schedule: Annotated[
-        str | None, typer.Option(help="cosine, linear, exponential, step or constant. (default: cosine)")
+        str | None, typer.Option(help="cosine, linear, exponential, step, constant or learned. (default: cosine)")
     ] = None,
     r0: Annotated[
         float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632. (default: 0.15)")
@@ -126,6 +126,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.console import warn
     from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, take_up
     from mimcl.cli.supervise import Supervisor
+    from mimcl.curriculum.learned_temperature import LearnedTemperature
     from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
@@ -143,7 +144,10 @@ def train_run(run: Run, world: World | None = None) -> bool:
     index = ShardIndex.load(Path(data.root))
     distances = load_distances(config, index)
     draws = draws_of(config, index.samples)
+    learned = None
     with usage_errors():
+        if config.curriculum.learns:
+            learned = LearnedTemperature(config.curriculum, distances, batch_size=data.batch_size)
         plan = Plan(
             config.curriculum,
             samples=index.samples,
@@ -152,6 +156,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
             batch_size=data.batch_size,
             seed=config.seed,
             hash64=hash64,
+            learned=learned,
         )
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -216,4 +221,5 @@ def train_run(run: Run, world: World | None = None) -> bool:
         if is_first:
             announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts))
         with Supervisor(run, config, plan, trainer, marks, counts, world) as supervisor:
-            return trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop)
+            measure = learned.measure if learned else None
+            return trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)

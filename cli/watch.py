@@ -116,6 +116,6 @@ def _plain(content: Any) -> Any:
     """JSON knows no NaN and no infinity: they become text."""
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list):
+    if isinstance(content, list | tuple):
         return [_plain(value) for value in content]
     return str(content) if content in (float("inf"), float("-inf")) or content != content else content

@@ -7,13 +7,16 @@ afterwards every image comes exactly once a pass, in keyed order, or draws go on
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.learned_temperature import LearnedTemperature
 from mimcl.curriculum.permutation import Hash64, KeyedPermutation
 from mimcl.curriculum.temperature import SCHEDULES, EffectiveFraction, uniform_fraction, weights
 
@@ -26,38 +29,6 @@ STREAM_PASS = 20  # uniform: the order of the images in a pass
 STREAM_SUBSTITUTE = 32  # plus the retry, 0 to 15: a number in [0, 1) for each draw whose sample is bad
 
 _CHUNK = 1 << 16  # images worked on at once: 512 KB of weights
-
-
-@dataclass(frozen=True)
-class CurriculumConfig:
-    """The curriculum over the data; raises ValueError for a value that no run could use."""
-
-    name: Literal["none", "proto", "anti"] = "none"  # anti draws far images first
-    prototypes: str = "default"  # name of the prototype set that gives the distances
-    temp_schedule: Literal["cosine", "linear", "exponential", "step", "constant"] = "cosine"
-    r0: float = 0.15  # effective fraction at the start
-    share: float = 1.0  # of the run's draws that the curriculum lasts
-    temperature: float = 0.2  # of the constant schedule
-    resampling: Literal["multinomial", "systematic"] = "multinomial"
-    uniform: Literal["epochs", "replacement"] = "epochs"  # after the curriculum: every image once a pass, or i.i.d.
-    window: int | None = None  # draws; None: batch_size * max(4, ceil(samples / (16 batch_size)))
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for knob in ("name", "temp_schedule", "resampling", "uniform"):
-            allowed = get_args(hints[knob])
-            if getattr(self, knob) not in allowed:
-                raise ValueError(f"curriculum.{knob} is {getattr(self, knob)!r}: choose one of {', '.join(allowed)}")
-        if not 0 < self.r0 < 1 - math.exp(-1):
-            raise ValueError(
-                f"curriculum.r0 is {self.r0}: choose a fraction above 0 and below 0.632, which is all data"
-            )
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"curriculum.share is {self.share}: choose a share of the run from 0 to 1")
-        if not self.temperature > 0:
-            raise ValueError(f"curriculum.temperature is {self.temperature}: choose a number above 0, such as 0.2")
-        if self.window is not None and self.window <= 0:
-            raise ValueError(f"curriculum.window is {self.window}: choose a positive number of draws, or leave it out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +53,10 @@ class Plan:
     """All windows of a run. `window(number)` depends on its argument and on what is given here, on nothing else.
 
     `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none"), `draws` the
-    run's length T, `hash64(seed, numbers, stream)` the source of randomness. Attributes: `samples`, `draws`,
-    `window_length` (W, in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `retries`
-    (how many substitutes a draw has). Raises ValueError for distances that the curriculum cannot use and for a window
-    that is no multiple of `batch_size`.
+    run's length T, `hash64(seed, numbers, stream)` the source of randomness, `learned` the temperatures of the learned
+    schedule. Attributes: `learned`, `samples`, `draws`, `window_length` (W, in draws), `windows` (their number),
+    `curriculum_draws` (G, 0 without a curriculum), `retries` (how many substitutes a draw has). Raises ValueError for
+    distances that the curriculum cannot use and for a window that is no multiple of `batch_size`.
     """
 
     retries = 16
@@ -100,23 +71,25 @@ class Plan:
         batch_size: int,
         seed: int,
         hash64: Hash64,
+        learned: LearnedTemperature | None = None,
     ) -> None:
         _check(config, samples, distances, draws, batch_size)
+        if config.learns and learned is None:
+            raise ValueError("curriculum.temp_schedule is 'learned': the plan needs a LearnedTemperature")
         self.config, self.samples, self.draws = config, samples, draws
-        self.window_length = config.window or batch_size * max(4, math.ceil(samples / (16 * batch_size)))
+        self.window_length = config.window_length(samples, batch_size)
         self.windows = math.ceil(draws / self.window_length)
         self.curriculum_draws = 0
         self._distances = None if distances is None else np.asarray(distances, np.float32)
-        self._h, self._seed, self._hash64 = self._distances, seed, hash64
+        self._h, self._seed, self._hash64, self.learned = self._distances, seed, hash64, learned
         self._curve: EffectiveFraction | None = None
         self._uniform_fraction = uniform_fraction(samples)
         self._block: tuple[int, NDArray[np.float32]] | None = None  # the last block and its h, in the block's order
         if config.name != "none":
             self.curriculum_draws = self.window_length * round(config.share * draws / self.window_length)
-            if config.name == "anti":
-                self._h = 1 - self._distances
+            self._h = config.hardness(self._distances)
             self._lowest_h = float(self._h.min())
-            self._curve = EffectiveFraction(self._h)
+            self._curve = learned.curve if learned else EffectiveFraction(self._h)
 
     @property
     def clamped(self) -> bool:
@@ -124,8 +97,16 @@ class Plan:
         scheduled = self.curriculum_draws > 0 and self.config.temp_schedule != "constant"
         return scheduled and self.config.r0 < self._curve.lowest
 
+    def known(self, number: int) -> Future[None] | None:
+        """Done once window `number` has a temperature; None if it has one, as it always has but for learned ones."""
+        in_curriculum = number * self.window_length < self.curriculum_draws
+        return self.learned.known(number) if self.learned and in_curriculum else None
+
     def window(self, number: int) -> WindowPlan:
-        """The plan of draws [number W, (number + 1) W), cut at T; IndexError outside [0, windows)."""
+        """The plan of draws [number W, (number + 1) W), cut at T; IndexError outside [0, windows).
+
+        LookupError while its learned temperature is not known.
+        """
         tau = self._temperature(number)
         first = number * self.window_length
         count = min(self.window_length, self.draws - first)
@@ -165,6 +146,8 @@ class Plan:
             return math.inf
         if self.config.temp_schedule == "constant":
             return self.config.temperature
+        if self.learned:
+            return self.learned.temperature(number)
         schedule = SCHEDULES[self.config.temp_schedule]
         return self._curve.inverse(schedule(first / self.curriculum_draws, self.config.r0, self._uniform_fraction))
 
@@ -252,10 +235,6 @@ def _check(
     for name, value in (("samples", samples), ("draws", draws), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} is {value}: a plan needs at least 1")
-    if config.window is not None and config.window % batch_size:
-        raise ValueError(
-            f"curriculum.window is {config.window} draws: choose a multiple of data.batch_size ({batch_size})"
-        )
     if distances is None:
         if config.name != "none":
             raise ValueError(f"curriculum.name is {config.name!r}, which needs distances: build prototypes first")

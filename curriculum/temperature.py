@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 _CHUNK = 1 << 16  # images worked on at once, so that temporaries stay in the cache
 _BINS = 1 << 15  # of the histogram of h
-_UNIFORM_WITHIN = 1e-3  # a target this near to r(infinity) is uniform
+UNIFORM_WITHIN = 1e-3  # a target this near to r(infinity) is uniform
 # The search for tau, in octaves of the range of h. Below 2^-30 only the very nearest images are left; above 2^4, r is
 # within 2e-4 of r(infinity) for any distribution, which already counts as uniform.
 _OCTAVES = (-30.0, 4.0)
@@ -88,7 +88,7 @@ class EffectiveFraction:
 
     def inverse(self, target: float) -> float:
         """tau with r(tau) = `target`: monotone, math.inf within 1e-3 of `uniform`, clamped below `lowest`."""
-        if target > self.uniform - _UNIFORM_WITHIN:
+        if target > self.uniform - UNIFORM_WITHIN:
             return math.inf
         low, high = _OCTAVES
         if target <= self.lowest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +34,9 @@ class Plan(Protocol):
     window_length: int
     retries: int
 
+    def known(self, number: int) -> Future[None] | None:
+        """Done once window `number` can be planned; None if it can be at once. Asked for by any thread."""
+
     def window(self, number: int) -> Window: ...
 
     def substitutes(
@@ -49,6 +53,9 @@ class InOrder:
 
     def __init__(self, sample_ids: NDArray[np.int64]) -> None:
         self.draws, self._sample_ids = len(sample_ids), sample_ids
+
+    def known(self, number: int) -> None:
+        return None
 
     def window(self, number: int) -> Window:
         first = number * self.window_length

@@ -8,7 +8,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimcl.pipeline.ahead import Ahead, Ended
 from mimcl.pipeline.augment import STREAM_MASK, Transform, hash64
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
@@ -127,22 +127,23 @@ class Stream:
         # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         longest = max(stop - first for first, stop in self._parts)
+        share = plan.window_length // batch_size * (self._parts[-1][1] - self._parts[0][0])  # of a window, in draws
         # Never more than half a window ahead; never less than the decoder needs in order to yield.
-        self._ahead = max(min(prefetch, plan.window_length // (2 * longest)), decoder.lookahead + 1)
+        self._ahead = max(min(prefetch, share // (2 * longest)), decoder.lookahead + 1)
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches in order; errors of the background thread come out here, where the batch would have.
 
         Raises StallError when the consumer has waited for `stall_timeout` seconds.
         """
-        free, done = threading.Semaphore(self._ahead), threading.Event()
+        free, ended = threading.Semaphore(self._ahead), Ended()
         results: queue.SimpleQueue[Batch | Exception | None] = queue.SimpleQueue()
         consumer = torch.cuda.current_stream(self._device) if self._side else None
 
         def produce() -> None:
             try:
                 with torch.cuda.stream(self._side):  # does nothing for None
-                    for batch in self._batches(free, done):
+                    for batch in self._batches(free, ended):
                         if self._side:  # this thread waits, so that the consumer need not
                             self._side.synchronize()
                             for tensor in (batch.images, batch.keys, batch.distances):
@@ -165,7 +166,7 @@ class Stream:
             patience = 0
             raise
         finally:
-            done.set()
+            ended.set()
             free.release()
             thread.join(patience)
 
@@ -178,9 +179,9 @@ class Stream:
                 "waits for, or raise data.stall_timeout"
             ) from None
 
-    def _batches(self, free: threading.Semaphore, done: threading.Event) -> Iterator[Batch]:
+    def _batches(self, free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
         waiting: deque[Part] = deque()
-        numbered = self._draws()
+        numbered = self._draws(ended)
 
         def decoding() -> str:
             if not waiting:
@@ -190,7 +191,7 @@ class Stream:
         def encoded() -> Iterator[Encoded]:
             for window, draws in numbered:
                 free.acquire()
-                if done.is_set():
+                if ended.done():
                     return
                 part, images = self._samples.read(window, draws)
                 waiting.append(part)
@@ -207,21 +208,22 @@ class Stream:
         finally:
             numbered.close()  # ends the planning thread at once, whoever still holds the error's frames
 
-    def _draws(self) -> Iterator[tuple[Window, NDArray[np.int64]]]:
+    def _draws(self, ended: Ended) -> Iterator[tuple[Window, NDArray[np.int64]]]:
         """The window and the draw numbers of each micro-batch; the next window is planned while this one is used."""
         total, length = self._plan.draws, self._plan.window_length
-        planned = _Ahead(self._plan, self._start // length) if self._start < total else None
+        planned = Ahead(self._plan, self._start // length, ended) if self._start < total else None
         try:
             for first in range(self._start, total, self._batch_size):
                 if first % length == 0 or first == self._start:
                     self._stage.words = partial("planning window {}".format, first // length)
                     window, following = planned.result(), (first // length + 1)
-                    planned = _Ahead(self._plan, following) if following * length < total else None
+                    planned = Ahead(self._plan, following, ended) if following * length < total else None
                 for start, stop in self._parts:
                     draws = np.arange(first + start, min(first + stop, total))
                     if len(draws):
                         yield window, draws
         finally:
+            ended.set()
             if planned:
                 planned.join()
 
@@ -248,23 +250,3 @@ class Stream:
 
 def _copying() -> str:
     return "copying to the device"
-
-
-class _Ahead(threading.Thread):
-    """Plans a window in the background. A daemon, unlike an executor's: a plan that hangs cannot hold the program."""
-
-    def __init__(self, plan: Plan, number: int) -> None:
-        super().__init__(name="plan", daemon=True)
-        self._plan, self._number = plan, number
-        self._planned: Future[Window] = Future()
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._planned.set_result(self._plan.window(self._number))
-        except Exception as error:
-            self._planned.set_exception(error)
-
-    def result(self) -> Window:
-        """The window; raises what planning it raised."""
-        return self._planned.result()

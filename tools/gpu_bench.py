@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.sampler import CurriculumConfig, Plan
+from mimcl.curriculum.sampler import Plan
 from mimcl.model.mae import ModelConfig, build
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig

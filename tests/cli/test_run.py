@@ -11,8 +11,9 @@ from damage import flip
 from mimcl.cli.config import Config, ConfigError, flatten, override, write_yaml
 from mimcl.cli.recipes import cpu_small
 from mimcl.cli.run import claimed, draws_of, open_run, resolve, take_up
+from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.sampler import CurriculumConfig, Plan
+from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.mae import MaskedAutoencoderViT
@@ -146,6 +147,9 @@ FIXED = {  # another value of each, and what it may say
     "curriculum.r0": 0.3,
     "curriculum.share": 0.5,
     "curriculum.temperature": 0.7,
+    "curriculum.learned_eta": 0.5,
+    "curriculum.learned_beta": 0.5,
+    "curriculum.learned_may_fall": True,
     "curriculum.resampling": "systematic",
     "curriculum.uniform": "replacement",
     "curriculum.window": 512,

@@ -160,6 +160,7 @@ def test_a_dump_is_of_that_very_step(tmp_path, told, micro, step):
         "grad_norm": "nan",
         "stop": False,
         "bad": 0,
+        "measured": [],
         "temperature": temperature,
     }
     assert told == [f"step {step} had no finite gradient and was skipped; its draws are in {path}"]

@@ -6,7 +6,8 @@ import pytest
 import xxhash
 from scipy.stats import chisquare
 
-from mimcl.curriculum.sampler import CurriculumConfig, Plan
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.sampler import Plan
 from mimcl.curriculum.temperature import EffectiveFraction, effective_fraction, p_tau
 from mimcl.pipeline.augment import hash64
 

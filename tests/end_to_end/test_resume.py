@@ -1,6 +1,7 @@
 """A run that is killed, anywhere and often, ends with the bits of one that was left alone."""
 
 import json
+import os
 import random
 import shlex
 import signal
@@ -10,7 +11,9 @@ from pathlib import Path
 import killed
 import pytest
 import ranks
+import torchruns
 from images import write_classes
+from small_runs import back_to, steps_of
 
 OPTIONS = shlex.split("""train --data shards --recipe cpu_small --curriculum proto --decoder reference --epochs 6
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
@@ -19,6 +22,8 @@ OPTIONS = shlex.split("""train --data shards --recipe cpu_small --curriculum pro
 # 40 images: 240 draws in 15 steps; windows begin after steps 4, 8 (the uniform passes too) and 12, epochs end within
 # steps 3, 5, 8, 10, 13, passes within 11 and 13; checkpoints at 5, 10 and 15.
 STEPS = 15
+# Windows 2 and 3 follow from the losses of windows 0 and 1.
+LEARNED = shlex.split("--temp-schedule learned --set curriculum.share=1 --set curriculum.learned_eta=0.2")
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +38,18 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(home):
-    """What a run that is left alone ends with, by world size and precision."""
+    """What a run that is left alone ends with, by world size, precision and further options."""
     known = {}
 
-    def result_of(size: int, precision: str) -> dict:
-        if (size, precision) not in known:
-            out = f"unbroken-{size}-{precision}"
-            ranks.run(home, *options(out, precision), size=size, before=ranks.shrink_model)
-            known[size, precision] = result(home / out)
-        return known[size, precision]
+    def result_of(size: int, precision: str, *more: str) -> dict:
+        key = (size, precision, *more)
+        if key not in known:
+            out = f"unbroken-{size}-{precision}-{len(known)}"
+            ranks.run(home, *options(out, precision), *more, size=size, before=ranks.shrink_model)
+            known[key] = out, result(home / out)
+        return known[key][1]
+
+    result_of.folder = lambda *key: home / known[key][0]
 
     return result_of
 
@@ -82,6 +90,61 @@ def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision):
         dies(home, *options(out, precision), size=size, rank=number % size, at=f"step {step}")
     ranks.run(home, *options(out, precision), size=size, before=ranks.shrink_model)
     assert result(home / out) == unbroken(size, precision)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_learned_temperature_goes_on_as_well(home, unbroken, size):
+    """Goes on from within window 1, from its end, and from the step after, with which its sums are complete."""
+    out, every = f"learned-{size}", ("--set", "trainer.checkpoint_every_steps=1")
+    for number, step in enumerate((7, 9, 10)):
+        dies(home, *options(out, "float32"), *LEARNED, *every, size=size, rank=number % size, at=f"step {step}")
+    ranks.run(home, *options(out, "float32"), *LEARNED, *every, size=size, before=ranks.shrink_model)
+    assert result(home / out) == unbroken(size, "float32", *LEARNED, *every)
+    windows = [line for line in result(home / out)["lines"] if "window" in line]
+    temperatures = [line["temperature"] for line in windows]
+    assert temperatures[0] == temperatures[1] < temperatures[2] < temperatures[3]
+    assert [line["temperature_gradient_entropy"] < 0 for line in windows] == [False, False, True, True]
+    assert all(line["temperature_gradient_loss"] for line in windows[2:])
+
+
+def test_a_learned_temperature_is_taken_up_by_another_number_of_processes(home, unbroken):
+    often = (*LEARNED, "--set", "trainer.checkpoint_every_steps=1", "--set", "trainer.keep_last=99")
+    expected = unbroken(1, "float32", *often)["lines"]
+    complete = unbroken.folder(1, "float32", *often)
+    within = [int(path.name) for path in complete.glob("checkpoints/0*") if 4 < int(path.name) < 8]  # window 1
+    run = back_to(max(within), complete, home / "elastic")
+    ranks.run(home, *options(run.name, "float32"), *often, size=2, before=ranks.shrink_model)
+    assert f"going on at draw {16 * max(within)}" in ranks.said(home)
+    found = result(run)["lines"]
+    assert len(found) == len(expected)
+    for line, match in zip(found, expected, strict=True):
+        for key in line.keys() & {"temperature", "effective_fraction", "loss", "temperature_gradient_loss"}:
+            assert line[key] == pytest.approx(match[key], rel=1e-4), key
+
+
+def test_a_checkpoint_without_a_learned_temperature_says_so(home, unbroken):
+    unbroken(1, "float32")
+    run = back_to(STEPS, unbroken.folder(1, "float32"), home / "scheduled")
+    more = (*LEARNED[:2], "--allow-change", "curriculum.temp_schedule")
+    ranks.run(home, *options(run.name, "float32"), *more, code=1, before=ranks.shrink_model)
+    said = ranks.said(home)
+    assert "00000015 has no learned temperature: it was saved under another curriculum.temp_schedule" in said
+    assert len(said.splitlines()) == 2  # with the name of the rank
+
+
+def test_a_stop_and_an_error_end_a_run_that_waits_for_its_next_temperature(home):
+    long = (*LEARNED, "--epochs", "4000")
+    (process,) = ranks.start(home, *options("asked", "float32"), *long, before=ranks.shrink_model)
+    torchruns.until(lambda: len(steps_of(home / "asked")) > 5, "some steps", home / "rank-0.log")
+    os.kill(process.pid, signal.SIGTERM)
+    ranks.finish(home, [process], code=75, timeout=10)
+    # The last step counted is that which window 3 waits for, and the stream is at window 2 by then.
+    diverging = ("--max-nonfinite", "6", "--set", "optim.base_lr=1e30", "--set", "optim.warmup_epochs=0")
+    (process,) = ranks.start(home, *options("diverged", "float32"), *long, *diverging, before=ranks.shrink_model)
+    ranks.finish(home, [process], code=1, timeout=30)
+    assert "no finite gradient in 6 steps in a row, up to step 7" in ranks.said(home)
+    dumped = (home / "diverged" / "nonfinite" / "00000002.json").read_text()
+    assert json.loads(dumped, parse_constant=pytest.fail)["measured"][2] == "nan"  # the sum of losses
 
 
 def test_killed_at_every_write_in_turn(home, unbroken):
@@ -134,9 +197,10 @@ def test_all_checkpoints_damaged_is_no_fresh_start(home):
 
 
 def test_a_finished_run_has_nothing_left_to_do(home, unbroken):
-    unbroken(1, "float32")
-    ranks.run(home, *options("unbroken-1-float32", "float32"), before=ranks.shrink_model)
-    assert result(home / "unbroken-1-float32") == unbroken(1, "float32")
+    before = unbroken(1, "float32")
+    run = unbroken.folder(1, "float32")
+    ranks.run(home, *options(run.name, "float32"), before=ranks.shrink_model)
+    assert result(run) == before
 
 
 def test_two_processes_do_not_write_to_one_run(home):

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
-from mimcl.curriculum.sampler import CurriculumConfig, Plan
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.sampler import Plan
 from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.stream import BadSample, Batch, micro_batches
 

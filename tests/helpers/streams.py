@@ -1,5 +1,6 @@
 """Streams over small data sets, a plan that is a hash, and what came out of them as arrays."""
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,9 @@ class Windows:
         self.samples, self.draws, self.window_length, self.fails_at = samples, draws, window_length, fails_at
         self.asked, self.retried = [], []
 
+    def known(self, number):
+        return None
+
     def window(self, number):
         self.asked.append(number)
         if number == self.fails_at:
@@ -50,6 +54,24 @@ class Windows:
 
     def distances_of(self, ids):
         return (ids / self.samples).astype(np.float32)
+
+
+class Awaiting(Windows):
+    """A plan in which each window but the first two can be planned only once the one before the last is `complete`."""
+
+    def __init__(self, samples, **options):
+        super().__init__(samples, **options)
+        self.futures = {number: Future() for number in range(2, self.draws // self.window_length + 1)}
+
+    def known(self, number):
+        return self.futures.get(number)
+
+    def complete(self, number):
+        self.futures[number + 2].set_result(None)
+
+    def window(self, number):
+        assert number < 2 or self.futures[number].done()
+        return super().window(number)
 
 
 class Spy:

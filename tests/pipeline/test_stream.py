@@ -4,15 +4,32 @@ import itertools
 import math
 import threading
 import time
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Spy, Windows, assert_same, collect, make_stream, read_until_error
+from streams import (
+    BATCH,
+    DRAWS,
+    SEED,
+    SIDE,
+    WINDOW,
+    Awaiting,
+    Spy,
+    Windows,
+    assert_same,
+    collect,
+    make_stream,
+    read_until_error,
+)
 
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.sampler import Plan
 from mimcl.pipeline.augment import STREAM_MASK, central_crops, hash64, random_crops
+from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
@@ -194,10 +211,9 @@ def test_a_start_within_a_batch_is_refused(index):
 
 
 def test_the_order_of_the_proto_plan_comes_through(index):
-    sampler = pytest.importorskip("mimcl.curriculum.sampler")
     distances = np.linspace(0, 1, index.samples, dtype=np.float32)
-    plan = sampler.Plan(
-        sampler.CurriculumConfig(name="proto", window=WINDOW),
+    plan = Plan(
+        CurriculumConfig(name="proto", window=WINDOW),
         samples=index.samples,
         distances=distances,
         draws=DRAWS,
@@ -313,6 +329,75 @@ def test_a_transform_that_fails(index, threads_left):
     assert threads_left() == []  # while the error is held
     assert str(error) == "no box"
     assert len(batches) == 5
+
+
+# Windows that depend on what training found
+
+
+class HoldsBack(ReferenceDecoder):
+    """Yields a batch only when it has taken three more."""
+
+    lookahead = 3
+
+    def __call__(self, batches):
+        taken = deque()
+        for batch in batches:
+            taken.append(batch)
+            if len(taken) > self.lookahead:
+                yield self.decode(taken.popleft())
+        yield from map(self.decode, taken)
+
+
+@pytest.mark.parametrize("decoder", [ReferenceDecoder, HoldsBack])
+@pytest.mark.parametrize("prefetch", [1, 100])
+def test_training_gets_to_the_step_that_the_next_window_waits_for(index, decoder, prefetch):
+    """Windows of 4 steps, a micro-batch each; what a step has found is known after the step that follows it."""
+    plan, taken = Awaiting(index.samples, window_length=128, draws=640), []
+    options = {"micro": BATCH, "prefetch": prefetch, "stall_timeout": 5.0}
+    for batch in make_stream(index, plan, decoder=decoder(SIDE, 2), **options):
+        taken.append(batch.draws[0])
+        done = len(taken) - 1  # steps of which the outcome is known
+        if done and done % 4 == 0 and done // 4 - 1 + 2 in plan.futures:
+            time.sleep(0.02)  # whoever waits, waits
+            plan.complete(done // 4 - 1)
+    assert taken == list(range(0, 640, BATCH))
+    assert plan.asked == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("taken", [1, 9, 15])  # of 16 micro-batches before the window that will never be planned
+def test_a_consumer_that_leaves_ends_the_wait_for_a_window(index, threads_left, taken):
+    stream = iter(make_stream(index, Awaiting(index.samples)))
+    for _ in range(taken):
+        next(stream)
+    time.sleep(0.05)  # for the threads to get as far as they can
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 2
+    assert threads_left() == []
+
+
+def test_an_error_comes_out_while_the_next_window_is_waited_for(index, threads_left):
+    def transform(draws, width, height):
+        if draws[0] >= 80:  # within window 1, while window 2 is waited for
+            raise DataError("no box")
+        return central_crops(draws, width, height)
+
+    began = time.monotonic()
+    batches, error = read_until_error(make_stream(index, Awaiting(index.samples), transform))
+    assert time.monotonic() - began < 5
+    assert threads_left() == []
+    assert str(error) == "no box"
+    assert len(batches) == 10
+
+
+def test_a_stream_can_be_read_again_after_it_was_left_waiting(index):
+    plan = Awaiting(index.samples)
+    stream = make_stream(index, plan)
+    for _, _ in zip(stream, range(12), strict=False):
+        pass
+    for number in range(3):
+        plan.complete(number)
+    assert len(list(stream)) == DRAWS // 8
 
 
 def test_no_thread_stays_when_the_consumer_leaves_early(index, threads_left):

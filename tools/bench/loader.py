@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
-from mimcl.curriculum.sampler import CurriculumConfig, Plan
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.sampler import Plan
 from mimcl.pipeline import store
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import make_decoder

@@ -1,0 +1,142 @@
+"""The learned temperature on a simulated learner: what eta and beta do, over run lengths, window sizes and noise.
+
+    python tools/bench/learned_temperature.py
+
+The plan and the learned temperature are the real ones; only the losses are made. An image of hardness h has the loss
+
+    0.35 + 0.65 exp(-20 exp(-2.5 h) e)
+
+where e, its exposure, is half how often images of like h and half how often all images were drawn, over how often a run
+draws each. So nothing is known at first and all losses are alike; typical images are learned first and soon, far ones
+late and not wholly. A draw's loss is off by 30 % (standard deviation), and the first 5 % of a run, the warm-up, teach
+less. Distances are bell-shaped, with a prototype in 50 images.
+
+A row is a run: r at some of its points, in percent of the run, and the largest cov, which is the loss term of the
+gradient over its entropy term: above 1 the temperature wants to fall. "clean" runs have sums without noise: the same
+curve without the ratchet that noise is to a temperature that never falls.
+
+Why eta 0.03 and beta 0.15 are the defaults: r is 0.16 while typical images are being learned and 0.39 at the end of 100
+windows of 256 draws, and still 0.40 after the warm-up of 3,200 windows, where a faster eta has let in almost all data
+before the losses tell images apart (it cannot fall again) and a slower one or a smaller beta leaves short runs where
+they began. learned_temperature.txt has the tables, and a real run in which losses say much less.
+"""
+
+import argparse
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.learned_temperature import LearnedTemperature
+from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.temperature import p_tau
+from mimcl.pipeline.augment import hash64
+
+POINTS = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
+SIZES = ((500, 64), (50_000, 256))  # images, batch size: windows of 256 and of 3,328 draws
+LENGTHS = (50, 100, 400, 3200)  # windows
+BINS = 50  # of h, alike in what is learned of them
+
+
+def distances_like_prototypes(n: int) -> np.ndarray:
+    """Bell-shaped in [0, 1], a fiftieth of them 0, shape (n,) float32."""
+    d = np.random.default_rng(n).beta(5, 3, n).astype(np.float32)
+    d[: n // 50], d[-1] = 0, 1
+    return d
+
+
+class Learner:
+    """Losses that fall with exposure, for a run of `draws` draws of images with hardness `h` (N,)."""
+
+    def __init__(self, h: np.ndarray, draws: int, spread: float) -> None:
+        self._h, self._spread = h, spread
+        self._bins = np.minimum((h * BINS).astype(np.int64), BINS - 1)
+        self._members = np.bincount(self._bins, minlength=BINS)
+        self._whole = draws / len(h)  # how often a run draws each image
+        self._alike, self._seen, self._done, self._draws = np.zeros(BINS), 0.0, 0, draws
+        self._rng = np.random.default_rng(0)
+
+    def losses(self, ids: np.ndarray) -> np.ndarray:
+        """Of the images `ids` (n,), as they are now."""
+        exposure = (self._alike[self._bins[ids]] + self._seen) / 2
+        loss = 0.35 + 0.65 * np.exp(-20 * np.exp(-2.5 * self._h[ids]) * exposure)
+        return loss * (1 + self._spread * self._rng.standard_normal(len(ids)))
+
+    def learn(self, ids: np.ndarray) -> None:
+        """From the images `ids` (n,)."""
+        lr = min(1.0, (self._done + 1) / (0.05 * self._draws))
+        self._done += len(ids)
+        drawn = np.bincount(self._bins[ids], minlength=BINS)
+        self._alike += lr * drawn / np.maximum(self._members, 1) / self._whole
+        self._seen += lr * len(ids) / len(self._h) / self._whole
+
+
+def simulate(
+    samples: int, batch_size: int, windows: int, *, noise: bool = True, **config: object
+) -> tuple[np.ndarray, np.ndarray]:
+    """Effective fraction, and loss term over entropy term of the gradient used, of each window, (windows,) both.
+
+    Without `noise` the sums are exact expectations over p_tau, from losses without spread.
+    """
+    config = CurriculumConfig(**{"name": "proto", "temp_schedule": "learned"} | config)
+    d = distances_like_prototypes(samples)
+    length = config.window_length(samples, batch_size)
+    learned = LearnedTemperature(config, d, batch_size=batch_size)
+    plan = Plan(
+        config,
+        samples=samples,
+        distances=d,
+        draws=windows * length,
+        batch_size=batch_size,
+        seed=0,
+        hash64=hash64,
+        learned=learned,
+    )
+    h = config.hardness(d)
+    learner = Learner(h, windows * length, 0.3 if noise else 0.0)
+    fractions, ratios, everything = [], [], np.arange(samples)
+    for number in range(windows):
+        window = plan.window(number)
+        fractions.append(window.effective_fraction)
+        terms = learned.gradient(number)
+        ratios.append(-terms.loss / terms.entropy if terms.entropy else 0.0)
+        if noise:
+            batch = SimpleNamespace(window=window, distances=torch.from_numpy(window.distances))
+            sums = learned.measure(batch, torch.from_numpy(learner.losses(window.sample_ids))).tolist()
+        else:
+            p, loss = p_tau(h, window.temperature), learner.losses(everything)
+            sums = [1.0, *(float((p * x).sum()) for x in (h, loss, h * loss, h.astype(np.float64) ** 2))]
+        learner.learn(window.sample_ids)
+        learned.add([SimpleNamespace(step=(number + 1) * length // batch_size, finite=True, measured=tuple(sums))])
+    return np.array(fractions), np.array(ratios)
+
+
+def row(label: str, fractions: np.ndarray, ratios: np.ndarray) -> None:
+    places = [math.floor(point * len(fractions)) for point in POINTS]
+    print(f"{label:<32}" + "".join(f"{fractions[place]:6.2f}" for place in places) + f"{ratios.max():8.1f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eta", type=float, nargs="*", default=[CurriculumConfig.learned_eta])
+    parser.add_argument("--beta", type=float, nargs="*", default=[CurriculumConfig.learned_beta])
+    parser.add_argument("--longest", type=int, default=max(LENGTHS), help="windows of the longest run")
+    parser.add_argument("--may-fall", action="store_true")
+    arguments = parser.parse_args()
+    for eta in arguments.eta:
+        for beta in arguments.beta:
+            print(f"\neta {eta:g}, beta {beta:g}{', may fall' if arguments.may_fall else ''}")
+            print(f"{'draws, windows':<32}" + "".join(f"{point:6.0%}" for point in POINTS) + f"{'cov':>8}")
+            chosen = {"learned_eta": eta, "learned_beta": beta, "learned_may_fall": arguments.may_fall}
+            for samples, batch_size in SIZES:
+                for windows in (length for length in LENGTHS if length <= arguments.longest):
+                    label = f"{CurriculumConfig().window_length(samples, batch_size):,} x {windows:,}"
+                    row(label, *simulate(samples, batch_size, windows, **chosen))
+                    if samples == SIZES[0][0]:
+                        row(label + ", clean", *simulate(samples, batch_size, windows, noise=False, **chosen))
+
+
+if __name__ == "__main__":
+    main()
