@@ -12,6 +12,7 @@ import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional
 
 # width, depth, heads of the encoder
 SIZES = {
@@ -67,7 +68,7 @@ class Output(NamedTuple):
 def normalise(images: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) to float32 with ImageNet's mean and deviation."""
     mean, std = _statistics(images.device)
-    return (images.float() - mean) / std
+    return torch.sub(images, mean).div_(std)
 
 
 @cache
@@ -174,7 +175,7 @@ class MaskedAutoencoderViT(nn.Module):
         latent = self.encode(tokens)
         decoder_input = self.to_decoder(latent, ids_restore)
         pred = self.decode(decoder_input)
-        per_patch_loss = (pred.float() - self.target(images)).square().mean(dim=-1)
+        per_patch_loss = functional.mse_loss(pred.float(), self.target(images), reduction="none").mean(dim=-1)
         return Output(per_patch_loss, pred, latent, decoder_input)
 
     def features(self, images: Tensor) -> Tensor:
