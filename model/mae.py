@@ -131,9 +131,14 @@ class MaskedAutoencoderViT(nn.Module):
         for token in (self.cls_token, self.mask_token):
             nn.init.normal_(token, std=0.02, generator=generator)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to patch tokens with positions (B, L, width)."""
-        return self.patch_embed(images) + self.pos_embed[:, 1:]
+    def embed(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Normalised images (B, 3, H, W) to patch tokens with positions (B, L, width), or (B, K, width) at `ids`."""
+        patches, positions = patchify(images, self.patch_size), self.pos_embed[:, 1:]
+        if ids is not None:
+            patches, positions = take(patches, ids), take(positions.expand(len(ids), -1, -1), ids)
+        # A quarter of the work of PatchEmbed's convolution, which knows no ids, and faster than it for all patches.
+        projection = self.patch_embed.proj
+        return functional.linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias) + positions
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Tokens (B, K, width) to latent (B, 1 + K, width), CLS token first."""
@@ -162,13 +167,15 @@ class MaskedAutoencoderViT(nn.Module):
         """The pixels to be predicted, float32 (B, L, P); with norm_pix_loss each patch has mean 0 and variance 1."""
         target = patchify(images.float(), self.patch_size)
         if self.norm_pix_loss:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6).sqrt()
+            # On the CPU torch.var takes three times as long.
+            centred = target - target.mean(dim=-1, keepdim=True)
+            variance = centred.square().sum(dim=-1, keepdim=True) / (target.shape[-1] - 1)
+            target = centred.div_((variance + 1e-6).sqrt())
         return target
 
     def forward(self, images: Tensor, mask: Mask) -> Output:
         """Normalised images (B, 3, H, W) and a mask to reconstruction and loss."""
-        return self.reconstruct(take(self.embed(images), mask.ids_keep), mask.ids_restore, images)
+        return self.reconstruct(self.embed(images, mask.ids_keep), mask.ids_restore, images)
 
     def reconstruct(self, tokens: Tensor, ids_restore: Tensor, images: Tensor) -> Output:
         """All patches from the tokens (B, K, width) of some, whose places ids_restore (B, L) tells."""
