@@ -18,6 +18,7 @@ from mimcl.model.mae import (
     patchify,
     reconstruction_loss,
     sin_cos_positions,
+    take,
     unpatchify,
 )
 
@@ -104,6 +105,15 @@ def test_loss_follows_the_formulas(norm_pix_loss):
         order = np.argsort(noise[number].numpy())
         expected = formulas.loss(images[number].numpy(), order[:2], order[2:], norm_pix_loss)
         assert losses[number] == pytest.approx(expected, rel=2e-6)
+
+
+def test_patches_embedded_alone_are_the_convolutions():
+    model = tiny()
+    images = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    ids = torch.tensor([[8, 0, 3]]).repeat(5, 1) - torch.arange(5)[:, None] % 2 * torch.tensor([[1, 0, 2]])
+    expected = model.patch_embed(images) + model.pos_embed[:, 1:]
+    torch.testing.assert_close(model.embed(images), expected)
+    torch.testing.assert_close(model.embed(images, ids), take(expected, ids))
 
 
 def test_the_output_has_the_documented_shapes():
