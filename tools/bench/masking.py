@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.make import make_masker
@@ -146,9 +148,9 @@ def our_steps(sizes: Sizes, images: Tensor, masking: str, precision: str, compil
     masker = make_masker(
         MaskingConfig(masking, sizes.ratio),
         model,
+        Clock("epoch", 1, 1),
         hard_patches=HardPatchesConfig(),
         learned=LearnedMaskingConfig(),
-        epochs=1.0,
         seed=0,
     )
     trainer = Trainer(
@@ -157,7 +159,7 @@ def our_steps(sizes: Sizes, images: Tensor, masking: str, precision: str, compil
         TrainerConfig(compile=compiled, log_every_steps=10**9, checkpoint_every_steps=10**9),
         OptimConfig(),
         samples=sizes.batch,
-        draws=sizes.steps * sizes.batch,
+        draws=10**6 * sizes.batch,
         batch_size=sizes.batch,
         micro_batches=1,
         precision=precision,
@@ -165,9 +167,10 @@ def our_steps(sizes: Sizes, images: Tensor, masking: str, precision: str, compil
     keys = torch.from_numpy(hash64(0, np.arange(sizes.batch), STREAM_MASK).view(np.int64)).to(sizes.device)
 
     def run() -> None:
-        trainer.position = 0
-        batches = (Batch(images, keys, (step + 1) * sizes.batch) for step in range(sizes.steps))
-        trainer.run(batches, (), lambda *_: None)
+        trainer.position = sizes.batch  # the first step is always reported, which a step seldom is
+        batches = (Batch(images, keys, step * sizes.batch) for step in count(2))
+        steps = count(2)
+        trainer.run(batches, (), lambda *_: None, lambda: next(steps) >= sizes.steps)  # stops one step late
 
     return run
 
@@ -244,7 +247,7 @@ def main() -> None:
         "--maskings", default="random,hard-patches,learned", help="names, separated by commas; random is always there"
     )
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, help="steps in a round; default 2, on a GPU 20")
+    parser.add_argument("--steps", type=int, help="steps in a round; at least 2; default 2, on a GPU 20")
     parser.add_argument("--batch", type=int, help="images in a step; default 32, on a GPU 128")
     parser.add_argument("--gpu", action="store_true", help="ViT-B/16 with MAE's decoder, on the GPU")
     parser.add_argument("--out", type=Path, help="a file for what is printed")
