@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mimcl.cli.restore import restore
 from mimcl.model import checkpoint
-from mimcl.model.mae import normalise
+from mimcl.model.mae import to_patches
 
 
 class MaeFeatures:
@@ -44,4 +44,4 @@ class MaeFeatures:
         """uint8 (B, 3, S, S) to float32 (B, width)."""
         device = self._model.cls_token.device
         with self._autocast:
-            return self._model.features(normalise(images.to(device))).float().cpu().numpy()
+            return self._model.features(to_patches(images.to(device), self._model.patch_size)).float().cpu().numpy()

@@ -12,7 +12,7 @@ from torch import Tensor
 from mimcl.cli.restore import restore, restore_masker
 from mimcl.curriculum.masking.masker import Mask
 from mimcl.model.checkpoint import Checkpoint
-from mimcl.model.mae import MaskedAutoencoderViT, Output, normalise, patchify, unpatchify
+from mimcl.model.mae import MaskedAutoencoderViT, Output, patchify, to_patches, unpatchify
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
 _GREY = 0.5  # of removed patches
@@ -33,13 +33,13 @@ def reconstruct(saved: Checkpoint, crops: Tensor, seed: int) -> Reconstruction:
     model = restore(saved.meta["config"], saved.tensors)
     masker, done = restore_masker(saved, model)
     keys = torch.from_numpy(hash64(seed, np.arange(len(crops)), STREAM_MASK).view(np.int64))
-    images, progress = normalise(crops), torch.tensor(done, dtype=torch.float64)
-    mask = masker.propose(images, keys, model, progress)
-    output = model(images, mask)
+    patches, progress = to_patches(crops, model.patch_size), torch.tensor(done, dtype=torch.float64)
+    mask = masker.propose(patches, keys, model, progress)
+    output = model(patches, mask)
 
     pixels, removed = patchify(crops.float(), model.patch_size), mask.mask[:, :, None] == 1
     seen = pixels.where(~removed, 255 * _GREY)
-    filled = pixels.where(~removed, as_pixels(output.pred, images, crops, model))
+    filled = pixels.where(~removed, as_pixels(output.pred, crops, model))
     pictures = (unpatchify(p, model.patch_size).clamp(0, 255).to(torch.uint8) for p in (seen, filled))
     side = math.isqrt(model.num_patches)
     scores = None if mask.scores is None else mask.scores.float().unflatten(1, (side, side))
@@ -53,11 +53,11 @@ def _rows(parts: Output | Mask, rows: Tensor) -> Output | Mask:
     return type(parts)(*(part if part is None else part[rows] for part in parts))
 
 
-def as_pixels(pred: Tensor, images: Tensor, crops: Tensor, model: MaskedAutoencoderViT) -> Tensor:
+def as_pixels(pred: Tensor, crops: Tensor, model: MaskedAutoencoderViT) -> Tensor:
     """Predicted patches (n, L, P) in grey levels; normalised ones with the mean and deviation that the patch has."""
     if model.norm_pix_loss:
-        variance, mean = torch.var_mean(patchify(images, model.patch_size), dim=-1, keepdim=True)
+        variance, mean = torch.var_mean(to_patches(crops, model.patch_size), dim=-1, keepdim=True)
         pred = pred * (variance + 1e-6).sqrt() + mean
-    # Back from the model's colours to grey levels: normalise is a straight line in each channel.
-    zero, one = (patchify(normalise(torch.full_like(crops, value)), model.patch_size) for value in (0, 1))
+    # Back from the model's colours to grey levels: to_patches is a straight line in each channel.
+    zero, one = (to_patches(torch.full_like(crops, value), model.patch_size) for value in (0, 1))
     return (pred - zero) / (one - zero)

@@ -65,16 +65,19 @@ class Output(NamedTuple):
     decoder_input: Tensor  # (B, 1 + L, decoder_width): positions added
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to float32 with ImageNet's mean and deviation."""
-    mean, std = _statistics(images.device)
-    return torch.sub(images, mean).div_(std)
+def to_patches(images: Tensor, patch_size: int) -> Tensor:
+    """uint8 (B, 3, H, W) to patches, float32 (B, L, P), with ImageNet's mean and deviation.
+
+    All that sees the images sees them so: cutting them up is dear, and in uint8 the cheapest.
+    """
+    mean, std = _statistics(images.device, patch_size)
+    return torch.sub(patchify(images, patch_size), mean).div_(std)
 
 
 @cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation in grey levels; copied to a device once, since such a copy waits for the device."""
-    return tuple(255 * torch.tensor(values).view(3, 1, 1).to(device) for values in (_MEAN, _STD))
+def _statistics(device: torch.device, patch_size: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of a patch's values in grey levels; copied once, since such a copy waits for the device."""
+    return tuple(255 * torch.tensor(values).repeat(patch_size**2).to(device) for values in (_MEAN, _STD))
 
 
 def reconstruction_loss(per_patch_loss: Tensor, mask: Tensor) -> Tensor:
@@ -131,9 +134,9 @@ class MaskedAutoencoderViT(nn.Module):
         for token in (self.cls_token, self.mask_token):
             nn.init.normal_(token, std=0.02, generator=generator)
 
-    def embed(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Normalised images (B, 3, H, W) to patch tokens with positions (B, L, width), or (B, K, width) at `ids`."""
-        patches, positions = patchify(images, self.patch_size), self.pos_embed[:, 1:]
+    def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Patches (B, L, P) to tokens with positions (B, L, width), or to those at `ids` (B, K)."""
+        positions = self.pos_embed[:, 1:]
         if ids is not None:
             patches, positions = take(patches, ids), take(positions.expand(len(ids), -1, -1), ids)
         # A quarter of the work of PatchEmbed's convolution, which knows no ids, and faster than it for all patches.
@@ -163,31 +166,30 @@ class MaskedAutoencoderViT(nn.Module):
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x)[:, 1:])
 
-    def target(self, images: Tensor) -> Tensor:
-        """The pixels to be predicted, float32 (B, L, P); with norm_pix_loss each patch has mean 0 and variance 1."""
-        target = patchify(images.float(), self.patch_size)
-        if self.norm_pix_loss:
-            # On the CPU torch.var takes three times as long.
-            centred = target - target.mean(dim=-1, keepdim=True)
-            variance = centred.square().sum(dim=-1, keepdim=True) / (target.shape[-1] - 1)
-            target = centred.div_((variance + 1e-6).sqrt())
-        return target
+    def target(self, patches: Tensor) -> Tensor:
+        """What is to be predicted of patches (B, L, P); with norm_pix_loss each has mean 0 and variance 1."""
+        if not self.norm_pix_loss:
+            return patches
+        # On the CPU torch.var takes three times as long.
+        centred = patches - patches.mean(dim=-1, keepdim=True)
+        variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+        return centred.div_((variance + 1e-6).sqrt())
 
-    def forward(self, images: Tensor, mask: Mask) -> Output:
-        """Normalised images (B, 3, H, W) and a mask to reconstruction and loss."""
-        return self.reconstruct(self.embed(images, mask.ids_keep), mask.ids_restore, images)
+    def forward(self, patches: Tensor, mask: Mask) -> Output:
+        """Patches (B, L, P) and a mask to reconstruction and loss."""
+        return self.reconstruct(self.embed(patches, mask.ids_keep), mask.ids_restore, patches)
 
-    def reconstruct(self, tokens: Tensor, ids_restore: Tensor, images: Tensor) -> Output:
-        """All patches from the tokens (B, K, width) of some, whose places ids_restore (B, L) tells."""
+    def reconstruct(self, tokens: Tensor, ids_restore: Tensor, patches: Tensor) -> Output:
+        """All patches (B, L, P) from the tokens (B, K, width) of some, whose places ids_restore (B, L) tells."""
         latent = self.encode(tokens)
         decoder_input = self.to_decoder(latent, ids_restore)
         pred = self.decode(decoder_input)
-        per_patch_loss = functional.mse_loss(pred.float(), self.target(images), reduction="none").mean(dim=-1)
+        per_patch_loss = functional.mse_loss(pred.float(), self.target(patches), reduction="none").mean(dim=-1)
         return Output(per_patch_loss, pred, latent, decoder_input)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Mean-pooled patch tokens of whole normalised images, (B, width)."""
-        return self.encode(self.embed(images))[:, 1:].mean(dim=1)
+    def features(self, patches: Tensor) -> Tensor:
+        """Mean-pooled tokens of whole images, patches (B, L, P) to (B, width)."""
+        return self.encode(self.embed(patches))[:, 1:].mean(dim=1)
 
 
 def build(config: ModelConfig, image_size: int, seed: int) -> MaskedAutoencoderViT:
@@ -222,20 +224,11 @@ def take(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-# An operator of its own: torch.compile would gather single pixels anew wherever patches are read, at 5 times the cost.
-@torch.library.custom_op("mimcl::patchify", mutates_args=())
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """(B, 3, H, W) to (B, L, p * p * 3), patches in row order, values in order row, column, channel; no gradient."""
+    """(B, 3, H, W) to (B, L, p * p * 3), patches in row order, values in order row, column, channel."""
     b, c, h, w = images.shape
     p = patch_size
-    patches = images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1)
-    return patches.clone(memory_format=torch.contiguous_format).view(b, -1, p * p * c)
-
-
-@patchify.register_fake
-def _(images: Tensor, patch_size: int) -> Tensor:
-    b, c, h, w = images.shape
-    return images.new_empty(b, (h // patch_size) * (w // patch_size), patch_size * patch_size * c)
+    return images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
 
 
 def unpatchify(patches: Tensor, patch_size: int) -> Tensor:

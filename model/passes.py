@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, normalise, reconstruction_loss
+from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, reconstruction_loss, to_patches
 
 
 class Masker(Protocol):
@@ -19,9 +19,9 @@ class Masker(Protocol):
 
     second_every: int
 
-    def propose(self, images: Tensor, keys: Tensor, model: nn.Module, progress: Tensor) -> Mask: ...
+    def propose(self, patches: Tensor, keys: Tensor, model: nn.Module, progress: Tensor) -> Mask: ...
     def loss(self, output: Output, mask: Mask) -> Tensor | None: ...
-    def second_loss(self, images: Tensor, mask: Mask, model: nn.Module, progress: Tensor) -> Tensor | None: ...
+    def second_loss(self, patches: Tensor, mask: Mask, model: nn.Module, progress: Tensor) -> Tensor | None: ...
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None: ...
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]: ...
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]: ...
@@ -67,19 +67,19 @@ class Passes:
         `images` are uint8 (B, 3, H, W), `keys` int64 (B,), `progress` as the masker's contract says.
         """
         with self._autocast, self._attention():
-            images = normalise(images)
+            patches = to_patches(images, self._model.patch_size)
             with torch.set_grad_enabled(second):
-                mask = self._propose(images, keys, self._frozen, progress)
-            objective, losses, output = self._first(images, mask)
+                mask = self._propose(patches, keys, self._frozen, progress)
+            objective, losses, output = self._first(patches, mask)
         (objective.sum() / self._batch_size).backward()
         if second:
             with self._autocast, self._attention():
-                own_objective = self._second(images, mask, self._frozen, progress)
+                own_objective = self._second(patches, mask, self._frozen, progress)
             torch.autograd.backward(own_objective.sum() / self._batch_size, inputs=self._own)
         return Passed(losses, output, mask, progress)
 
-    def _first_objective(self, images: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Output]:
-        output = self._model(images, mask)
+    def _first_objective(self, patches: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Output]:
+        output = self._model(patches, mask)
         losses = reconstruction_loss(output.per_patch_loss, mask.mask)
         added = self._masker.loss(output, mask)
         # What leaves with a gradient function costs a compiled backward pass, needed or not.

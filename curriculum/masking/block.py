@@ -35,7 +35,7 @@ class BlockMasker(Masker):
         self.register_buffer("_most", torch.tensor(_most(self._least, removed, patches)), persistent=False)
         self.register_buffer("_to_come", torch.arange(_BLOCKS, 0, -1, dtype=torch.uint8), persistent=False)
 
-    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
+    def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         noise, chances = uniforms(keys, self._patches + 4 * _BLOCKS).split([self._patches, 4 * _BLOCKS], dim=1)
         for_size, for_shape, for_top, for_left = chances.unflatten(1, (4, _BLOCKS)).unbind(1)
         size = self._least + _below(self._most - self._least + 1, for_size)

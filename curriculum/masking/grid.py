@@ -28,7 +28,7 @@ class GridMasker(Masker):
         # Not persistent: it is no weight.
         self.register_buffer("_lattices", _lattices(math.isqrt(patches), self._every), persistent=False)
 
-    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
+    def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         noise, chance = uniforms(keys, self._patches + 1).split([self._patches, 1], dim=1)
         on_lattice = self._lattices == (chance * self._every).long()
         removed = ~on_lattice if self._keeps_lattice else on_lattice

@@ -72,9 +72,9 @@ class Teacher(nn.Module):
             delattr(self.model, name)
         self.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to what each patch seems to cost, float32 (B, L)."""
-        tokens = self.model.embed(images)
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches (B, L, P) to what each patch seems to cost, float32 (B, L)."""
+        tokens = self.model.embed(patches)
         order = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
         return self.predictor(self.model.to_decoder(self.model.encode(tokens), order))
 
@@ -115,8 +115,8 @@ class HardPatchesMasker(Masker):
         self.teacher = Teacher(model, self.predictor)
 
     @torch.no_grad()
-    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
-        scores = self.teacher(images)
+    def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
+        scores = self.teacher(patches)
         hardest_first = scores.argsort(dim=1, descending=True, stable=True)
         places = torch.arange(self._patches, device=scores.device).expand_as(hardest_first)
         rank = torch.empty_like(hardest_first).scatter_(1, hardest_first, places)
@@ -126,8 +126,9 @@ class HardPatchesMasker(Masker):
 
     def loss(self, output: Output, mask: Mask) -> Tensor:
         predicted = self.predictor(output.decoder_input)
-        losses = _LOSSES[self._config.ranking](predicted, output.per_patch_loss, mask.mask)
-        return self._config.ranking_weight * losses
+        removed = mask.ids_restore.argsort(dim=1)[:, -self._removed :]  # of all pairs these are half
+        columns = (column.gather(1, removed) for column in (predicted, output.per_patch_loss, mask.mask))
+        return self._config.ranking_weight * _LOSSES[self._config.ranking](*columns)
 
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None:
         self.teacher.follow(model, self.predictor, ((1 - self._momentum(progress)) * finite).float())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, Output, agreement, keep_lowest, kept_patches
-from mimcl.curriculum.masking.network import drawn, transformer
+from mimcl.curriculum.masking.network import drawn, first_token, transformer
 
 _SIGMA = 0.12  # of the hill around 1/2 that scores are driven away from
 _CLOSENESS = 0.1  # of two images' scores: its fall with their distance
@@ -71,23 +71,23 @@ class LearnedMasker(Masker):
         network = drawn(partial(MaskingNetwork, width, model.num_patches, config.depth, config.heads), seed)
         self.network = network.to(model.cls_token.device)
 
-    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
-        scores = self.network(model.embed(images))
+    def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
+        scores = self.network(model.embed(patches))
         return keep_lowest(scores.detach(), self._mask_ratio)._replace(scores=scores)
 
-    def second_loss(self, images: Tensor, mask: Mask, model: Autoencoder, progress: Tensor) -> Tensor:
-        """The objective of a draw's group, `group_size` draws in a row. ValueError for images that are no such groups.
+    def second_loss(self, patches: Tensor, mask: Mask, model: Autoencoder, progress: Tensor) -> Tensor:
+        """The objective of a draw's group, `group_size` draws in a row. ValueError for draws that are no such groups.
 
         c(progress) * soft reconstruction + Gaussian + KL + diversity, each over the group alone.
         """
-        if len(images) % self.group_size:
+        if len(patches) % self.group_size:
             raise ValueError(
-                f"{len(images)} draws are no whole groups of {self.group_size}; cut micro-batches at multiples of "
+                f"{len(patches)} draws are no whole groups of {self.group_size}; cut micro-batches at multiples of "
                 "learned_masking.group_size"
             )
-        tokens = (1 - mask.scores).unsqueeze(-1) * model.embed(images)
+        tokens = (1 - mask.scores).unsqueeze(-1) * model.embed(patches)
         in_place = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
-        errors = model.reconstruct(tokens, in_place, images).per_patch_loss
+        errors = model.reconstruct(tokens, in_place, patches).per_patch_loss
         scores, errors = (values.unflatten(0, (-1, self.group_size)) for values in (mask.scores, errors))
         factor = curriculum_factor(progress, self._clock)
         objective = factor * soft_reconstruction(scores, errors) + sum(self._terms_of_scores(scores).values())
@@ -132,11 +132,12 @@ class MaskingNetwork(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L, width) to scores in (0, 1), float32 (B, L): the higher, the rather removed."""
         x = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
+        x = first_token(self.blocks[-1], x)
         # In bfloat16 many scores of an image were equal, and which of them are removed a matter of the sort.
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(self.norm(x[:, 0].float())).sigmoid()
+            return self.head(self.norm(x.float())).sigmoid()
 
 
 def curriculum_factor(progress: Tensor, clock: Clock) -> Tensor:

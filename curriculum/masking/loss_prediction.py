@@ -53,8 +53,9 @@ def ranking_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     other pairs has loss 0. The published code divides by the pairs of the whole batch: the same without ties.
     """
     harder = _harder(target, mask)
-    losses = F.softplus(predicted[:, None, :] - predicted[:, :, None])
-    return (losses * harder).sum((1, 2)) / harder.sum((1, 2)).clamp(min=1)
+    margin = predicted[:, None, :] - predicted[:, :, None]
+    losses = F.softplus(margin.masked_fill(~harder, -torch.inf))  # 0 where there is nothing to learn, its gradient too
+    return losses.sum((1, 2)) / harder.sum((1, 2)).clamp(min=1)
 
 
 def absolute_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

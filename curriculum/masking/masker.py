@@ -72,10 +72,10 @@ class Autoencoder(Protocol):
     cls_token: Tensor
     decoder_blocks: nn.ModuleList
 
-    def embed(self, images: Tensor) -> Tensor: ...
+    def embed(self, patches: Tensor) -> Tensor: ...
     def encode(self, tokens: Tensor) -> Tensor: ...
     def to_decoder(self, latent: Tensor, ids_restore: Tensor) -> Tensor: ...
-    def reconstruct(self, tokens: Tensor, ids_restore: Tensor, images: Tensor) -> Output: ...
+    def reconstruct(self, tokens: Tensor, ids_restore: Tensor, patches: Tensor) -> Output: ...
 
 
 class Output(Protocol):
@@ -95,15 +95,15 @@ class Masker(nn.Module):
     group_size = 1  # consecutive draws that `second_loss` takes together; micro-batches are cut at its multiples
     second_every = 1  # `second_loss` is asked for in one of so many steps
 
-    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
-        """The mask of each image. `images` are normalised (B, 3, H, W), `keys` int64 (B,)."""
+    def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
+        """The mask of each image. `patches` are the images', normalised (B, L, P); `keys` int64 (B,)."""
         raise NotImplementedError
 
     def loss(self, output: Output, mask: Mask) -> Tensor | None:
         """Per draw (B,), added to the reconstruction loss of the same backward pass."""
         return None
 
-    def second_loss(self, images: Tensor, mask: Mask, model: Autoencoder, progress: Tensor) -> Tensor | None:
+    def second_loss(self, patches: Tensor, mask: Mask, model: Autoencoder, progress: Tensor) -> Tensor | None:
         """Per draw (B,), an objective of its own for `own_parameters` alone; `mask` is what was proposed."""
         return None
 

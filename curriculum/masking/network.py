@@ -7,7 +7,8 @@ from functools import partial
 
 import torch
 from timm.models.vision_transformer import Block
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def transformer(width: int, depth: int, heads: int, eps: float = 1e-6) -> nn.ModuleList:
@@ -16,6 +17,18 @@ def transformer(width: int, depth: int, heads: int, eps: float = 1e-6) -> nn.Mod
         raise ValueError(f"a width of {width} cannot be divided among {heads} heads of attention")
     norm = partial(nn.LayerNorm, eps=eps)
     return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+
+
+def first_token(block: Block, x: Tensor) -> Tensor:
+    """What `block` makes of the first of the tokens (B, L, width): (B, width). The others are only looked at."""
+    attention, x_normed = block.attn, block.norm1(x)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    query = F.linear(x_normed[:, :1], *(part[: x.shape[2]] for part in (weight, bias)))
+    key, value = F.linear(x_normed, *(part[x.shape[2] :] for part in (weight, bias))).chunk(2, dim=2)
+    heads = (part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    first = x[:, :1] + attention.proj(attended)
+    return (first + block.mlp(block.norm2(first))).squeeze(1)
 
 
 def drawn(build: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -18,7 +18,7 @@ class RandomMasker(Masker):
         kept_patches(patches, mask_ratio)  # or ValueError
         self._patches, self._mask_ratio = patches, mask_ratio
 
-    def propose(self, images: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
+    def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         return keep_lowest(uniforms(keys, self._patches), self._mask_ratio)
 
 

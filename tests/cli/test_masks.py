@@ -20,7 +20,7 @@ from mimcl.cli.reconstruction import Reconstruction, as_pixels, reconstruct
 from mimcl.curriculum.masking import make
 from mimcl.curriculum.masking.masker import Masker, keep_lowest
 from mimcl.model import checkpoint, mae
-from mimcl.model.mae import ModelConfig, build, normalise, patchify, unpatchify
+from mimcl.model.mae import ModelConfig, build, patchify, to_patches, unpatchify
 from mimcl.model.saver import Saver
 from mimcl.pipeline.index import ShardIndex
 
@@ -47,8 +47,8 @@ class Scoring(Masker):
         self.head = nn.Linear(len(model.cls_token[0, 0]), 1)
         nn.init.constant_(self.head.weight, 0.1)
 
-    def propose(self, images, keys, model, progress):
-        scores = self.head(model.embed(images)).squeeze(-1).detach()
+    def propose(self, patches, keys, model, progress):
+        scores = self.head(model.embed(patches)).squeeze(-1).detach()
         return keep_lowest(scores, 0.75)._replace(scores=scores)
 
     def loss(self, output, mask):
@@ -179,8 +179,7 @@ def test_kept_patches_are_shown_as_they_are_and_the_others_are_filled_in(home, c
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_a_perfect_prediction_is_the_crop(crops, norm_pix_loss):
     model = build(ModelConfig("vit_tiny", 8, 32, 1, norm_pix_loss), 32, seed=0)
-    images = normalise(crops)
-    restored = unpatchify(as_pixels(model.target(images), images, crops, model), 8)
+    restored = unpatchify(as_pixels(model.target(to_patches(crops, 8)), crops, model), 8)
     np.testing.assert_allclose(restored, crops.float(), atol=0.1)
 
 
@@ -192,7 +191,7 @@ def test_scores_masks_and_progress_are_those_of_the_checkpoint(home, crops):
         head = nn.Linear(64, 1)
         head.load_state_dict({name: saved.tensors[f"masker.head.{name}"] for name in ("weight", "bias")})
         with torch.no_grad():
-            scores = head(model.embed(normalise(crops))).squeeze(-1)
+            scores = head(model.embed(to_patches(crops, 8))).squeeze(-1)
         found = reconstruct(saved, crops, seed=3)
         np.testing.assert_array_equal(found.scores, scores.unflatten(1, (4, 4)))
         assert found.stage == f"done {step / 6:.3g}"

@@ -14,11 +14,11 @@ from mimcl.model.mae import (
     ModelConfig,
     build,
     encoder_weights,
-    normalise,
     patchify,
     reconstruction_loss,
     sin_cos_positions,
     take,
+    to_patches,
     unpatchify,
 )
 
@@ -97,7 +97,7 @@ def test_loss_follows_the_formulas(norm_pix_loss):
     images = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     noise = torch.rand(3, 9, generator=torch.Generator().manual_seed(2))
     mask = keep_lowest(noise, 0.75)
-    output = model(images, mask)
+    output = model(patchify(images, 4), mask)
     # The target is float32 by design, so agreement ends there.
     losses = reconstruction_loss(output.per_patch_loss, mask.mask).detach().numpy()
     formulas = Formulas(model.state_dict(), 4, 2, 3)
@@ -112,12 +112,12 @@ def test_patches_embedded_alone_are_the_convolutions():
     images = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([[8, 0, 3]]).repeat(5, 1) - torch.arange(5)[:, None] % 2 * torch.tensor([[1, 0, 2]])
     expected = model.patch_embed(images) + model.pos_embed[:, 1:]
-    torch.testing.assert_close(model.embed(images), expected)
-    torch.testing.assert_close(model.embed(images, ids), take(expected, ids))
+    torch.testing.assert_close(model.embed(patchify(images, 4)), expected)
+    torch.testing.assert_close(model.embed(patchify(images, 4), ids), take(expected, ids))
 
 
 def test_the_output_has_the_documented_shapes():
-    output = tiny()(torch.randn(5, 3, 12, 12), keep_lowest(torch.rand(5, 9), 0.75))
+    output = tiny()(torch.randn(5, 9, 48), keep_lowest(torch.rand(5, 9), 0.75))
     assert output.per_patch_loss.shape == (5, 9)
     assert output.pred.shape == (5, 9, 48)
     assert output.latent.shape == (5, 3, 8)
@@ -128,7 +128,7 @@ def test_the_output_has_the_documented_shapes():
 def test_any_image_and_patch_size(image_size, patch_size):
     model = build(ModelConfig("vit_tiny", patch_size, decoder_width=32, decoder_depth=1), image_size, seed=0)
     patches = (image_size // patch_size) ** 2
-    output = model(torch.randn(2, 3, image_size, image_size), keep_lowest(torch.rand(2, patches), 0.75))
+    output = model(torch.randn(2, patches, 3 * patch_size**2), keep_lowest(torch.rand(2, patches), 0.75))
     assert output.pred.shape == (2, patches, 3 * patch_size**2)
 
 
@@ -148,10 +148,11 @@ def test_encoder_loads_into_timm_and_computes_the_same(name, parameters):
     vit.load_state_dict(weights)  # strict: the same names, all of them
     assert sum(value.numel() for value in weights.values()) == pytest.approx(parameters, rel=0.03)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    patches = patchify(images, 8)
     with torch.inference_mode():
         expected = vit.forward_features(images)
-        torch.testing.assert_close(model.encode(model.embed(images)), expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model.features(images), expected[:, 1:].mean(1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.encode(model.embed(patches)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.features(patches), expected[:, 1:].mean(1), atol=1e-5, rtol=1e-5)
 
 
 def test_positions_are_sines_and_cosines_of_column_then_row():
@@ -189,10 +190,10 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone
     assert first.mask_token.std().item() == pytest.approx(0.02, rel=0.4)
 
 
-def test_normalise_is_imagenets():
+def test_patches_have_imagenets_mean_and_deviation():
     images = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 4)
     expected = [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    torch.testing.assert_close(normalise(images)[1, :, 2, 3], torch.tensor(expected))
+    torch.testing.assert_close(to_patches(images, 2)[1, 3], torch.tensor(expected).repeat(4))
 
 
 @pytest.mark.parametrize("bad", [dict(name="vit_giant"), dict(decoder_width=100), dict(patch_size=0)])

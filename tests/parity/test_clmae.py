@@ -11,7 +11,7 @@ from mimcl.curriculum.masking.learned import (
     curriculum_factor,
     kl_from_ratio,
 )
-from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss
+from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 
 TOLERANCE = 1e-5
 RATIO = 0.75
@@ -56,34 +56,34 @@ def case(golden):
 
 
 def proposed(arrays, model, masker):
-    images = torch.from_numpy(arrays["images"])
-    return images, masker.propose(images, torch.empty(0), model, torch.zeros((), dtype=torch.float64))
+    patches = patchify(torch.from_numpy(arrays["images"]), model.patch_size)
+    return patches, masker.propose(patches, torch.empty(0), model, torch.zeros((), dtype=torch.float64))
 
 
 def test_scores_masks_and_the_loss_of_the_first_pass(case):
     arrays, model, masker = case
-    images, mask = proposed(arrays, model, masker)
+    patches, mask = proposed(arrays, model, masker)
     np.testing.assert_allclose(1 - mask.scores.detach(), arrays["keep_prob"], atol=TOLERANCE)
     np.testing.assert_array_equal(mask.mask, arrays["mask"])
     # Kept and removed patches stand in the order of their scores, as theirs do.
     np.testing.assert_array_equal(mask.ids_restore, arrays["ids_restore"])
-    loss = reconstruction_loss(model(images, mask).per_patch_loss, mask.mask).mean()
+    loss = reconstruction_loss(model(patches, mask).per_patch_loss, mask.mask).mean()
     np.testing.assert_allclose(loss, arrays["loss"], atol=TOLERANCE)
 
 
 def test_every_term_of_the_second_pass(case):
     arrays, model, masker = case
-    images, mask = proposed(arrays, model, masker)
+    patches, mask = proposed(arrays, model, masker)
     progress = torch.zeros((), dtype=torch.float64)
-    whole = masker.second_loss(images, mask, model, progress).detach()
-    other_sign = masker.second_loss(images, mask, model, progress + 1).detach()
+    whole = masker.second_loss(patches, mask, model, progress).detach()
+    other_sign = masker.second_loss(patches, mask, model, progress + 1).detach()
     terms = {name: masker.figures(None, mask, progress)[name] for name in ("gaussian", "kl", "diversity")}
     names = {"gaussian": "m_gauss", "kl": "m_kl", "diversity": "m_div"}
     for name, term in terms.items():
         np.testing.assert_allclose(term.detach(), arrays[names[name]], atol=TOLERANCE, err_msg=name)
-    np.testing.assert_allclose((whole - other_sign) / 2, np.full(len(images), arrays["m_recon"]), atol=TOLERANCE)
+    np.testing.assert_allclose((whole - other_sign) / 2, np.full(len(patches), arrays["m_recon"]), atol=TOLERANCE)
     expected = sum(arrays[name] for name in ("m_recon", "m_gauss", "m_kl", "m_div"))
-    np.testing.assert_allclose(whole, np.full(len(images), expected), atol=TOLERANCE)
+    np.testing.assert_allclose(whole, np.full(len(patches), expected), atol=TOLERANCE)
 
 
 def test_the_curriculum_factor(golden):
@@ -100,21 +100,21 @@ def its_kl(mean_kept: torch.Tensor) -> torch.Tensor:
 
 def test_the_kl_follows_the_mask_ratio_and_its_weight_need_not_follow_the_group_size(case):
     arrays, model, masker = case
-    images, mask = proposed(arrays, model, masker)
+    patches, mask = proposed(arrays, model, masker)
     theirs = its_kl(1 - mask.scores.detach().mean(dim=1))
     np.testing.assert_allclose(0.1 * theirs.sum(), arrays["m_kl"], atol=TOLERANCE)
     halves = torch.full((1, 1, 16), 0.5)
     assert its_kl(1 - halves.mean()) > 0.1  # also for a ratio of 0.5
     assert kl_from_ratio(halves, 0.5).item() == pytest.approx(0, abs=1e-6)
     mean = LearnedMasker(
-        LearnedMaskingConfig(depth=5, heads=4, group_size=len(images), kl_reduction="mean"),
+        LearnedMaskingConfig(depth=5, heads=4, group_size=len(patches), kl_reduction="mean"),
         model,
         RATIO,
         CLOCK,
         seed=0,
     )
     found = mean.figures(None, mask, torch.zeros((), dtype=torch.float64))["kl"].item()
-    assert found == pytest.approx(arrays["m_kl"] / len(images), abs=TOLERANCE)
+    assert found == pytest.approx(arrays["m_kl"] / len(patches), abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("score", [0.0, 1.0])
@@ -130,9 +130,9 @@ def test_the_kl_is_finite_where_the_reference_has_0_log_0(score):
 def test_one_optimizer_for_both_would_move_the_network_while_it_is_frozen(case):
     # The reference freezes it by leaving its gradients at 0. tests/curriculum/masking/test_learned.py: ours stays.
     arrays, model, masker = case
-    images, mask = proposed(arrays, model, masker)
+    patches, mask = proposed(arrays, model, masker)
     optimizer = torch.optim.AdamW([*model.parameters(), *masker.parameters()], lr=1e-3)
-    masker.second_loss(images, mask, model, torch.zeros((), dtype=torch.float64)).mean().backward()
+    masker.second_loss(patches, mask, model, torch.zeros((), dtype=torch.float64)).mean().backward()
     optimizer.step()
     before = masker.network.head.weight.detach().clone()
     optimizer.zero_grad(set_to_none=False)

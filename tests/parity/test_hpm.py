@@ -11,7 +11,7 @@ from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatchesMasker
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, ranking_loss
 from mimcl.curriculum.masking.masker import keep_lowest
-from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss
+from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 
 TOLERANCE = 1e-5
 EPOCHS = 200
@@ -54,7 +54,7 @@ def passed(case):
     arrays, model, masker = case
     mask = keep_lowest(torch.from_numpy(arrays["mask"]) + torch.linspace(0, 0.5, 16), 0.75)
     np.testing.assert_array_equal(mask.mask.bool(), arrays["mask"])
-    output = model(torch.from_numpy(arrays["images"]), mask)
+    output = model(patchify(torch.from_numpy(arrays["images"]), 8), mask)
     return output, mask, masker.predictor(output.decoder_input)
 
 
@@ -82,8 +82,8 @@ def test_reconstruction_and_its_losses(case, passed):
 def test_predicted_losses_of_student_and_teacher(case, passed):
     arrays, model, masker = case
     np.testing.assert_allclose(passed[2].detach(), in_image_order(arrays, "loss_pred"), atol=TOLERANCE)
-    images, progress = torch.from_numpy(arrays["images"]), torch.zeros((), dtype=torch.float64)
-    proposed = masker.propose(images, torch.arange(len(images)), model, progress)
+    patches, progress = patchify(torch.from_numpy(arrays["images"]), 8), torch.zeros((), dtype=torch.float64)
+    proposed = masker.propose(patches, torch.arange(len(patches)), model, progress)
     np.testing.assert_allclose(proposed.scores, arrays["full_loss_pred"], atol=TOLERANCE)
 
 

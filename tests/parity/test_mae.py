@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mimcl.curriculum.masking.masker import keep_lowest
-from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss
+from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 
 TOLERANCE = 1e-5
 
@@ -38,7 +38,7 @@ def test_forward_and_gradients(case):
     mask = keep_lowest(torch.from_numpy(arrays["noise"]), 0.75)
     np.testing.assert_array_equal(mask.ids_restore, arrays["ids_restore"])
     np.testing.assert_array_equal(mask.mask, arrays["mask"])
-    output = model(torch.from_numpy(arrays["images"]), mask)
+    output = model(patchify(torch.from_numpy(arrays["images"]), model.patch_size), mask)
     loss = reconstruction_loss(output.per_patch_loss, mask.mask).mean()
     loss.backward()
     np.testing.assert_allclose(output.latent.detach(), arrays["latent"], atol=TOLERANCE)

@@ -15,7 +15,7 @@ from mimcl.curriculum.masking.loss_prediction import absolute_loss, ranking_accu
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import Mask, MaskingConfig, agreement, keep_lowest
 from mimcl.curriculum.masking.random import uniforms
-from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
 from mimcl.pipeline.augment import STREAM_MASK, hash64
@@ -62,8 +62,8 @@ def at(progress):
     return torch.tensor(progress, dtype=torch.float64)
 
 
-def images_of(count, seed=0):
-    return torch.randn(count, 3, 8 * SIDE, 8 * SIDE, generator=torch.Generator().manual_seed(seed))
+def patches_of(count, seed=0):
+    return torch.randn(count, SIDE * SIDE, 192, generator=torch.Generator().manual_seed(seed))
 
 
 def keys_of(draws, seed=0):
@@ -95,8 +95,8 @@ def mined(scores, keys, hardest, ratio=0.75):
 )
 def test_the_hardest_are_removed_and_of_the_others_random_ones(start, end, progress, hardest):
     masker = learned(make(start_share=start, end_share=end))
-    images, keys = images_of(7), keys_of(7)
-    mask = masker.propose(images, keys, torch.nn.Identity(), at(progress))
+    patches, keys = patches_of(7), keys_of(7)
+    mask = masker.propose(patches, keys, torch.nn.Identity(), at(progress))
     assert torch.equal(mask.mask, mined(mask.scores, keys, hardest))
     assert (mask.mask.sum(1) == REMOVED).all()
     assert mask.scores.dtype == torch.float32
@@ -107,36 +107,36 @@ def test_the_hardest_are_removed_and_of_the_others_random_ones(start, end, progr
 
 def test_the_teacher_sees_the_whole_image():
     masker = learned(make())
-    images, keys = images_of(3), keys_of(3)
+    patches, keys = patches_of(3), keys_of(3)
     teacher = masker.teacher
-    latent = teacher.model.encode(teacher.model.embed(images))
+    latent = teacher.model.encode(teacher.model.embed(patches))
     everything = torch.arange(36).expand(3, 36)
     expected = teacher.predictor(teacher.model.to_decoder(latent, everything))
-    torch.testing.assert_close(masker.propose(images, keys, torch.nn.Identity(), at(0.0)).scores, expected)
+    torch.testing.assert_close(masker.propose(patches, keys, torch.nn.Identity(), at(0.0)).scores, expected)
     assert not hasattr(teacher.model, "decoder_blocks")
     assert not hasattr(teacher.model, "decoder_pred")
 
 
 def test_equal_scores_and_scores_that_are_no_numbers_remove_as_many():
-    masker, images, keys = make(start_share=1.0, end_share=1.0), images_of(4), keys_of(4)
+    masker, patches, keys = make(start_share=1.0, end_share=1.0), patches_of(4), keys_of(4)
     with torch.no_grad():
         masker.teacher.predictor.head.weight.zero_()
-    flat = masker.propose(images, keys, torch.nn.Identity(), at(0.5))
+    flat = masker.propose(patches, keys, torch.nn.Identity(), at(0.5))
     assert (flat.scores == flat.scores[0, 0]).all()
-    broken = masker.propose(images * torch.nan, keys, torch.nn.Identity(), at(0.5))
+    broken = masker.propose(patches * torch.nan, keys, torch.nn.Identity(), at(0.5))
     for mask in (flat, broken):
         assert (mask.mask.sum(1) == REMOVED).all()
 
 
 def test_noise_belongs_to_the_draw_whatever_the_micro_batch():
-    masker, images, keys = learned(make()), images_of(12), keys_of(12)
+    masker, patches, keys = learned(make()), patches_of(12), keys_of(12)
     state = torch.random.get_rng_state()
-    whole = masker.propose(images, keys, torch.nn.Identity(), at(0.6))
+    whole = masker.propose(patches, keys, torch.nn.Identity(), at(0.6))
     for places in (slice(3, 4), slice(4, 9), torch.tensor([7, 0, 11])):
-        part = masker.propose(images[places], keys[places], torch.nn.Identity(), at(0.6))
+        part = masker.propose(patches[places], keys[places], torch.nn.Identity(), at(0.6))
         assert torch.equal(part.mask, whole.mask[places])
         assert torch.equal(part.ids_keep, whole.ids_keep[places])
-    other = masker.propose(images, keys_of(12, seed=1), torch.nn.Identity(), at(0.6))
+    other = masker.propose(patches, keys_of(12, seed=1), torch.nn.Identity(), at(0.6))
     assert not torch.equal(other.mask, whole.mask)
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -209,9 +209,9 @@ def test_gradients_are_right_and_none_reaches_the_target(loss):
 def test_the_gradient_reaches_the_encoder_and_not_what_is_predicted(ranking):
     model = make_model()
     masker = learned(make(model, ranking=ranking, ranking_weight=2.0))
-    images, keys = images_of(4), keys_of(4)
-    mask = masker.propose(images, keys, model, at(0.5))
-    output = model(images, mask)
+    patches, keys = patches_of(4), keys_of(4)
+    mask = masker.propose(patches, keys, model, at(0.5))
+    output = model(patches, mask)
     loss = masker.loss(output, mask)
     assert loss.shape == (4,)
     loss.sum().backward()
@@ -228,17 +228,17 @@ def test_the_gradient_reaches_the_encoder_and_not_what_is_predicted(ranking):
 
 def test_scores_and_losses_are_float32_in_bfloat16_too():
     model = make_model()
-    masker, images, keys = learned(make(model)), images_of(8), keys_of(8)
-    full = masker.propose(images, keys, model, at(0.5))
+    masker, patches, keys = learned(make(model)), patches_of(8), keys_of(8)
+    full = masker.propose(patches, keys, model, at(0.5))
     with torch.autocast("cpu", torch.bfloat16):
-        mask = masker.propose(images, keys, model, at(0.5))
-        output = model(images, full)
+        mask = masker.propose(patches, keys, model, at(0.5))
+        output = model(patches, full)
         loss = masker.loss(output, full)
     assert mask.scores.dtype == loss.dtype == torch.float32
     torch.testing.assert_close(mask.scores, full.scores, atol=0.1, rtol=0.1)
     assert not torch.equal(mask.scores, full.scores)
     assert not torch.equal(mask.scores, mask.scores.bfloat16().float())
-    torch.testing.assert_close(loss, masker.loss(model(images, full), full), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(loss, masker.loss(model(patches, full), full), atol=0.05, rtol=0.05)
 
 
 def moved(model, step):
@@ -331,8 +331,8 @@ def test_weights_follow_the_seed_and_start_without_an_opinion():
     weights = [masker.predictor.blocks[0].attn.qkv.weight for masker in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-    mask = first.propose(images_of(4), keys_of(4), model, at(0.0))
-    loss = first.loss(model(images_of(4), mask), mask)
+    mask = first.propose(patches_of(4), keys_of(4), model, at(0.0))
+    loss = first.loss(model(patches_of(4), mask), mask)
     torch.testing.assert_close(loss, torch.full((4,), math.log(2)), atol=0.03, rtol=0)
     assert len(make(model, predictor_depth=3).predictor.blocks) == 3
     assert first.predictor.blocks[0].attn.num_heads == 2
@@ -368,17 +368,17 @@ def test_a_ratio_that_keeps_or_removes_nothing_is_refused(ratio, kept):
 def test_compiled_it_is_the_same_and_never_compiled_again_as_training_goes_on(ranking):
     torch.compiler.reset()
     model = make_model()
-    masker, images, keys = learned(make(model, ranking=ranking, momentum_share=0.5)), images_of(3), keys_of(3)
+    masker, patches, keys = learned(make(model, ranking=ranking, momentum_share=0.5)), patches_of(3), keys_of(3)
     propose = torch.compile(masker.propose, fullgraph=True)
     loss = torch.compile(masker.loss, fullgraph=True)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for progress in (0.0, 0.04, 0.5, 0.99):
-            expected = masker.propose(images, keys, model, at(progress))
-            mask = propose(images, keys, model, at(progress))
+            expected = masker.propose(patches, keys, model, at(progress))
+            mask = propose(patches, keys, model, at(progress))
             torch.testing.assert_close(mask.scores, expected.scores, atol=1e-4, rtol=1e-4)
             assert torch.equal(mask.mask, expected.mask)
             assert torch.equal(mask.ids_restore, expected.ids_restore)
-            output = model(images, expected)
+            output = model(patches, expected)
             torch.testing.assert_close(loss(output, expected), masker.loss(output, expected), atol=1e-3, rtol=1e-3)
             moved(model, 0)
             masker.after_step(model, at(progress), torch.tensor(True))
@@ -431,8 +431,8 @@ def test_the_predictor_learns_what_is_hard_and_the_teacher_learns_it_from_there(
     assert [round(figures[step]["hard_share"] * REMOVED) for step in (1, 10, 20, 60)] == [2, 2, 4, 13]
     assert figures[STEPS]["teacher_momentum"] == pytest.approx(0.9 + 0.05 * 5 / 100)
     batch = next(stream())
-    images = (batch.images.float() - 120) / 58
-    mask = trainer.masker.propose(images, batch.keys, trainer.model, at(0.99))
+    patches = to_patches(batch.images, 8)
+    mask = trainer.masker.propose(patches, batch.keys, trainer.model, at(0.99))
     noisy = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     noisy[:3, :3] = True
     assert mask.scores[:, noisy.flatten()].mean() > mask.scores[:, ~noisy.flatten()].mean()
@@ -479,13 +479,13 @@ def test_nothing_waits_for_the_gpu(ranking):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     model = make_model().cuda()
-    masker, images, keys = make(model, ranking=ranking), images_of(8).cuda(), keys_of(8).cuda()
+    masker, patches, keys = make(model, ranking=ranking), patches_of(8).cuda(), keys_of(8).cuda()
     progress, finite = at(0.5).cuda(), torch.tensor(True).cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
         with torch.autocast("cuda", torch.bfloat16):
-            mask = masker.propose(images, keys, model, progress)
-            loss = masker.loss(model(images, mask), mask)
+            mask = masker.propose(patches, keys, model, progress)
+            loss = masker.loss(model(patches, mask), mask)
         loss.sum().backward()
         masker.after_step(model, progress, finite)
     finally:

@@ -23,7 +23,7 @@ from mimcl.curriculum.masking.learned import (
 )
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig, keep_lowest
-from mimcl.model.mae import MaskedAutoencoderViT, normalise
+from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
 from mimcl.model.passes import Passes, frozen_twin
 from mimcl.model.trainer import Trainer, TrainerConfig
@@ -63,11 +63,11 @@ def pixels(first: int, count: int) -> torch.Tensor:
     return (rough * fine + (1 - rough) * smooth).to(torch.uint8)
 
 
-IMAGES = normalise(pixels(0, 2 * GROUP))
+PATCHES = to_patches(pixels(0, 2 * GROUP), 8)
 
 
-def propose(masker, model, images=IMAGES):
-    return masker.propose(images, torch.zeros(len(images), dtype=torch.int64), model, START)
+def propose(masker, model, patches=PATCHES):
+    return masker.propose(patches, torch.zeros(len(patches), dtype=torch.int64), model, START)
 
 
 def some_scores(groups=2, images=GROUP, patches=16) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_the_patches_with_the_highest_scores_are_removed_exactly_so_many(ratio):
     assert mask.scores.dtype == torch.float32
     assert ((mask.scores > 0) & (mask.scores < 1)).all()
     assert (mask.mask.sum(1) == 16 - kept).all()
-    assert mask.ids_keep.shape == (len(IMAGES), kept)
+    assert mask.ids_keep.shape == (len(PATCHES), kept)
     for scores, removed in zip(mask.scores, mask.mask.bool(), strict=True):
         assert scores[removed].min() >= scores[~removed].max()
     assert all(torch.equal(one, other) for one, other in zip(mask, again, strict=True))
@@ -96,10 +96,10 @@ def test_a_mask_is_its_images_whatever_keys_and_batch_it_comes_with():
     model = make_model()
     masker = make(model)
     whole = propose(masker, model)
-    part = masker.propose(IMAGES[5:6], torch.tensor([77]), model, END)
+    part = masker.propose(PATCHES[5:6], torch.tensor([77]), model, END)
     torch.testing.assert_close(part.scores, whole.scores[5:6])
     assert torch.equal(part.mask, whole.mask[5:6])
-    assert len(whole.scores.unique(dim=0)) == len(IMAGES)
+    assert len(whole.scores.unique(dim=0)) == len(PATCHES)
 
 
 def test_in_bfloat16_scores_are_as_fine_as_in_float32_and_the_sort_sees_no_gradient(monkeypatch):
@@ -110,14 +110,14 @@ def test_in_bfloat16_scores_are_as_fine_as_in_float32_and_the_sort_sees_no_gradi
     )
     with torch.autocast("cpu", torch.bfloat16):
         mask = propose(masker, model)
-        losses = masker.second_loss(IMAGES, mask, frozen_twin(model), START)
+        losses = masker.second_loss(PATCHES, mask, frozen_twin(model), START)
     assert mask.scores.dtype == losses.dtype == torch.float32
     assert mask.scores.requires_grad
     assert not sorted_by[0].requires_grad
     assert torch.equal(sorted_by[0], mask.scores)
     logits = mask.scores.logit()
     assert ((logits - logits.bfloat16()) / logits).abs().median() > 1e-4
-    torch.testing.assert_close(losses, masker.second_loss(IMAGES, mask, model, START), rtol=0.02, atol=0)
+    torch.testing.assert_close(losses, masker.second_loss(PATCHES, mask, model, START), rtol=0.02, atol=0)
 
 
 def test_weights_are_a_function_of_the_seed_and_not_those_of_the_model():
@@ -157,11 +157,11 @@ def test_the_objective_is_the_weighted_sum_of_its_terms_in_every_group(reduction
     model = make_model()
     masker = make(model, gauss_weight=0.3, kl_weight=0.7, kl_reduction=reduction, diversity_weight=1.1)
     mask = propose(masker, model)
-    tokens = torch.stack([(1 - s)[:, None] * t for s, t in zip(mask.scores, model.embed(IMAGES), strict=True)])
-    errors = model.reconstruct(tokens, torch.arange(16).repeat(len(IMAGES), 1), IMAGES).per_patch_loss
+    tokens = torch.stack([(1 - s)[:, None] * t for s, t in zip(mask.scores, model.embed(PATCHES), strict=True)])
+    errors = model.reconstruct(tokens, torch.arange(16).repeat(len(PATCHES), 1), PATCHES).per_patch_loss
     for progress, factor in ((START, 1), (START + 0.25, 0.5), (END, -1)):
-        losses, by_hand = masker.second_loss(IMAGES, mask, model, progress), 0
-        for first in range(0, len(IMAGES), GROUP):
+        losses, by_hand = masker.second_loss(PATCHES, mask, model, progress), 0
+        for first in range(0, len(PATCHES), GROUP):
             s, e = (values[None, first : first + GROUP] for values in (mask.scores, errors))
             kl = getattr(kl_from_ratio(s, RATIO), reduction)()
             expected = factor * soft_reconstruction(s, e) + 0.3 * gaussian(s) + 0.7 * kl + 1.1 * diversity(s)
@@ -190,7 +190,7 @@ def test_scores_that_are_all_0_or_1_give_finite_losses_and_gradients():
             masker.network.head.bias.fill_(bias)
         mask = propose(masker, model)
         assert (mask.scores == (bias > 0)).all()  # rounded: the reference has 0 log 0 here
-        losses = masker.second_loss(IMAGES, mask, model, START)
+        losses = masker.second_loss(PATCHES, mask, model, START)
         assert losses.isfinite().all()
         assert kl_from_ratio(mask.scores[None], RATIO).min() > 0.25
         losses.sum().backward()
@@ -201,7 +201,7 @@ def test_images_that_are_no_whole_groups_are_refused():
     model = make_model()
     masker = make(model)
     with pytest.raises(ValueError, match=r"^6 draws are no whole groups of 4; .*learned_masking.group_size$"):
-        masker.second_loss(IMAGES[:6], propose(masker, model, IMAGES[:6]), model, START)
+        masker.second_loss(PATCHES[:6], propose(masker, model, PATCHES[:6]), model, START)
 
 
 # The curriculum
@@ -235,7 +235,7 @@ def test_the_network_makes_reconstruction_easier_as_a_partner_and_harder_as_an_a
     losses = []
     for _ in range(25):
         mask = propose(masker, model)
-        objective = masker.second_loss(IMAGES, mask, model, progress).mean()
+        objective = masker.second_loss(PATCHES, mask, model, progress).mean()
         kl = masker.figures(None, mask, progress)["kl"]
         losses.append((objective - kl).item() * -direction)
         optimizer.zero_grad()
@@ -310,7 +310,7 @@ class Replay(Masker):
         super().__init__()
         self.masks = iter(masks)
 
-    def propose(self, images, keys, model, progress):
+    def propose(self, patches, keys, model, progress):
         return next(self.masks)
 
 
@@ -371,8 +371,8 @@ def test_figures_are_what_their_names_say():
     model = make_model()
     masker = make(model)
     mask = propose(masker, model)
-    sure = mask._replace(scores=torch.tensor([[0.0] * 4 + [1.0] * 4 + [0.5] * 8]).expand(len(IMAGES), 16))
-    removed = torch.zeros(len(IMAGES), 16)
+    sure = mask._replace(scores=torch.tensor([[0.0] * 4 + [1.0] * 4 + [0.5] * 8]).expand(len(PATCHES), 16))
+    removed = torch.zeros(len(PATCHES), 16)
     removed[:, :12] = 1
     removed[:2, 11:13] = torch.tensor([0.0, 1.0])  # 2 of 8 images differ, in two patches
     figures = masker.figures(None, sure._replace(mask=removed), START)
@@ -410,17 +410,17 @@ def test_compiled_it_is_the_same_and_progress_compiles_nothing_anew():
     frozen = frozen_twin(model)
     masker = make(model, depth=1, clock="epoch")
     compiled_propose, compiled_second = (torch.compile(f, fullgraph=True) for f in (masker.propose, masker.second_loss))
-    keys = torch.arange(len(IMAGES))
+    keys = torch.arange(len(PATCHES))
     for stance, share in (("default", 0.0), ("fail_on_recompile", 0.4), ("fail_on_recompile", 1.0)):
         progress = START + share
         with torch.compiler.set_stance(stance):
-            mask = compiled_propose(IMAGES, keys, frozen, progress)
-            losses = compiled_second(IMAGES, mask, frozen, progress)
+            mask = compiled_propose(PATCHES, keys, frozen, progress)
+            losses = compiled_second(PATCHES, mask, frozen, progress)
             losses.sum().backward()
         found = [parameter.grad for parameter in masker.parameters()]
         masker.zero_grad()
-        expected_mask = masker.propose(IMAGES, keys, frozen, progress)
-        expected = masker.second_loss(IMAGES, expected_mask, frozen, progress)
+        expected_mask = masker.propose(PATCHES, keys, frozen, progress)
+        expected = masker.second_loss(PATCHES, expected_mask, frozen, progress)
         expected.sum().backward()
         torch.testing.assert_close(mask.scores, expected_mask.scores)
         assert torch.equal(mask.mask, expected_mask.mask)

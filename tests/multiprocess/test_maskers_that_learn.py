@@ -1,4 +1,4 @@
-"""CL-MAE in whole runs: over several processes the losses are those of one, and a resume is exact."""
+"""HPM and CL-MAE in whole runs: over several processes the losses are those of one, and a resume is exact."""
 
 import json
 
@@ -9,22 +9,22 @@ from small_runs import EVERY, assert_same_run, back_to, train
 
 # Sums in another order move a loss by 1e-7; the rest is for two scores that may change places on another machine.
 TOLERANCE = 2e-4
-LEARNED = (
-    "masking.name=learned",
-    "learned_masking.depth=1",
-    "learned_masking.second_every=2",
-)
+MASKERS = {
+    "learned": ("learned_masking.depth=1", "learned_masking.second_every=2"),
+    "hard-patches": ("hard_patches.start_share=0.3", "hard_patches.start_momentum=0.5"),
+}
 
 
 @pytest.fixture(scope="module")
 def trained(home, tmp_path_factory):
     folder, done = tmp_path_factory.mktemp("runs"), {}
 
-    def trained(size, micro=64, group=8):
-        key = (size, micro, group)
+    def trained(masking, size, micro=64, group=8):
+        key = (masking, size, micro, group)
         if key not in done:
             done[key] = out = folder / "-".join(map(str, key))
-            settings = (*LEARNED, f"data.micro_batch_size={micro}", f"learned_masking.group_size={group}")
+            settings = (f"masking.name={masking}", *MASKERS[masking])
+            settings += (f"data.micro_batch_size={micro}", f"learned_masking.group_size={group}")
             ranks.run(home, *train(out, *settings), size=size, before=ranks.shrink_model)
         return done[key]
 
@@ -35,25 +35,27 @@ def losses(run) -> list[float]:
     return [line["loss"] for line in map(json.loads, (run / "metrics.jsonl").open()) if "step" in line]
 
 
+@pytest.mark.parametrize("masking", MASKERS)
 @pytest.mark.parametrize(("size", "micro"), [(1, 17), (3, 64)])  # 2 groups of 8; 2, 3 and 3 groups
-def test_neither_processes_nor_micro_batches_change_the_losses(trained, size, micro):
-    np.testing.assert_allclose(losses(trained(size, micro)), losses(trained(1)), rtol=TOLERANCE)
+def test_neither_processes_nor_micro_batches_change_the_losses(trained, masking, size, micro):
+    np.testing.assert_allclose(losses(trained(masking, size, micro)), losses(trained(masking, 1)), rtol=TOLERANCE)
 
 
 def test_the_size_of_a_group_does(trained):
-    in_other_groups, of_one = (losses(trained(1, group=group)) for group in (64, 8))
+    in_other_groups, of_one = (losses(trained("learned", 1, group=group)) for group in (64, 8))
     assert np.abs(np.divide(in_other_groups, of_one) - 1).max() > 5 * TOLERANCE
 
 
+@pytest.mark.parametrize("masking", MASKERS)
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_resume_continues_bit_for_bit(home, trained, tmp_path, size):
-    unbroken = trained(size)
+def test_a_resume_continues_bit_for_bit(home, trained, tmp_path, masking, size):
+    unbroken = trained(masking, size)
     run = back_to(EVERY, unbroken, tmp_path / "run")
     ranks.run(home, "train", "--out", str(run), "--resume", size=size, before=ranks.shrink_model)
     assert_same_run(run, unbroken)
 
 
 def test_groups_that_do_not_fit_the_batch_are_bad_usage(home, tmp_path):
-    arguments = train(tmp_path / "run", *LEARNED, "learned_masking.group_size=7")
+    arguments = train(tmp_path / "run", "masking.name=learned", "learned_masking.group_size=7")
     ranks.run(home, *arguments, code=2)
     assert "data.batch_size 64 is no multiple of 7, the draws that a masker groups" in ranks.said(home)
