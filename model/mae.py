@@ -151,9 +151,14 @@ class MaskedAutoencoderViT(nn.Module):
             x = block(x)
         return self.norm(x)
 
-    def to_decoder(self, latent: Tensor, ids_restore: Tensor) -> Tensor:
-        """Latent (B, 1 + K, width) to the decoder's input (B, 1 + L, decoder_width): mask tokens in, order restored."""
+    def to_decoder(self, latent: Tensor, ids_restore: Tensor | None) -> Tensor:
+        """Latent (B, 1 + K, width) to the decoder's input (B, 1 + L, decoder_width): mask tokens in, order restored.
+
+        `ids_restore` None: nothing was removed, and all is in order.
+        """
         x = self.decoder_embed(latent)
+        if ids_restore is None:
+            return x + self.decoder_pos_embed
         removed = ids_restore.shape[1] + 1 - x.shape[1]
         mask_tokens = self.mask_token.to(x.dtype).expand(len(x), removed, -1)
         patches = take(torch.cat([x[:, 1:], mask_tokens], dim=1), ids_restore)
@@ -164,7 +169,7 @@ class MaskedAutoencoderViT(nn.Module):
         x = decoder_input
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(x)[:, 1:])
+        return self.decoder_pred(self.decoder_norm(x[:, 1:]))
 
     def target(self, patches: Tensor) -> Tensor:
         """What is to be predicted of patches (B, L, P); with norm_pix_loss each has mean 0 and variance 1."""
@@ -179,8 +184,11 @@ class MaskedAutoencoderViT(nn.Module):
         """Patches (B, L, P) and a mask to reconstruction and loss."""
         return self.reconstruct(self.embed(patches, mask.ids_keep), mask.ids_restore, patches)
 
-    def reconstruct(self, tokens: Tensor, ids_restore: Tensor, patches: Tensor) -> Output:
-        """All patches (B, L, P) from the tokens (B, K, width) of some, whose places ids_restore (B, L) tells."""
+    def reconstruct(self, tokens: Tensor, ids_restore: Tensor | None, patches: Tensor) -> Output:
+        """All patches (B, L, P) from the tokens (B, K, width) of some, whose places ids_restore (B, L) tells.
+
+        `ids_restore` None: the tokens are those of all patches, in order.
+        """
         latent = self.encode(tokens)
         decoder_input = self.to_decoder(latent, ids_restore)
         pred = self.decode(decoder_input)

@@ -17,7 +17,7 @@ from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, Output, a
 from mimcl.curriculum.masking.random import uniforms
 
 _LOSSES = {"relative": ranking_loss, "absolute": absolute_loss}
-_UNUSED = ("decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher: it reconstructs nothing
+_UNUSED = ("mask_token", "decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher: it reconstructs nothing
 _ROUNDING = 1e-9  # patches: a whole number of them may come out a little less
 
 
@@ -74,9 +74,8 @@ class Teacher(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches (B, L, P) to what each patch seems to cost, float32 (B, L)."""
-        tokens = self.model.embed(patches)
-        order = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
-        return self.predictor(self.model.to_decoder(self.model.encode(tokens), order))
+        latent = self.model.encode(self.model.embed(patches))
+        return self.predictor(self.model.to_decoder(latent, ids_restore=None))
 
     @torch.no_grad()
     def follow(self, model: nn.Module, predictor: nn.Module, rate: Tensor) -> None:

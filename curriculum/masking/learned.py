@@ -86,8 +86,7 @@ class LearnedMasker(Masker):
                 "learned_masking.group_size"
             )
         tokens = (1 - mask.scores).unsqueeze(-1) * model.embed(patches)
-        in_place = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
-        errors = model.reconstruct(tokens, in_place, patches).per_patch_loss
+        errors = model.reconstruct(tokens, None, patches).per_patch_loss
         scores, errors = (values.unflatten(0, (-1, self.group_size)) for values in (mask.scores, errors))
         factor = curriculum_factor(progress, self._clock)
         objective = factor * soft_reconstruction(scores, errors) + sum(self._terms_of_scores(scores).values())

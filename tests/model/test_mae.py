@@ -116,6 +116,14 @@ def test_patches_embedded_alone_are_the_convolutions():
     torch.testing.assert_close(model.embed(patchify(images, 4), ids), take(expected, ids))
 
 
+def test_nothing_removed_is_like_the_order_as_it_is():
+    model, patches = tiny(), torch.randn(5, 9, 48, generator=torch.Generator().manual_seed(1))
+    tokens = model.embed(patches)
+    whole, in_order = (model.reconstruct(tokens, ids, patches) for ids in (None, torch.arange(9).expand(5, 9)))
+    assert torch.equal(whole.pred, in_order.pred)
+    assert torch.equal(whole.decoder_input, in_order.decoder_input)
+
+
 def test_the_output_has_the_documented_shapes():
     output = tiny()(torch.randn(5, 9, 48), keep_lowest(torch.rand(5, 9), 0.75))
     assert output.per_patch_loss.shape == (5, 9)

@@ -23,6 +23,7 @@ from mimcl.curriculum.masking.learned import (
 )
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig, keep_lowest
+from mimcl.curriculum.masking.network import first_token, transformer
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
 from mimcl.model.passes import Passes, frozen_twin
@@ -470,3 +471,14 @@ def test_heads_and_ratio_must_fit_the_model():
         make(model, heads=3)
     with pytest.raises(ValueError, match="keeps 0 of 16"):
         make(model, mask_ratio=0.99)
+
+
+def test_the_first_token_alone_is_what_the_whole_block_makes_of_it():
+    block, x = transformer(24, 1, 3)[0], torch.randn(5, 7, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(first_token(block, x), block(x)[:, 0], atol=1e-6, rtol=1e-5)
+    ours, theirs = (
+        torch.autograd.grad(out.square().sum(), [*block.parameters()])
+        for out in (first_token(block, x), block(x)[:, 0])
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
