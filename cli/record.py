@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.config import Config, write_yaml
-from mimcl.cli.run import LEARNED
+from mimcl.cli.take_up import LEARNED
 from mimcl.curriculum.sampler import Plan, WindowPlan
 from mimcl.model.log import RunLog
 from mimcl.model.metrics import Report

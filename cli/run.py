@@ -21,12 +21,8 @@ from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, ConfigError, flatten, nested_keys, override, read_yaml
 from mimcl.cli.recipes import recipe
-from mimcl.curriculum.learned_temperature import LearnedTemperature
-from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
-from mimcl.model.distributed import agree, from_first
-from mimcl.model.trainer import Trainer
-from mimcl.pipeline.draw_counts import DrawCounts
+from mimcl.model.distributed import agree
 from mimcl.pipeline.index import ShardIndex
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.
@@ -54,9 +50,7 @@ _ALIKE = {
     "trainer.max_nonfinite",
 }
 _LOCK_SECONDS = 60.0  # twice what a process needs to notice that another machine is gone
-_FEED_THE_PLAN = {"seed", "data.batch_size", "trainer.epochs", "index", "prototypes"}  # besides curriculum.*
-LEARNED = "learned_temperature"  # its state in a checkpoint's
-_DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
+DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well
 
 
 @dataclass(frozen=True)
@@ -89,8 +83,8 @@ def open_run(
     killed before its first checkpoint, under the same rule; (3) a new run in `out`; (4) a new run in
     runs/RECIPE-CURRICULUM-MASKING, then -2, -3.
     """
-    if unknown := set(allowed) - (flatten(Config()).keys() - {"recipe"}) - set(_DATA):
-        raise ConfigError(f"--allow-change {min(unknown)}: no such field; give section.key, {' or '.join(_DATA)}")
+    if unknown := set(allowed) - (flatten(Config()).keys() - {"recipe"}) - set(DATA):
+        raise ConfigError(f"--allow-change {min(unknown)}: no such field; give section.key, {' or '.join(DATA)}")
     if out and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder with --out")
     if resume and out is None:
@@ -178,69 +172,6 @@ def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool)
     agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))
     # A shared folder may show a checkpoint to one machine before the other.
     agree("whether there is a checkpoint to go on from", f"{resumed:d}")
-
-
-def take_up(
-    trainer: Trainer,
-    plan: Plan,
-    run: Run,
-    now: dict[str, str | None],
-    is_first: bool,
-    on_trouble: Callable[[str], None],
-) -> DrawCounts:
-    """Puts `trainer` where the newest whole checkpoint was saved; all ranks take the one that rank 0 finds.
-
-    A learned temperature of `plan` as well. Returns how often each sample had been drawn by then.
-
-    Raises CheckpointError when it does not fit, or its data or plan were others and that is not allowed.
-    """
-
-    def tell(line: str) -> None:
-        if line not in run.told:
-            on_trouble(line)
-
-    saved = checkpoint.newest(run.checkpoints, checkpoint.load, tell) if is_first else None
-    step = from_first(int(saved.path.name) if saved else 0)
-    saved = saved or checkpoint.load(run.checkpoints / f"{step:08d}")
-    then = saved.meta["fingerprints"]
-    for what in _DATA:
-        if then[what] != now[what] and what not in run.allowed:
-            raise checkpoint.CheckpointError(
-                f"the {what} changed since {saved.path} was saved (fingerprint {then[what]}, now {now[what]}); restore "
-                f"the data, start a new run, or give --allow-change {what}"
-            )
-    if plan.learned:  # first: what a window is follows from it
-        _take_up_temperature(plan.learned, saved)
-    window = saved.meta["window"]
-    feeds_the_plan = any(name.startswith("curriculum.") or name in _FEED_THE_PLAN for name in run.allowed)
-    if not feeds_the_plan and plan.window(window["number"]).digest != window["digest"]:
-        raise checkpoint.CheckpointError(
-            f"window {window['number']} of {saved.path} was drawn otherwise than it is here; resume with the same "
-            "versions of mimcl and numpy on the same kind of processor"
-        )
-    try:
-        trainer.load(saved.tensors, saved.state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise checkpoint.CheckpointError(f"{saved.path} does not fit the model of this run: {reason[:300]}") from None
-    if trainer.position > plan.draws:
-        raise ConfigError(
-            f"trainer.epochs: this run would end at draw {plan.draws:,}, but it is at draw {trainer.position:,}"
-        )
-    counts = saved.state["draw_counts"].numpy().view(np.uint32)
-    return DrawCounts(counts if len(counts) == plan.samples else np.zeros(plan.samples, np.uint32))
-
-
-def _take_up_temperature(learned: LearnedTemperature, saved: checkpoint.Checkpoint) -> None:
-    if LEARNED not in saved.state:
-        raise checkpoint.CheckpointError(
-            f"{saved.path} has no learned temperature: it was saved under another curriculum.temp_schedule; go on with "
-            "that, or start a new run"
-        )
-    try:
-        learned.load_state_dict(saved.state[LEARNED])
-    except ValueError as error:
-        raise checkpoint.CheckpointError(f"{saved.path} does not fit this run: {error}") from None
 
 
 def resolve(config: Config, window: int, decoder: str) -> Config:

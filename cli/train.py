@@ -124,8 +124,10 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.announce import announce
     from mimcl.cli.config import usage_errors
     from mimcl.cli.console import warn
-    from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, take_up
+    from mimcl.cli.memory import keep_freed_memory
+    from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve
     from mimcl.cli.supervise import Supervisor
+    from mimcl.cli.take_up import take_up
     from mimcl.curriculum.learned_temperature import LearnedTemperature
     from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker
@@ -158,6 +160,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
             hash64=hash64,
             learned=learned,
         )
+    keep_freed_memory()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", world.local_rank if world.size > 1 else torch.cuda.current_device())

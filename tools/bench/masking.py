@@ -27,6 +27,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from mimcl.cli.memory import keep_freed_memory
 from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
@@ -261,6 +262,7 @@ def main() -> None:
         model = ModelConfig("vit_tiny", decoder_width=128, decoder_depth=4)
         sizes = Sizes(torch.device("cpu"), model, options.batch or 32, options.steps or 2)
         where = f"CPU, {torch.get_num_threads()} threads"
+    keep_freed_memory()  # as `mimcl train` does; for all of them
     maskings = [OURS, *(name for name in options.maskings.split(",") if name != OURS)]
     times = measure(sizes, maskings, options.rounds)
     shape = f"{model.name}, decoder {model.decoder_width} x {model.decoder_depth}, {sizes.image_size} px"
