@@ -40,6 +40,9 @@ def announce(
         f"{steps:,} steps"
     )
     console.print(_curriculum(config, plan))
+    by_epochs = config.masking.name in ("hard-patches", "learned") and config.masking.clock == "epoch"
+    if by_epochs and config.trainer.epochs <= 1:
+        console.print("masks do not get harder in a single epoch; --set masking.clock=step moves them at each step")
     if config.optim.warmup_epochs < run.config.optim.warmup_epochs:
         console.print(f"warm-up shortened to a tenth of the run: {config.optim.warmup_epochs:g} epochs")
     if trainer.position:
@@ -59,10 +62,13 @@ def _curriculum(config: Config, plan: Plan) -> str:
         return f"no data curriculum: {order}; temperature schedules and --r0 are ignored"
     if not plan.curriculum_draws:
         return f"curriculum {curriculum.name} has no effect: the run is shorter than half a window; train longer"
+    learned = curriculum.temp_schedule == "learned"
+    if learned and plan.curriculum_draws <= 2 * plan.window_length:
+        return f"curriculum {curriculum.name} is too short to learn a temperature: it stays at r0 {curriculum.r0:g}"
     how = f"from r0 {curriculum.r0:g}"
     if curriculum.temp_schedule == "constant":
         how = f"at temperature {curriculum.temperature:g}"
-    if curriculum.temp_schedule == "learned":
+    if learned:
         how += f" with eta {curriculum.learned_eta:g} and beta {curriculum.learned_beta:g}"
         how += ", falling too" if curriculum.learned_may_fall else ""
     line = (

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimcl.cli.restore import restore
+from mimcl.cli.restore import restore_model
 from mimcl.model import checkpoint
 from mimcl.model.mae import to_patches
 
@@ -24,7 +24,7 @@ class MaeFeatures:
     def __init__(self, name: str, config: Mapping, tensors: Mapping[str, Tensor] | None) -> None:
         self.name, self.fit_images = name, 0
         self.image_size = config["data"]["image_size"]
-        self._model = restore(config, tensors)
+        self._model = restore_model(config, tensors)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(device)
         # On a CPU that multiplies in bfloat16 this takes a third of the time that float32 takes.

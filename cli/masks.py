@@ -37,7 +37,7 @@ def draw_masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data
     from mimcl.cli.gallery import images_of
     from mimcl.cli.masks_picture import Moment, draw_picture
     from mimcl.cli.reconstruction import reconstruct
-    from mimcl.cli.restore import samples
+    from mimcl.cli.restore import samples_of
     from mimcl.model import checkpoint
     from mimcl.pipeline.files import DataError, atomic_file
     from mimcl.pipeline.index import ShardIndex
@@ -49,7 +49,7 @@ def draw_masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data
     moments = []
     for place in _spread(len(found), checkpoints):
         saved = checkpoint.load(found[place])
-        epoch = saved.meta["position"] / samples(saved)
+        epoch = saved.meta["position"] / samples_of(saved)
         moments.append(Moment(saved.meta["step"], epoch, reconstruct(saved, crops, config["seed"])))
     model, masking = config["model"], config["masking"]
     title = (

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimcl.cli.restore import restore, restore_masker
-from mimcl.curriculum.masking.masker import Mask
+from mimcl.cli.restore import restore_masker, restore_model
+from mimcl.curriculum.masking.mask import Mask
 from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, Output, patchify, to_patches, unpatchify
 from mimcl.pipeline.augment import STREAM_MASK, hash64
@@ -30,7 +30,7 @@ class Reconstruction(NamedTuple):
 @torch.no_grad()
 def reconstruct(saved: Checkpoint, crops: Tensor, seed: int) -> Reconstruction:
     """Of uint8 crops (n, 3, S, S), in float32 on the CPU, with mask keys of the draws 0, 1, ... of `seed`."""
-    model = restore(saved.meta["config"], saved.tensors)
+    model = restore_model(saved.meta["config"], saved.tensors)
     masker, done = restore_masker(saved, model)
     keys = torch.from_numpy(hash64(seed, np.arange(len(crops)), STREAM_MASK).view(np.int64))
     patches, progress = to_patches(crops, model.patch_size), torch.tensor(done, dtype=torch.float64)

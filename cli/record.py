@@ -23,6 +23,7 @@ from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.stream import Batch
 
+_NOTHING = np.empty(0, np.int64)
 _QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -113,12 +114,14 @@ class Recorder:
             self._saver.finish()
 
     def _save(self) -> None:
-        trainer, counts = self._trainer, self._counts.copy()
+        trainer, window = self._trainer, self._window
+        # A window whose first step did not come to its end begins again after a resume.
+        counts = self._counts.without(window.sample_ids if window.first_draw >= trainer.position else _NOTHING)
         meta: dict[str, Any] = {
             "position": trainer.position,
             "config": asdict(self._config),
             "fingerprints": self._fingerprints,
-            "window": {"number": self._window.number, "digest": self._window.digest},
+            "window": {"number": window.number, "digest": window.digest},
         }
         step = trainer.position // self._config.data.batch_size
         state = trainer.state_dict() | {"draw_counts": torch.from_numpy(counts.counts.view(np.int32))}

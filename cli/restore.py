@@ -15,7 +15,7 @@ from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
 
 
-def restore(config: Mapping, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
+def restore_model(config: Mapping, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
     """The model of a run's configuration, for evaluation: with saved weights, or (None) as the run began."""
     model = build(ModelConfig(**config["model"]), config["data"]["image_size"], config["seed"]).eval()
     if tensors is not None:
@@ -26,11 +26,11 @@ def restore(config: Mapping, tensors: Mapping[str, Tensor] | None) -> MaskedAuto
 def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT) -> tuple[Masker, float]:
     """The masker for `model`, restored from the same checkpoint, and the share of the run's draws done by then."""
     config = override(Config(), nested_keys(saved.meta["config"]))
-    draws = draws_of(config, samples(saved))
+    draws = draws_of(config, samples_of(saved))
     masker = make_masker(
         config.masking,
         model,
-        Clock(config.masking.clock, config.trainer.epochs, draws / samples(saved)),
+        Clock(config.masking.clock, config.trainer.epochs, draws / samples_of(saved)),
         hard_patches=config.hard_patches,
         learned=config.learned_masking,
         seed=config.seed,
@@ -40,6 +40,6 @@ def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT) -> tuple[Mask
     return masker, saved.meta["position"] / draws
 
 
-def samples(saved: Checkpoint) -> int:
+def samples_of(saved: Checkpoint) -> int:
     """How many images the run draws from."""
     return len(saved.state["draw_counts"])

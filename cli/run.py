@@ -174,6 +174,11 @@ def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool)
     agree("whether there is a checkpoint to go on from", f"{resumed:d}")
 
 
+def warmup_epochs(config: Config) -> float:
+    """As configured, but at most a tenth of the run."""
+    return min(config.optim.warmup_epochs, config.trainer.epochs / 10)
+
+
 def resolve(config: Config, window: int, decoder: str) -> Config:
     """`config` with nothing left open: decoder, window, precision, and a warm-up that fits the run's length."""
     precision = config.trainer.precision
@@ -183,7 +188,7 @@ def resolve(config: Config, window: int, decoder: str) -> Config:
         config,
         data=replace(config.data, decoder=decoder),
         curriculum=replace(config.curriculum, window=window),
-        optim=replace(config.optim, warmup_epochs=min(config.optim.warmup_epochs, config.trainer.epochs / 10)),
+        optim=replace(config.optim, warmup_epochs=warmup_epochs(config)),
         trainer=replace(config.trainer, precision=precision),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -125,7 +126,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.config import usage_errors
     from mimcl.cli.console import warn
     from mimcl.cli.memory import keep_freed_memory
-    from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve
+    from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
     from mimcl.cli.supervise import Supervisor
     from mimcl.cli.take_up import take_up
     from mimcl.curriculum.learned_temperature import LearnedTemperature
@@ -149,7 +150,8 @@ def train_run(run: Run, world: World | None = None) -> bool:
     learned = None
     with usage_errors():
         if config.curriculum.learns:
-            learned = LearnedTemperature(config.curriculum, distances, batch_size=data.batch_size)
+            warm = math.ceil(warmup_epochs(config) * index.samples)
+            learned = LearnedTemperature(config.curriculum, distances, batch_size=data.batch_size, warm=warm)
         plan = Plan(
             config.curriculum,
             samples=index.samples,

@@ -38,11 +38,11 @@ class CurriculumConfig:
             )
         if not 0 <= self.share <= 1:
             raise ValueError(f"curriculum.share is {self.share}: choose a share of the run from 0 to 1")
-        for knob, such_as in (("temperature", 0.2), ("learned_eta", 0.03), ("learned_beta", 0.15)):
-            if not getattr(self, knob) > 0:
-                raise ValueError(
-                    f"curriculum.{knob} is {getattr(self, knob)}: choose a number above 0, such as {such_as}"
-                )
+        if not self.temperature > 0:
+            raise ValueError(f"curriculum.temperature is {self.temperature}: choose a number above 0, such as 0.2")
+        for knob in ("learned_eta", "learned_beta"):
+            if not 0 < getattr(self, knob) < math.inf:
+                raise ValueError(f"curriculum.{knob} is {getattr(self, knob)}: choose a number above 0, such as 0.1")
         if self.window is not None and self.window <= 0:
             raise ValueError(f"curriculum.window is {self.window}: choose a positive number of draws, or leave it out")
 

@@ -12,8 +12,10 @@ sums are complete on every rank long before window w is wanted; windows 0 and 1 
 Why waiting for sums never stops a run: a step's sums are known after the next step, so those of window w-2 after the
 first step of window w-1. Its other steps, 3 or more, are what the stream and a decoder may be ahead of the training.
 
-By default theta never falls, so noise only ever raises it: in a short window more than in a long one. The defaults of
-eta and beta come from a simulated learner, see tools/bench/learned_temperature.py.
+By default theta never falls. So it stays where it is while the learning rate warms up: no loss depends on h before
+something is learned, and the entropy alone would raise it for good. For the same reason noise only ever raises it, in a
+short window more than in a long one. The defaults of eta and beta come from a simulated learner, see
+tools/bench/learned_temperature.py.
 """
 
 from __future__ import annotations
@@ -61,13 +63,16 @@ class _Chosen(NamedTuple):
 class LearnedTemperature:
     """The temperature of each window, from the losses of the windows before; all ranks hold the same.
 
-    It is told of every step once and in order, by `add`, and is a pure function of what it was told. `curve` is the
-    effective fraction of `distances` (N,). Raises ValueError for windows of fewer than 4 batches, and for an r0 that no
-    temperature reaches, where only samples of one h are drawn and the gradient is 0 for ever.
+    It is told of every step once and in order, by `add`, and is a pure function of what it was told. Windows that begin
+    before draw `warm` move nothing. `curve` is the effective fraction of `distances` (N,). Raises ValueError for
+    windows of fewer than 4 batches, and for an r0 that no temperature reaches, where only samples of one h are drawn
+    and the gradient is 0 for ever.
     """
 
-    def __init__(self, config: CurriculumConfig, distances: NDArray[np.float32], *, batch_size: int) -> None:
-        self._config, self._batch_size = config, batch_size
+    def __init__(
+        self, config: CurriculumConfig, distances: NDArray[np.float32], *, batch_size: int, warm: int = 0
+    ) -> None:
+        self._config, self._batch_size, self._warm = config, batch_size, warm
         self._window_length = config.window_length(len(distances), batch_size)
         self.curve = EffectiveFraction(config.hardness(np.asarray(distances, np.float32)))
         if config.r0 <= self.curve.lowest:
@@ -134,7 +139,9 @@ class LearnedTemperature:
 
     def _choose(self) -> None:
         newest = max(self._chosen)
-        gradient = objective_gradient(self._sums, self.temperature(newest - 1), self._config.learned_beta)
+        gradient = Gradient()
+        if (newest - 1) * self._window_length >= self._warm:
+            gradient = objective_gradient(self._sums, self.temperature(newest - 1), self._config.learned_beta)
         before = self._chosen[newest].theta
         theta = before - self._config.learned_eta * sum(gradient)
         if not self._config.learned_may_fall:

@@ -31,7 +31,7 @@ class Masker(Protocol):
 
 
 class Passed(NamedTuple):
-    """What a micro-batch of B images went through, without gradients."""
+    """What a micro-batch of B images went through; of all of it only the mask's scores may lead on to gradients."""
 
     losses: Tensor  # float32 (B,): reconstruction
     output: Output

@@ -115,9 +115,10 @@ class Trainer:
         first, steps = self.position // self._batch_size + 1, self._draws // self._batch_size
         meter = Meter()
         for step in range(first, steps + 1):
-            lr, figures, passed = self._step(meter.waiting(batches), observers, stop, measure)
-            outcomes = self._outcomes.push(step, lr, figures)
             reporting = step in (1, steps) or step % self._config.log_every_steps == 0
+            lr, figures, passed = self._step(meter.waiting(batches), observers, stop, measure)
+            passed = passed if reporting else None  # it holds activations
+            outcomes = self._outcomes.push(step, lr, figures)
             saving = step % self._config.checkpoint_every_steps == 0
             if reporting or saving or any(outcome.stop for outcome in outcomes):
                 outcomes += self._outcomes.settle()
@@ -194,10 +195,16 @@ class Trainer:
         return self._outcomes.settle()
 
     def time_of_micro_batch(self, batch: Batch) -> float:
-        """Seconds that one forward and backward pass over `batch` takes once warm; weights and position stay."""
+        """Seconds that the passes over `batch` take once warm, on average over steps; weights and position stay."""
+        first_alone = self._seconds(batch, second=False)
+        if not self._second_every:
+            return first_alone
+        return first_alone + (self._seconds(batch, second=True) - first_alone) / self._second_every
+
+    def _seconds(self, batch: Batch, second: bool) -> float:
         for _ in range(2):
             started = time.perf_counter()
-            passed = self._passes.backward(batch.images, batch.keys, self._progress(), self._second_every == 1)
+            passed = self._passes.backward(batch.images, batch.keys, self._progress(), second)
             passed.losses.sum().item()  # waited for on purpose
             elapsed = time.perf_counter() - started
         self._gradients.zero()

@@ -18,10 +18,14 @@ class DrawCounts:
 
     def add(self, sample_ids: NDArray[np.int64]) -> None:
         """Counts one window."""
-        self.counts += np.bincount(sample_ids, minlength=len(self.counts)).astype(np.uint32)
+        self.counts += self._of(sample_ids)
 
-    def copy(self) -> DrawCounts:
-        return DrawCounts(self.counts.copy())
+    def without(self, sample_ids: NDArray[np.int64]) -> DrawCounts:
+        """A copy in which one window, or none, is not counted."""
+        return DrawCounts(self.counts - self._of(sample_ids))
+
+    def _of(self, sample_ids: NDArray[np.int64]) -> NDArray[np.uint32]:
+        return np.bincount(sample_ids, minlength=len(self.counts)).astype(np.uint32)
 
     @property
     def coverage(self) -> float:

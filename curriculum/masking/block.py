@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, keep_lowest, kept_patches
+from mimcl.curriculum.masking.mask import Mask, keep_lowest, kept_patches
+from mimcl.curriculum.masking.masker import Autoencoder, Masker
 from mimcl.curriculum.masking.random import uniforms
 
 _BLOCKS = 24  # candidates for an image: at ratio 0.75 of 14 x 14 they leave 0.2 patches missing on average

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, keep_lowest, kept_patches
+from mimcl.curriculum.masking.mask import Mask, keep_lowest, kept_patches
+from mimcl.curriculum.masking.masker import Autoencoder, Masker
 from mimcl.curriculum.masking.random import uniforms
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mimcl.curriculum.masking.clock import Clock
-from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, Output, agreement, keep_lowest, kept_patches
+from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
+from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
 from mimcl.curriculum.masking.network import drawn, first_token, transformer
 
 _SIGMA = 0.12  # of the hill around 1/2 that scores are driven away from

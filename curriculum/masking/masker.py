@@ -1,13 +1,14 @@
-"""Which patches a model does not see: the protocol that every masking follows. 0 = keep, 1 = remove."""
+"""The protocol that every masking follows, and what is configured for all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
-import torch
 from torch import Tensor, nn
+
+from mimcl.curriculum.masking.mask import Mask
 
 _OTHER_NAMES = {"hpm": "hard-patches", "cl-mae": "learned"}
 
@@ -27,42 +28,6 @@ class MaskingConfig:
         object.__setattr__(self, "name", _OTHER_NAMES.get(self.name, self.name))
         if not 0.0 < self.mask_ratio < 1.0:
             raise ValueError(f"masking.mask_ratio is {self.mask_ratio}; it must lie between 0 and 1, 0.75 in MAE")
-
-
-class Mask(NamedTuple):
-    """Of B images with L patches: K = int(L (1 - ratio)) are kept."""
-
-    ids_keep: Tensor  # int64 (B, K): the kept patches, in the order the encoder sees them
-    ids_restore: Tensor  # int64 (B, L): place of each patch in the order kept first, removed after
-    mask: Tensor  # float32 (B, L): 1 where the patch is removed
-    scores: Tensor | None = None  # (B, L) of a masker that learns: the higher, the rather removed
-
-
-def kept_patches(patches: int, mask_ratio: float) -> int:
-    """How many of an image's patches are kept; ValueError when that is none or all of them."""
-    kept = int(patches * (1 - mask_ratio))
-    if not 0 < kept < patches:
-        raise ValueError(
-            f"masking.mask_ratio {mask_ratio} keeps {kept} of {patches} patches; "
-            "at least one must be kept and one removed"
-        )
-    return kept
-
-
-def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
-    """Keeps the int(L (1 - ratio)) patches with the lowest noise (B, L), in ascending order of noise (He et al.)."""
-    images, patches = noise.shape
-    kept = int(patches * (1 - mask_ratio))
-    order = noise.argsort(dim=1)
-    places = torch.arange(patches, device=noise.device).expand(images, patches)
-    ids_restore = torch.empty_like(order).scatter_(1, order, places)
-    return Mask(order[:, :kept], ids_restore, (ids_restore >= kept).float())
-
-
-def agreement(mask: Mask) -> Tensor:
-    """How often two images agree whether a patch is removed, 0-d; 1 for equal masks, 0.625 for random ones at 0.75."""
-    removed = mask.mask.mean(dim=0)  # share of the images, of each patch
-    return (removed.square() + (1 - removed).square()).mean()
 
 
 class Autoencoder(Protocol):
@@ -114,9 +79,10 @@ class Masker(nn.Module):
         """
 
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
-        """What one wants to see of a masker, by name, each of one element; asked for at logging steps.
+        """What one wants to see of a masker, by name, each of one element; asked for after logging steps.
 
-        The first says how far its own curriculum is, whatever the images.
+        They are of the step's last micro-batch on this rank, with weights as the step leaves them. The first says how
+        far its own curriculum is, whatever the images.
         """
         return {}
 

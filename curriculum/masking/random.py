@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mimcl.curriculum.masking.masker import Autoencoder, Mask, Masker, keep_lowest, kept_patches
+from mimcl.curriculum.masking.mask import Mask, keep_lowest, kept_patches
+from mimcl.curriculum.masking.masker import Autoencoder, Masker
 
 _GAMMA, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 

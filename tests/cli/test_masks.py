@@ -18,7 +18,8 @@ from mimcl.cli.masks import draw_masks
 from mimcl.cli.masks_picture import CELL, DPI, GAP, GROUP_GAP, MARGIN, panels
 from mimcl.cli.reconstruction import Reconstruction, as_pixels, reconstruct
 from mimcl.curriculum.masking import make
-from mimcl.curriculum.masking.masker import Masker, keep_lowest
+from mimcl.curriculum.masking.mask import keep_lowest
+from mimcl.curriculum.masking.masker import Masker
 from mimcl.model import checkpoint, mae
 from mimcl.model.mae import ModelConfig, build, patchify, to_patches, unpatchify
 from mimcl.model.saver import Saver
@@ -187,7 +188,7 @@ def test_scores_masks_and_progress_are_those_of_the_checkpoint(home, crops):
     shown = []
     for step in (1, 6):
         saved = saved_at(home / "scoring", step)
-        model = restore.restore(saved.meta["config"], saved.tensors)
+        model = restore.restore_model(saved.meta["config"], saved.tensors)
         head = nn.Linear(64, 1)
         head.load_state_dict({name: saved.tensors[f"masker.head.{name}"] for name in ("weight", "bias")})
         with torch.no_grad():

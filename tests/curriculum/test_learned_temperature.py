@@ -22,10 +22,10 @@ def distances_of(n: int = 400) -> np.ndarray:
     return d
 
 
-def make_learned(d=None, **config) -> LearnedTemperature:
+def make_learned(d=None, warm=0, **config) -> LearnedTemperature:
     given = {"name": "proto", "temp_schedule": "learned", "window": WINDOW, "learned_eta": 0.2, "learned_beta": 0.1}
     config = CurriculumConfig(**given | config)
-    return LearnedTemperature(config, distances_of() if d is None else d, batch_size=BATCH)
+    return LearnedTemperature(config, distances_of() if d is None else d, batch_size=BATCH, warm=warm)
 
 
 def make_plan(learned, draws=100 * WINDOW, d=None) -> Plan:
@@ -163,6 +163,14 @@ def test_a_window_without_a_sum_moves_nothing():
     windows_of(learned, 1, (0.0,) * 5)
     assert learned.temperature(2) == learned.temperature(1)
     assert learned.gradient(2) == (0, 0)
+
+
+def test_windows_that_begin_while_the_learning_rate_warms_up_move_nothing():
+    learned = make_learned(warm=2 * WINDOW + 1)
+    windows_of(learned, 3, ALIKE)  # the third begins one draw before
+    assert [learned.temperature(window) for window in (2, 3, 4)] == [learned.temperature(4)] * 3
+    windows_of(learned, 1, ALIKE, first=3)
+    assert learned.temperature(5) > learned.temperature(4)
 
 
 def test_it_never_falls_unless_it_may():

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from mimcl.curriculum.masking.masker import keep_lowest
+from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.model.mae import (
     SIZES,
     MaskedAutoencoderViT,

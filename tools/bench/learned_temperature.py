@@ -37,6 +37,7 @@ from mimcl.pipeline.augment import hash64
 POINTS = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
 SIZES = ((500, 64), (50_000, 256))  # images, batch size: windows of 256 and of 3,328 draws
 LENGTHS = (50, 100, 400, 3200)  # windows
+WARM_UP = 0.05  # share of a run
 BINS = 50  # of h, alike in what is learned of them
 
 
@@ -66,7 +67,7 @@ class Learner:
 
     def learn(self, ids: np.ndarray) -> None:
         """From the images `ids` (n,)."""
-        lr = min(1.0, (self._done + 1) / (0.05 * self._draws))
+        lr = min(1.0, (self._done + 1) / (WARM_UP * self._draws))
         self._done += len(ids)
         drawn = np.bincount(self._bins[ids], minlength=BINS)
         self._alike += lr * drawn / np.maximum(self._members, 1) / self._whole
@@ -83,7 +84,7 @@ def simulate(
     config = CurriculumConfig(**{"name": "proto", "temp_schedule": "learned"} | config)
     d = distances_like_prototypes(samples)
     length = config.window_length(samples, batch_size)
-    learned = LearnedTemperature(config, d, batch_size=batch_size)
+    learned = LearnedTemperature(config, d, batch_size=batch_size, warm=math.ceil(WARM_UP * windows * length))
     plan = Plan(
         config,
         samples=samples,

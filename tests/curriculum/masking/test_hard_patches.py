@@ -13,7 +13,8 @@ from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, ranking_accuracy, ranking_loss
 from mimcl.curriculum.masking.make import make_masker
-from mimcl.curriculum.masking.masker import Mask, MaskingConfig, agreement, keep_lowest
+from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest
+from mimcl.curriculum.masking.masker import MaskingConfig
 from mimcl.curriculum.masking.random import uniforms
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig

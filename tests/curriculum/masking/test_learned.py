@@ -22,7 +22,8 @@ from mimcl.curriculum.masking.learned import (
     soft_reconstruction,
 )
 from mimcl.curriculum.masking.make import make_masker
-from mimcl.curriculum.masking.masker import Masker, MaskingConfig, keep_lowest
+from mimcl.curriculum.masking.mask import keep_lowest
+from mimcl.curriculum.masking.masker import Masker, MaskingConfig
 from mimcl.curriculum.masking.network import first_token, transformer
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig

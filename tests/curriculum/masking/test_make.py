@@ -13,7 +13,8 @@ from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.make import make_masker
-from mimcl.curriculum.masking.masker import Mask, Masker, MaskingConfig
+from mimcl.curriculum.masking.mask import Mask
+from mimcl.curriculum.masking.masker import Masker, MaskingConfig
 from mimcl.pipeline import augment
 
 NAMES = ("random", "block", "grid")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimcl.curriculum.masking.masker import keep_lowest
+from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.random import RandomMasker, mix64, uniforms
 from mimcl.pipeline import augment
 

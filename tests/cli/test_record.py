@@ -1,0 +1,56 @@
+"""What a checkpoint says of the windows that had begun."""
+
+import numpy as np
+import pytest
+from made_batches import SAMPLES, make_batches, make_plan
+
+from mimcl.cli.config import Config
+from mimcl.cli.record import Recorder
+from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.model import checkpoint
+from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.optim import OptimConfig
+from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.pipeline.draw_counts import DrawCounts
+from mimcl.pipeline.stream import DataConfig
+
+BATCH = 16
+
+
+@pytest.fixture
+def trainer():
+    model = MaskedAutoencoderViT(8, 4, 8, 1, 1, decoder_width=8, decoder_depth=1, decoder_heads=1, norm_pix_loss=True)
+    return Trainer(
+        model,
+        RandomMasker(4, 0.75),
+        TrainerConfig(),
+        OptimConfig(),
+        samples=SAMPLES,
+        draws=160,
+        batch_size=BATCH,
+        micro_batches=1,
+        precision="float32",
+    )
+
+
+@pytest.mark.parametrize(("done", "begun"), [(4, 5), (5, 5), (3, 3), (7, 8)])
+def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, trainer, done, begun):
+    """The run ends in step `begun` after `done` whole steps, four to a window, and goes on."""
+    config, plan, marks = Config(data=DataConfig(batch_size=BATCH)), make_plan(), {"index": None}
+    empty = DrawCounts(np.zeros(SAMPLES, np.uint32))
+    recorder = Recorder(tmp_path, config, plan, trainer, marks, empty, lambda *_: None, pytest.fail)
+    for (batch,) in list(make_batches(plan, BATCH, BATCH))[:begun]:
+        recorder.observe(batch, None)
+    trainer.position = done * BATCH
+    recorder.save()
+    recorder.close()
+    saved = checkpoint.load(checkpoint.resolve(tmp_path)).state["draw_counts"].numpy().astype(np.uint32)
+    windows = np.concatenate([plan.window(number).sample_ids for number in range(2)])
+    before = np.bincount(windows[: 64 * -(-done // 4)], minlength=SAMPLES)
+    np.testing.assert_array_equal(saved, before)
+
+    again = Recorder(tmp_path, config, plan, trainer, marks, DrawCounts(saved), lambda *_: None, pytest.fail)
+    for (batch,) in list(make_batches(plan, BATCH, BATCH, start=done * BATCH))[: 8 - done]:
+        again.observe(batch, None)
+    again.close()
+    np.testing.assert_array_equal(again._counts.counts, np.bincount(windows, minlength=SAMPLES))

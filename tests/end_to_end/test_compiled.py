@@ -1,0 +1,83 @@
+"""torch.compile takes every masking, and compiles nothing anew while training goes on."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mimcl.curriculum.masking.clock import Clock
+from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
+from mimcl.curriculum.masking.learned import LearnedMaskingConfig
+from mimcl.curriculum.masking.make import make_masker
+from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.optim import OptimConfig
+from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.pipeline.augment import STREAM_MASK, hash64
+
+BATCH, STEPS, SIDE, CUTS = 12, 7, 32, (0, 4, 12)  # micro-batches of 4 and of 8 draws
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    """Traces and differentiates as always, and leaves out the making of machine code, which takes minutes."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compile(function, backend="aot_eager"))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def batches():
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIDE, SIDE), np.uint8)
+    for step in range(STEPS):
+        draws = np.arange(step * BATCH, (step + 1) * BATCH)
+        keys = torch.from_numpy(hash64(0, draws, STREAM_MASK).view(np.int64))
+        for start, stop in pairwise(CUTS):
+            images = torch.from_numpy(pixels[start:stop])
+            yield SimpleNamespace(images=images, keys=keys[start:stop], position=(step + 1) * BATCH, bad=())
+
+
+def losses(masking: str, compiled: bool) -> list[float]:
+    model = MaskedAutoencoderViT(
+        SIDE, 8, 32, 1, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
+    )
+    model.initialise(torch.Generator().manual_seed(0))
+    masker = make_masker(
+        MaskingConfig(masking),
+        model,
+        Clock("step", STEPS, STEPS),
+        hard_patches=HardPatchesConfig(),
+        learned=LearnedMaskingConfig(depth=2, group_size=4, second_every=2),
+        seed=0,
+    )
+    trainer = Trainer(
+        model,
+        masker,
+        TrainerConfig(compile=compiled, log_every_steps=1),
+        OptimConfig(base_lr=0.01, warmup_epochs=0),
+        samples=BATCH,
+        draws=BATCH * STEPS,
+        batch_size=BATCH,
+        micro_batches=2,
+        precision="bfloat16",
+    )
+    found = []
+
+    def after_step(step, report, outcomes):
+        found.append(report.loss)
+        if step == 2:  # both sizes, with a second pass and without, have been met
+            torch._dynamo.config.error_on_recompile = compiled
+
+    try:
+        trainer.run(batches(), (), after_step)
+    finally:
+        torch._dynamo.config.error_on_recompile = False
+    return found
+
+
+@pytest.mark.parametrize("masking", ["random", "block", "grid", "hard-patches", "learned"])
+def test_training_compiled_is_training(quick_compiler, masking):
+    np.testing.assert_allclose(losses(masking, True), losses(masking, False), rtol=2e-3)
