@@ -26,6 +26,7 @@ class Batch:
     images: torch.Tensor
     keys: torch.Tensor
     position: int
+    bad: tuple[()] = ()
 
 
 def main() -> None:
