@@ -23,7 +23,9 @@ OPTIONS = shlex.split("""train --data shards --recipe cpu_small --curriculum pro
 # steps 3, 5, 8, 10, 13, passes within 11 and 13; checkpoints at 5, 10 and 15.
 STEPS = 15
 # Windows 2 and 3 follow from the losses of windows 0 and 1.
-LEARNED = shlex.split("--temp-schedule learned --set curriculum.share=1 --set curriculum.learned_eta=0.2")
+LEARNED = shlex.split(
+    "--temp-schedule learned --set curriculum.share=1 --set curriculum.learned_eta=0.2 --set optim.warmup_epochs=0"
+)
 
 
 @pytest.fixture(scope="module")
