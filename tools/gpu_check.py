@@ -127,7 +127,7 @@ def model_alone(bench: Bench) -> Iterator[Line]:
     """Steps over one batch that lies on the device."""
     batch, steps = next(iter(bench.stream(1))), bench.scale.steps
     ready = [
-        SimpleNamespace(images=batch.images, keys=batch.keys, position=(step + 1) * bench.scale.batch)
+        SimpleNamespace(images=batch.images, keys=batch.keys, position=(step + 1) * bench.scale.batch, bad=())
         for step in range(steps)
     ]
     for name, compiled in (("eager", False), ("compiled", True)):

@@ -69,6 +69,8 @@ class LearnedMasker(Masker):
         self.group_size, self.second_every = config.group_size, config.second_every
         self._config, self._mask_ratio, self._clock = config, mask_ratio, clock
         width = model.cls_token.shape[-1]
+        if width % config.heads:
+            raise ValueError(f"learned_masking.heads is {config.heads}; it must divide the encoder's width, {width}")
         network = drawn(partial(MaskingNetwork, width, model.num_patches, config.depth, config.heads), seed)
         self.network = network.to(model.cls_token.device)
 

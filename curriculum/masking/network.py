@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 def transformer(width: int, depth: int, heads: int, eps: float = 1e-6) -> nn.ModuleList:
     """Pre-norm blocks with an MLP ratio of 4, over tokens (B, L, width); `eps` is their norms'."""
-    if width % heads:
-        raise ValueError(f"a width of {width} cannot be divided among {heads} heads of attention")
     norm = partial(nn.LayerNorm, eps=eps)
     return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
 
