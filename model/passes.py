@@ -66,11 +66,12 @@ class Passes:
 
         `images` are uint8 (B, 3, H, W), `keys` int64 (B,), `progress` as the masker's contract says.
         """
-        with self._autocast, self._attention():
+        with self._autocast:
             patches = to_patches(images, self._model.patch_size)
-            with torch.set_grad_enabled(second):
+            with torch.set_grad_enabled(second), self._attention() if second else nullcontext():
                 mask = self._propose(patches, keys, self._frozen, progress)
-            objective, losses, output = self._first(patches, mask)
+            with self._attention():
+                objective, losses, output = self._first(patches, mask)
         (objective.sum() / self._batch_size).backward()
         if second:
             with self._autocast, self._attention():
@@ -94,7 +95,10 @@ def frozen_twin(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Attention as plain products in bfloat16: on the CPU torch's fused one takes 1.5 to 4 times as long."""
+    """Attention as plain products in bfloat16: with a backward pass torch's fused one takes 1.5 to 4 times as long.
+
+    That is so on the CPU, and without a backward pass the fused one takes a quarter of the time.
+    """
     in_bfloat16 = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # the CPU heeds it as well
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
