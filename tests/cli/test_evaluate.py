@@ -1,7 +1,6 @@
 """`mimcl eval knn` on a run trained by the real command, on packed images; and what it says where it cannot work."""
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,11 @@ import pytest
 import torch
 from images import write_classes, write_flat, write_train_val
 from sklearn.neighbors import KNeighborsClassifier
+from typed import mimcl
 
 from mimcl.cli.evaluate import KnnResult, evaluate_knn
 from mimcl.cli.extract import extract, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
-from mimcl.cli.main import main
 from mimcl.model import checkpoint
 from mimcl.model.mae import ModelConfig, build
 from mimcl.pipeline.files import DataError
@@ -21,15 +20,6 @@ from mimcl.pipeline.index import ShardIndex
 
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
 TINY = ("data.image_size=32", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1", "seed=5")
-
-
-def mimcl(monkeypatch, folder: Path, *arguments: str) -> int:
-    """Runs the command in this process, as if typed in `folder`; its exit code."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["mimcl", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return stopped.value.code
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`mimcl masks` on runs of the real command: one with random masks, one with a masker that scores and learns."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,10 @@ import torch
 from images import write_classes
 from PIL import Image
 from torch import nn
+from typed import mimcl
 
 from mimcl.cli import restore
 from mimcl.cli.gallery import images_of
-from mimcl.cli.main import main
 from mimcl.cli.masks import draw_masks
 from mimcl.cli.masks_picture import CELL, DPI, GAP, GROUP_GAP, MARGIN, panels
 from mimcl.cli.reconstruction import Reconstruction, as_pixels, reconstruct
@@ -62,15 +61,6 @@ class Scoring(Masker):
 
     def parameters_with_model(self):
         return self.named_parameters()
-
-
-def mimcl(monkeypatch, folder: Path, *arguments: str) -> int:
-    """Runs the command in this process, as if typed in `folder`; its exit code."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["mimcl", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return stopped.value.code
 
 
 @pytest.fixture(scope="module")
