@@ -33,7 +33,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def image_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def image_bar(label: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A bar with images/s and time left; gives the function that advances it by a number of images."""
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -42,7 +42,7 @@ def image_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         _Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not shown) as progress:
         task = progress.add_task(label, total=total)
         yield lambda images: progress.advance(task, images)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from mimcl.cli.evaluate import KnnResult
+    from mimcl.cli.evaluate.knn import KnnResult
 
 
 # What differs from cpu_small: patches a texture's period in size, and a fast start for a run of minutes.
@@ -27,27 +27,27 @@ class DemoConfig:
     seed: int = 0
 
 
-def demo(
+def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("demo"),
 ) -> None:
     """Show the whole program on generated images: pack, cluster, train, evaluate, draw. Takes minutes."""
     started = time.monotonic()
-    result = run_demo(out, DemoConfig())
+    result = demo(out, DemoConfig())
     show(out, result, time.monotonic() - started)
 
 
-def run_demo(out: Path, config: DemoConfig) -> KnnResult:
+def demo(out: Path, config: DemoConfig) -> KnnResult:
     """Makes out/{images,shards,run,demo.png} and returns the evaluation. Raises what its parts raise."""
     import numpy as np
 
     from mimcl.cli.console import console
     from mimcl.cli.demo_images import untypicality, write_images
     from mimcl.cli.demo_picture import draw_picture
-    from mimcl.cli.evaluate import evaluate_knn
-    from mimcl.cli.prototypes import BuildConfig, build_set
+    from mimcl.cli.evaluate.knn import knn
+    from mimcl.cli.prototypes import BuildConfig, build
     from mimcl.cli.run import open_run
-    from mimcl.cli.shard import pack_folder
-    from mimcl.cli.train import train_run
+    from mimcl.cli.shard import shard
+    from mimcl.cli.train import train
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.shards import PackConfig
@@ -62,11 +62,11 @@ def run_demo(out: Path, config: DemoConfig) -> KnnResult:
     write_images(out / "images", config.train, config.val, config.seed)
     announce(f"mimcl shard {out}/images --out {out}/shards")
     shards = out / "shards"
-    pack_folder(out / "images", shards, PackConfig(), holdout=0.0, overwrite=False)
+    shard(out / "images", shards, PackConfig(), holdout=0.0, overwrite=False)
     announce(f"mimcl prototypes build --data {shards} --features sift")
-    _, found = build_set(shards, BuildConfig(features="sift", seed=config.seed))
-    train, val = ShardIndex.load(shards), ShardIndex.load(shards, "val")
-    drawn = [untypicality(train.path(sample_id)) for sample_id in range(train.samples)]
+    _, found = build(shards, BuildConfig(features="sift", seed=config.seed))
+    index, val = ShardIndex.load(shards), ShardIndex.load(shards, "val")
+    drawn = [untypicality(index.path(sample_id)) for sample_id in range(index.samples)]
     agreement = np.corrcoef(drawn, found.distance)[0, 1]
     console.print(
         f"correlation of the distances with the untypicality that the images were drawn with: {agreement:.2f}"
@@ -81,11 +81,11 @@ def run_demo(out: Path, config: DemoConfig) -> KnnResult:
         **_SETTINGS,
     }
     run = open_run("cpu_small", values, out / "run", resume=False)
-    if not train_run(run):
+    if not train(run):
         raise KeyboardInterrupt
     announce(f"mimcl eval knn {run.folder}")
-    result = evaluate_knn(run.folder)
-    draw_picture(out / "demo.png", run.folder, train, val, found)
+    result = knn(run.folder)
+    draw_picture(out / "demo.png", run.folder, index, val, found)
     return result
 
 

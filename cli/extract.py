@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.console import console, image_bar
+from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
 from mimcl.pipeline.decode import Decoder, make_decoder
 from mimcl.pipeline.index import ShardIndex
@@ -30,30 +31,38 @@ def open_decoder(name: str, image_size: int, *splits: ShardIndex) -> Decoder:
 
 def sample_images(index: ShardIndex, decoder: Decoder, count: int) -> torch.Tensor:
     """At most `count` images spread evenly over the split, uint8 (n, 3, S, S), for extractors that learn constants."""
-    return torch.cat([batch.images for batch in _stream(index, decoder, math.ceil(index.samples / count))])
+    return torch.cat(
+        [
+            batch.images
+            for batch in _stream(index, decoder, np.arange(0, index.samples, math.ceil(index.samples / count)))
+        ]
+    )
 
 
 def extract(
-    index: ShardIndex, extractor: Callable[[torch.Tensor], NDArray[np.float32]], decoder: Decoder, label: str
+    index: ShardIndex,
+    extractor: Callable[[torch.Tensor], NDArray[np.float32]],
+    decoder: Decoder,
+    label: str,
+    world: World | None = None,
 ) -> NDArray[np.float32]:
-    """Features of all samples in row order, float32 (N, D), with a progress bar called `label`.
+    """Features of all samples in row order, float32 (N, D), on every rank, with a progress bar called `label`.
 
-    `extractor` maps uint8 images (B, 3, S, S) to (B, D).
+    `extractor` maps uint8 images (B, 3, S, S) to (B, D). The ranks of `world` share the work.
     """
-    features = None
-    with image_bar(label, index.samples) as advance:
-        for batch in _stream(index, decoder):
-            found = extractor(batch.images)
-            if features is None:
-                features = np.empty((index.samples, found.shape[1]), np.float32)
-            features[batch.sample_ids] = found
-            advance(len(found))
-    return features
+    world = world or World()
+    share = np.arange(world.rank * index.samples // world.size, (world.rank + 1) * index.samples // world.size)
+    found = []
+    with image_bar(label, len(share), shown=world.rank == 0) as advance:
+        for batch in _stream(index, decoder, share):
+            found.append(torch.from_numpy(extractor(batch.images)))
+            advance(len(found[-1]))
+    return gather_rows(torch.cat(found)).numpy()
 
 
-def _stream(index: ShardIndex, decoder: Decoder, stride: int = 1) -> Stream:
+def _stream(index: ShardIndex, decoder: Decoder, sample_ids: NDArray[np.int64]) -> Stream:
     return Stream(
-        InOrder(np.arange(0, index.samples, stride)),
+        InOrder(sample_ids),
         index,
         decoder,
         central_crops,

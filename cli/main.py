@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from mimcl.cli.demo import demo
-from mimcl.cli.evaluate import evaluate
-from mimcl.cli.masks import masks
+from mimcl.cli.demo import demo_command
+from mimcl.cli.evaluate.command import evaluate
+from mimcl.cli.masks import masks_command
 from mimcl.cli.prototypes import prototypes
-from mimcl.cli.shard import shard
-from mimcl.cli.train import train
-from mimcl.cli.verify import verify
+from mimcl.cli.shard import shard_command
+from mimcl.cli.train import train_command
+from mimcl.cli.verify import verify_command
 
 _INTERRUPTED = 130
 
@@ -24,13 +24,13 @@ app = typer.Typer(
     help="Pre-train masked autoencoders on a stream whose data get harder over time.",
     epilog="In order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
 )
-app.command()(shard)
-app.command()(verify)
+app.command("shard")(shard_command)
+app.command("verify")(verify_command)
 app.add_typer(prototypes, name="prototypes")
-app.command()(train)
+app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
-app.command()(masks)
-app.command()(demo)
+app.command("masks")(masks_command)
+app.command("demo")(demo_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def masks(
+def masks_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="runs/NAME.")],
     out: Annotated[Path, typer.Option(help="The picture, a PNG file.")] = Path("masks.png"),
     images: Annotated[int, typer.Option(min=1, help="Rows: images spread evenly over the train split.")] = 8,
@@ -24,11 +24,11 @@ def masks(
     """Draw crops with the masker's scores, masks and reconstructions at several checkpoints of a run."""
     from mimcl.cli.console import console
 
-    steps = draw_masks(run, out, images, checkpoints, data)
+    steps = masks(run, out, images, checkpoints, data)
     console.print(f"wrote {out}: {run} at step {', '.join(f'{step:,}' for step in steps)}")
 
 
-def draw_masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Path | None = None) -> list[int]:
+def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Path | None = None) -> list[int]:
     """Writes the picture to `out` and returns the steps that it shows; `run` may be one checkpoint as well.
 
     Crops are those of evaluation, mask keys those of the run's first draws, the same at every checkpoint. Raises

@@ -35,8 +35,8 @@ def _group() -> None:
     pass
 
 
-@prototypes.command()
-def build(
+@prototypes.command("build")
+def build_command(
     data: Annotated[Path, typer.Option(help="Folder of shards.")] = Path("shards"),
     features: Annotated[
         str,
@@ -74,9 +74,7 @@ def build(
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ConfigError(f"--name {name!r} is no name for a folder; use letters, digits, dots, - and _")
     count = None if k == "auto" else int(k)
-    folder, found = build_set(
-        data, BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite)
-    )
+    folder, found = build(data, BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite))
     info = found.info
     if info["davies_bouldin"]:
         console.print(
@@ -91,7 +89,7 @@ def build(
     console.print(f"wrote {folder}/ with gallery.png · next: mimcl train --curriculum proto{where}")
 
 
-def build_set(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
+def build(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
     """Builds and stores a set with its gallery; returns its folder and the set. Raises what its parts raise."""
     from mimcl.cli.console import console
     from mimcl.cli.extract import extract, open_decoder, sample_images

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimcl.cli.restore import restore_masker, restore_model
+from mimcl.cli.restore import config_of, restore_masker, restore_model
 from mimcl.curriculum.masking.mask import Mask
 from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, Output, patchify, to_patches, unpatchify
@@ -30,7 +30,7 @@ class Reconstruction(NamedTuple):
 @torch.no_grad()
 def reconstruct(saved: Checkpoint, crops: Tensor, seed: int) -> Reconstruction:
     """Of uint8 crops (n, 3, S, S), in float32 on the CPU, with mask keys of the draws 0, 1, ... of `seed`."""
-    model = restore_model(saved.meta["config"], saved.tensors)
+    model = restore_model(config_of(saved), saved.tensors)
     masker, done = restore_masker(saved, model)
     keys = torch.from_numpy(hash64(seed, np.arange(len(crops)), STREAM_MASK).view(np.int64))
     patches, progress = to_patches(crops, model.patch_size), torch.tensor(done, dtype=torch.float64)

@@ -12,20 +12,29 @@ from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.model.checkpoint import Checkpoint
-from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
+from mimcl.model.mae import MaskedAutoencoderViT, build
 
 
-def restore_model(config: Mapping, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
-    """The model of a run's configuration, for evaluation: with saved weights, or (None) as the run began."""
-    model = build(ModelConfig(**config["model"]), config["data"]["image_size"], config["seed"]).eval()
+def config_of(saved: Checkpoint) -> Config:
+    """The configuration that a checkpoint was saved with."""
+    return override(Config(), nested_keys(saved.meta["config"]))
+
+
+def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
+    """The model of a run's configuration, for evaluation: with saved weights, or (None) as the run began.
+
+    Of weights without a decoder the decoder stays as a run begins.
+    """
+    model = build(config.model, config.data.image_size, config.seed).eval()
     if tensors is not None:
-        model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("masker.")})
+        of_model = {name: value for name, value in tensors.items() if not name.startswith("masker.")}
+        model.load_state_dict(model.state_dict() | of_model)
     return model
 
 
 def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT) -> tuple[Masker, float]:
     """The masker for `model`, restored from the same checkpoint, and the share of the run's draws done by then."""
-    config = override(Config(), nested_keys(saved.meta["config"]))
+    config = config_of(saved)
     draws = draws_of(config, samples_of(saved))
     masker = make_masker(
         config.masking,

@@ -183,7 +183,7 @@ def resolve(config: Config, window: int, decoder: str) -> Config:
     """`config` with nothing left open: decoder, window, precision, and a warm-up that fits the run's length."""
     precision = config.trainer.precision
     if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16() else "float32"
+        precision = "bfloat16" if has_bfloat16() else "float32"
     return replace(
         config,
         data=replace(config.data, decoder=decoder),
@@ -193,7 +193,7 @@ def resolve(config: Config, window: int, decoder: str) -> Config:
     )
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
     """Whether this processor, or the GPU, multiplies in bfloat16 rather than emulating it."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)

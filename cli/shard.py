@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mimcl.pipeline.shards import PackConfig
 
 
-def shard(
+def shard_command(
     source: Annotated[
         Path,
         typer.Argument(
@@ -36,7 +36,7 @@ def shard(
     from mimcl.pipeline.shards import PackConfig
 
     config = PackConfig(shard_mb=shard_mb, short_side=short_side, workers=workers, decode=decode)
-    description = pack_folder(source, out, config, holdout=holdout, overwrite=overwrite)
+    description = shard(source, out, config, holdout=holdout, overwrite=overwrite)
     for split, part in description["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"]) / 1e6
         labels = f"{len(part['classes'])} classes" if part["classes"] else "no labels"
@@ -47,11 +47,16 @@ def shard(
     console.print(f"packed into {out}/ · next: mimcl prototypes build{data}")
 
 
-def pack_folder(source: Path, out: Path, config: PackConfig, *, holdout: float, overwrite: bool) -> dict[str, Any]:
-    """Packs a folder of images with a progress bar; returns what dataset.json holds. Raises DataError."""
+def shard(
+    source: Path, out: Path, config: PackConfig | None = None, *, holdout: float = 0.0, overwrite: bool = False
+) -> dict[str, Any]:
+    """Packs a folder of images into `out` with a progress bar; returns what dataset.json holds. Raises DataError.
+
+    `holdout` is the share of the images, 0 to 1, that becomes a val split where the folder has none.
+    """
     from mimcl.cli.console import console, image_bar
     from mimcl.pipeline.files import DataError
-    from mimcl.pipeline.shards import pack
+    from mimcl.pipeline.shards import PackConfig, pack
     from mimcl.pipeline.sources import image_folder
 
     if out.resolve().is_relative_to(source.resolve()):
@@ -60,4 +65,4 @@ def pack_folder(source: Path, out: Path, config: PackConfig, *, holdout: float, 
     for note in found.notes:
         console.print(note)
     with image_bar("packing", sum(map(len, found.splits.values()))) as advance:
-        return pack(found, out, config, overwrite=overwrite, on_progress=advance)
+        return pack(found, out, config or PackConfig(), overwrite=overwrite, on_progress=advance)

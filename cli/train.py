@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STOPPED = 75  # exit code of a run that was asked to stop, and saved: sysexits' "try again"
 
 
-def train(
+def train_command(
     recipe: Annotated[
         str | None, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small. (default: auto)")
     ] = None,
@@ -105,7 +105,7 @@ def train(
     chosen = run.config.curriculum
     if temperature is not None and chosen.name != "none" and chosen.temp_schedule != "constant":
         raise ConfigError("--temperature belongs to --temp-schedule constant; the other schedules find it from --r0")
-    finished = train_run(run, world)
+    finished = train(run, world)
     if world.rank == 0:
         if not finished:
             typer.echo(f"stopped and saved; go on with: mimcl train --out {run.folder} --resume", err=True)
@@ -114,7 +114,7 @@ def train(
         raise typer.Exit(STOPPED)
 
 
-def train_run(run: Run, world: World | None = None) -> bool:
+def train(run: Run, world: World | None = None) -> bool:
     """Trains `run` to its end, or until it is asked to stop; returns whether the end was reached.
 
     Everything it makes lies in its folder. Raises what its parts raise.
@@ -163,10 +163,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
             learned=learned,
         )
     keep_freed_memory()
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", world.local_rank if world.size > 1 else torch.cuda.current_device())
-        torch.cuda.set_device(device)
+    device = world.device()
     if config.trainer.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS wants for it
         torch.use_deterministic_algorithms(True)

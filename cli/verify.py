@@ -11,41 +11,55 @@ import typer
 _SHOWN = 20  # findings
 
 
-def verify(
+def verify_command(
     data: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")] = Path("shards"),
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and check.")] = os.cpu_count() or 1,
 ) -> None:
     """Check shards, indices and prototype sets against their checksums and each other."""
-    from mimcl.cli.console import console, image_bar
+    from mimcl.cli.console import console
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import read_dataset
-    from mimcl.pipeline.verify import verify as verify_shards
 
-    splits = read_dataset(data)["splits"]
-    images = sum(part["samples"] for part in splits.values())
-    with image_bar("verifying", images) as advance:
-        findings = verify_shards(data, decode, workers, advance)
-    sets, set_findings = verify_sets(data, splits.get("train"))
-    findings += set_findings
+    findings = verify(data, decode, workers)
     for finding in findings[:_SHOWN]:
         console.print(finding)
     if len(findings) > _SHOWN:
         console.print(f"... and {len(findings) - _SHOWN:,} more")
     if findings:
         raise DataError(f"{data}: {len(findings):,} findings; restore what they name, or pack again with `mimcl shard`")
-    shards = sum(len(part["shards"]) for part in splits.values())
-    beside = f" and {sets} prototype sets" if sets else ""
+    parts = read_dataset(data)["splits"].values()
+    images, shards = sum(part["samples"] for part in parts), sum(len(part["shards"]) for part in parts)
+    beside = f" and {len(sets)} prototype sets" if (sets := sets_of(data)) else ""
     console.print(f"{images:,} images in {shards:,} shards{beside}: all checks passed")
 
 
-def verify_sets(data: Path, train: dict | None) -> tuple[int, list[str]]:
-    """How many prototype sets lie beside the shards, and what is wrong with them; `train` is of dataset.json."""
+def verify(data: Path, decode: bool = False, workers: int = os.cpu_count() or 1) -> list[str]:
+    """What is wrong with a packed data set and the prototype sets beside it, a line each; empty for a sound one.
+
+    Raises DataError where there is no data set.
+    """
+    from mimcl.cli.console import image_bar
+    from mimcl.pipeline.index import read_dataset
+    from mimcl.pipeline.verify import verify as verify_shards
+
+    splits = read_dataset(data)["splits"]
+    with image_bar("verifying", sum(part["samples"] for part in splits.values())) as advance:
+        findings = verify_shards(data, decode, workers, advance)
+    return findings + verify_sets(data, splits.get("train"))
+
+
+def sets_of(data: Path) -> list[Path]:
+    """The folders of the prototype sets beside the shards."""
+    return sorted(path for path in data.glob("prototypes/*") if path.is_dir() and not path.name.startswith("."))
+
+
+def verify_sets(data: Path, train: dict | None) -> list[str]:
+    """What is wrong with the prototype sets beside the shards; `train` is of dataset.json."""
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 
-    folders = sorted(path for path in data.glob("prototypes/*") if path.is_dir() and not path.name.startswith("."))
     findings = []
-    for folder in folders:
+    for folder in sets_of(data):
         if train is None:
             findings.append(f"{folder}: there is no train split that it could belong to")
             continue
@@ -56,4 +70,4 @@ def verify_sets(data: Path, train: dict | None) -> tuple[int, list[str]]:
         else:
             if len(found.distance) != train["samples"]:
                 findings.append(f"{folder}: {len(found.distance):,} distances of {train['samples']:,} samples")
-    return len(folders), findings
+    return findings

@@ -54,6 +54,14 @@ class World:
             )
         return world
 
+    def device(self) -> torch.device:
+        """This process's own CUDA device, which becomes the current one; the CPU where there is none."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        device = torch.device("cuda", self.local_rank if self.size > 1 else torch.cuda.current_device())
+        torch.cuda.set_device(device)
+        return device
+
 
 @contextmanager
 def connected(world: World, device: torch.device, timeout_seconds: float) -> Iterator[None]:
@@ -113,6 +121,14 @@ def gather(text: str) -> list[str]:
     padded[: len(data)] = data
     parts = _gathered(padded) if max(sizes) else [padded] * len(sizes)
     return [part[:size].numpy().tobytes().decode() for part, size in zip(parts, sizes, strict=True)]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (n, ...) of all ranks, in order of rank, on the host; n may differ."""
+    counts = [count.item() for count in _gathered(torch.tensor([len(rows)]))]
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    return torch.cat([part[:count] for part, count in zip(_gathered(padded), counts, strict=True)])
 
 
 class Gradients:

@@ -103,7 +103,7 @@ class MaskedAutoencoderViT(nn.Module):
         super().__init__()
         if image_size % patch_size:
             raise ValueError(f"data.image_size {image_size} is not a multiple of model.patch_size {patch_size}")
-        self.patch_size, self.norm_pix_loss = patch_size, norm_pix_loss
+        self.image_size, self.patch_size, self.norm_pix_loss = image_size, patch_size, norm_pix_loss
         side = image_size // patch_size
         self.num_patches = side * side
         norm = partial(nn.LayerNorm, eps=1e-6)
@@ -121,6 +121,10 @@ class MaskedAutoencoderViT(nn.Module):
         self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
         self.decoder_norm = norm(decoder_width)
         self.decoder_pred = nn.Linear(decoder_width, patch_size * patch_size * 3)
+
+    @property
+    def device(self) -> torch.device:
+        return self.cls_token.device
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draws all weights: Xavier-uniform matrices (the patch projection as one matrix), tokens N(0, 0.02^2)."""

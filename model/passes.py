@@ -54,7 +54,7 @@ class Passes:
         """`own` are the masker's trainable own parameters; losses are divided by `batch_size`, in draws."""
         self._model, self._masker, self._own, self._batch_size = model, masker, own, batch_size
         self._frozen = frozen_twin(model)
-        device = model.cls_token.device.type
+        device = model.device.type
         self._autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
         self._attention = _unfused if device == "cpu" and precision == "bfloat16" else nullcontext
         compiled = torch.compile if compile else _as_it_is

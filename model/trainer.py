@@ -81,7 +81,7 @@ class Trainer:
         self._config, self._optim_config = config, optim
         self._samples, self._draws = samples, draws
         self._batch_size, self._micro_batches = batch_size, micro_batches
-        self._device = model.cls_token.device
+        self._device = model.device
         own = [parameter for _, parameter in masker.own_parameters() if parameter.requires_grad]
         self._second_every = masker.second_every if own else 0
         self._passes = Passes(model, masker, own, batch_size, precision, config.compile)

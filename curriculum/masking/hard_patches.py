@@ -111,7 +111,7 @@ class HardPatchesMasker(Masker):
         self._ramp = config.momentum_epochs if share is None else share * clock.epochs
         attention = model.decoder_blocks[0].attn
         width, depth = attention.num_heads * attention.head_dim, config.predictor_depth or len(model.decoder_blocks)
-        self.predictor = loss_predictor(width, depth, attention.num_heads, seed).to(model.cls_token.device)
+        self.predictor = loss_predictor(width, depth, attention.num_heads, seed).to(model.device)
         self.teacher = Teacher(model, self.predictor)
 
     @torch.no_grad()

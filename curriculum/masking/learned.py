@@ -72,7 +72,7 @@ class LearnedMasker(Masker):
         if width % config.heads:
             raise ValueError(f"learned_masking.heads is {config.heads}; it must divide the encoder's width, {width}")
         network = drawn(partial(MaskingNetwork, width, model.num_patches, config.depth, config.heads), seed)
-        self.network = network.to(model.cls_token.device)
+        self.network = network.to(model.device)
 
     def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         scores = self.network(model.embed(patches))

@@ -30,4 +30,4 @@ def make_masker(
         return HardPatchesMasker(hard_patches, model, config.mask_ratio, clock, seed)
     if config.name == "learned":
         return LearnedMasker(learned, model, config.mask_ratio, clock, seed)
-    return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(model.cls_token.device)
+    return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(model.device)

@@ -13,7 +13,7 @@ from typed import mimcl
 
 from mimcl.cli import restore
 from mimcl.cli.gallery import images_of
-from mimcl.cli.masks import draw_masks
+from mimcl.cli.masks import masks
 from mimcl.cli.masks_picture import CELL, DPI, GAP, GROUP_GAP, MARGIN, panels
 from mimcl.cli.reconstruction import Reconstruction, as_pixels, reconstruct
 from mimcl.curriculum.masking import make
@@ -140,19 +140,19 @@ def test_a_row_an_image_and_a_group_of_columns_a_checkpoint(home, monkeypatch, c
 )
 def test_checkpoints_are_spread_from_the_first_to_the_last(home, monkeypatch, tmp_path, count, steps):
     monkeypatch.chdir(home)
-    assert draw_masks(Path("random"), tmp_path / "a.png", images=1, checkpoints=count) == steps
+    assert masks(Path("random"), tmp_path / "a.png", images=1, checkpoints=count) == steps
 
 
 def test_there_are_no_more_rows_than_images(home, monkeypatch, tmp_path):
     monkeypatch.chdir(home)
-    draw_masks(Path("random"), tmp_path / "a.png", images=99, checkpoints=1)
+    masks(Path("random"), tmp_path / "a.png", images=99, checkpoints=1)
     with Image.open(tmp_path / "a.png") as picture:
         assert 0 < picture.size[1] / DPI - 24 * (CELL + GAP) < 1.5
 
 
 def test_one_checkpoint_is_shown_alone(home, monkeypatch, tmp_path):
     monkeypatch.chdir(home)
-    assert draw_masks(Path("scoring/checkpoints/00000002"), tmp_path / "a.png", images=1) == [2]
+    assert masks(Path("scoring/checkpoints/00000002"), tmp_path / "a.png", images=1) == [2]
 
 
 @pytest.mark.parametrize("run", ["random", "scoring"])
@@ -178,7 +178,7 @@ def test_scores_masks_and_progress_are_those_of_the_checkpoint(home, crops):
     shown = []
     for step in (1, 6):
         saved = saved_at(home / "scoring", step)
-        model = restore.restore_model(saved.meta["config"], saved.tensors)
+        model = restore.restore_model(restore.config_of(saved), saved.tensors)
         head = nn.Linear(64, 1)
         head.load_state_dict({name: saved.tensors[f"masker.head.{name}"] for name in ("weight", "bias")})
         with torch.no_grad():
@@ -220,7 +220,7 @@ def test_colours_run_from_the_lowest_to_the_highest_score_of_each_image():
 
 def test_shards_that_have_moved(home, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(home)
-    draw_masks(Path("scoring"), tmp_path / "before.png")
+    masks(Path("scoring"), tmp_path / "before.png")
     shutil.copytree(home / "shards", tmp_path / "moved")
     shutil.copytree(home / "scoring", tmp_path / "scoring")
     capfd.readouterr()

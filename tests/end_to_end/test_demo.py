@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mimcl.cli.demo import DemoConfig, run_demo, show
+from mimcl.cli.demo import DemoConfig, demo, show
 from mimcl.pipeline.files import DataError
 
 SMALL = DemoConfig(train=240, val=120, epochs=3)
@@ -18,7 +18,7 @@ SMALL = DemoConfig(train=240, val=120, epochs=3)
 def made(tmp_path_factory):
     """(folder, result, what was printed on the way)."""
     out = tmp_path_factory.mktemp("home") / "demo"
-    return out, run_demo(out, SMALL)
+    return out, demo(out, SMALL)
 
 
 def test_the_flow_leaves_images_shards_a_run_and_a_picture(made):
@@ -60,7 +60,7 @@ def test_the_table_says_what_came_out_and_what_to_type(made, capsys):
 def test_an_existing_folder_is_left_alone(made):
     out = made[0]
     with pytest.raises(DataError, match=r"demo exists; delete it, or give another --out"):
-        run_demo(out, SMALL)
+        demo(out, SMALL)
     before = sorted(out.rglob("*"))
     mimcl = str(Path(sys.executable).with_name("mimcl"))
     done = subprocess.run([mimcl, "demo", "--out", str(out)], capture_output=True, text=True)

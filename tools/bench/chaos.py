@@ -168,7 +168,7 @@ def result(run: Path) -> tuple[bytes, bytes, list[dict]]:
 
 def make_data() -> None:
     """60 soft random images, packed, with prototypes from their pixels."""
-    from mimcl.cli.prototypes import BuildConfig, build_set
+    from mimcl.cli.prototypes import BuildConfig, build
     from mimcl.pipeline.shards import PackConfig, pack
     from mimcl.pipeline.sources import image_folder
 
@@ -178,7 +178,7 @@ def make_data() -> None:
         coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8))
         coarse.resize((48, 48), Image.Resampling.BICUBIC).save(f"images/{number:03d}.jpg")
     pack(image_folder(Path("images")), Path("shards"), PackConfig(workers=1), on_progress=lambda count: None)
-    build_set(Path("shards"), BuildConfig(features="pixels", k=4))
+    build(Path("shards"), BuildConfig(features="pixels", k=4))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from images import write_classes, write_flat, write_train_val
 from sklearn.neighbors import KNeighborsClassifier
 from typed import mimcl
 
-from mimcl.cli.evaluate import KnnResult, evaluate_knn
+from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate.knn import KnnResult, knn
 from mimcl.cli.extract import extract, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
-from mimcl.model import checkpoint
-from mimcl.model.mae import ModelConfig, build
+from mimcl.model.mae import build
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
@@ -44,7 +44,7 @@ def packed(monkeypatch, folder: Path, *options: str) -> Path:
 def test_the_command_prints_both_encoders_and_both_numbers(home, monkeypatch, capsys):
     assert mimcl(monkeypatch, home, "eval", "knn", "run", "--k", "5", "--decoder", "reference") == 0
     lines = capsys.readouterr().out.splitlines()
-    found = evaluate_knn(Path("run"), Path("shards"), k=5, decoder="reference")
+    found = knn(Path("run"), Path("shards"), k=5, decoder="reference")
     assert "decoder reference" in lines
     assert "16 val images of shards looked up among 40 train images, 3 classes" in lines[-5]
     assert lines[-5].startswith("run/checkpoints/00000003: ")
@@ -58,8 +58,8 @@ def test_the_command_prints_both_encoders_and_both_numbers(home, monkeypatch, ca
 
 def test_a_checkpoint_and_the_runs_own_shards_give_the_same(home, monkeypatch):
     monkeypatch.chdir(home)
-    of_run = evaluate_knn(Path("run"), decoder="reference")
-    assert of_run == evaluate_knn(Path("run/checkpoints/00000003"), Path("shards"), decoder="reference")
+    of_run = knn(Path("run"), decoder="reference")
+    assert of_run == knn(Path("run/checkpoints/00000003"), Path("shards"), decoder="reference")
     assert (of_run.bank, of_run.queries, of_run.classes, of_run.k) == (40, 16, 3, 20)
     assert list(of_run.trained) == list(of_run.untrained) == ["nn", "knn"]
 
@@ -68,9 +68,10 @@ def test_the_numbers_are_those_of_scikit_learn_on_features_extracted_alone(home,
     monkeypatch.chdir(home)
     train, val = ShardIndex.load(Path("shards")), ShardIndex.load(Path("shards"), "val")
     decoder = open_decoder("reference", 32, train, val)
-    config = checkpoint.load(checkpoint.resolve(Path("run"))).meta["config"]
+    loaded = Encoder.load(Path("run"))
+    bare = MaeFeatures("", loaded.model(trained=False), loaded.config.trainer.precision)
     features = {}  # of both splits, by encoder
-    for name, encoder in (("trained", MaeFeatures.load(Path("run"))), ("untrained", MaeFeatures("", config, None))):
+    for name, encoder in (("trained", MaeFeatures.load(Path("run"))), ("untrained", bare)):
         features[name] = [extract(index, encoder, decoder, index.split) for index in (train, val)]
 
     def shares(of: str, k: int) -> float:
@@ -79,24 +80,23 @@ def test_the_numbers_are_those_of_scikit_learn_on_features_extracted_alone(home,
         return KNeighborsClassifier(k, metric="cosine", weights=weights).fit(known, train.label).score(asked, val.label)
 
     for k in (3, 20, 40):
-        found = evaluate_knn(Path("run"), k=k, decoder="reference")
+        found = knn(Path("run"), k=k, decoder="reference")
         assert found.trained == {"nn": shares("trained", 1), "knn": shares("trained", k)}
         assert found.untrained == {"nn": shares("untrained", 1), "knn": shares("untrained", k)}
 
 
 def test_untrained_means_the_weights_that_the_run_began_with(home):
-    saved = checkpoint.load(checkpoint.resolve(home / "run"))
-    config = saved.meta["config"]
-    assert config["seed"] == 5
+    encoder = Encoder.load(home / "run")
+    assert encoder.config.seed == 5
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8))
-    untrained = MaeFeatures("untrained", config, None)
-    np.testing.assert_array_equal(
-        untrained(images),
-        MaeFeatures("again", config, build(ModelConfig(**config["model"]), 32, seed=5).state_dict())(images),
-    )
-    other = MaeFeatures("other seed", config | {"seed": 0}, None)
-    assert not np.array_equal(untrained(images), other(images))
-    assert not np.array_equal(untrained(images), MaeFeatures.load(home / "run")(images))
+
+    def features(model):
+        return MaeFeatures("", model.eval(), encoder.config.trainer.precision)(images)
+
+    untrained = features(encoder.model(trained=False))
+    np.testing.assert_array_equal(untrained, features(build(encoder.config.model, 32, seed=5)))
+    assert not np.array_equal(untrained, features(build(encoder.config.model, 32, seed=0)))
+    assert not np.array_equal(untrained, MaeFeatures.load(home / "run")(images))
 
 
 def test_images_without_a_label_do_not_count(home, monkeypatch, tmp_path):
@@ -111,7 +111,7 @@ def test_images_without_a_label_do_not_count(home, monkeypatch, tmp_path):
         return index
 
     monkeypatch.setattr(ShardIndex, "load", without_some)
-    found = evaluate_knn(Path("run"), shards, decoder="reference")
+    found = knn(Path("run"), shards, decoder="reference")
     assert (found.bank, found.queries) == (30, 12)
 
 
@@ -130,7 +130,7 @@ def test_without_labels(home, monkeypatch, tmp_path):
     write_flat(tmp_path / "images", 8)
     shards = packed(monkeypatch, tmp_path, "--holdout", "0.25")
     with pytest.raises(DataError, match="the train images of .* have no labels; .*a folder for each class.*--holdout"):
-        evaluate_knn(home / "run", shards)
+        knn(home / "run", shards)
 
 
 def test_with_labels_in_train_only(home, monkeypatch, tmp_path):
@@ -138,14 +138,14 @@ def test_with_labels_in_train_only(home, monkeypatch, tmp_path):
     write_flat(tmp_path / "images" / "val", 4)
     shards = packed(monkeypatch, tmp_path)
     with pytest.raises(DataError, match="the val images of .* have no labels"):
-        evaluate_knn(home / "run", shards)
+        knn(home / "run", shards)
 
 
 def test_with_one_class(home, monkeypatch, tmp_path):
     write_classes(tmp_path / "images", {"ant": 8})
     shards = packed(monkeypatch, tmp_path, "--holdout", "0.25")
     with pytest.raises(DataError, match="are all of one class, ant; .*a folder for each class"):
-        evaluate_knn(home / "run", shards)
+        knn(home / "run", shards)
 
 
 @pytest.mark.parametrize(
