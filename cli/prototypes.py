@@ -89,8 +89,11 @@ def build_command(
     console.print(f"wrote {folder}/ with gallery.png · next: mimcl train --curriculum proto{where}")
 
 
-def build(data: Path, config: BuildConfig) -> tuple[Path, PrototypeSet]:
-    """Builds and stores a set with its gallery; returns its folder and the set. Raises what its parts raise."""
+def build(data: Path = Path("shards"), config: BuildConfig = BuildConfig()) -> tuple[Path, PrototypeSet]:
+    """Builds and stores a set with its gallery; returns its folder and the set, with a distance for each sample.
+
+    Raises PrototypeError for a set that is there already or cannot be built, DataError for shards that cannot be read.
+    """
     from mimcl.cli.console import console
     from mimcl.cli.extract import extract, open_decoder, sample_images
     from mimcl.cli.gallery import draw_gallery

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,16 @@ class Run:
 
 
 def open_run(
-    recipe_name: str | None,
-    values: Mapping[str, Any],
-    out: Path | None,
-    resume: bool,
+    recipe_name: str | None = None,
+    values: Mapping[str, Any] = MappingProxyType({}),
+    out: Path | None = None,
+    resume: bool = False,
     allowed: Sequence[str] = (),
     on_trouble: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Decides folder and configuration; writes nothing.
+
+    `values` has dotted keys, for example {"curriculum.name": "proto"}; `recipe_name` None is "auto".
 
     Start-up priority: (1) with `resume`, the newest whole checkpoint of `out` and the configuration that it was saved
     with, which `values` may contradict in `allowed` fields alone; (2) with `resume`, the config.yaml of a run that was

@@ -115,9 +115,11 @@ def train_command(
 
 
 def train(run: Run, world: World | None = None) -> bool:
-    """Trains `run` to its end, or until it is asked to stop; returns whether the end was reached.
+    """Trains `run`, as `mimcl.cli.run.open_run` opened it, to its end; False when it was asked to stop before, saved.
 
-    Everything it makes lies in its folder. Raises what its parts raise.
+    Everything it makes lies in its folder. `world` is this process's place among torchrun's. Raises ConfigError,
+    DataError, PrototypeError, CheckpointError, TrainingError, StallError or DistributedError, each with one line that
+    says what to do.
     """
     import numpy as np
     import torch
