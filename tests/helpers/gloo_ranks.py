@@ -17,7 +17,7 @@ from torch import nn
 
 from mimcl.cli.watch import Watch
 from mimcl.model import distributed
-from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather
+from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather, gather_rows
 from mimcl.model.metrics import Outcome
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -63,6 +63,11 @@ def _rank(there: Any, rank: int, size: int, port: int, function: Callable[..., A
 
 def exchange(rank: int) -> tuple:
     return gather("é" * rank), gather(""), from_first(rank + 5), gather(f"{'long ' * 1000}{rank}")[1][-2:]
+
+
+def exchange_rows(rank: int) -> list:
+    """As many rows as the rank's number, each of them 2 x 1 times that number."""
+    return gather_rows(torch.full((rank, 2, 1), float(rank))).tolist()
 
 
 def disagree(rank: int, odd: int) -> None:

@@ -6,10 +6,20 @@ import time
 import numpy as np
 import pytest
 import torch
-from gloo_ranks import disagree, exchange, lose_rank_1, steps, together
+from gloo_ranks import disagree, exchange, exchange_rows, lose_rank_1, steps, together
 from torch import nn
 
-from mimcl.model.distributed import DistributedError, Gradients, World, agree, barrier, connected, from_first, gather
+from mimcl.model.distributed import (
+    DistributedError,
+    Gradients,
+    World,
+    agree,
+    barrier,
+    connected,
+    from_first,
+    gather,
+    gather_rows,
+)
 
 DRAWS = 20
 
@@ -38,8 +48,13 @@ def test_one_process_sends_nothing_and_registers_no_hook(alone):
     assert from_first(4) == 4
     agree("anything", "ab")
     barrier()
+    assert gather_rows(torch.ones(2, 3)).tolist() == [[1.0] * 3] * 2
     with connected(World(), torch.device("cpu"), 1):
         assert not torch.distributed.is_initialized()
+
+
+def test_rows_of_all_ranks_in_order_also_where_one_has_none():
+    assert together(3, exchange_rows) == [[[[1.0]] * 2] + [[[2.0]] * 2] * 2] * 3
 
 
 @pytest.mark.parametrize(("size", "micro_batches"), [(2, 1), (3, 2)])

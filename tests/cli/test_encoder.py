@@ -1,0 +1,57 @@
+"""Encoders of runs and checkpoints: what they are, and where what is found out about them is written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from images import write_classes
+from small_runs import FEW_PATCHES, train
+from typed import mimcl
+
+from mimcl.cli.encoder import Encoder
+from mimcl.model.checkpoint import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three steps, with a checkpoint after the second."""
+    folder = tmp_path_factory.mktemp("encoder")
+    write_classes(folder / "images", {"ant": 20, "bee": 20})
+    settings = ("curriculum.name=none", "trainer.checkpoint_every_steps=2", FEW_PATCHES, "masking.name=hpm", "seed=3")
+    with pytest.MonkeyPatch.context() as patch:
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, *train("run", *settings, steps=3)) == 0
+    return folder / "run"
+
+
+def test_a_run_means_its_newest_checkpoint(run):
+    encoder, of_checkpoint = Encoder.load(run), Encoder.load(run / "checkpoints" / "00000003")
+    assert (encoder.path, encoder.home, encoder.draw) == (run / "checkpoints" / "00000003", run, 192)
+    assert (encoder.config.seed, encoder.config.data.root, encoder.config.model.patch_size) == (3, "shards", 16)
+    assert of_checkpoint.path == encoder.path
+    assert of_checkpoint.home == run
+    earlier = Encoder.load(run / "checkpoints" / "00000002")
+    assert earlier.draw == 128
+    assert not torch.equal(earlier.tensors["cls_token"], encoder.tensors["cls_token"])
+
+
+def test_its_model_has_the_weights_and_no_masker(run):
+    encoder = Encoder.load(run)
+    assert any(name.startswith("masker.") for name in encoder.tensors)
+    weights = encoder.model().state_dict()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, encoder.tensors[name]), name
+    fresh = encoder.model(trained=False).state_dict()
+    assert not torch.equal(fresh["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
+    assert not encoder.model().training
+
+
+def test_a_checkpoint_without_its_run_has_a_home_of_its_own(run, tmp_path):
+    shutil.copytree(run / "checkpoints" / "00000002", tmp_path / "taken")
+    assert Encoder.load(tmp_path / "taken").home == Path("evaluations/taken")
+
+
+def test_where_there_is_none(tmp_path):
+    with pytest.raises(CheckpointError, match="neither a run with a checkpoint nor a checkpoint"):
+        Encoder.load(tmp_path)
