@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mimcl.cli.config import Config, override
-from mimcl.cli.restore import config_of, restore_model
+from mimcl.cli.restore import config_of, restore_model, samples_of
 from mimcl.cli.run import has_bfloat16
 from mimcl.model import checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT
@@ -25,6 +25,7 @@ class Encoder:
     home: Path  # the run's folder; of a file of weights, or a checkpoint without its run, evaluations/NAME
     draw: int  # of the checkpoint; 0 of a file
     has_decoder: bool
+    samples: int | None = None  # images that it was trained on; None of a file
 
     @classmethod
     def load(cls, path: Path) -> Encoder:
@@ -38,7 +39,8 @@ class Encoder:
         saved = checkpoint.load(path)
         run = path.parent.parent if path.parent.name == "checkpoints" else None
         home = run or Path("evaluations") / path.name
-        return cls(path, config_of(saved), saved.tensors, home, saved.meta["position"], has_decoder=True)
+        draw, samples = saved.meta["position"], samples_of(saved)
+        return cls(path, config_of(saved), saved.tensors, home, draw, has_decoder=True, samples=samples)
 
     @classmethod
     def _of_weights(cls, path: Path) -> Encoder:
@@ -53,5 +55,5 @@ class Encoder:
         return cls(path, override(Config(), values), weights.tensors, home, 0, weights.has_decoder)
 
     def model(self, trained: bool = True) -> MaskedAutoencoderViT:
-        """In evaluation mode, on the CPU; untrained: as a run of this configuration begins."""
+        """In evaluation mode, on the CPU; untrained: with the weights that a run draws."""
         return restore_model(self.config, self.tensors if trained else None)

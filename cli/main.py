@@ -10,6 +10,7 @@ import typer
 
 from mimcl.cli.demo import demo_command
 from mimcl.cli.evaluate.command import evaluate
+from mimcl.cli.export import export_command
 from mimcl.cli.masks import masks_command
 from mimcl.cli.prototypes import prototypes
 from mimcl.cli.shard import shard_command
@@ -29,6 +30,7 @@ app.command("verify")(verify_command)
 app.add_typer(prototypes, name="prototypes")
 app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
+app.command("export")(export_command)
 app.command("masks")(masks_command)
 app.command("demo")(demo_command)
 

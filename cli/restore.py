@@ -21,9 +21,9 @@ def config_of(saved: Checkpoint) -> Config:
 
 
 def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
-    """The model of a run's configuration, for evaluation: with saved weights, or (None) as the run began.
+    """The model of a run's configuration, for evaluation: with saved weights, or (None) with those that a run draws.
 
-    Of weights without a decoder the decoder stays as a run begins.
+    Of weights without a decoder the decoder stays as it is drawn.
     """
     model = build(config.model, config.data.image_size, config.seed).eval()
     if tensors is not None:

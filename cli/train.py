@@ -26,6 +26,10 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --out; starts there if it has no checkpoint.")
     ] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Begin with these weights: of MAE, timm, Hugging Face or another run."),
+    ] = None,
     curriculum: Annotated[
         str | None, typer.Option(help="none, proto (typical images first) or anti (far ones first). (default: none)")
     ] = None,
@@ -97,6 +101,7 @@ def train_command(
         "trainer.compile": compile,
         "trainer.max_nonfinite": max_nonfinite,
         "seed": seed,
+        "init": init,
     }
     values = read_yaml(config) if config else {}
     values |= {key: value for key, value in flags.items() if value is not None} | parse_settings(settings or [])
@@ -127,6 +132,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.announce import announce
     from mimcl.cli.config import usage_errors
     from mimcl.cli.console import warn
+    from mimcl.cli.initial_weights import begin_with
     from mimcl.cli.memory import keep_freed_memory
     from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
     from mimcl.cli.supervise import Supervisor
@@ -135,7 +141,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
-    from mimcl.model.distributed import World, connected
+    from mimcl.model.distributed import World, agree, connected
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
     from mimcl.pipeline.augment import hash64, random_crops
@@ -170,7 +176,9 @@ def train(run: Run, world: World | None = None) -> bool:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS wants for it
         torch.use_deterministic_algorithms(True)
     with usage_errors():
-        model = build(config.model, data.image_size, config.seed).to(device)
+        model = build(config.model, data.image_size, config.seed)
+        begun = begin_with(model, config) if config.init and not run.resumed else None
+        model.to(device)
         masker = make_masker(
             config.masking,
             model,
@@ -191,6 +199,8 @@ def train(run: Run, world: World | None = None) -> bool:
             until_done.enter_context(claimed(run.folder))
         until_done.enter_context(connected(world, device, data.stall_timeout + 60))
         agree_on(config, marks, run.resumed)
+        if begun:
+            agree("what --init names", begun.fingerprint)
         trainer = Trainer(
             model,
             masker,
@@ -223,7 +233,7 @@ def train(run: Run, world: World | None = None) -> bool:
                 device=device,
             )
         if is_first:
-            announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts))
+            announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts), begun)
         with Supervisor(run, config, plan, trainer, marks, counts, world) as supervisor:
             measure = learned.measure if learned else None
             return trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)

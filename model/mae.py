@@ -23,7 +23,7 @@ SIZES = {
     "vit_huge": (1280, 32, 16),
 }
 _DECODER_HEAD_WIDTH = 32  # 16 heads at MAE's decoder width 512
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class ModelConfig:
             raise ValueError(
                 f"model.decoder_width is {self.decoder_width}; it must be a multiple of 32, a head's width"
             )
+
+    @property
+    def decoder_heads(self) -> int:
+        return self.decoder_width // _DECODER_HEAD_WIDTH
 
 
 class Mask(Protocol):
@@ -77,7 +81,7 @@ def to_patches(images: Tensor, patch_size: int) -> Tensor:
 @cache
 def _statistics(device: torch.device, patch_size: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation of a patch's values in grey levels; copied once, since such a copy waits for the device."""
-    return tuple(255 * torch.tensor(values).repeat(patch_size**2).to(device) for values in (_MEAN, _STD))
+    return tuple(255 * torch.tensor(values).repeat(patch_size**2).to(device) for values in (MEAN, STD))
 
 
 def reconstruction_loss(per_patch_loss: Tensor, mask: Tensor) -> Tensor:
@@ -217,7 +221,7 @@ def build(config: ModelConfig, image_size: int, seed: int) -> MaskedAutoencoderV
             heads=heads,
             decoder_width=config.decoder_width,
             decoder_depth=config.decoder_depth,
-            decoder_heads=config.decoder_width // _DECODER_HEAD_WIDTH,
+            decoder_heads=config.decoder_heads,
             norm_pix_loss=config.norm_pix_loss,
         )
     model.initialise(torch.Generator().manual_seed(seed))

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from mimcl.model.mae import ModelConfig
+from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.layouts import from_hugging_face, is_hugging_face
+from mimcl.model.mae import SIZES, ModelConfig
+from mimcl.model.weight_files import read_folder_config, read_tensors
+
+_DROPPED = ("head.", "masker.")  # a classifier's matrix, and what learned to mask
+
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -21,5 +33,153 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads a file of weights, or a Hugging Face folder. Raises CheckpointError for what is not a plain ViT."""
-    raise NotImplementedError
+    """Reads a file of weights, or a Hugging Face folder. Raises CheckpointError for what is not a plain ViT.
+
+    Float32 on the CPU, in whatever precision they were stored. Sizes follow from the shapes; the kind of target
+    (norm_pix_loss) no file tells: it is ModelConfig's default. Learned positions are read as they are. Heads are left
+    out. Without a decoder the configuration's is the default.
+    """
+    tensors = read_tensors(path)
+    try:
+        if is_hugging_face(tensors):
+            tensors = from_hugging_face(tensors)
+        weights = _checked({name: tensor for name, tensor in tensors.items() if not name.startswith(_DROPPED)})
+        if path.is_dir():
+            _check_config(read_folder_config(path), weights.config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit a masked autoencoder: {error}") from None
+    return weights
+
+
+def _checked(tensors: Mapping[str, Tensor]) -> Weights:
+    """ValueError where tensors are missing, too many, of other shapes, or no numbers."""
+    if not {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= tensors.keys():
+        raise ValueError(f"it is no ViT; its first tensors are {_few(tensors)}")
+    if "fc_norm.weight" in tensors:
+        raise ValueError(
+            "it was fine-tuned with averaged tokens and has fc_norm, a norm after the average, where the encoder has "
+            "one before it; give the weights from before fine-tuning"
+        )
+    if "cls_token" not in tensors:
+        raise ValueError("it has no class token")
+    if "pos_embed" not in tensors:
+        raise ValueError("pos_embed is missing")
+    has_decoder = any(name.startswith("decoder_") for name in tensors)
+    config = _config_of(tensors, has_decoder)
+    positions = _size(tensors["pos_embed"], 1)
+    side = math.isqrt(max(positions - 1, 0))
+    expected = _shapes(config, side, has_decoder)
+    if missing := [name for name in expected if name not in tensors]:
+        raise ValueError(f"{_few(missing)} is missing")
+    if unknown := [name for name in tensors if name not in expected]:
+        raise ValueError(f"it has {_few(unknown)}, which a plain ViT has not")
+    if side < 1 or positions != 1 + side**2:
+        raise ValueError(f"its {positions} positions are not those of a square grid and a class token")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{name} is of shape {_by(tensors[name].shape)}; {config.name} has {_by(shape)}")
+    converted = {name: _as_float32(name, tensors[name]) for name in expected}
+    return Weights(config, side * config.patch_size, converted, has_decoder)
+
+
+def _as_float32(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype not in _PRECISIONS:
+        raise ValueError(f"{name} is stored as {tensor.dtype}, no precision of weights")
+    values = tensor.to(torch.float32).contiguous()
+    if not values.isfinite().all():
+        raise ValueError(f"{name} has values that are not finite")
+    return values
+
+
+def _config_of(tensors: Mapping[str, Tensor], has_decoder: bool) -> ModelConfig:
+    projection, width = tensors["patch_embed.proj.weight"], _size(tensors["cls_token"], 2)
+    if projection.dim() != 4 or projection.shape[1] != 3:
+        raise ValueError(f"patch_embed.proj.weight is of shape {_by(projection.shape)}, no projection of RGB patches")
+    depth = _depth(tensors, "blocks")
+    names = [name for name, (w, d, _) in SIZES.items() if (w, d) == (width, depth)]
+    if not names:
+        known = ", ".join(f"{name} {w} x {d}" for name, (w, d, _) in SIZES.items())
+        raise ValueError(f"its encoder is {width} wide and {depth} blocks deep; there are {known}")
+    sizes = {"name": names[0], "patch_size": projection.shape[2]}
+    if has_decoder:
+        if "decoder_embed.weight" not in tensors:
+            raise ValueError("decoder_embed.weight is missing")
+        sizes["decoder_width"] = _size(tensors["decoder_embed.weight"], 0)
+        sizes["decoder_depth"] = _depth(tensors, "decoder_blocks")
+    return ModelConfig(**sizes)
+
+
+def _check_config(found: Mapping[str, Any], config: ModelConfig) -> None:
+    """ValueError where a folder's config.json says what its tensors do not show and our model has not."""
+    if "architecture" in found:  # timm's
+        return
+    wanted: dict[str, tuple[object, ...]] = {
+        "model_type": ("vit", "vit_mae"),
+        "hidden_act": ("gelu", None),
+        "num_attention_heads": (SIZES[config.name][2],),
+    }
+    if found.get("model_type") == "vit_mae":
+        wanted["decoder_num_attention_heads"] = (config.decoder_heads, None)
+    for key, allowed in wanted.items():
+        if found.get(key) not in allowed:
+            raise ValueError(f"{key} is {str(found.get(key))[:80]!r} in its config.json; it must be {allowed[0]}")
+
+
+def _shapes(config: ModelConfig, side: int, has_decoder: bool) -> dict[str, tuple[int, ...]]:
+    """What MaskedAutoencoderViT has for a grid of side^2 patches, by name."""
+    (width, depth, _), patch = SIZES[config.name], config.patch_size
+    shapes = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + side**2, width),
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
+        **_block_shapes("blocks", width, depth),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    if has_decoder:
+        inner = config.decoder_width
+        shapes |= {
+            "decoder_embed.weight": (inner, width),
+            "decoder_embed.bias": (inner,),
+            "mask_token": (1, 1, inner),
+            "decoder_pos_embed": (1, 1 + side**2, inner),
+            **_block_shapes("decoder_blocks", inner, config.decoder_depth),
+            "decoder_norm.weight": (inner,),
+            "decoder_norm.bias": (inner,),
+            "decoder_pred.weight": (3 * patch**2, inner),
+            "decoder_pred.bias": (3 * patch**2,),
+        }
+    return shapes
+
+
+def _block_shapes(name: str, width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    matrices = {
+        "attn.qkv": (3 * width, width),
+        "attn.proj": (width, width),
+        "mlp.fc1": (4 * width, width),
+        "mlp.fc2": (width, 4 * width),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number in range(depth):
+        for layer, shape in ({"norm1": (width,), "norm2": (width,)} | matrices).items():
+            shapes[f"{name}.{number}.{layer}.weight"] = shape
+            shapes[f"{name}.{number}.{layer}.bias"] = shape[:1]
+    return shapes
+
+
+def _depth(tensors: Iterable[str], blocks: str) -> int:
+    return len({found[1] for name in tensors if (found := re.match(rf"{blocks}\.(\d+)\.", name))})
+
+
+def _size(tensor: Tensor, dimension: int) -> int:
+    return tensor.shape[dimension] if tensor.dim() > dimension else 0
+
+
+def _by(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+def _few(names: Iterable[str]) -> str:
+    names = [name if len(name) <= 60 else f"{name[:57]}..." for name in names]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,241 @@
+"""What an export consists of: tensors to write, how they are loaded, and how that is compared with our own model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mimcl.cli.encoder import Encoder
+from mimcl.curriculum.masking.mask import Mask, keep_lowest
+from mimcl.model.export import preprocessor, timm_arguments, timm_folder, vit_folder, vit_mae_folder
+from mimcl.model.mae import patchify, reconstruction_loss, to_patches, unpatchify
+from mimcl.pipeline.augment import EVALUATION_SIDE
+from mimcl.pipeline.files import write_json
+
+_IMAGES = 2  # that are compared
+
+
+class Sample(NamedTuple):
+    """Random images and what our own model makes of them."""
+
+    images: Tensor  # (B, 3, S, S), normalised
+    tokens: Tensor  # (B, 1 + L, width): of all patches, CLS token first
+    features: Tensor  # (B, width): their mean over the patches
+    noise: Tensor  # (B, L): the patches where it is lowest are kept
+    mask: Mask
+    pred: Tensor | None  # (B, L, P), with that mask; None without a decoder
+    loss: Tensor | None  # 0-d
+
+
+Compared = list[tuple[Tensor, Tensor]]  # theirs, ours
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of weights and what lies beside it. Paths are relative to the export's folder."""
+
+    file: str
+    tensors: Mapping[str, Tensor]
+    call: Callable[[Path], str]  # from the export's folder to the Python expression that loads the weights
+    example: str  # Python lines, to be run in the export's folder, from `images` to features
+    load: Callable[[Path], nn.Module]  # the same as call
+    compare: Callable[[nn.Module, Sample], Compared]
+    compared: str  # in words
+    beside: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # JSON files in the same folder
+
+
+@torch.no_grad()
+def samples_of(encoder: Encoder) -> list[Sample]:
+    """In float64 and in float32, on the CPU; of images that are the same for all encoders of one size."""
+    model, generator = encoder.model(), torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (_IMAGES, 3, model.image_size, model.image_size), generator=generator)
+    noise = torch.rand(_IMAGES, model.num_patches, generator=generator)
+    mask = keep_lowest(noise, encoder.config.masking.mask_ratio)
+    samples = []
+    for precision in (torch.float64, torch.float32):
+        model.to(precision)
+        patches = to_patches(pixels.to(torch.uint8), model.patch_size).to(precision)
+        tokens, features = model.encode(model.embed(patches)), model.features(patches)
+        pred = loss = None
+        if encoder.has_decoder:
+            output = model(patches, mask)
+            pred, loss = output.pred, reconstruction_loss(output.per_patch_loss, mask.mask).mean()
+        samples.append(Sample(unpatchify(patches, model.patch_size), tokens, features, noise, mask, pred, loss))
+    return samples
+
+
+@torch.no_grad()
+def differences(part: Part, folder: Path, samples: list[Sample]) -> list[float]:
+    """The largest absolute difference between what is loaded from `folder` and ours, for each of the samples."""
+    model = part.load(folder).eval()
+    found = []
+    for sample in samples:
+        pairs = part.compare(model.to(sample.images.dtype), sample)
+        found.append(torch.stack([(theirs - ours).abs().max().double() for theirs, ours in pairs]).max().item())
+    return found
+
+
+def parts_of(encoder: Encoder, format: str) -> list[Part]:
+    """Those of timm, hf or safetensors; of hf the first is ViTModel's, the second, with a decoder, ViTMAE's."""
+    if format == "timm":
+        return [_timm(encoder)]
+    if format == "safetensors":
+        return [_own(encoder)]
+    return [_vit(encoder), *([_vit_mae(encoder)] if encoder.has_decoder else [])]
+
+
+def write(part: Part, folder: Path) -> None:
+    """Writes the files of a part into the export's folder."""
+    path = folder / part.file
+    path.parent.mkdir(exist_ok=True)
+    # Hugging Face does not load a file that does not say "pt".
+    save_file({name: tensor.contiguous() for name, tensor in part.tensors.items()}, path, {"format": "pt"})
+    for name, content in part.beside.items():
+        write_json(path.parent / name, content)
+
+
+def versions(format: str) -> str:
+    """What an export in this format is checked with."""
+    found = [f"timm {timm.__version__}"] if format == "timm" else []
+    if format == "hf":
+        import transformers
+
+        found = [f"transformers {transformers.__version__}"]
+    return ", ".join([*found, f"torch {torch.__version__.partition('+')[0]}"])
+
+
+def _timm(encoder: Encoder) -> Part:
+    config, size = encoder.config.model, encoder.config.data.image_size
+    name, arguments = timm_arguments(config, size)
+    told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    tensors, described = timm_folder(config, size, encoder.tensors, EVALUATION_SIDE)
+
+    def call(folder: Path) -> str:
+        return f'timm.create_model("{name}", {told}, checkpoint_path={_quoted(folder / "model.safetensors")})'
+
+    def load(folder: Path) -> nn.Module:
+        return timm.create_model(name, **arguments, checkpoint_path=str(folder / "model.safetensors"))
+
+    def compare(model: nn.Module, sample: Sample) -> Compared:
+        tokens = model.forward_features(sample.images)
+        return [(tokens, sample.tokens), (model(sample.images), sample.tokens[:, 0])]
+
+    example = (
+        "import timm\n\n"
+        f"model = {call(Path())}.eval()\n"
+        "tokens = model.forward_features(images)  # CLS token first\n"
+        "features = tokens[:, 1:].mean(dim=1)  # the mean of all patches: what mimcl evaluates\n"
+        "cls_token = model(images)"
+    )
+    compared = "all tokens of forward_features, and the model's own output"
+    return Part("model.safetensors", tensors, call, example, load, compare, compared, {"config.json": described})
+
+
+def _vit(encoder: Encoder) -> Part:
+    config, size = encoder.config.model, encoder.config.data.image_size
+    tensors, described = vit_folder(config, size, encoder.tensors)
+
+    def call(folder: Path) -> str:
+        return f"ViTModel.from_pretrained({_quoted(folder / 'vit')}, add_pooling_layer=False)"
+
+    def load(folder: Path) -> nn.Module:
+        from transformers import ViTModel
+
+        with _quietly():
+            return ViTModel.from_pretrained(folder / "vit", add_pooling_layer=False, local_files_only=True)
+
+    def compare(model: nn.Module, sample: Sample) -> Compared:
+        tokens = model(sample.images).last_hidden_state
+        return [(tokens, sample.tokens), (tokens[:, 1:].mean(dim=1), sample.features)]
+
+    example = (
+        "from transformers import ViTModel\n\n"
+        f"model = {call(Path())}.eval()\n"
+        "tokens = model(images).last_hidden_state  # CLS token first\n"
+        "features = tokens[:, 1:].mean(dim=1)  # the mean of all patches: what mimcl evaluates"
+    )
+    compared = "ViTModel: last_hidden_state and its mean over the patches"
+    return Part("vit/model.safetensors", tensors, call, example, load, compare, compared, _beside(described, size))
+
+
+def _vit_mae(encoder: Encoder) -> Part:
+    config, size = encoder.config.model, encoder.config.data.image_size
+    tensors, described = vit_mae_folder(config, size, encoder.tensors, encoder.config.masking.mask_ratio)
+
+    def call(folder: Path) -> str:
+        return f"ViTMAEForPreTraining.from_pretrained({_quoted(folder / 'vit_mae')})"
+
+    def load(folder: Path) -> nn.Module:
+        from transformers import ViTMAEForPreTraining
+
+        with _quietly():
+            return ViTMAEForPreTraining.from_pretrained(folder / "vit_mae", local_files_only=True)
+
+    def compare(model: nn.Module, sample: Sample) -> Compared:
+        theirs = model(sample.images, noise=sample.noise)
+        return [(theirs.logits, sample.pred), (theirs.loss, sample.loss), (theirs.mask, sample.mask.mask)]
+
+    example = (
+        "from transformers import ViTMAEForPreTraining\n\n"
+        f"model = {call(Path())}.eval()\n"
+        "loss = model(images).loss  # of patches that it masks at random"
+    )
+    compared = "ViTMAEForPreTraining: loss, logits and mask for the same noise"
+    return Part("vit_mae/model.safetensors", tensors, call, example, load, compare, compared, _beside(described, size))
+
+
+def _own(encoder: Encoder) -> Part:
+    def call(folder: Path) -> str:
+        return f"Encoder.load(Path({_quoted(folder / 'weights.safetensors')})).model()"
+
+    def load(folder: Path) -> nn.Module:
+        return Encoder.load(folder / "weights.safetensors").model()
+
+    def compare(model: nn.Module, sample: Sample) -> Compared:
+        patches = patchify(sample.images, model.patch_size)
+        pairs = [(model.encode(model.embed(patches)), sample.tokens)]
+        return pairs if sample.pred is None else [*pairs, (model(patches, sample.mask).pred, sample.pred)]
+
+    example = (
+        "from pathlib import Path\n\n"
+        "from mimcl.cli.encoder import Encoder\n"
+        "from mimcl.model.mae import patchify\n\n"
+        f"model = {call(Path())}\n"
+        "features = model.features(patchify(images, model.patch_size))  # the mean of all patches"
+    )
+    compared = "all tokens, and the decoder's predictions" if encoder.has_decoder else "all tokens"
+    tensors = {name: tensor for name, tensor in encoder.tensors.items() if not name.startswith("masker.")}
+    return Part("weights.safetensors", tensors, call, example, load, compare, compared)
+
+
+def _beside(described: dict[str, Any], image_size: int) -> dict[str, dict[str, Any]]:
+    return {"config.json": described, "preprocessor_config.json": preprocessor(image_size, EVALUATION_SIDE)}
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bars and reports while a model is loaded."""
+    from transformers.utils import logging
+
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,136 @@
+"""README.md of an export: what was trained on what, how good it is, and how it is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mimcl.cli.encoder import Encoder
+from mimcl.model.mae import MEAN, SIZES, STD
+from mimcl.pipeline.augment import EVALUATION_SIDE
+
+_LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "mimcl"}
+_TIMM_NOTE = """
+`timm.data.resolve_model_data_config` knows these constants only of a model that was created from this folder,
+`timm.create_model("local-dir:FOLDER", pretrained=True)`, or from a hub's repository; for the call above it names those
+of other weights.
+"""
+
+
+def model_card(encoder: Encoder, format: str, examples: Iterable[str], check: str) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    `examples` are Python lines that load the weights, `check` says what the maximum difference was.
+    """
+    config = encoder.config
+    name = _plain(encoder.home.name)
+    size = config.data.image_size
+    width, depth, heads = SIZES[config.model.name]
+    decoder = ""
+    if encoder.has_decoder and format != "timm":
+        decoder = f" Its decoder is {config.model.decoder_width} wide and {config.model.decoder_depth} blocks deep."
+    code = "\n".join(f"```python\n{example}\n```\n" for example in examples)
+    return f"""---
+library_name: {_LIBRARIES[format]}
+pipeline_tag: image-feature-extraction
+tags:
+- masked-autoencoder
+- self-supervised-learning
+- vision-transformer
+- mimcl
+# license: the choice is yours; name one before you publish these weights
+---
+
+# {name}
+
+The encoder of a masked autoencoder, {config.model.name}: {width} wide, {depth} blocks deep, {heads} heads, patches of
+{config.model.patch_size} pixels, images of {size} x {size} pixels.{decoder} Exported by mimcl.
+
+## Training
+
+{_training(encoder)}
+
+## Evaluation
+
+{_evaluation(encoder)}
+
+## Use
+
+Of an image, the centred square whose side is {EVALUATION_SIDE:g} of the shorter image side is resized to
+{size} x {size} pixels (bicubic, antialiased). Red, green and blue, from 0 to 1, are normalised with mean
+{MEAN} and deviation {STD}: `images` is float32, (B, 3, {size}, {size}). In this folder:
+
+{code}{_TIMM_NOTE if format == "timm" else ""}
+## Check
+
+Loaded from these files and compared with mimcl's own model on random images, the largest absolute difference is
+{check}.
+"""
+
+
+def _training(encoder: Encoder) -> str:
+    config = encoder.config
+    if encoder.samples is None:
+        return f"Converted from {_plain(encoder.path.name)}, which does not tell what it was trained on."
+    curriculum, masking = config.curriculum, config.masking
+    order = "none: uniform draws"
+    if curriculum.name != "none":
+        order = f"{curriculum.name}, {curriculum.temp_schedule}, for {curriculum.share:g} of the run"
+    batch = config.data.batch_size
+    rows = {
+        "recipe": config.recipe,
+        "data": f"{Path(config.data.root).resolve().name}, {encoder.samples:,} images",
+        "trained for": f"{encoder.draw / encoder.samples:.4g} of {config.trainer.epochs:g} epochs: {encoder.draw:,} "
+        f"draws in {encoder.draw // batch:,} steps of {batch:,}",
+        "curriculum": order,
+        "masking": f"{masking.name}, {masking.mask_ratio:g} of the patches",
+        "target": "pixels, normalised in each patch" if config.model.norm_pix_loss else "pixels",
+        "optimizer": f"AdamW, base learning rate {config.optim.base_lr:g}, weight decay {config.optim.weight_decay:g}, "
+        f"{config.optim.warmup_epochs:g} epochs of warm-up",
+        "precision": config.trainer.precision,
+        "began with": Path(config.init).name if config.init else "weights drawn at random",
+        "seed": config.seed,
+    }
+    return _table(("", ""), rows.items())
+
+
+def _evaluation(encoder: Encoder) -> str:
+    rows = []
+    for line in _evaluations(encoder):
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in line["values"].items())
+        settings = ", ".join(f"{name} {value}" for name, value in line["settings"].items())
+        rows.append((line["evaluation"], Path(line["data"]).name, settings, shares))
+    if not rows:
+        return "None was made of these weights."
+    return _table(("", "data", "settings", "result"), rows)
+
+
+def _evaluations(encoder: Encoder) -> list[dict[str, Any]]:
+    """The lines about these weights in metrics.jsonl; of several alike but for the values, the last."""
+    try:
+        lines = (encoder.home / "metrics.jsonl").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = {}
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except ValueError:  # cut off when its writer was killed
+            continue
+        if isinstance(line, dict) and "evaluation" in line and line["checkpoint"] == encoder.path.name:
+            key = json.dumps({name: value for name, value in line.items() if name != "values"}, sort_keys=True)
+            found[key] = line
+    return list(found.values())
+
+
+def _table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_plain(str(cell)) for cell in line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text from outside, in a table's cell or a heading: on one line, without Markdown's and HTML's signs."""
+    return re.sub(r"[|<>`\[\]]", "-", " ".join(text.split()))

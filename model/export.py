@@ -1,0 +1,121 @@
+"""Our weights as others load them: timm's VisionTransformer, Hugging Face's ViTModel and ViTMAEForPreTraining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mimcl.model.layouts import to_vit, to_vit_mae
+from mimcl.model.mae import MEAN, SIZES, STD, ModelConfig, encoder_weights
+
+_EPSILON = 1e-6  # of all layer norms; Hugging Face's default is 1e-12
+_BICUBIC = 3  # Pillow's number
+_TIMM = {  # name and patch side of the model that timm has of each size, all at 224 px
+    "vit_tiny": ("vit_tiny_patch16_224", 16),
+    "vit_small": ("vit_small_patch16_224", 16),
+    "vit_base": ("vit_base_patch16_224", 16),
+    "vit_large": ("vit_large_patch16_224", 16),
+    "vit_huge": ("vit_huge_patch14_224", 14),
+}
+
+Folder = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, config.json
+
+
+def timm_arguments(config: ModelConfig, image_size: int) -> tuple[str, dict[str, int]]:
+    """timm's name for the model, and what `timm.create_model` has to be told besides: nothing where the name says it.
+
+    The features are what the encoder computes, without a head.
+    """
+    name, patch = _TIMM[config.name]
+    sizes = {"img_size": (image_size, 224), "patch_size": (config.patch_size, patch)}
+    return name, {"num_classes": 0} | {key: size for key, (size, usual) in sizes.items() if size != usual}
+
+
+def timm_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor], crop: float) -> Folder:
+    """timm's state dict, and the config.json by which `timm.create_model` loads a folder or a hub's repository.
+
+    `crop` is the side of the evaluation square over the image's shorter side. Without the configuration timm would
+    normalise by the mean and deviation of other weights of the same name.
+    """
+    name, arguments = timm_arguments(config, image_size)
+    sizes = {key: value for key, value in arguments.items() if key != "num_classes"}
+    described = {
+        "architecture": name,
+        "num_classes": 0,
+        "num_features": SIZES[config.name][0],
+        "global_pool": "token",
+        "model_args": sizes,
+        "pretrained_cfg": {
+            "tag": "mimcl",
+            "num_classes": 0,
+            "input_size": [3, image_size, image_size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": crop,
+            "crop_mode": "center",
+            "mean": list(MEAN),
+            "std": list(STD),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    return encoder_weights(tensors), described
+
+
+def vit_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor]) -> Folder:
+    """The encoder as Hugging Face's ViTModel, without its pooler."""
+    return to_vit(tensors), _sizes(config, image_size) | {"architectures": ["ViTModel"], "model_type": "vit"}
+
+
+def vit_mae_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor], mask_ratio: float) -> Folder:
+    """Encoder and decoder as Hugging Face's ViTMAEForPreTraining."""
+    described = _sizes(config, image_size) | {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "decoder_hidden_size": config.decoder_width,
+        "decoder_num_hidden_layers": config.decoder_depth,
+        "decoder_num_attention_heads": config.decoder_heads,
+        "decoder_intermediate_size": 4 * config.decoder_width,
+        "mask_ratio": mask_ratio,
+        "norm_pix_loss": config.norm_pix_loss,
+    }
+    return to_vit_mae(tensors), described
+
+
+def preprocessor(image_size: int, crop: float) -> dict[str, Any]:
+    """preprocessor_config.json: the evaluation crop, its shorter image side first scaled to image_size / crop."""
+    return {
+        "image_processor_type": "BitImageProcessor",  # Hugging Face's ViTImageProcessor does not crop
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": round(image_size / crop)},
+        "resample": _BICUBIC,
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    }
+
+
+def _sizes(config: ModelConfig, image_size: int) -> dict[str, Any]:
+    width, depth, heads = SIZES[config.name]
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": _EPSILON,
+        "qkv_bias": True,
+        "image_size": image_size,
+        "patch_size": config.patch_size,
+        "num_channels": 3,
+        "torch_dtype": "float32",
+    }

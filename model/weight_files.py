@@ -1,0 +1,111 @@
+"""Files of tensors by anybody: safetensors, torch's, Hugging Face's folders. Nothing in them is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mimcl.model.checkpoint import CheckpointError
+
+_INSIDE = ("model", "state_dict")  # where a training checkpoint has the weights
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_LONGEST = 1 << 24  # bytes of a folder's JSON: an index of shards has a line a tensor
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file or a Hugging Face folder, on the CPU, as they are named there. Raises CheckpointError."""
+    tensors = _read_folder(path) if path.is_dir() else _read_file(path)
+    for wrapper in _WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def read_folder_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a Hugging Face folder. Raises CheckpointError."""
+    return _read_json(folder / "config.json")
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return _read_file(folder / name)
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        raise CheckpointError(f"{folder} has a config.json but no model.safetensors; give a folder with its weights")
+    places = _read_json(index).get("weight_map")
+    names = sorted(set(places.values())) if isinstance(places, dict) and all(map(_is_text, places.values())) else []
+    if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
+        raise CheckpointError(f"{index} names no files of {folder}; fetch the folder anew")
+    return {name: tensor for file in names for name, tensor in _read_file(folder / file).items()}
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    for key in _INSIDE:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
+    if not isinstance(found, dict) or not found or not all(map(_is_text, found)):
+        raise CheckpointError(f"{path} holds no weights by name; give a state dict, bare or under 'model'")
+    for name, tensor in found.items():
+        if not _is_plain(tensor):
+            raise CheckpointError(f"{path} is no file of weights: {_short(name)} is not a plain tensor of numbers")
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        # MAE's own training checkpoints have their arguments beside the weights: names and values, nothing that runs.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise _unreadable(path, error) from None
+
+
+def _is_plain(tensor: object) -> bool:
+    """Whether it is a tensor with all its numbers in memory: a hostile view of one number may claim any size."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            raise OSError("it is no regular file")
+        with open(path, "rb") as file:
+            content = json.loads(file.read(_LONGEST))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no configuration of a model; give a Hugging Face folder or a file of weights")
+    return content
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _short(name: str) -> str:
+    """A name out of a file, for a message."""
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = " ".join((str(error) or type(error).__name__).partition("\n")[0].split())
+    return CheckpointError(f"{path} cannot be read as weights ({reason[:200]})")
