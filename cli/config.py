@@ -22,6 +22,7 @@ from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
 from mimcl.model.mae import ModelConfig
 from mimcl.model.optim import OptimConfig
+from mimcl.model.trackers import LogConfig
 from mimcl.model.trainer import TrainerConfig
 from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.stream import DataConfig
@@ -63,6 +64,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mimcl.cli.config import Config, write_yaml
 from mimcl.cli.take_up import LEARNED
+from mimcl.cli.trackers import trackers_of_run
 from mimcl.curriculum.sampler import Plan, WindowPlan
-from mimcl.model.log import RunLog
+from mimcl.model.log import RunLog, TensorBoard
 from mimcl.model.metrics import Report
 from mimcl.model.saver import Saver
 from mimcl.model.trainer import Trainer
@@ -55,7 +56,8 @@ class Recorder:
         self._window: WindowPlan | None = None
         # A window begun before the position has been written down already.
         self._last_begun = math.ceil(trainer.position / plan.window_length) - 1
-        self._log = RunLog(folder, trainer.position, on_trouble)
+        sinks = [TensorBoard(folder, trainer.position, on_trouble), *trackers_of_run(folder, config, on_trouble)]
+        self._log = RunLog(folder, trainer.position, on_trouble, sinks)
 
     def close(self) -> None:
         """Ends the files and waits for a checkpoint that is being written."""

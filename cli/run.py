@@ -40,6 +40,8 @@ _FREE = {
     "trainer.keep_last",
     "trainer.keep_every_steps",
     "trainer.max_nonfinite",
+    "log.wandb",
+    "log.mlflow",
 }
 _ALMOST_FREE = {"data.decoder", "data.micro_batch_size"}  # of these, pixels and sums of losses depend on their bits
 

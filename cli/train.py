@@ -66,6 +66,12 @@ def train_command(
         float | None,
         typer.Option(help="Seconds without data, or another process, that end the run. (default: 600)"),
     ] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Show the figures at Weights & Biases as well.")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Show them in MLflow: http://HOST:5000 or sqlite:///FILE.")
+    ] = None,
     allow_change: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help="With --resume: this field may differ: section.key, index or prototypes."),
@@ -100,6 +106,8 @@ def train_command(
         "trainer.epochs": epochs,
         "trainer.compile": compile,
         "trainer.max_nonfinite": max_nonfinite,
+        "log.wandb": wandb,
+        "log.mlflow": mlflow,
         "seed": seed,
         "init": init,
     }
@@ -137,6 +145,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
     from mimcl.cli.supervise import Supervisor
     from mimcl.cli.take_up import take_up
+    from mimcl.cli.trackers import require_libraries
     from mimcl.curriculum.learned_temperature import LearnedTemperature
     from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker
@@ -152,6 +161,7 @@ def train(run: Run, world: World | None = None) -> bool:
 
     config, data, world = run.config, run.config.data, world or World()
     is_first = world.rank == 0
+    require_libraries(config.log)
     index = ShardIndex.load(Path(data.root))
     distances = load_distances(config, index)
     draws = draws_of(config, index.samples)

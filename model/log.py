@@ -22,17 +22,15 @@ class Sink(Protocol):
 class RunLog:
     """The one writer of a run's figures."""
 
-    def __init__(
-        self, folder: Path, draw: int, on_trouble: Callable[[str], None], sinks: Sequence[Sink] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, draw: int, on_trouble: Callable[[str], None], sinks: Sequence[Sink]) -> None:
         """Opens the files for going on at `draw`; lines of a part that will be repeated are dropped.
 
-        `on_trouble` is told once in one line when something cannot be written. `sinks` None: TensorBoard alone.
+        `on_trouble` is told once in one line when something cannot be written.
         """
         path = folder / "metrics.jsonl"
         keep_lines(path, lambda values: _belongs_before(values, draw))
         self._lines = LineFile(path, on_trouble)
-        self._sinks = [TensorBoard(folder, draw, on_trouble)] if sinks is None else sinks
+        self._sinks = sinks
 
     def write(self, line: Mapping[str, Any], numbers: Mapping[str, float] | None = None) -> None:
         """Writes one line, and to the sinks its numbers, or those given instead, at the line's draw."""

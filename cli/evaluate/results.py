@@ -1,4 +1,4 @@
-"""Where the results of evaluations go: the metrics.jsonl of what was judged, and TensorBoard's events beside it."""
+"""Where the results of evaluations go: metrics.jsonl of what was judged, TensorBoard's events beside it, trackers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from mimcl.cli.console import warn
 from mimcl.cli.encoder import Encoder
+from mimcl.cli.trackers import trackers_beside
 from mimcl.model.lines import LineFile
 from mimcl.model.log import TensorBoard
 from mimcl.pipeline.index import ShardIndex
@@ -33,6 +34,6 @@ def record(
     LineFile(encoder.home / "metrics.jsonl", warn).add([line])
     events = encoder.home / "evaluation"
     events.mkdir(exist_ok=True)
-    TensorBoard(events, encoder.draw, warn).write(
-        encoder.draw, {f"{evaluation}/{name}": value for name, value in values.items()}
-    )
+    for sink in (TensorBoard(events, encoder.draw, warn), *trackers_beside(encoder.home, warn)):
+        sink.write(encoder.draw, {f"{evaluation}/{name}": value for name, value in values.items()})
+        sink.close()

@@ -137,6 +137,8 @@ FREE = {
     "trainer.keep_last": 8,
     "trainer.keep_every_steps": 50,
     "trainer.max_nonfinite": 9,
+    "log.wandb": "trial",
+    "log.mlflow": "sqlite:///mlflow.db",
 }
 FIXED = {  # another value of each, and what it may say
     "seed": 1,

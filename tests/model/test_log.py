@@ -7,12 +7,16 @@ from full_disk import files_end_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mimcl.model.lines import LineFile, keep_lines
-from mimcl.model.log import RunLog
+from mimcl.model.log import RunLog, TensorBoard
 
 
 @pytest.fixture
 def told():
     return []
+
+
+def opened(folder, draw, told):
+    return RunLog(folder, draw, told.append, [TensorBoard(folder, draw, told.append)])
 
 
 def lines_of(path):
@@ -24,7 +28,7 @@ def written(numbers):
 
 
 def test_each_event_is_a_line_and_what_json_lacks_is_null(tmp_path, told):
-    log = RunLog(tmp_path, 0, told.append)
+    log = opened(tmp_path, 0, told)
     log.write({"step": 1, "draw": 8, "loss": float("nan"), "lr": 0.5})
     log.write({"window": 1, "draw": 8, "temperature": float("inf"), "digest": "ab"})
     log.close()
@@ -60,7 +64,7 @@ def scalars(folder, tag):
 
 
 def test_tensorboard_gets_what_the_disk_did_not_take_for_a_while(tmp_path, told):
-    log = RunLog(tmp_path, 0, told.append)
+    log = opened(tmp_path, 0, told)
     log.write(written([0])[0])
     with files_end_at(150):
         for row in written(range(1, 50)):
@@ -77,7 +81,7 @@ def test_tensorboard_gets_what_the_disk_did_not_take_for_a_while(tmp_path, told)
 
 def test_tensorboard_drops_what_is_repeated_after_a_resume(tmp_path, told):
     for position, steps in ((0, range(6)), (24, range(4, 9))):
-        log = RunLog(tmp_path, position, told.append)
+        log = opened(tmp_path, position, told)
         for row in written(steps):
             log.write(row)
         log.close()
@@ -85,13 +89,13 @@ def test_tensorboard_drops_what_is_repeated_after_a_resume(tmp_path, told):
 
 
 def test_lines_of_a_part_that_is_repeated_are_dropped(tmp_path, told):
-    log = RunLog(tmp_path, 0, told.append)
+    log = opened(tmp_path, 0, told)
     for row in ({"window": 0, "draw": 0}, {"step": 2, "draw": 16}, {"window": 1, "draw": 16}, {"step": 3, "draw": 24}):
         log.write(row)
     log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 1, "dra')  # killed
-    log = RunLog(tmp_path, 16, told.append)
+    log = opened(tmp_path, 16, told)
     log.write({"window": 1, "draw": 16, "again": 1})
     log.close()
     assert lines_of(tmp_path / "metrics.jsonl") == [

@@ -1,0 +1,107 @@
+"""`mimcl train --wandb --mlflow` with the real libraries: one run there, over a resume and an evaluation."""
+
+import importlib.util
+import json
+
+import pytest
+from images import write_train_val
+from small_runs import FEW_PATCHES, back_to, metrics, train
+from tracked import closed_port, mlflow_runs, wandb_runs
+from typed import mimcl
+
+from mimcl.cli.config import Config, ConfigError, flatten, override, read_yaml
+from mimcl.cli.trackers import require_libraries, trackers_beside
+from mimcl.model.trackers import LogConfig
+from mimcl.pipeline.files import DataError
+
+STEPS, SAVED = 6, 3
+URI = "sqlite:///mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Packed images with a val split, and prototypes."""
+    folder = tmp_path_factory.mktemp("home")
+    write_train_val(folder / "images", {"ant": 20, "bee": 20}, {"ant": 4, "bee": 4})
+    with pytest.MonkeyPatch.context() as patch:
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, "prototypes", "build", "--features", "pixels", "--k", "3") == 0
+    return folder
+
+
+def arguments(out, *more):
+    return [*train(out, FEW_PATCHES, f"trainer.checkpoint_every_steps={SAVED}", *more, steps=STEPS)]
+
+
+def points(lines, key):
+    return [(line["draw"], line[key]) for line in lines if key in line]
+
+
+def test_one_run_over_a_resume_and_an_evaluation(home, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert mimcl(monkeypatch, home, *arguments("run"), "--wandb", "trial", "--mlflow", URI) == 0
+    again = back_to(SAVED, home / "run", home / "again")
+    assert mimcl(monkeypatch, home, "train", "--out", "again", "--resume") == 0
+    assert mimcl(monkeypatch, home, "eval", "knn", "again", "--decoder", "reference") == 0
+    assert "mimcl:" not in capfd.readouterr().err
+    known = json.loads((again / "trackers.json").read_text())
+    assert known == {"id": known["id"], "wandb": "trial", "mlflow": URI}
+
+    lines = metrics(again)
+    evaluated = lines.pop()
+    assert evaluated["evaluation"] == "knn"
+    params = flatten(override(Config(), read_yaml(again / "config.yaml")))
+    (run,) = mlflow_runs(URI)
+    assert (run["id"], run["name"], run["status"]) == (known["id"], "run", "FINISHED")
+    assert run["params"] == {key: str(list(v) if isinstance(v, tuple) else v) for key, v in params.items()}
+    assert run["metrics"]["loss"] == points(lines, "loss")
+    assert run["metrics"]["coverage"] == points(lines, "coverage")
+    assert run["metrics"]["knn/nn"] == [(evaluated["draw"], evaluated["values"]["nn"])]
+
+    first, second, judged = [*wandb_runs(home / "run"), *wandb_runs(again)][-3:]
+    assert {r["id"] for r in (first, second, judged)} == {known["id"]}
+    assert first["config"].items() >= {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()}.items()
+    assert points(first["history"], "loss") == points(lines, "loss")
+    assert points(second["history"], "loss") == points(lines, "loss")[SAVED:]
+    assert points(judged["history"], "knn/nn") == [(evaluated["draw"], evaluated["values"]["nn"])]
+
+
+def test_a_server_that_is_not_there_changes_nothing_and_another_tracker_may_follow(home, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    address = closed_port()
+    assert mimcl(monkeypatch, home, *arguments("plain")) == 0
+    assert not (home / "plain" / "trackers.json").exists()
+    capfd.readouterr()
+    assert mimcl(monkeypatch, home, *arguments("alone"), "--mlflow", address) == 0
+    (complaint,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mimcl:")]
+    assert complaint.startswith("mimcl: mlflow goes without the rest: API request to ")
+    assert metrics(home / "alone") == metrics(home / "plain")
+    before = json.loads((home / "alone" / "trackers.json").read_text())
+    # Neither is it a change of the run to go on without, or elsewhere.
+    assert mimcl(monkeypatch, home, "train", "--out", "alone", "--resume", "--set", "log.mlflow=null") == 0
+    assert json.loads((home / "alone" / "trackers.json").read_text()) == before
+    assert "mimcl:" not in capfd.readouterr().err
+
+
+def test_what_is_not_installed_is_said_before_training(home, monkeypatch, capfd):
+    (home / "wandb").mkdir(exist_ok=True)  # a folder of that name is not the library
+    real = importlib.util.find_spec
+    nowhere = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: nowhere if name == "wandb" else real(name))
+    assert mimcl(monkeypatch, home, *arguments("never"), "--wandb", "trial") == 2
+    complaint = capfd.readouterr().err
+    assert complaint == "mimcl: --wandb needs a library that is not installed: pip install 'mimcl[wandb]'\n"
+    assert not (home / "never").exists()
+
+
+def test_a_password_is_not_written_into_the_run_folder():
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD"):
+        require_libraries(LogConfig(mlflow="https://me:secret@host:5000"))
+    require_libraries(LogConfig(mlflow="https://host:5000"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"wandb": "trial"}', '{"id": 3}', "\xff{"])
+def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path, content):
+    (tmp_path / "trackers.json").write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=r"trackers.json is damaged; delete it"):
+        trackers_beside(tmp_path, pytest.fail)
