@@ -75,9 +75,7 @@ def _fitting(config: FinetuneConfig, task: Task) -> FinetuneConfig:
     group = min(config.mixing_group, task.images, config.batch_size)
     batch = min(config.batch_size, task.images) // group * group
     if batch < config.batch_size and task.world.rank == 0:
-        console.print(
-            f"batch_size {config.batch_size} becomes {batch}: whole groups of {group}, {task.images:,} images"
-        )
+        console.print(f"batch_size {config.batch_size} becomes {batch}: {task.images:,} images, in groups of {group}")
     return replace(
         config, batch_size=batch, mixing_group=group, warmup_epochs=min(config.warmup_epochs, config.epochs / 5)
     )
