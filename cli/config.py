@@ -27,6 +27,8 @@ from mimcl.model.trainer import TrainerConfig
 from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.stream import DataConfig
 
+T = typing.TypeVar("T")
+
 _LONGEST = 1 << 16  # bytes of a configuration file
 _DEEPEST = 4  # sections, a list
 
@@ -80,12 +82,25 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         if key not in known:
             raise ConfigError(f"unknown key {key!r}{_suggestion(key, known)}")
         section, _, name = key.rpartition(".")
-        owner = getattr(config, section) if section else config
-        kind = typing.get_type_hints(type(owner))[name]
-        sections.setdefault(section, {})[name] = _convert(key, value, kind)
+        sections.setdefault(section, {})[name] = value
+    changed = {s: replaced(getattr(config, s), v, f"{s}.") for s, v in sections.items() if s}
     with usage_errors():
-        changed = {s: dataclasses.replace(getattr(config, s), **v) for s, v in sections.items() if s}
-        return dataclasses.replace(config, **sections.get("", {}), **changed)
+        return dataclasses.replace(replaced(config, sections.get("", {})), **changed)
+
+
+def replaced(owner: T, values: Mapping[str, Any], section: str = "") -> T:
+    """A dataclass with fields replaced, as text or numbers give them; `section` stands before their names in errors.
+
+    Raises ConfigError for unknown names and values of another type or range.
+    """
+    kinds = typing.get_type_hints(type(owner))
+    known = {field.name: field for field in dataclasses.fields(owner)}
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"unknown key {section + name!r}{_suggestion(name, known)}")
+    converted = {name: _convert(section + name, value, kinds[name]) for name, value in values.items()}
+    with usage_errors():
+        return dataclasses.replace(owner, **converted)
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:

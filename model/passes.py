@@ -56,7 +56,7 @@ class Passes:
         self._frozen = frozen_twin(model)
         device = model.device.type
         self._autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
-        self._attention = _unfused if device == "cpu" and precision == "bfloat16" else nullcontext
+        self._attention = unfused_attention if device == "cpu" and precision == "bfloat16" else nullcontext
         compiled = torch.compile if compile else _as_it_is
         self._propose, self._first = compiled(masker.propose), compiled(self._first_objective)
         self._second = compiled(masker.second_loss)
@@ -94,7 +94,7 @@ def frozen_twin(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _unfused() -> Iterator[None]:
+def unfused_attention() -> Iterator[None]:
     """Attention as plain products, in bfloat16 on the CPU.
 
     With its backward pass torch's fused attention takes 1.5 to 4 times as long there; without, a quarter of the time.

@@ -16,6 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 STREAM_CROP = 1
 STREAM_FLIP = 2
 STREAM_MASK = 3
+STREAM_RAND_AUGMENT = 4
+STREAM_ERASING = 5
+STREAM_MIXING = 6
+STREAM_DROP_PATH = 7
 
 _ATTEMPTS = 10  # tries at a box that fits before falling back to the central one, as in torchvision
 EVALUATION_SIDE = 0.875  # side of the evaluation square over the shorter image side: resize 256, crop 224
@@ -93,11 +97,15 @@ Transform = Callable[
 ]
 
 
-def random_crops(seed: int) -> Transform:
-    """MAE's augmentation for training: a random resized crop and a fair flip for each draw."""
+def random_crops(seed: int, scale: tuple[float, float] = (0.2, 1.0)) -> Transform:
+    """MAE's augmentation for training: a random resized crop and a fair flip for each draw.
+
+    `scale` is the range of the crop's share of the area; with labels MAE takes (0.08, 1).
+    """
 
     def transform(draws, width, height):  # noqa: ANN001, ANN202 - the alias above says it
-        return crop_boxes(hash64(seed, draws, STREAM_CROP), width, height), flips(hash64(seed, draws, STREAM_FLIP))
+        boxes = crop_boxes(hash64(seed, draws, STREAM_CROP), width, height, scale)
+        return boxes, flips(hash64(seed, draws, STREAM_FLIP))
 
     return transform
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +66,27 @@ class InOrder:
         self, window_number: int, draws: NDArray[np.int64], retry: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         raise IndexError(f"retry {retry} of a plan without substitutes")
+
+
+class Among:
+    """A plan over some of the samples: what `plan` calls sample k is the k-th of those given."""
+
+    def __init__(self, plan: Plan, sample_ids: NDArray[np.int64]) -> None:
+        self._plan, self._sample_ids = plan, sample_ids
+        self.draws, self.window_length, self.retries = plan.draws, plan.window_length, plan.retries
+
+    def known(self, number: int) -> Future[None] | None:
+        return self._plan.known(number)
+
+    def window(self, number: int) -> Window:
+        window = self._plan.window(number)
+        return replace(window, sample_ids=self._sample_ids[window.sample_ids])
+
+    def substitutes(
+        self, window_number: int, draws: NDArray[np.int64], retry: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        sample_ids, distances = self._plan.substitutes(window_number, draws, retry)
+        return self._sample_ids[sample_ids], distances
 
 
 @dataclass(frozen=True)

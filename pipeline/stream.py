@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -113,7 +113,9 @@ class Stream:
         group_size: int = 1,
         device: torch.device | str = "cpu",
         stall_timeout: float = DataConfig.stall_timeout,
+        repaint: Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor] | None = None,
     ) -> None:
+        """`repaint(images, draws)` changes decoded images, on the device; the thread that makes batches calls it."""
         if start % batch_size:
             raise ValueError(f"the stream starts at a multiple of the batch size {batch_size}, not at draw {start}")
         if plan.window_length % batch_size:
@@ -123,7 +125,7 @@ class Stream:
         self._samples = Samples(plan, index, transform, self._stage)
         self._seed, self._batch_size, self._start, self._stall_timeout = seed, batch_size, start, stall_timeout
         self._parts = micro_batches(batch_size, micro_batch_size, rank, world_size, group_size)
-        self._device = torch.device(device)
+        self._device, self._repaint = torch.device(device), repaint
         # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         longest = max(stop - first for first, stop in self._parts)
@@ -230,8 +232,9 @@ class Stream:
     def _batch(self, images: torch.Tensor, part: Part) -> Batch:
         self._stage.words = _copying
         keys = hash64(self._seed, part.draws, STREAM_MASK).view(np.int64)
+        images = self._to_device(images)
         return Batch(
-            images=self._to_device(images),
+            images=self._repaint(images, part.draws) if self._repaint else images,
             draws=part.draws,
             keys=self._to_device(torch.from_numpy(keys)),
             sample_ids=part.sample_ids,

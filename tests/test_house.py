@@ -67,6 +67,7 @@ def test_nothing_is_read_in_a_way_that_runs_code():
         ["masks", "--help"],
         ["prototypes", "build", "--help"],
         ["eval", "knn", "--help"],
+        ["eval", "finetune", "--help"],
     ],
 )
 def test_help_loads_no_heavy_library(command):

@@ -112,3 +112,48 @@ def few_shot_command(
     result = few_shot(path, data, shots or (1, 5, 10), seeds, FeatureOptions(pool, decoder, cache), world)
     if world.rank == 0:
         show(result)
+
+
+@evaluate.command("finetune")
+def finetune_command(
+    path: _Judged,
+    data: _Data = None,
+    epochs: Annotated[float | None, typer.Option(help="(default: 100; 50 for ViT-L and ViT-H)")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Of all processes together. (default: 1024)")] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at once. (default: 128; 64 for ViT-L, 32 for ViT-H)")
+    ] = None,
+    base_lr: Annotated[
+        float | None, typer.Option(help="Times batch size / 256. (default: 5e-4; 1e-3 for ViT-L and ViT-H)")
+    ] = None,
+    layer_decay: Annotated[float | None, typer.Option(help="(default: 0.65; 0.75 for ViT-L and ViT-H)")] = None,
+    drop_path: Annotated[float | None, typer.Option(help="(default: 0.1; 0.2 for ViT-L, 0.3 for ViT-H)")] = None,
+    seed: Annotated[int | None, typer.Option(help="(default: 0)")] = None,
+    decoder: _Decoder = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value: any of the settings that are printed at the start, such as mixup=0."),
+    ] = None,
+) -> None:
+    """Train all of the encoder further to classify, by MAE's recipe for its size; under torchrun, in all processes.
+
+    Stopped or killed, the same command goes on where it saved last.
+    """
+    from mimcl.cli.config import parse_settings
+    from mimcl.cli.evaluate.finetune import finetune
+    from mimcl.cli.evaluate.results import show
+    from mimcl.model.distributed import World
+
+    flags = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "base_lr": base_lr,
+        "layer_decay": layer_decay,
+        "drop_path": drop_path,
+        "seed": seed,
+    }
+    values = {name: value for name, value in flags.items() if value is not None} | parse_settings(settings or [])
+    world = World.from_environment()
+    result = finetune(path, data, values, micro_batch_size, decoder, world)
+    if world.rank == 0:
+        show(result)

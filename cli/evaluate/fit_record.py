@@ -1,0 +1,104 @@
+"""What training with labels leaves behind while it goes: checkpoints, figures, and in the end its result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mimcl.cli.console import warn
+from mimcl.model.evaluate.supervised import Supervised
+from mimcl.model.log import RunLog
+from mimcl.model.metrics import Outcome
+from mimcl.model.saver import Saver
+from mimcl.pipeline.files import atomic_file
+
+_LOG_EVERY, _SAVE_EVERY = 20, 500  # steps
+
+
+class FitRecord:
+    """Rank 0's writer of a folder: settings.json, metrics.jsonl, checkpoints/, and result.json once all is done."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        training: Supervised,
+        batch_size: int,
+        show: Callable[[int, str], None],
+    ) -> None:
+        self._folder, self._training, self._batch_size, self._show = folder, training, batch_size, show
+        with atomic_file(folder / "settings.json") as file:
+            file.write(json.dumps(settings, indent=1).encode())
+        self._saver = Saver(folder / "checkpoints", keep_last=2, keep_every_steps=0, on_trouble=warn)
+        self._log = RunLog(folder, training.position, warn)
+        self._saved = training.position
+        self._restart_clock()
+
+    @staticmethod
+    def values(folder: Path) -> dict[str, float] | None:
+        """The result that the folder has; None where there is none yet."""
+        try:
+            return json.loads((folder / "result.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @staticmethod
+    def saves(step: int) -> bool:
+        """Whether a checkpoint is saved after this step."""
+        return step % _SAVE_EVERY == 0
+
+    def after_step(self, step: int, outcomes: list[Outcome], last: bool) -> None:
+        """Logs what became of steps, and begins to save a checkpoint when it is time."""
+        figures = ""
+        for outcome in outcomes:
+            if not outcome.finite:
+                warn(f"no finite gradient in step {outcome.step}, which was skipped")
+            if outcome.step == 1 or outcome.step % _LOG_EVERY == 0 or (last and outcome.step == step):
+                line = {"loss": outcome.loss, "lr": outcome.lr, "grad_norm": outcome.grad_norm}
+                self._log.write({"step": outcome.step, "draw": outcome.step * self._batch_size, **line})
+                figures = f"loss {outcome.loss:.4f}  lr {outcome.lr:.2e}  {self._images_per_second():,.0f} img/s"
+        self._show(step, figures)
+        if self.saves(step):
+            self._save()
+
+    def judged(self, step: int, values: dict[str, float]) -> None:
+        """Logs accuracies on the val images."""
+        self._log.write({"step": step, "draw": step * self._batch_size, **values})
+        self._show(step, "val  " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in values.items()))
+        self._restart_clock()
+
+    def save(self) -> None:
+        """Saves where training is, unless that is saved already, and waits until it is on the disk."""
+        self._saver.settle()
+        if self._training.position != self._saved:
+            self._save()
+            self._saver.finish()
+
+    def finish(self, values: dict[str, float]) -> None:
+        """Writes the result down: from now on the folder is complete."""
+        self.judged(self._training.position // self._batch_size, values)
+        self._log.sync()
+        with atomic_file(self._folder / "result.json") as file:
+            file.write(json.dumps(values).encode())
+
+    def close(self) -> None:
+        self._log.close()
+        self._saver.close()
+
+    def _save(self) -> None:
+        training = self._training
+        step = training.position // self._batch_size
+        meta = {"position": training.position}
+        self._saver.start(step, training.module.state_dict(), training.state_dict(), meta, self._log.sync)
+        self._saved = training.position
+
+    def _restart_clock(self) -> None:
+        self._since, self._from = time.perf_counter(), self._training.position
+
+    def _images_per_second(self) -> float:
+        images, seconds = self._training.position - self._from, time.perf_counter() - self._since
+        self._restart_clock()
+        return images / seconds

@@ -1,0 +1,89 @@
+"""The linear probe by MAE's recipe: LARS in large batches on the CLS tokens of augmented images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from mimcl.cli.config import replaced
+from mimcl.cli.console import console
+from mimcl.cli.evaluate.fit import Course, Learner, Task, fit
+from mimcl.cli.evaluate.results import Result
+from mimcl.model.distributed import World
+from mimcl.model.evaluate.linear import LinearConfig, Probe, cls_tokens, lars
+from mimcl.model.evaluate.supervised import rate_at
+from mimcl.model.mae import SIZES
+from mimcl.model.optim import OptimConfig
+from mimcl.pipeline.stream import Batch
+
+_LITTLE = 10.0  # lengths of the weights that LARS moves them by
+_MICRO_BATCH = 512  # as many as a GPU had in MAE's recipe: batch statistics are of so many images
+
+
+def linear_mae(
+    path: Path,
+    data: Path | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    decoder: str = "auto",
+    world: World | None = None,
+    base_lr: float | None = None,
+) -> Result:
+    """Accuracies, "linear" and "linear_top5", of a linear layer trained by MAE's recipe on a frozen encoder.
+
+    `epochs` None is 90, `batch_size` None 16,384, `base_lr` None 0.1, which goes with the batch. All else as in
+    `finetune`.
+    """
+    world = world or World()
+    task = Task.load(path, data, world)
+    values: Mapping[str, Any] = {"epochs": epochs, "batch_size": batch_size, "base_lr": base_lr}
+    config = replaced(LinearConfig(), {name: value for name, value in values.items() if value is not None})
+    batch = min(config.batch_size, task.images)
+    config = replace(config, batch_size=batch, warmup_epochs=min(config.warmup_epochs, config.epochs / 5))
+    course = Course.of(config, task.images, world, _MICRO_BATCH)
+    pieces = world.size * math.ceil(batch / (world.size * _MICRO_BATCH))
+    settings = {"recipe": "mae", **Course.settings_of(config), "statistics_of": math.ceil(batch / pieces)}
+    settings["precision"] = task.encoder.config.trainer.precision
+    if world.rank == 0:
+        model = task.encoder.config.model
+        if batch < LinearConfig.batch_size and batch_size is None:
+            console.print(f"batch_size {LinearConfig.batch_size} becomes {batch}: there are no more images")
+        console.print(
+            f"linear: {model.name}/{model.patch_size}, {task.images:,} images of {task.splits.classes} classes, "
+            f"{course.draws // course.batch_size:,} steps"
+        )
+        console.print(", ".join(f"{name} {value}" for name, value in settings.items()))
+        if (travel := config.travel(task.images)) < _LITTLE:
+            console.print(
+                f"LARS moves the weights by {travel:.2g} times their length in all, with ImageNet by 230: of so few "
+                "images the probe learns little; use --recipe fast"
+            )
+    return fit("linear", task, course, settings, decoder, lambda: _learner(task, config))
+
+
+def _learner(task: Task, config: LinearConfig) -> Learner:
+    encoder, device = task.encoder.model().to(task.device).requires_grad_(False), task.device
+    width, _, _ = SIZES[task.encoder.config.model.name]
+    probe = Probe(width, task.splits.classes, torch.Generator().manual_seed(config.seed)).to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=task.encoder.config.trainer.precision == "bfloat16")
+    optim = OptimConfig(config.base_lr, 0.0, config.warmup_epochs)
+
+    def logits(batch: Batch) -> Tensor:
+        with autocast:
+            features = cls_tokens(encoder, batch.images)
+        return probe(features.float())
+
+    return Learner(
+        probe,
+        lars(probe, config),
+        lambda batch: cross_entropy(logits(batch), task.targets(batch.labels), reduction="none"),
+        logits,
+        lambda position: rate_at(position, task.images, config.epochs, config.batch_size, optim),
+    )

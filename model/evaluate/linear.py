@@ -1,0 +1,69 @@
+"""MAE's linear probe (He et al., CVPR 2022; its published code): a linear layer on a frozen encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from timm.optim import Lars
+from torch import Tensor, nn
+
+from mimcl.model.mae import MaskedAutoencoderViT, to_patches
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """What the probe depends on besides encoder and data."""
+
+    epochs: float = 90.0
+    batch_size: int = 16384
+    base_lr: float = 0.1  # times batch_size / 256
+    warmup_epochs: float = 10.0  # at most a fifth of the epochs
+    momentum: float = 0.9
+    trust: float = 0.001
+    smallest_crop: float = 0.08  # share of the area
+    judge_every_epochs: float = 10.0  # on the val images, on the way to the end
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+    def travel(self, images: int) -> float:
+        """How far LARS moves the weights in all, in their lengths: trust * lr a step, 1 / (1 - momentum) times.
+
+        At half the peak lr on average. It does not depend on the batch, and grows with the number of images.
+        """
+        return self.epochs * images / 256 * self.base_lr / 2 * self.trust / (1 - self.momentum)
+
+
+class Probe(nn.Module):
+    """Features (B, width) to logits (B, C): batch normalisation without parameters of its own, then a linear layer.
+
+    In training the statistics are those of a micro-batch, as in MAE those of a GPU's share; their running averages,
+    over the ranks, serve in evaluation.
+    """
+
+    def __init__(self, width: int, classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
+        with torch.random.fork_rng(devices=[]):  # the layer draws default weights when it is made
+            self.head = nn.Linear(width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.01, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.norm(features))
+
+
+def lars(probe: Probe, config: LinearConfig) -> Lars:
+    """LARS (You et al. 2017, arXiv 1708.03888) without weight decay; the bias steps without a trust ratio."""
+    groups = [{"params": [probe.head.weight], "always_adapt": True}, {"params": [probe.head.bias]}]
+    return Lars(groups, lr=0.0, momentum=config.momentum, weight_decay=0.0, trust_coeff=config.trust)
+
+
+@torch.no_grad()
+def cls_tokens(encoder: MaskedAutoencoderViT, images: Tensor) -> Tensor:
+    """uint8 images (B, 3, S, S) to the normalised CLS tokens of the last layer, (B, width)."""
+    return encoder.encode(encoder.embed(to_patches(images, encoder.patch_size)))[:, 0]

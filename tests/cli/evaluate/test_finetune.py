@@ -1,0 +1,280 @@
+"""`mimcl eval finetune` on packed images: what it learns, what it leaves behind, and that it goes on exactly."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import torch
+import torchruns
+from colours import write_colours, write_split_colours
+from images import write_classes, write_flat
+from safetensors.torch import load_file
+from typed import mimcl
+
+from mimcl.cli.config import ConfigError
+from mimcl.cli.evaluate.finetune import finetune
+from mimcl.cli.evaluate.fit import Task
+from mimcl.model import mae
+from mimcl.model.distributed import World
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+
+TRAIN, VAL = 20, 11  # of each of three colours
+SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
+SHORT = {"epochs": 2, "batch_size": 24, "mixing_group": 4}  # 5 steps of 6 groups
+PLAIN = {"rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "smallest_crop": 0.5}
+
+
+def typed(values: dict) -> list[str]:
+    return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Packed colours in shards/, the same with train labels at random in permuted/, and a run of two steps in run/."""
+    folder = tmp_path_factory.mktemp("home")
+    write_split_colours(folder / "images", TRAIN, VAL)
+    write_split_colours(folder / "others", TRAIN, VAL, shuffled=True)
+    settings = [word for setting in SIZES for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, "shard", "others", "--out", "permuted") == 0
+        options = ("--recipe", "cpu_small", "--epochs", "0.2", "--decoder", "reference", "--out", "run")
+        assert mimcl(patch, folder, "train", *options, *settings) == 0
+    return folder
+
+
+@pytest.fixture
+def run(home, monkeypatch, tmp_path):
+    """A copy of the run, so that no test finds the results of another."""
+    monkeypatch.chdir(home)
+    return Path(shutil.copytree(home / "run", tmp_path / "run"))
+
+
+def folder_of(run: Path) -> Path:
+    (folder,) = (run / "evaluation" / "finetune").iterdir()
+    return folder
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoints = folder_of(run) / "checkpoints"
+    return load_file(checkpoints / (checkpoints / "latest").read_text().strip() / "weights.safetensors")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert lines(folder_of(one)) == lines(folder_of(other))
+
+
+def test_colours_are_learned_and_the_result_stands_where_it_should(home, run, monkeypatch, capsys):
+    settings = PLAIN | {"base_lr": 0.02, "epochs": 12, "layer_decay": 0.9, "judge_every_epochs": 6}
+    words = ["eval", "finetune", str(run), "--batch-size", "12", "--decoder", "reference", *typed(settings)]
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    assert mimcl(monkeypatch, home, *words, "--set", "mixing_group=4") == 0
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert np.array_equal(state[1], np.random.get_state()[1])  # noqa: NPY002
+    said = capsys.readouterr().out
+    assert "60 images of 3 classes, 60 steps; the recipe is that of vit_base" in said
+    assert "val  top1 " in said
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["evaluation"] == "finetune"
+    assert line["values"]["finetune"] >= 0.9
+    assert line["values"]["finetune_top5"] == 1
+    assert line["settings"]["batch_size"] == 12
+    judged = [line for line in lines(folder_of(run)) if "top1" in line]
+    assert [line["step"] for line in judged] == [30, 60]
+    assert judged[-1]["top1"] == json.loads((folder_of(run) / "result.json").read_text())["top1"]
+    assert mimcl(monkeypatch, home, *words, "--set", "mixing_group=4") == 0
+    again = capsys.readouterr().out
+    assert "has the result already" in again
+    assert "step 1" not in again
+
+
+def test_labels_at_random_are_not_learned(run):
+    values = PLAIN | {"base_lr": 0.02, "epochs": 3, "batch_size": 12, "mixing_group": 4}
+    found = finetune(run, Path("permuted"), values, decoder="reference")
+    assert found.trained["finetune"] < 0.75
+    assert (found.train, found.val, found.classes, found.data) == (60, 33, 3, Path("permuted"))
+
+
+def die(step: int) -> None:
+    """Saves every second step, and kills the process in a step, before its update."""
+    from mimcl.cli.evaluate import fit_record
+    from mimcl.model.evaluate.supervised import Supervised
+
+    ranks.shrink_model()
+    fit_record._SAVE_EVERY = 2
+    update = Supervised._update
+
+    def dying(self, lr, finite):
+        if self.position // self._batch_size == step:
+            checkpoints = next(Path(os.environ["DIE_IN"]).glob("evaluation/finetune/*/checkpoints"))
+            torchruns.until((checkpoints / "latest").exists, "a checkpoint", Path(os.devnull))
+            os.kill(os.getpid(), signal.SIGKILL)
+        update(self, lr, finite)
+
+    Supervised._update = dying
+
+
+def die_in_the_fourth() -> None:
+    die(3)
+
+
+def save_every_second() -> None:
+    die(-1)
+
+
+def test_killed_and_run_again_it_ends_with_the_same_bits(home, run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    words = ["--decoder", "reference", *typed(SHORT)]
+    ranks.run(home, "eval", "finetune", str(other), *words, before=save_every_second)
+    killed = ranks.start(home, "eval", "finetune", str(run), *words, before=die_in_the_fourth, DIE_IN=str(run))
+    ranks.finish(home, killed, -signal.SIGKILL)
+    assert not (folder_of(run) / "result.json").exists()
+    ranks.run(home, "eval", "finetune", str(run), *words, before=save_every_second)
+    assert f"going on at step 2 in {folder_of(run)}" in ranks.said(home)
+    assert_same(run, other)
+
+
+def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch):
+    other = shutil.copytree(run, tmp_path / "other")
+    finetune(other, None, SHORT, decoder="reference")
+    from mimcl.model.evaluate.supervised import Supervised
+
+    update = Supervised._update
+
+    def asked(self, lr, finite):
+        if self.position // self._batch_size == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(self, lr, finite)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervised, "_update", asked)
+        assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 75
+    assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 0
+    assert_same(run, other)
+
+
+def test_under_torchrun_the_losses_are_those_of_one_process(home, run, tmp_path):
+    """The whole recipe, judged on 33 val images that 2 processes share unevenly."""
+    other, log = shutil.copytree(run, tmp_path / "other"), tmp_path / "log"
+    values = SHORT | {"drop_path": 0.5, "base_lr": 0.01, "judge_every_epochs": 1}
+    words = ["eval", "finetune", "--decoder", "reference", *typed(values)]
+    ranks.run(home, *words, str(other), before=ranks.shrink_model)
+    small = "import ranks; ranks.shrink_model(); from mimcl.cli.main import main; main()"
+    path = os.pathsep.join([str(Path(ranks.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = ["python", "-c", small, *words, str(run)]
+    process = torchruns.start(log, ["--nproc-per-node", "2"], command, home, PYTHONPATH=path)
+    try:
+        assert process.wait(120) == 0, log.read_text()
+    finally:
+        torchruns.kill_all(process)
+    assert log.read_text().count("finetune_top5") == 1  # a table, by one of them
+    one, two = lines(folder_of(other)), lines(folder_of(run))
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 4, 5, 5]
+    for first, second in zip(one, two, strict=True):
+        assert first == pytest.approx(second, rel=2e-2)
+    first, second = weights(other), weights(run)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-3, rtol=0, msg=name)
+
+
+def test_other_settings_have_another_folder_and_micro_batches_do_not_matter(run):
+    base = finetune(run, None, SHORT, decoder="reference")
+    assert finetune(run, None, SHORT, micro_batch_size=8, decoder="reference") == base
+    finetune(run, None, SHORT | {"seed": 1}, decoder="reference")
+    assert len(list((run / "evaluation" / "finetune").iterdir())) == 2
+
+
+def test_a_batch_larger_than_the_data_shrinks_to_whole_groups(run, capsys):
+    found = finetune(run, None, {"epochs": 1, "mixing_group": 32, "warmup_epochs": 5}, decoder="reference")
+    assert found.settings["batch_size"] == 32
+    assert found.settings["warmup_epochs"] == 0.2
+    assert "batch_size 1024 becomes 32: 60 images, in groups of 32" in capsys.readouterr().out
+
+
+def test_images_without_a_label_do_not_count_and_classes_that_train_lacks_are_wrong(home, run, monkeypatch):
+    load = ShardIndex.load
+
+    def changed(root: Path, split: str = "train") -> ShardIndex:
+        index = load(root, split)
+        label = index.label.copy()
+        label[::4] = -1
+        if split == "train":
+            label[label == 1] = -1
+        object.__setattr__(index, "label", label)
+        return index
+
+    monkeypatch.setattr(ShardIndex, "load", changed)
+    task = Task.load(run, None, World())
+    assert task.splits.classes == 2
+    assert task.targets(np.array([0, 1, 2, -1], np.int32)).tolist() == [0, -1, 1, -1]
+    found = finetune(run, None, SHORT, decoder="reference")
+    assert found.train == np.count_nonzero(task.splits.train.label >= 0) == 30
+    assert found.val == np.count_nonzero(task.splits.val.label >= 0)
+    assert found.trained["finetune_top5"] == pytest.approx(
+        np.mean(task.splits.val.label[task.splits.val.label >= 0] != 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "message"),
+    [
+        (lambda folder: write_classes(folder, {"ant": 3, "bee": 3}), (), "has no val split"),
+        (lambda folder: write_flat(folder, 8), ("--holdout", "0.25"), "have no labels"),
+        (
+            lambda folder: write_colours(folder, 8, colours={"red": (200, 0, 0)}),
+            ("--holdout", "0.25"),
+            "are all of one",
+        ),
+    ],
+)
+def test_data_that_cannot_judge_is_one_line(home, run, tmp_path, monkeypatch, capfd, write, options, message):
+    write(tmp_path / "images")
+    assert mimcl(monkeypatch, tmp_path, "shard", "images", *options) == 0
+    capfd.readouterr()
+    assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--data", str(tmp_path / "shards")) == 1
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert message in complaint
+    with pytest.raises(DataError, match=message):
+        finetune(run, tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nowhere"], 1, "nowhere is neither a run with a checkpoint nor a checkpoint"),
+        (["run", "--set", "mixupp=0"], 2, "unknown key 'mixupp'; did you mean mixup?"),
+        (["run", "--drop-path", "2"], 2, "drop_path is 2.0; it must be from 0 to 0.99"),
+        (["run", "--set", "epochs=many"], 2, "epochs is 'many'; it must be a number"),
+        (["run", "--decoder", "magic"], 1, "there is no decoder 'magic'"),
+    ],
+)
+def test_bad_input_is_one_line(home, monkeypatch, capfd, words, code, message):
+    assert mimcl(monkeypatch, home, "eval", "finetune", *words) == code
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert message in complaint
+
+
+def test_more_processes_than_groups_is_bad_usage(run):
+    with pytest.raises(ConfigError, match="fewer groups of 24 draws than the 2 processes"):
+        finetune(run, None, SHORT | {"mixing_group": 24}, world=World(0, 2, 0, 2))

@@ -1,0 +1,145 @@
+"""The loop: gradients summed over micro-batches, steps without a finite one skipped, exact resumption, accuracies."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from timm.optim import Lars
+from torch import nn
+
+from mimcl.model.evaluate.supervised import Supervised, accuracies, rate_at
+from mimcl.model.optim import OptimConfig
+from mimcl.model.trainer import TrainingError
+
+BATCH, PARTS, STEPS = 8, 2, 6
+
+
+@dataclass
+class Part:
+    x: torch.Tensor
+    y: torch.Tensor
+    position: int
+
+
+def parts(start: int = 0, poisoned: tuple[int, ...] = ()):
+    for step in range(start, STEPS):
+        for part in range(PARTS):
+            generator = torch.Generator().manual_seed(10 * step + part)
+            x = torch.randn(BATCH // PARTS, 5, generator=generator)
+            if step in poisoned and part == 0:
+                x = x * torch.inf
+            yield Part(x, torch.randint(0, 3, (BATCH // PARTS,), generator=generator), (step + 1) * BATCH)
+
+
+def made(kind: str = "adamw", **options) -> Supervised:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
+    groups = [{"params": [module[1].weight], "lr_scale": 0.5}, {"params": [module[1].bias]}]
+    if kind == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
+    else:
+        optimizer = Lars(groups, lr=0.0, momentum=0.9, always_adapt=True)
+
+    def losses(part: Part) -> torch.Tensor:
+        return nn.functional.cross_entropy(module(part.x), part.y, reduction="none")
+
+    rate = lambda position: 0.1 + position / 100  # noqa: E731
+    sizes = {"batch_size": BATCH, "micro_batches": PARTS, "draws": STEPS * BATCH}
+    return Supervised(module, optimizer, losses, rate, **sizes | options)
+
+
+def weights(training: Supervised) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in training.module.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_step_is_that_of_torch_on_the_whole_batch():
+    training, told = made(), []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        by_hand = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
+    groups = [{"params": [by_hand[1].weight]}, {"params": [by_hand[1].bias]}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0)
+    assert training.run(parts(), lambda step, outcomes: told.extend(outcomes))
+    stream, losses = parts(), []
+    for step in range(STEPS):
+        loss = sum(
+            nn.functional.cross_entropy(by_hand(part.x), part.y, reduction="sum") / BATCH
+            for part in (next(stream) for _ in range(PARTS))
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        for group, scale in zip(optimizer.param_groups, (0.5, 1.0), strict=True):
+            group["lr"] = scale * (0.1 + step * BATCH / 100)
+        optimizer.step()
+    for name, value in by_hand.state_dict().items():
+        torch.testing.assert_close(training.module.state_dict()[name], value, msg=name)
+    assert [outcome.loss for outcome in told] == pytest.approx(losses)
+    assert [outcome.step for outcome in told] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lars"])
+@pytest.mark.parametrize("bad", [0, 3])
+def test_a_step_without_a_finite_gradient_changes_nothing(kind, bad):
+    training, before, after = made(kind), [], []
+
+    def look(step, outcomes):
+        (before if step == bad else after if step == bad + 1 else []).append((weights(training), training.state_dict()))
+
+    before.append((weights(training), None))
+    training.run(parts(poisoned=(bad,)), look)
+    one, other = before[-1][0], after[0][0]
+    one.pop("0.num_batches_tracked")
+    assert same(one, other)
+    assert all(value.isfinite().all() for value in weights(training).values())
+    assert not same(one, weights(training))
+
+
+def test_too_many_of_them_are_an_error():
+    with pytest.raises(
+        TrainingError, match="no finite gradient in 3 steps in a row, up to step 4; try a lower base_lr"
+    ):
+        made().run(parts(poisoned=(1, 2, 3, 4, 5)), lambda step, outcomes: None)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lars"])
+def test_what_was_stopped_goes_on_bit_for_bit(kind):
+    whole = made(kind)
+    assert whole.run(parts(), lambda step, outcomes: None)
+    first, stops = made(kind), iter([False, False, True, True])
+    assert not first.run(parts(), lambda step, outcomes: None, lambda: next(stops))
+    assert BATCH * 3 <= first.position < BATCH * STEPS  # one step late
+    second = made(kind)
+    second.load(weights(first), first.state_dict())
+    assert second.run(parts(first.position // BATCH), lambda step, outcomes: None)
+    assert same(weights(whole), weights(second))
+
+
+def test_outcomes_come_at_once_where_they_are_due():
+    seen = {}
+    made().run(
+        parts(), lambda step, outcomes: seen.update({step: [o.step for o in outcomes]}), due=lambda step: step == 3
+    )
+    assert seen == {1: [], 2: [1], 3: [2, 3], 4: [], 5: [4], 6: [5, 6]}
+
+
+def test_accuracies_count_over_batches_of_any_size():
+    logits = torch.tensor([[3.0, 2, 1, 0, -1, -2], [0, 1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4], [1, 0, 0, 0, 0, 9]])
+    wanted = torch.tensor([0, 0, 3, -1])  # right; sixth of six; fourth; of a class that is not known
+    batches = [slice(0, 3), slice(3, 4)]
+    found = accuracies(lambda b: logits[b], batches, lambda b: wanted[b], torch.device("cpu"))
+    assert list(found) == [("top1", 0.25), ("top5", 0.5)]
+    two = dict(accuracies(lambda b: logits[b, :2], batches, lambda b: wanted[b], torch.device("cpu")))
+    assert two == {"top1": 0.25, "top5": 0.5}
+
+
+def test_the_rate_warms_up_and_falls_to_its_end():
+    optim = OptimConfig(base_lr=0.1, warmup_epochs=2)
+    rates = [rate_at(position, 100, 10, 512, optim, 0.01) for position in (0, 100, 200, 600, 1000, 1024)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.01 + 0.19 / 2, 0.01, 0.01])
+    assert rate_at(1000, 100, 10, 512, optim) == 0
