@@ -12,6 +12,7 @@ from mimcl.cli.demo import demo_command
 from mimcl.cli.evaluate.command import evaluate
 from mimcl.cli.masks import masks_command
 from mimcl.cli.prototypes import prototypes
+from mimcl.cli.report.command import report_command
 from mimcl.cli.shard import shard_command
 from mimcl.cli.train import train_command
 from mimcl.cli.verify import verify_command
@@ -30,6 +31,7 @@ app.add_typer(prototypes, name="prototypes")
 app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
 app.command("masks")(masks_command)
+app.command("report")(report_command)
 app.command("demo")(demo_command)
 
 

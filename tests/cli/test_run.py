@@ -137,6 +137,7 @@ FREE = {
     "trainer.keep_last": 8,
     "trainer.keep_every_steps": 50,
     "trainer.max_nonfinite": 9,
+    "report": False,
 }
 FIXED = {  # another value of each, and what it may say
     "seed": 1,
