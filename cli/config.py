@@ -50,7 +50,7 @@ def usage_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on. `recipe` is the name of where it started from.
+    """Everything a run depends on, and what it leaves behind. `recipe` is the name of where it started from.
 
     `init` is a run, checkpoint or file of weights that it begins with; None: drawn at random.
     """
@@ -58,6 +58,7 @@ class Config:
     recipe: str = "mae_b16"
     seed: int = 0
     init: str | None = None
+    report: bool = True  # written to report.html when the run ends
     data: DataConfig = field(default_factory=DataConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

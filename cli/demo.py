@@ -45,6 +45,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     from mimcl.cli.demo_picture import draw_picture
     from mimcl.cli.evaluate.knn import knn
     from mimcl.cli.prototypes import BuildConfig, build
+    from mimcl.cli.report.report import report
     from mimcl.cli.run import open_run
     from mimcl.cli.shard import shard
     from mimcl.cli.train import train
@@ -78,6 +79,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
         "curriculum.name": "proto",
         "trainer.epochs": config.epochs,
         "seed": config.seed,
+        "report": False,  # written below, with the evaluation
         **_SETTINGS,
     }
     run = open_run("cpu_small", values, out / "run", resume=False)
@@ -86,6 +88,8 @@ def demo(out: Path, config: DemoConfig) -> Result:
     announce(f"mimcl eval knn {run.folder}")
     result = knn(run.folder)
     draw_picture(out / "demo.png", run.folder, index, val, found)
+    announce(f"mimcl report {run.folder}")
+    report([run.folder])
     return result
 
 
@@ -103,7 +107,7 @@ def show(out: Path, result: Result, seconds: float) -> None:
         ("demo.png", "typical and untypical images, the curriculum, crops with masks and reconstructions"),
         ("images/", "SPLIT/CLASS/NUMBER_UNTYPICALITY.jpg, the untypicality in percent"),
         ("shards/", "the same, packed; prototypes/default/gallery.png shows the clusters"),
-        ("run/", f"configuration, metrics, checkpoints; curves: tensorboard --logdir {out / 'run'}"),
+        ("run/", "configuration, metrics, checkpoints; report.html shows them in a browser"),
     ):
         console.print(f"  {out / name!s:20}  {content}")
     console.print("\nnext, with images of your own")

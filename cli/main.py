@@ -13,6 +13,7 @@ from mimcl.cli.evaluate.command import evaluate
 from mimcl.cli.export import export_command
 from mimcl.cli.masks import masks_command
 from mimcl.cli.prototypes import prototypes
+from mimcl.cli.report.command import report_command
 from mimcl.cli.shard import shard_command
 from mimcl.cli.train import train_command
 from mimcl.cli.verify import verify_command
@@ -32,6 +33,7 @@ app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
 app.command("export")(export_command)
 app.command("masks")(masks_command)
+app.command("report")(report_command)
 app.command("demo")(demo_command)
 
 

@@ -45,9 +45,9 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Pat
     found = sorted(checkpoint.candidates(run / "checkpoints")) or [checkpoint.resolve(run)]
     config = checkpoint.read_meta(found[-1])["config"]
     index = ShardIndex.load(Path(config["data"]["root"]) if data is None else data)
-    crops = images_of(index, _spread(index.samples, images), config["data"]["image_size"])
+    crops = images_of(index, spread(index.samples, images), config["data"]["image_size"])
     moments = []
-    for place in _spread(len(found), checkpoints):
+    for place in spread(len(found), checkpoints):
         saved = checkpoint.load(found[place])
         epoch = saved.meta["position"] / samples_of(saved)
         moments.append(Moment(saved.meta["step"], epoch, reconstruct(saved, crops, config["seed"])))
@@ -65,7 +65,7 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Pat
     return [moment.step for moment in moments]
 
 
-def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+def spread(count: int, wanted: int) -> NDArray[np.int64]:
     """Up to `wanted` of the numbers 0 ... count - 1, evenly spaced, with both ends; the last one alone for one."""
     import numpy as np
 

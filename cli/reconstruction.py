@@ -28,10 +28,13 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(saved: Checkpoint, crops: Tensor, seed: int) -> Reconstruction:
-    """Of uint8 crops (n, 3, S, S), in float32 on the CPU, with mask keys of the draws 0, 1, ... of `seed`."""
+def reconstruct(saved: Checkpoint, crops: Tensor, seed: int, samples: int | None = None) -> Reconstruction:
+    """Of uint8 crops (n, 3, S, S), in float32 on the CPU, with mask keys of the draws 0, 1, ... of `seed`.
+
+    `samples`, how many images the run draws from, is needed for a checkpoint that was loaded without its state.
+    """
     model = restore_model(config_of(saved), saved.tensors)
-    masker, done = restore_masker(saved, model)
+    masker, done = restore_masker(saved, model, samples)
     keys = torch.from_numpy(hash64(seed, np.arange(len(crops)), STREAM_MASK).view(np.int64))
     patches, progress = to_patches(crops, model.patch_size), torch.tensor(done, dtype=torch.float64)
     mask = masker.propose(patches, keys, model, progress)

@@ -32,14 +32,18 @@ def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> Maske
     return model
 
 
-def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT) -> tuple[Masker, float]:
-    """The masker for `model`, restored from the same checkpoint, and the share of the run's draws done by then."""
+def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int | None = None) -> tuple[Masker, float]:
+    """The masker for `model`, restored from the same checkpoint, and the share of the run's draws done by then.
+
+    `samples`, how many images the run draws from, is needed for a checkpoint that was loaded without its state.
+    """
     config = config_of(saved)
-    draws = draws_of(config, samples_of(saved))
+    samples = samples_of(saved) if samples is None else samples
+    draws = draws_of(config, samples)
     masker = make_masker(
         config.masking,
         model,
-        Clock(config.masking.clock, config.trainer.epochs, draws / samples_of(saved)),
+        Clock(config.masking.clock, config.trainer.epochs, draws / samples),
         hard_patches=config.hard_patches,
         learned=config.learned_masking,
         seed=config.seed,

@@ -27,7 +27,7 @@ from mimcl.model.distributed import agree
 from mimcl.pipeline.index import ShardIndex
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.
-_FREE = {
+FREE = {
     "data.root",
     "data.decoder",
     "data.decode_threads",
@@ -43,6 +43,7 @@ _FREE = {
     "trainer.online_knn_epochs",
     "log.wandb",
     "log.mlflow",
+    "report",
 }
 _ALMOST_FREE = {"data.decoder", "data.micro_batch_size"}  # of these, pixels and sums of losses depend on their bits
 
@@ -174,7 +175,7 @@ def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> di
 
 def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool) -> None:
     """Raises DistributedError unless all ranks train the same model on the same data, from the same point on."""
-    fixed = {key: value for key, value in flatten(config).items() if key not in _FREE - _ALIKE}
+    fixed = {key: value for key, value in flatten(config).items() if key not in FREE - _ALIKE}
     agree("the configuration", xxhash.xxh64_hexdigest(json.dumps(fixed).encode()))
     agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))
     # A shared folder may show a checkpoint to one machine before the other.
@@ -229,7 +230,7 @@ def _unchanged(
     wanted = resolve(wanted, wanted.curriculum.window or saved.curriculum.window, wanted.data.decoder)
     before, after = flatten(saved), flatten(wanted)
     for key in before:
-        if before[key] != after[key] and key not in _FREE.union(allowed):
+        if before[key] != after[key] and key not in FREE.union(allowed):
             raise ConfigError(
                 f"{key} is {after[key]!r} but the run in {folder} has {before[key]!r}; leave it out, or allow it with "
                 f"--allow-change {key}"

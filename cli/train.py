@@ -147,6 +147,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.console import warn
     from mimcl.cli.initial_weights import begin_with
     from mimcl.cli.memory import keep_freed_memory
+    from mimcl.cli.report.at_end import report_at_end
     from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
     from mimcl.cli.supervise import Supervisor
     from mimcl.cli.take_up import take_up
@@ -155,7 +156,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
-    from mimcl.model.distributed import World, agree, connected
+    from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
     from mimcl.pipeline.augment import hash64, random_crops
@@ -257,4 +258,9 @@ def train(run: Run, world: World | None = None) -> bool:
             announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts), begun)
         with Supervisor(run, config, plan, trainer, marks, counts, world, online_knn) as supervisor:
             measure = learned.measure if learned else None
-            return trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)
+            finished = trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)
+        if is_first and config.report:
+            report_at_end(run.folder, finished)
+        if not finished:
+            barrier()  # the others leave with a code at which torchrun ends all; after a whole run they need not wait
+        return finished

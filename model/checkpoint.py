@@ -119,15 +119,18 @@ def resolve(path: Path) -> Path:
     raise CheckpointError(f"{path} is neither a run with a checkpoint nor a checkpoint; give runs/NAME")
 
 
-def load(path: Path) -> Checkpoint:
-    """Reads and verifies one checkpoint, onto the CPU. Raises DamagedError, or CheckpointError when it is newer."""
+def load(path: Path, with_state: bool = True) -> Checkpoint:
+    """Reads and verifies one checkpoint, onto the CPU. Raises DamagedError, or CheckpointError when it is newer.
+
+    Without the state, which is twice the size of the weights, it is empty and not verified.
+    """
     meta = read_meta(path)
     try:
-        for name in _PAYLOAD:
+        for name in _PAYLOAD if with_state else _PAYLOAD[:1]:
             if _sha256(path / name) != meta["sha256"][name]:
                 raise DamagedError(f"checkpoint {path} is damaged: the checksum of {name} differs")
         tensors = load_file(path / _PAYLOAD[0])
-        state = torch.load(path / _PAYLOAD[1], map_location="cpu", weights_only=True)
+        state = torch.load(path / _PAYLOAD[1], map_location="cpu", weights_only=True) if with_state else {}
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise DamagedError(f"checkpoint {path} cannot be read ({_first_line(error)})") from None
     return Checkpoint(path, tensors, state, meta)

@@ -65,6 +65,7 @@ def test_nothing_is_read_in_a_way_that_runs_code():
         ["train", "--help"],
         ["export", "--help"],
         ["masks", "--help"],
+        ["report", "--help"],
         ["prototypes", "build", "--help"],
         ["eval", "knn", "--help"],
         ["eval", "finetune", "--help"],
@@ -76,7 +77,7 @@ def test_help_loads_no_heavy_library(command):
         "from mimcl.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0, stop.code\n"
-        "heavy = {'torch', 'numpy', 'timm', 'transformers', 'faiss', 'nvidia', 'pyarrow', 'cv2'}\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'timm', 'transformers', 'faiss', 'nvidia', 'pyarrow', 'cv2'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

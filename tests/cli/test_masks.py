@@ -34,6 +34,7 @@ SETTINGS = (
     "trainer.checkpoint_every_steps=1",
     "trainer.keep_last=9",
     "optim.base_lr=0.5",
+    "report=false",
 )
 
 

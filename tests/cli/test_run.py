@@ -139,6 +139,7 @@ FREE = {
     "trainer.max_nonfinite": 9,
     "log.wandb": "trial",
     "log.mlflow": "sqlite:///mlflow.db",
+    "report": False,
 }
 FIXED = {  # another value of each, and what it may say
     "seed": 1,

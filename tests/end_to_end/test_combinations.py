@@ -23,6 +23,7 @@ IMAGES, BATCH, PATCHES, REMOVED = 40, 8, 16, 12
 WINDOW = 4 * BATCH  # the shortest for a learned temperature
 STEPS = 6  # of which the last two have a temperature of their own
 SMALL = {
+    "report": False,
     "trainer.epochs": STEPS * BATCH / IMAGES,
     "trainer.precision": "float32",
     "data.decoder": "reference",

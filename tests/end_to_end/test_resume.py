@@ -18,7 +18,7 @@ from small_runs import back_to, steps_of
 OPTIONS = shlex.split("""train --data shards --recipe cpu_small --curriculum proto --decoder reference --epochs 6
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set curriculum.share=0.5 --set curriculum.window=64
-    --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=3 --resume""")
+    --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=3 --set report=false --resume""")
 # 40 images: 240 draws in 15 steps; windows begin after steps 4, 8 (the uniform passes too) and 12, epochs end within
 # steps 3, 5, 8, 10, 13, passes within 11 and 13; checkpoints at 5, 10 and 15.
 STEPS = 15

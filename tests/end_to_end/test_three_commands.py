@@ -54,7 +54,7 @@ def test_the_files_are_the_documented_ones(home):
     found = {name for name in found if not name.startswith("imagenet/") and "tfevents" not in name}
     shards = {"dataset.json", "train-000000.tar", "train-000000.idx", "train.arrow", "rejected.jsonl"}
     prototypes = {"prototypes.json", "centroids.npy", "train.arrow", "gallery.png"}
-    run = {"config.yaml", "metrics.jsonl", "draw_counts.npy", "checkpoints/latest"}
+    run = {"config.yaml", "metrics.jsonl", "draw_counts.npy", "checkpoints/latest", "report.html"}
     checkpoint = {"weights.safetensors", "state.pt", "meta.json"}
     assert found == {
         *(f"shards/{name}" for name in shards),

@@ -12,7 +12,7 @@ from mimcl.pipeline.sources import image_folder
 
 _OPTIONS = shlex.split("""train --data shards --recipe cpu_small --decoder reference --epochs 3 --resume
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
-    --set model.decoder_depth=1 --set curriculum.window=64 --set trainer.log_every_steps=5""")
+    --set model.decoder_depth=1 --set curriculum.window=64 --set trainer.log_every_steps=5 --set report=false""")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ _SMALL = (
     f"trainer.checkpoint_every_steps={EVERY}",
     "trainer.keep_last=9",
     "curriculum.share=0.5",
+    "report=false",
 )
 
 

@@ -1,0 +1,197 @@
+"use strict";
+(() => {
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const groups = 6;
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const drawn = [];
+
+  const significant = (v, digits) => {
+    if (v === 0) return "0";
+    const size = Math.abs(v);
+    if (size < 1e-3 || size >= 1e9) return v.toExponential(Math.min(2, digits - 1));
+    return String(Number(v.toPrecision(digits)));
+  };
+  const grouped = (v) => Math.round(v).toLocaleString("en-US");
+  const formats = {
+    number: (v) => (Math.abs(v) >= 1e4 ? grouped(v) : significant(v, 4)),
+    percent: (v) => `${significant(100 * v, 4)} %`,
+    count: grouped,
+    exponent: (v) => (v === 0 ? "0" : v.toExponential(2)),
+  };
+  const compact = (v) => {
+    for (const [size, sign] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
+      if (Math.abs(v) >= size) return significant(v / size, 4) + sign;
+    return significant(v, 4);
+  };
+  // Ticks that lie `step` apart (0: not evenly) are told from one another by as many places as that takes.
+  const places = (step) => Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const axisFormats = {
+    number: (v, step) => (step && Math.abs(v) < 1e3 && step > 1e-4 ? v.toFixed(places(step)) : compact(v)),
+    percent: (v, step) => `${step ? (100 * v).toFixed(places(100 * step)) : significant(100 * v, 3)}%`,
+    count: compact,
+    exponent: (v) => (v === 0 ? "0" : v.toExponential(1).replace(".0", "")),
+  };
+  // The unit in which times are told, by the last of them.
+  const clock = (seconds) =>
+    seconds < 180 ? [1, "s"] : seconds < 3 * 3600 ? [60, "min"] : [3600, "h"];
+
+  function draw(host, readout, chart, log) {
+    const [unit, unitName] = chart.xKind === "time" ? clock(chart.x[chart.x.length - 1]) : [1, ""];
+    const data = [chart.x.map((v) => v / unit)];
+    const series = [{}];
+    const bands = [];
+    const shown = [];
+    const positive = (ys) => (log && ys ? ys.map((v) => (v > 0 ? v : null)) : ys);
+    chart.series.forEach((s) => {
+      const stroke = colour(`--s${s.group % groups}`);
+      const dash = s.group >= groups ? [6, 4] : undefined;
+      const marks = { show: chart.points, size: 5, fill: stroke, stroke };
+      const edge = { stroke: "rgba(0,0,0,0)", width: 0, points: { show: false }, spanGaps: true };
+      if (s.low && s.high) {
+        bands.push({ series: [series.length + 1, series.length], fill: stroke + "30" });
+        series.push(edge, { ...edge });
+        data.push(positive(s.low), positive(s.high));
+      }
+      shown.push(series.length);
+      const line = { stroke, width: 1.6, dash, points: marks, spanGaps: true };
+      if (chart.bars) {
+        line.paths = uPlot.paths.bars({ size: [0.86, 48] });
+        line.fill = stroke + "b0";
+        line.width = 0;
+        line.points = { show: false };
+      }
+      series.push(line);
+      data.push(positive(s.y));
+    });
+
+    const text = colour("--soft");
+    const grid = { stroke: colour("--grid"), width: 1 };
+    const axis = { stroke: text, grid, ticks: { ...grid, size: 4 }, font: "11px system-ui, sans-serif", gap: 4 };
+    const tellX = (v) => {
+      if (chart.xKind === "class") return chart.names[v] ?? "";
+      if (chart.xKind === "times drawn") return `drawn ${grouped(v)} times`;
+      if (chart.xKind === "time") return `${significant(v, 4)} ${unitName}`;
+      return `${grouped(v)} samples`;
+    };
+    const format = formats[chart.yFormat];
+    const tell = (u) => {
+      const at = u && u.cursor.idx != null ? u.cursor.idx : null;
+      readout.replaceChildren();
+      if (at != null) {
+        const where = document.createElement("b");
+        where.textContent = tellX(u.data[0][at]);
+        readout.append(where);
+      }
+      chart.series.forEach((s) => {
+        const item = document.createElement("span");
+        const swatch = document.createElement("span");
+        swatch.className = `swatch g${s.group % groups}`;
+        item.append(swatch, `${s.label} `);
+        if (!chart.bars || at != null) {
+          const place = at ?? s.y.findLastIndex((v) => v != null);
+          const value = document.createElement("b");
+          value.textContent = s.y[place] == null ? "–" : format(s.y[place]);
+          item.append(value);
+          if (s.low && s.low[place] != null && s.high[place] != null)
+            item.append(` (${format(s.low[place])} to ${format(s.high[place])})`);
+        }
+        readout.append(item);
+      });
+    };
+    const decades = (u, ticks) => ticks.map((v) => (v > 0 && Number.isInteger(+Math.log10(v).toFixed(6)) ? v : null));
+    const barsAtNought = (u, low, high) => [0, high * 1.06 || 1];
+    const xRange = (u, low, high) => (chart.bars ? [low - (high - low) * 0.02 - 0.5, high + (high - low) * 0.02 + 0.5] : [low, high === low ? low + 1 : high]);
+    const u = new uPlot(
+      {
+        width: Math.max(120, host.clientWidth),
+        height: 190,
+        padding: [8, 10, 0, 0],
+        legend: { show: false },
+        cursor: {
+          y: false,
+          points: { size: 7 },
+          sync: chart.xKind === "samples" ? { key: "samples", setSeries: false, scales: ["x", null] } : undefined,
+        },
+        scales: {
+          x: { time: false, range: xRange },
+          y: chart.bars ? { range: barsAtNought } : log ? { distr: 3 } : {},
+        },
+        axes: [
+          {
+            ...axis,
+            size: 26,
+            space: 60,
+            incrs: chart.xKind === "times drawn" || chart.xKind === "class" ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000] : undefined,
+            values: (u, ticks) => ticks.map((v) => (v == null ? "" : unitName ? `${compact(v)} ${unitName}` : compact(v))),
+          },
+          {
+            ...axis,
+            space: 32,
+            size: (u, labels) => 14 + 6.4 * Math.max(2, ...(labels ?? []).map((label) => (label ?? "").length)),
+            grid: log ? { ...grid, filter: decades } : grid,
+            ticks: { ...axis.ticks, show: !log },
+            values: (u, ticks, _axis, _space, step) =>
+              ticks.map((v) => (v == null ? "" : axisFormats[chart.yFormat](v, log ? 0 : step))),
+          },
+        ],
+        series,
+        bands,
+        hooks: { setCursor: [tell], ready: [() => tell(null)] },
+      },
+      data,
+      host,
+    );
+    return u;
+  }
+
+  function every(card) {
+    const host = card.querySelector(".chart");
+    const readout = card.querySelector(".readout");
+    const chart = charts[Number(host.dataset.chart)];
+    const state = { log: chart.log, plot: null, width: 0 };
+    const redraw = () => {
+      if (state.plot) state.plot.destroy();
+      state.width = host.clientWidth;
+      state.plot = draw(host, readout, chart, state.log);
+    };
+    const values = chart.series.flatMap((s) => s.y.filter((v) => v != null));
+    const button = card.querySelector("button.log");
+    if (button && !chart.bars && values.some((v) => v > 0) && values.every((v) => v >= 0)) {
+      button.hidden = false;
+      button.setAttribute("aria-pressed", String(state.log));
+      button.addEventListener("click", () => {
+        state.log = !state.log;
+        button.setAttribute("aria-pressed", String(state.log));
+        redraw();
+      });
+    }
+    redraw();
+    new ResizeObserver(() => {
+      if (host.clientWidth && host.clientWidth !== state.width) {
+        state.width = host.clientWidth;
+        state.plot.setSize({ width: state.width, height: 190 });
+      }
+    }).observe(host);
+    drawn.push(redraw);
+  }
+
+  document.querySelectorAll(".card.has-chart").forEach(every);
+  const again = () => drawn.forEach((redraw) => redraw());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  matchMedia("print").addEventListener("change", again);
+
+  document.querySelectorAll("button.copy").forEach((button) => {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const source = document.getElementById(button.dataset.copies);
+      try {
+        await navigator.clipboard.writeText(source.textContent);
+        button.textContent = "copied";
+      } catch {
+        getSelection().selectAllChildren(source);
+        button.textContent = "selected";
+      }
+      setTimeout(() => (button.textContent = "copy"), 1500);
+    });
+  });
+})();

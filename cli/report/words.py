@@ -1,0 +1,71 @@
+"""Numbers as the page shows them."""
+
+from __future__ import annotations
+
+import math
+
+NOTHING = "–"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """With so many significant digits; large ones whole, with commas."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    if value and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.{digits}g}"
+
+
+def percent(share: float | None, places: int = 1) -> str:
+    return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.{places}f} %"
+
+
+def share_or_number(value: float | None, is_share: bool) -> str:
+    return percent(value) if is_share else number(value)
+
+
+def plus_minus(mean: float, spread: float, is_share: bool) -> str:
+    """Both with the decimals that two significant digits of the spread take; the mean alone without a spread."""
+    if not math.isfinite(spread):
+        return share_or_number(mean, is_share)
+    return _together((mean, spread), spread, is_share, " ± ")
+
+
+def interval(low: float, high: float, is_share: bool) -> str:
+    """With the decimals that two significant digits of its half take."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return NOTHING
+    return _together((low, high), (high - low) / 2, is_share, " to ")
+
+
+def _together(values: tuple[float, ...], scale: float, is_share: bool, between: str) -> str:
+    factor, unit = (100, " %") if is_share else (1, "")
+    scale *= factor
+    places = min(6, max(1 if is_share else 0, 1 - math.floor(math.log10(scale)))) if scale > 0 else 4
+    if is_share:
+        places = min(places, 2)
+    return between.join(f"{factor * value:,.{places}f}" for value in values).replace("-", "−") + unit
+
+
+def short(count: float | None) -> str:
+    """For example 12,480, 1.28 M or 1.02 G."""
+    if count is None or not math.isfinite(count):
+        return NOTHING
+    for size, sign in ((1e9, "G"), (1e6, "M")):
+        if abs(count) >= size:
+            return f"{count / size:.3g} {sign}"
+    return f"{count:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours / 24:.1f} days"

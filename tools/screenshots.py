@@ -1,0 +1,163 @@
+"""Opens pages in headless Chromium at desktop and phone width, light and dark; saves pictures, tells what is wrong.
+
+    python tools/screenshots.py OUT_FOLDER PAGE.html [PAGE.html ...]
+
+Ends with exit code 1 when a page writes errors to its console, asks for anything beside itself, or is wider than its
+screen.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from itertools import count
+from pathlib import Path
+
+SCREENS = {"desktop": (1280, 900, 1), "phone": (390, 844, 2)}
+TALLEST = 14000  # pixels of a picture
+
+
+class Chromium:
+    """Speaks the DevTools protocol through a pipe, which needs no library."""
+
+    def __init__(self, binary: str, profile: str) -> None:
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+        command = [
+            binary,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            "--hide-scrollbars",
+        ]
+        command += [f"--user-data-dir={profile}", "about:blank"]
+
+        def as_three_and_four() -> None:
+            read, write = os.dup(to_read), os.dup(to_write)
+            os.dup2(read, 3)
+            os.dup2(write, 4)
+
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, close_fds=False, preexec_fn=as_three_and_four
+        )
+        os.close(to_read)
+        os.close(to_write)
+        self._numbers, self._rest, self.events = count(1), b"", []
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = None
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def ask(self, method: str, **parameters) -> dict:
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if getattr(self, "_session", None):
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self.events.append(answer)
+
+    def wait_for(self, method: str) -> None:
+        while not any(event.get("method") == method for event in self.events):
+            self.events.append(self._next())
+
+    def evaluate(self, expression: str):
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)["result"].get(
+            "value"
+        )
+
+    def _next(self) -> dict:
+        while b"\0" not in self._rest:
+            data = os.read(self._read, 1 << 20)
+            if not data:
+                raise RuntimeError("chromium ended")
+            self._rest += data
+        answer, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        os.close(self._read)
+        os.close(self._write)
+
+
+def look(chromium: Chromium, page: Path, screen: str, scheme: str, out: Path) -> list[str]:
+    """Saves OUT/NAME-SCREEN-SCHEME.png; returns what is wrong, a line each."""
+    width, height, scale = SCREENS[screen]
+    chromium.events.clear()
+    for domain in ("Page", "Runtime", "Log", "Network"):
+        chromium.ask(f"{domain}.enable")
+    chromium.events.clear()
+    chromium.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": screen == "phone"}
+    chromium.ask("Emulation.setDeviceMetricsOverride", **metrics)
+    chromium.ask("Page.navigate", url=page.resolve().as_uri())
+    chromium.wait_for("Page.loadEventFired")
+    chromium.evaluate("new Promise(done => setTimeout(done, 400))")
+    wrong = []
+    for event in chromium.events:
+        parameters = event.get("params", {})
+        if event.get("method") == "Runtime.exceptionThrown":
+            wrong.append(f"exception: {parameters['exceptionDetails'].get('exception', {}).get('description')}")
+        if event.get("method") == "Log.entryAdded":
+            wrong.append(f"console: {parameters['entry']['text']}")
+        if event.get("method") == "Network.requestWillBeSent":
+            url = parameters["request"]["url"]
+            if not url.startswith("data:") and url != page.resolve().as_uri():
+                wrong.append(f"asks for {url:.80}")
+    needed = chromium.evaluate("document.documentElement.scrollWidth")
+    if needed > width:
+        wide = chromium.evaluate(
+            "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+            ".slice(0, 5).map(e => e.tagName + '.' + e.className).join(' ')"
+        )
+        wrong.append(f"is {needed} px wide, the screen {width}: {wide}")
+    tall = min(TALLEST // scale, chromium.evaluate("document.documentElement.scrollHeight"))
+    picture = chromium.ask(
+        "Page.captureScreenshot",
+        captureBeyondViewport=True,
+        clip={"x": 0, "y": 0, "width": width, "height": tall, "scale": 1},
+    )
+    path = out / f"{page.parent.name}-{page.stem}-{screen}-{scheme}.png"
+    path.write_bytes(base64.b64decode(picture["data"]))
+    print(path)
+    return [f"{page} on {screen}, {scheme}: {line}" for line in wrong]
+
+
+def main() -> int:
+    out, pages = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    if binary is None:
+        print("neither chromium nor google-chrome is installed")
+        return 1
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        chromium = Chromium(binary, profile)
+        try:
+            wrong = [
+                line
+                for page in pages
+                for screen in SCREENS
+                for scheme in ("light", "dark")
+                for line in look(chromium, page, screen, scheme, out)
+            ]
+        finally:
+            chromium.close()
+    for line in wrong:
+        print(line)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
