@@ -41,7 +41,7 @@ def announce(
         f"{index.samples:,} images in {data.root}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
         f"{steps:,} steps"
     )
-    console.print(_curriculum(config, plan))
+    console.print(curriculum_line(config, plan))
     by_epochs = config.masking.name in ("hard-patches", "learned") and config.masking.clock == "epoch"
     if by_epochs and config.trainer.epochs <= 1:
         console.print("masks do not get harder in a single epoch; --set masking.clock=step moves them at each step")
@@ -54,12 +54,13 @@ def announce(
     left = steps - trainer.position // data.batch_size
     if seconds := _seconds_per_micro_batch(trainer, stream, device):
         console.print(
-            f"estimated time: {_duration(left * micro_batches * seconds)} for {left:,} steps, from a short trial"
+            f"estimated time: {duration(left * micro_batches * seconds)} for {left:,} steps, from a short trial"
         )
     console.print(f"run folder: {run.folder}")
 
 
-def _curriculum(config: Config, plan: Plan) -> str:
+def curriculum_line(config: Config, plan: Plan) -> str:
+    """What the data curriculum of a run is."""
     curriculum = config.curriculum
     if curriculum.name == "none":
         order = "every image once a pass" if curriculum.uniform == "epochs" else "uniform draws with replacement"
@@ -97,7 +98,8 @@ def _seconds_per_micro_batch(trainer: Trainer, stream: Stream, device: torch.dev
     return max(data, model) if device.type == "cuda" else data + model
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are two or more."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"about {seconds / length:.1f} {unit}"

@@ -104,6 +104,12 @@ def replaced(owner: T, values: Mapping[str, Any], section: str = "") -> T:
         return dataclasses.replace(owner, **converted)
 
 
+def require_constant(*curricula: CurriculumConfig) -> None:
+    """For --temperature. Raises ConfigError where none of the curricula would look at it."""
+    if all(chosen.name != "none" and chosen.temp_schedule != "constant" for chosen in curricula):
+        raise ConfigError("--temperature belongs to --temp-schedule constant; the other schedules find it from --r0")
+
+
 def parse_settings(settings: list[str]) -> dict[str, Any]:
     """`--set section.key=value` arguments as dotted keys; values are YAML scalars or lists."""
     parsed = {}

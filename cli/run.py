@@ -114,10 +114,15 @@ def open_run(
         return Run(out, _unchanged(saved, out, recipe_name, values, allowed, on_trouble), False)
     if out and out.exists() and any(out.iterdir()) and not resume:
         raise ConfigError(f"{out} exists; give another --out, or --resume to go on there")
+    config = new_config(recipe_name, values)
+    return Run(out or _free_folder(config), config, False)
+
+
+def new_config(recipe_name: str | None, values: Mapping[str, Any]) -> Config:
+    """That of a new run: the recipe named, or else the one that `values` name, or else auto, with `values` in it."""
     values = dict(values)
     name = recipe_name or values.pop("recipe", None) or "auto"
-    config = override(recipe(name), values)
-    return Run(out or _free_folder(config), config, False)
+    return override(recipe(name), values)
 
 
 @contextmanager

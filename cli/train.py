@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mimcl.cli import options
+
 if TYPE_CHECKING:
     from mimcl.cli.run import Run
     from mimcl.model.distributed import World
@@ -18,10 +20,8 @@ STOPPED = 75  # exit code of a run that was asked to stop, and saved: sysexits' 
 
 
 def train_command(
-    recipe: Annotated[
-        str | None, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small. (default: auto)")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
+    recipe: options.Recipe = None,
+    data: options.Data = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: runs/RECIPE-CURRICULUM-MASKING)")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --out; starts there if it has no checkpoint.")
@@ -30,28 +30,18 @@ def train_command(
         str | None,
         typer.Option(metavar="FILE", help="Begin with these weights: of MAE, timm, Hugging Face or another run."),
     ] = None,
-    curriculum: Annotated[
-        str | None, typer.Option(help="none, proto (typical images first) or anti (far ones first). (default: none)")
-    ] = None,
+    curriculum: options.Curriculum = None,
     temp_schedule: Annotated[
         str | None, typer.Option(help="cosine, linear, exponential, step, constant or learned. (default: cosine)")
     ] = None,
-    r0: Annotated[
-        float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632. (default: 0.15)")
-    ] = None,
-    curriculum_share: Annotated[
-        float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1. (default: 1.0)")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
-    ] = None,
-    resampling: Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")] = None,
+    r0: options.R0 = None,
+    curriculum_share: options.CurriculumShare = None,
+    temperature: options.Temperature = None,
+    resampling: options.Resampling = None,
     masking: Annotated[
         str | None, typer.Option(help="random, block, grid, hard-patches (HPM) or learned (CL-MAE). (default: random)")
     ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
-    ] = None,
+    epochs: options.Epochs = None,
     online_knn: Annotated[
         float | None,
         typer.Option(metavar="N", help="Look up nearest neighbours every N epochs, and at the end. (default: never)"),
@@ -81,16 +71,14 @@ def train_command(
         typer.Option(metavar="FIELD", help="With --resume: this field may differ: section.key, index or prototypes."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it. (default: 0)")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with values, such as a run's config.yaml.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value; a run's config.yaml lists all keys.")
-    ] = None,
+    config: options.ConfigFile = None,
+    settings: options.Settings = None,
 ) -> None:
     """Pre-train a masked autoencoder on packed shards; under torchrun, in all its processes.
 
     Ctrl-C or SIGTERM ends the run after the step, saved, with exit code 75; a second Ctrl-C leaves at once.
     """
-    from mimcl.cli.config import ConfigError, parse_settings, read_yaml
+    from mimcl.cli.config import parse_settings, read_yaml, require_constant
     from mimcl.cli.console import warn
     from mimcl.cli.run import open_run
     from mimcl.model.distributed import World
@@ -120,9 +108,8 @@ def train_command(
     values |= {key: value for key, value in flags.items() if value is not None} | parse_settings(settings or [])
     world = World.from_environment()
     run = open_run(recipe, values, out, resume, allow_change or [], warn if world.rank == 0 else lambda line: None)
-    chosen = run.config.curriculum
-    if temperature is not None and chosen.name != "none" and chosen.temp_schedule != "constant":
-        raise ConfigError("--temperature belongs to --temp-schedule constant; the other schedules find it from --r0")
+    if temperature is not None:
+        require_constant(run.config.curriculum)
     finished = train(run, world)
     if world.rank == 0:
         if not finished:

@@ -192,8 +192,11 @@ class PrototypeSet:
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, index_fingerprint: str) -> PrototypeSet:
-        """The set in `folder`, arrays memory-mapped; PrototypeError if it is missing, for another index, or damaged."""
+    def load(cls, folder: str | os.PathLike, index_fingerprint: str | None) -> PrototypeSet:
+        """The set in `folder`, arrays memory-mapped; PrototypeError if it is missing, for another index, or damaged.
+
+        None takes a set for any index: to look at, not to draw by.
+        """
         folder, advice = Path(folder), "run `mimcl prototypes build`"
         if not (folder / "prototypes.json").is_file():
             raise PrototypeError(f"no prototypes in {folder}: {advice}")
@@ -201,7 +204,7 @@ class PrototypeSet:
             info = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
             if info["format"] != FORMAT:
                 raise PrototypeError(f"{folder} has format {info['format']!r}, this version reads {FORMAT!r}: {advice}")
-            if (made_for := info["index_fingerprint"]) != index_fingerprint:
+            if (made_for := info["index_fingerprint"]) != index_fingerprint and index_fingerprint is not None:
                 raise PrototypeError(f"{folder} was made for index {made_for}, not {index_fingerprint}: {advice}")
             if info.pop("xxh128") != {name: _digest(folder / name) for name in _ARRAYS}:
                 raise ValueError("the arrays are not those that were written")

@@ -55,8 +55,9 @@ class Plan:
     `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none"), `draws` the
     run's length T, `hash64(seed, numbers, stream)` the source of randomness, `learned` the temperatures of the learned
     schedule. Attributes: `learned`, `samples`, `draws`, `window_length` (W, in draws), `windows` (their number),
-    `curriculum_draws` (G, 0 without a curriculum), `retries` (how many substitutes a draw has). Raises ValueError for
-    distances that the curriculum cannot use and for a window that is no multiple of `batch_size`.
+    `curriculum_draws` (G, 0 without a curriculum), `curve` (r of a temperature, None without a curriculum), `retries`
+    (how many substitutes a draw has). Raises ValueError for distances that the curriculum cannot use and for a window
+    that is no multiple of `batch_size`.
     """
 
     retries = 16
@@ -82,20 +83,20 @@ class Plan:
         self.curriculum_draws = 0
         self._distances = None if distances is None else np.asarray(distances, np.float32)
         self._h, self._seed, self._hash64, self.learned = self._distances, seed, hash64, learned
-        self._curve: EffectiveFraction | None = None
+        self.curve: EffectiveFraction | None = None
         self._uniform_fraction = uniform_fraction(samples)
         self._block: tuple[int, NDArray[np.float32]] | None = None  # the last block and its h, in the block's order
         if config.name != "none":
             self.curriculum_draws = self.window_length * round(config.share * draws / self.window_length)
             self._h = config.hardness(self._distances)
             self._lowest_h = float(self._h.min())
-            self._curve = learned.curve if learned else EffectiveFraction(self._h)
+            self.curve = learned.curve if learned else EffectiveFraction(self._h)
 
     @property
     def clamped(self) -> bool:
         """Whether the schedule starts below r(tau -> 0), at a share of the data that no temperature reaches."""
         scheduled = self.curriculum_draws > 0 and self.config.temp_schedule != "constant"
-        return scheduled and self.config.r0 < self._curve.lowest
+        return scheduled and self.config.r0 < self.curve.lowest
 
     def known(self, number: int) -> Future[None] | None:
         """Done once window `number` has a temperature; None if it has one, as it always has but for learned ones."""
@@ -107,11 +108,11 @@ class Plan:
 
         LookupError while its learned temperature is not known.
         """
-        tau = self._temperature(number)
+        tau = self.temperature(number)
         first = number * self.window_length
         count = min(self.window_length, self.draws - first)
         in_curriculum = first < self.curriculum_draws
-        fraction = self._curve(tau) if in_curriculum else self._uniform_fraction
+        fraction = self.curve(tau) if in_curriculum else self._uniform_fraction
         if not in_curriculum and self.config.uniform == "epochs":
             ids = self._passes(first, count)
         elif self.config.resampling == "multinomial":
@@ -131,13 +132,13 @@ class Plan:
         """
         if not 0 <= retry < self.retries:
             raise IndexError(f"retry {retry} of a plan with retries 0 to {self.retries - 1}")
-        ids = self._multinomial(draws, STREAM_SUBSTITUTE + retry, self._temperature(window_number))
+        ids = self._multinomial(draws, STREAM_SUBSTITUTE + retry, self.temperature(window_number))
         return ids, self._distances_of(ids)
 
     def _distances_of(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.full(len(ids), np.nan, np.float32) if self._distances is None else self._distances[ids]
 
-    def _temperature(self, number: int) -> float:
+    def temperature(self, number: int) -> float:
         """tau of window `number`, which is that of its first draw; IndexError outside [0, windows)."""
         if not 0 <= number < self.windows:
             raise IndexError(f"window {number} of a plan with windows 0 to {self.windows - 1}")
@@ -149,7 +150,7 @@ class Plan:
         if self.learned:
             return self.learned.temperature(number)
         schedule = SCHEDULES[self.config.temp_schedule]
-        return self._curve.inverse(schedule(first / self.curriculum_draws, self.config.r0, self._uniform_fraction))
+        return self.curve.inverse(schedule(first / self.curriculum_draws, self.config.r0, self._uniform_fraction))
 
     def _multinomial(self, draws: NDArray[np.int64], stream: int, tau: float) -> NDArray[np.int64]:
         """Independent draws with replacement, by cumulative sum and search: exact for any N, in float64."""

@@ -76,9 +76,15 @@ class EffectiveFraction:
             counts += np.bincount(bins, minlength=_BINS + 2)
             sums += np.bincount(bins, place, minlength=_BINS + 2)
         used = counts > 0
-        self._counts, self._place, self._range = counts[used], sums[used] / counts[used], high - low
+        self._counts, self._place = counts[used], sums[used] / counts[used]
+        self._low, self._range = low, high - low
         self.lowest = self(self._range * 2 ** _OCTAVES[0])
         self.uniform = self(math.inf)
+
+    @property
+    def histogram(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The mean h of each bin's images, ascending, and how many these are."""
+        return self._low + self._place * self._range, self._counts
 
     def __call__(self, tau: float) -> float:
         """r(tau), `tau` > 0 or math.inf."""

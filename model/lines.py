@@ -68,6 +68,15 @@ def keep_lines(path: Path, belongs: Callable[[dict[str, Any]], bool]) -> list[di
     return [values for _, values in kept]
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of such a file, which may be growing; none where there is no file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [values for line in lines if (values := _parsed(line))]
+
+
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)

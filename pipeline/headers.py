@@ -26,19 +26,28 @@ def _png(head: memoryview) -> bool:
         return False
     depth, colour = head[24], head[25]
     agrees = depth != 1 and (depth != 16 or colour == 0)
-    return agrees and _big(head[16:20]) * _big(head[20:24]) <= MAX_PIXELS
+    return agrees and big_endian(head[16:20]) * big_endian(head[20:24]) <= MAX_PIXELS
 
 
-def _jpeg(head: memoryview) -> bool:
+def frame_header(head: memoryview) -> tuple[int, int] | None:
+    """The code of a JPEG's frame marker (0xC0: baseline) and where its segment begins, None where there is none."""
     position = 2
     while position + 9 < len(head) and head[position] == 0xFF:
         code = head[position + 1]
-        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # the frame header
-            pixels = _big(head[position + 5 : position + 7]) * _big(head[position + 7 : position + 9])
-            # CMYK: which way up it is, they agree on only where Adobe's marker says it.
-            return head[position + 9] != 4 and pixels <= MAX_PIXELS
-        position += 1 if code == 0xFF else 2 + _big(head[position + 2 : position + 4])
-    return False  # who knows what it claims
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            return code, position + 2
+        position += 1 if code == 0xFF else 2 + big_endian(head[position + 2 : position + 4])
+    return None
+
+
+def _jpeg(head: memoryview) -> bool:
+    frame = frame_header(head)
+    if frame is None:
+        return False  # who knows what it claims
+    start = frame[1]
+    pixels = big_endian(head[start + 3 : start + 5]) * big_endian(head[start + 5 : start + 7])
+    # CMYK: which way up it is, they agree on only where Adobe's marker says it.
+    return head[start + 7] != 4 and pixels <= MAX_PIXELS
 
 
 def _webp(head: memoryview) -> bool:
@@ -53,7 +62,8 @@ def _webp(head: memoryview) -> bool:
     return width * height <= MAX_PIXELS
 
 
-def _big(part: memoryview) -> int:
+def big_endian(part: memoryview) -> int:
+    """An unsigned number, its highest byte first."""
     return int.from_bytes(part, "big")
 
 

@@ -1,0 +1,63 @@
+"""`mimcl inspect`: what a folder of shards, a run, a checkpoint or a set of prototypes is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from mimcl.cli.inspect.checkpoint import CheckpointDescription
+    from mimcl.cli.inspect.prototypes import PrototypesDescription
+    from mimcl.cli.inspect.run import RunDescription
+    from mimcl.cli.inspect.shards import ShardsDescription
+
+    Description = ShardsDescription | RunDescription | CheckpointDescription | PrototypesDescription
+
+
+def inspect_command(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A folder of shards, a run, one of its checkpoints, or prototypes.")
+    ] = Path("shards"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+) -> None:
+    """Describe shards, a run, a checkpoint or prototypes: counts, sizes, classes, fingerprints, progress."""
+    from mimcl.cli import as_json as plain
+    from mimcl.cli.console import console
+
+    found = inspect(path)
+    if as_json:
+        typer.echo(plain.as_json(found))
+        return
+    lines = found.lines()
+    width = max(len(label) for label, _ in lines) + 2
+    for label, text in lines:
+        console.print(f"{label:{width}}{text}".rstrip())
+
+
+def inspect(path: Path) -> Description:
+    """Describes what lies at `path`, which is only read. Its `lines()` are labels with texts.
+
+    Raises DataError where nothing of ours lies or an index is damaged; CheckpointError, ConfigError, PrototypeError.
+    """
+    from mimcl.pipeline.files import DataError
+
+    if (path / "dataset.json").exists():
+        from mimcl.cli.inspect.shards import describe_shards
+
+        return describe_shards(path)
+    if (path / "prototypes.json").exists():
+        from mimcl.cli.inspect.prototypes import describe_prototypes
+
+        return describe_prototypes(path)
+    if (path / "meta.json").exists():
+        from mimcl.cli.inspect.checkpoint import describe_checkpoint
+
+        return describe_checkpoint(path)
+    if (path / "config.yaml").exists() or (path / "checkpoints").is_dir():
+        from mimcl.cli.inspect.run import describe_run
+
+        return describe_run(path)
+    what = "is a file" if path.is_file() else "holds none of these" if path.is_dir() else "does not exist"
+    raise DataError(f"{path} {what}; give a folder of shards, a run, a checkpoint or a set of prototypes")

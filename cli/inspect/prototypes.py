@@ -1,0 +1,90 @@
+"""A set of prototypes, described."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import read_dataset
+
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclass(frozen=True)
+class PrototypesDescription:
+    """What was clustered how, how large the clusters are, and how typical the images."""
+
+    path: Path
+    k: int
+    samples: int
+    features: str
+    features_reason: str
+    seed: int
+    min_cluster: int  # clusters with fewer members have no typical one
+    singletons: str  # far or near: what their members are
+    cluster_sizes: tuple[int, float, int]  # smallest, median, largest
+    davies_bouldin: list[tuple[int, float]] | None  # of each K that was tried; None where K was given
+    distance_quantiles: dict[float, float]
+    nearest: float  # share of the images at distance 0
+    farthest: float  # share at distance 1
+    index_fingerprint: str
+    shards: Path  # two folders up
+    fits: bool | None  # whether it is for their train split; None where there are no shards
+
+    def lines(self) -> list[tuple[str, str]]:
+        low, median, high = self.cluster_sizes
+        tried = "K was given"
+        if self.davies_bouldin:
+            tried = "  ".join(f"K {k}: {index:.3f}" for k, index in self.davies_bouldin)
+        quantiles = "  ".join(f"{100 * q:g} %: {value:.3f}" for q, value in self.distance_quantiles.items())
+        fits = {
+            True: f"that of the train images in {self.shards}",
+            False: f"not that of the train images in {self.shards}: build the prototypes again",
+            None: f"there are no shards in {self.shards} to compare it with",
+        }[self.fits]
+        return [
+            ("prototypes", str(self.path)),
+            ("K", f"{self.k:,} for {self.samples:,} images"),
+            ("features", f"{self.features} ({self.features_reason}), seed {self.seed}"),
+            ("clusters", f"{low:,} to {high:,} images, median {median:,g}"),
+            ("Davies-Bouldin", tried),
+            ("distances up to", quantiles),
+            ("at distance 0 / 1", f"{self.nearest:.1%} / {self.farthest:.1%} of the images"),
+            ("small clusters", f"fewer than {self.min_cluster} images count as {self.singletons}"),
+            ("made for index", f"{self.index_fingerprint}, {fits}"),
+        ]
+
+
+def describe_prototypes(path: Path) -> PrototypesDescription:
+    """Raises PrototypeError for a set that is damaged or of another format."""
+    found = PrototypeSet.load(path, None)
+    info, sizes = found.info, np.bincount(found.cluster, minlength=len(found.centroids))
+    shards = path.resolve().parent.parent
+    try:
+        train = read_dataset(shards)["splits"].get("train", {})
+        fits = train.get("fingerprint") == info["index_fingerprint"]
+    except DataError:
+        fits = None
+    tried = info.get("davies_bouldin")
+    return PrototypesDescription(
+        path=path,
+        k=len(found.centroids),
+        samples=len(found.distance),
+        features=info["features"],
+        features_reason=info.get("features_reason", "not said"),
+        seed=info["seed"],
+        min_cluster=info.get("min_cluster", 1),
+        singletons=info.get("singletons", "far"),
+        cluster_sizes=(int(sizes.min()), float(np.median(sizes)), int(sizes.max())),
+        davies_bouldin=[(k, index) for k, index in tried] if tried else None,
+        distance_quantiles=dict(zip(_QUANTILES, np.quantile(found.distance, _QUANTILES).tolist(), strict=True)),
+        nearest=float((found.distance == 0).mean()),
+        farthest=float((found.distance == 1).mean()),
+        index_fingerprint=info["index_fingerprint"],
+        shards=shards,
+        fits=fits,
+    )

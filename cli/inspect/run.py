@@ -1,0 +1,230 @@
+"""A run, described from what it has written so far; it may be going on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
+from mimcl.cli.inspect.words import bytes_below, size, some
+from mimcl.cli.recipes import RECIPES
+from mimcl.cli.run import draws_of, warmup_epochs
+from mimcl.model import checkpoint
+from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.lines import read_lines
+from mimcl.pipeline.draw_counts import DrawCounts
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import read_dataset
+
+_OF_THE_MACHINE = {"data.decode_threads", "data.decoder", "data.root"}
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """A checkpoint that was kept; `fault` says why it cannot be read. Its payload is not looked at."""
+
+    step: int
+    bytes: int
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What a run is, how far it has come, and what it has found out. None: not known, or not yet."""
+
+    path: Path
+    recipe: str
+    differs: dict[str, tuple[Any, Any]]  # from the recipe: its value, the run's
+    model: str
+    precision: str
+    masking: str
+    curriculum: str
+    data: str
+    data_fits: bool | None  # None: the shards are not here
+    images: int | None
+    epochs: float
+    steps: int | None
+    step: int  # logged last
+    epoch: float | None
+    finished: bool
+    checkpoints: list[SavedStep]
+    last: dict[str, Any]  # the last logging step's line of metrics.jsonl
+    coverage: float | None
+    max_repeats: int | None
+    bad_samples: int
+    nonfinite_steps: int
+    evaluations: list[dict[str, Any]]  # lines of metrics.jsonl; of several alike but for the values the last
+    bytes: int
+    checkpoint_bytes: int
+    fingerprints: dict[str, str | None]
+    window: int | None
+    digest: str | None  # of the last window's sample ids
+
+    def lines(self) -> list[tuple[str, str]]:
+        steps = f"{self.step:,}" + (f" of {self.steps:,} steps" if self.steps else " steps")
+        epochs = "" if self.epoch is None else f", {self.epoch:,.1f} of {self.epochs:,g} epochs"
+        state = "finished" if self.finished else "not finished"
+        known = {True: "the same as in training", False: "not those of the training", None: "not found from here"}
+        lines = [
+            ("run", str(self.path)),
+            ("recipe", f"{self.recipe}: {self.model}, {self.precision}, masking {self.masking}"),
+            *(("  but", f"{key}: {now} instead of {before}") for key, (before, now) in self.differs.items()),
+            ("curriculum", self.curriculum),
+            ("data", f"{self.data} ({known[self.data_fits]})" + (f", {self.images:,} images" if self.images else "")),
+            ("progress", f"{steps}{epochs}; {state}"),
+            ("checkpoints", self._kept()),
+        ]
+        if self.last:
+            lines.append(("last figures", self._figures()))
+        if self.coverage is not None:
+            lines.append(("drawn so far", f"{self.coverage:.1%} of the images, one of them {self.max_repeats:,} times"))
+        lines.append(("troubles", f"{self.bad_samples:,} bad samples, {self.nonfinite_steps:,} steps not finite"))
+        for line in self.evaluations:
+            lines.append(("evaluation", _evaluation(line)))
+        lines.append(("on disk", f"{size(self.bytes)}, of which checkpoints {size(self.checkpoint_bytes)}"))
+        lines += [(f"{name} fingerprint", text or "none") for name, text in self.fingerprints.items()]
+        if self.digest:
+            lines.append(("last window", f"{self.window:,}, digest {self.digest}"))
+        return lines
+
+    def _kept(self) -> str:
+        if not self.checkpoints:
+            return "none"
+        text = f"{len(self.checkpoints)}, at steps {some(f'{saved.step:,}' for saved in self.checkpoints)}"
+        faults = [saved.fault for saved in self.checkpoints if saved.fault]
+        return text + "".join(f"; {fault}" for fault in faults)
+
+    def _figures(self) -> str:
+        temperature, fraction = self.last.get("temperature"), self.last.get("effective_fraction")
+        loss = self.last.get("loss")
+        parts = ["loss not finite" if loss is None else f"loss {loss:.4f}"]
+        parts.append("uniform draws" if temperature is None else f"tau {temperature:.3g}, r {fraction:.3f}")
+        if "images_per_second" in self.last:
+            parts.append(f"{self.last['images_per_second']:,.0f} img/s, data-wait {self.last['data_wait']:.0%}")
+        return ", ".join(parts)
+
+
+def describe_run(path: Path) -> RunDescription:
+    """Raises ConfigError, CheckpointError or DataError for what is damaged or of another version."""
+    saved, metas = _checkpoints(path / "checkpoints")
+    newest = metas[-1] if metas else {}
+    values = nested_keys(newest["config"]) if newest else read_yaml(path / "config.yaml")
+    config = override(Config(), values)
+    try:
+        lines = read_lines(path / "metrics.jsonl")
+        bad = len(read_lines(path / "quarantine.jsonl"))
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    counts = _counts(path / "draw_counts.npy")
+    train = _train_split(Path(config.data.root))
+    fingerprints = newest.get("fingerprints", {})
+    fits = None if train is None or not fingerprints else train["fingerprint"] == fingerprints["index"]
+    images = None if counts is None else len(counts)
+    if images is None and train is not None:
+        images = train["samples"]
+    stepped = [line for line in lines if "step" in line and "loss" in line]
+    windows = [line for line in lines if "window" in line]
+    step = max([stepped[-1]["step"] if stepped else 0, *(meta["step"] for meta in metas)])
+    steps = draws_of(config, images) // config.data.batch_size if images else None
+    drawn = None if counts is None else DrawCounts(counts)
+    return RunDescription(
+        path=path,
+        recipe=config.recipe,
+        differs=_differences(config),
+        model=f"{config.model.name}/{config.model.patch_size} at {config.data.image_size} px",
+        precision=config.trainer.precision,
+        masking=f"{config.masking.name} {config.masking.mask_ratio:g}",
+        curriculum=_curriculum(config),
+        data=config.data.root,
+        data_fits=fits,
+        images=images,
+        epochs=config.trainer.epochs,
+        steps=steps,
+        step=step,
+        epoch=step * config.data.batch_size / images if images else None,
+        finished=steps is not None and any(kept.step == steps and not kept.fault for kept in saved),
+        checkpoints=saved,
+        last=stepped[-1] if stepped else {},
+        coverage=drawn.coverage if drawn else None,
+        max_repeats=drawn.max_repeats if drawn else None,
+        bad_samples=bad,
+        nonfinite_steps=sum(line.get("nonfinite_steps") or 0 for line in stepped),
+        evaluations=_evaluations(lines),
+        bytes=bytes_below(path),
+        checkpoint_bytes=sum(kept.bytes for kept in saved),
+        fingerprints=fingerprints,
+        window=windows[-1]["window"] if windows else None,
+        digest=windows[-1].get("digest") if windows else None,
+    )
+
+
+def _checkpoints(folder: Path) -> tuple[list[SavedStep], list[dict[str, Any]]]:
+    """Those kept, oldest first, and what the readable ones say of themselves."""
+    kept, metas = [], []
+    for path in sorted(checkpoint.candidates(folder)):
+        fault = None
+        try:
+            metas.append(checkpoint.read_meta(path))
+        except CheckpointError as error:
+            fault = str(error)
+        kept.append(SavedStep(int(path.name), bytes_below(path), fault))
+    return kept, metas
+
+
+def _differences(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys in which a run is not its recipe. What a recipe leaves open, or the machine decides, is none."""
+    if config.recipe not in RECIPES:
+        return {}
+    recipe = RECIPES[config.recipe]()
+    had, has = flatten(recipe), flatten(config)
+    had["optim.warmup_epochs"] = min(had["optim.warmup_epochs"], warmup_epochs(config))
+    left_open = {key for key, value in had.items() if value is None or value == "auto"}
+    return {key: (had[key], has[key]) for key in has if has[key] != had[key] and key not in _OF_THE_MACHINE | left_open}
+
+
+def _curriculum(config: Config) -> str:
+    chosen = config.curriculum
+    if chosen.name == "none":
+        return "none"
+    how = f"at temperature {chosen.temperature:g}" if chosen.temp_schedule == "constant" else f"from r0 {chosen.r0:g}"
+    return (
+        f"{chosen.name}, {chosen.temp_schedule} {how}, {chosen.resampling}, for {chosen.share:g} of the run, "
+        f"prototypes {chosen.prototypes}, windows of {chosen.window or 0:,} draws"
+    )
+
+
+def _train_split(root: Path) -> dict[str, Any] | None:
+    try:
+        return read_dataset(root)["splits"].get("train")
+    except DataError:
+        return None
+
+
+def _counts(path: Path) -> NDArray[np.uint32] | None:
+    if not path.exists():
+        return None
+    try:
+        counts = np.load(path, allow_pickle=False)
+        if counts.dtype != np.uint32 or counts.ndim != 1 or not len(counts):
+            raise ValueError("not counts of draws")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error}); mimcl train --resume writes it anew") from None
+    return counts
+
+
+def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    alike = {
+        tuple(str(line.get(key)) for key in ("evaluation", "draw", "checkpoint", "index", "settings")): line
+        for line in lines
+        if "evaluation" in line and isinstance(line.get("values"), dict)
+    }
+    return list(alike.values())
+
+
+def _evaluation(line: dict[str, Any]) -> str:
+    values = "  ".join(f"{name} {100 * value:.1f} %" for name, value in line["values"].items())
+    return f"{line['evaluation']} at checkpoint {line.get('checkpoint')}: {values}"

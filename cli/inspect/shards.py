@@ -1,0 +1,128 @@
+"""A packed data set, described."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimcl.cli.inspect.words import size, some
+from mimcl.cli.verify import sets_of
+from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
+from mimcl.pipeline.index import ShardIndex, read_dataset
+
+
+@dataclass(frozen=True)
+class SplitDescription:
+    """One split; sizes of classes in images, of images in bytes and in pixels."""
+
+    split: str
+    images: int
+    unlabelled: int
+    classes: list[str]
+    class_sizes: tuple[int, float, int] | None  # smallest, median, largest
+    shards: int
+    bytes: int  # of the shards
+    image_bytes: tuple[int, float, int]  # smallest, median, largest
+    median_pixels: tuple[float, float]  # width, height
+    largest_pixels: tuple[int, int]
+    fingerprint: str
+
+    def lines(self) -> list[tuple[str, str]]:
+        labels = "no labels"
+        if self.class_sizes:
+            low, median, high = self.class_sizes
+            labels = f"{len(self.classes):,} of {low:,} to {high:,} images, median {median:,g}: {some(self.classes)}"
+        elif self.classes:
+            labels = f"{len(self.classes):,}, and no image has one"
+        if self.classes and self.unlabelled:
+            labels += f"; {self.unlabelled:,} images without"
+        (low, median, high), (width, height) = self.image_bytes, self.median_pixels
+        return [
+            (self.split, f"{self.images:,} images"),
+            ("  classes", labels),
+            ("  shards", f"{self.shards:,}, {size(self.bytes)}"),
+            ("  bytes of an image", f"{size(low)} to {size(high)}, median {size(median)}"),
+            ("  pixels", "median {:g} x {:g}, largest {:,} x {:,}".format(width, height, *self.largest_pixels)),
+            ("  fingerprint", self.fingerprint),
+        ]
+
+
+@dataclass(frozen=True)
+class SetBeside:
+    """A set of prototypes beside the shards; `fault` says why it cannot be used with them."""
+
+    name: str
+    k: int | None
+    features: str | None
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class ShardsDescription:
+    """A packed data set with the prototypes beside it."""
+
+    path: Path
+    splits: list[SplitDescription]
+    packed: dict[str, Any]  # how, as dataset.json has it
+    prototypes: list[SetBeside]
+
+    def lines(self) -> list[tuple[str, str]]:
+        lines = [("shards", str(self.path))]
+        for split in self.splits:
+            lines += split.lines()
+        packed = self.packed
+        how = [f"shards of {packed.get('shard_mb')} MB"]
+        side = packed.get("short_side")
+        how.append(f"larger images shrunk to a short side of {side}" if side else "images keep their bytes")
+        how.append("every image decoded" if packed.get("every_image_decoded") else "headers checked")
+        lines.append(("packed", ", ".join(how)))
+        rejected = packed.get("rejected", 0)
+        lines.append(("left out", f"{rejected:,} files" + (", listed in rejected.jsonl" if rejected else "")))
+        for found in self.prototypes:
+            what = found.fault or f"K {found.k:,}, {found.features} features, fits"
+            lines.append(("prototypes", f"{found.name}: {what}"))
+        return lines if self.prototypes else [*lines, ("prototypes", "none; mimcl prototypes build makes them")]
+
+
+def describe_shards(path: Path) -> ShardsDescription:
+    """Raises DataError for a data set that is not as it was packed."""
+    description = read_dataset(path)
+    splits = [_split(ShardIndex.load(path, split)) for split in description["splits"]]
+    packed = description.get("packed")
+    train = description["splits"].get("train")
+    sets = [_beside(folder, train["fingerprint"] if train else "") for folder in sets_of(path)]
+    return ShardsDescription(path, splits, packed if isinstance(packed, dict) else {}, sets)
+
+
+def _split(index: ShardIndex) -> SplitDescription:
+    known = index.label[index.label >= 0]
+    sizes = np.bincount(known, minlength=len(index.classes))
+    place = (index.width.astype(np.int64) * index.height).argmax() if index.samples else None
+    return SplitDescription(
+        split=index.split,
+        images=index.samples,
+        unlabelled=index.samples - len(known),
+        classes=index.classes,
+        class_sizes=_spread(sizes) if len(known) else None,
+        shards=len(index.shards),
+        bytes=sum(shard["bytes"] for shard in index.shards),
+        image_bytes=_spread(index.nbytes),
+        median_pixels=(0.0, 0.0) if place is None else (float(np.median(index.width)), float(np.median(index.height))),
+        largest_pixels=(0, 0) if place is None else (int(index.width[place]), int(index.height[place])),
+        fingerprint=index.fingerprint,
+    )
+
+
+def _spread(values: np.ndarray) -> tuple[int, float, int]:
+    return (int(values.min()), float(np.median(values)), int(values.max())) if len(values) else (0, 0.0, 0)
+
+
+def _beside(folder: Path, fingerprint: str) -> SetBeside:
+    try:
+        info = PrototypeSet.load(folder, fingerprint).info
+    except PrototypeError as error:
+        return SetBeside(folder.name, None, None, str(error))
+    return SetBeside(folder.name, info["k"], info["features"], None)

@@ -1,0 +1,33 @@
+"""Options that several commands take alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[
+    str | None, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small. (default: auto)")
+]
+Data = Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")]
+Curriculum = Annotated[
+    str | None, typer.Option(help="none, proto (typical images first) or anti (far ones first). (default: none)")
+]
+R0 = Annotated[
+    float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632. (default: 0.15)")
+]
+CurriculumShare = Annotated[
+    float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1. (default: 1.0)")
+]
+Temperature = Annotated[
+    float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
+]
+Resampling = Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")]
+Epochs = Annotated[
+    float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="YAML file with values, such as a run's config.yaml.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value; a run's config.yaml lists all keys.")
+]

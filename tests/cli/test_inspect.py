@@ -1,0 +1,222 @@
+"""`mimcl inspect` on what the other commands have written."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from damage import flip
+from images import write_train_val
+from typed import mimcl
+
+from mimcl.cli.inspect.command import inspect
+from mimcl.cli.verify import sets_of
+from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.model import checkpoint, mae
+from mimcl.pipeline.index import ShardIndex, read_dataset
+
+STEPS, IMAGES = 15, 40  # at 8 images a step, 3 epochs
+OPTIONS = ("--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "3", "--decoder", "reference")
+SETTINGS = (
+    "data.image_size=32",
+    "data.batch_size=8",
+    "model.decoder_width=32",
+    "model.decoder_depth=1",
+    "trainer.checkpoint_every_steps=5",
+    "trainer.log_every_steps=1",
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """shards/ with the set default, and run/ with checkpoints at steps 5, 10 and 15 and two evaluations."""
+    folder = tmp_path_factory.mktemp("home")
+    write_train_val(folder / "images", {"ant": 25, "bee": 15}, {"ant": 4, "bee": 4})
+    (folder / "images" / "train" / "ant" / "empty.jpg").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, "prototypes", "build", "--features", "pixels", "--k", "4") == 0
+        settings = [word for setting in SETTINGS for word in ("--set", setting)]
+        assert mimcl(patch, folder, "train", *OPTIONS, *settings, "--out", "run") == 0
+        for k in ("3", "3", "5"):
+            assert mimcl(patch, folder, "eval", "knn", "run", "--k", k, "--decoder", "reference") == 0
+    return folder
+
+
+@pytest.fixture
+def copied(home, tmp_path):
+    """A copy to be damaged."""
+    shutil.copytree(home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def here(home, monkeypatch):
+    monkeypatch.chdir(home)
+    return home
+
+
+def text_of(found) -> dict[str, str]:
+    """The lines by label; of equal labels the last."""
+    return {label.strip(): text for label, text in found.lines()}
+
+
+def test_shards(here):
+    found = inspect(here / "shards")
+    index = ShardIndex.load(here / "shards")
+    train, val = found.splits
+    assert (train.split, train.images, val.split, val.images) == ("train", IMAGES, "val", 8)
+    assert (train.classes, train.class_sizes, train.unlabelled) == (["ant", "bee"], (15, 20.0, 25), 0)
+    assert train.fingerprint == read_dataset(here / "shards")["splits"]["train"]["fingerprint"]
+    assert train.bytes == sum(path.stat().st_size for path in (here / "shards").glob("train-*.tar"))
+    assert train.image_bytes == (index.nbytes.min(), np.median(index.nbytes), index.nbytes.max())
+    assert train.largest_pixels[0] * train.largest_pixels[1] == index.largest
+    assert train.median_pixels == (np.median(index.width), np.median(index.height))
+    (beside,) = found.prototypes
+    assert (beside.name, beside.k, beside.features, beside.fault) == ("default", 4, "pixels", None)
+    assert text_of(found)["left out"] == "1 files, listed in rejected.jsonl"
+    assert text_of(found)["prototypes"] == "default: K 4, pixels features, fits"
+
+
+def test_prototypes_that_do_not_fit_or_are_damaged_are_named_beside_the_shards(copied):
+    sets = copied / "shards" / "prototypes"
+    for name in ("foreign", "torn"):
+        shutil.copytree(sets / "default", sets / name)
+    path = sets / "foreign" / "prototypes.json"
+    path.write_text(path.read_text().replace(read_dataset(copied / "shards")["splits"]["train"]["fingerprint"], "0f"))
+    flip(sets / "torn" / "train.arrow", 400)
+    assert len(sets_of(copied / "shards")) == 3
+    good, foreign, torn = inspect(copied / "shards").prototypes
+    assert good.fault is None
+    assert "was made for index 0f" in foreign.fault
+    assert "is damaged" in torn.fault
+    found = inspect(sets / "foreign")
+    assert found.fits is False
+    assert "build the prototypes again" in text_of(found)["made for index"]
+
+
+def test_prototypes(here, tmp_path):
+    folder = here / "shards" / "prototypes" / "default"
+    found, stored = inspect(folder), PrototypeSet.load(folder, None)
+    sizes = np.bincount(stored.cluster)
+    assert (found.k, found.samples, found.features, found.seed) == (4, IMAGES, "pixels", 0)
+    assert found.cluster_sizes == (sizes.min(), np.median(sizes), sizes.max())
+    assert found.distance_quantiles[0.5] == pytest.approx(np.median(stored.distance))
+    assert found.nearest == (stored.distance == 0).mean() >= 4 / IMAGES
+    assert found.fits is True
+    assert text_of(found)["Davies-Bouldin"] == "K was given"
+    shutil.copytree(folder, tmp_path / "alone")
+    assert inspect(tmp_path / "alone").fits is None
+
+
+def test_run(here):
+    found, last = inspect(here / "run"), checkpoint.candidates(here / "run" / "checkpoints")[0]
+    meta = checkpoint.read_meta(last)
+    assert (found.recipe, found.images, found.step, found.steps, found.finished) == (
+        "cpu_small",
+        IMAGES,
+        STEPS,
+        STEPS,
+        True,
+    )
+    assert found.epoch == found.epochs == 3
+    assert [saved.step for saved in found.checkpoints] == [5, 10, 15]
+    assert found.data_fits is True
+    assert found.fingerprints == meta["fingerprints"]
+    assert found.digest == meta["window"]["digest"]
+    counts = np.load(here / "run" / "draw_counts.npy")
+    assert (found.coverage, found.max_repeats) == ((counts > 0).mean(), counts.max())
+    assert found.differs["curriculum.name"] == ("none", "proto")
+    assert found.differs["trainer.epochs"] == (50, 3.0)
+    assert "data.root" not in found.differs
+    assert "optim.warmup_epochs" not in found.differs
+    assert [line["settings"]["k"] for line in found.evaluations] == [3, 5]
+    assert (found.bad_samples, found.nonfinite_steps) == (0, 0)
+    files = [path for path in (here / "run").rglob("*") if path.is_file()]
+    assert found.bytes == sum(path.stat().st_size for path in files)
+    lines = text_of(found)
+    assert lines["progress"] == "15 of 15 steps, 3.0 of 3 epochs; finished"
+    assert lines["evaluation"].startswith("knn at checkpoint 00000015: nn ")
+
+
+def test_a_run_under_way(copied, monkeypatch):
+    monkeypatch.chdir(copied)
+    run = copied / "run"
+    shutil.rmtree(run / "checkpoints" / "00000015")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line).get("step", 0) <= 12 and "evaluation" not in line]
+    (run / "metrics.jsonl").write_text("".join(kept) + '{"step": 13, "dra')  # a line being written
+    (run / "quarantine.jsonl").write_text('{"draw": 3, "key": "000000001", "shard": "train-000000.tar"}\n')
+    flip(run / "checkpoints" / "00000005" / "meta.json", 40)
+    shutil.rmtree(copied / "shards")
+    found = inspect(run)
+    assert (found.step, found.finished, found.data_fits, found.bad_samples) == (12, False, None, 1)
+    assert "not found from here" in text_of(found)["data"]
+    assert [bool(saved.fault) for saved in found.checkpoints] == [True, False]
+
+
+def test_a_run_killed_before_its_first_checkpoint(copied, monkeypatch):
+    monkeypatch.chdir(copied)
+    run = copied / "run"
+    for path in (run / "checkpoints", run / "evaluation"):
+        shutil.rmtree(path)
+    for path in ("metrics.jsonl", "draw_counts.npy"):
+        (run / path).unlink()
+    found = inspect(run)
+    assert (found.step, found.steps, found.coverage, found.last, found.digest) == (0, STEPS, None, {}, None)
+    assert text_of(found)["checkpoints"] == "none"
+
+
+def test_checkpoint(here):
+    path = here / "run" / "checkpoints" / "00000010"
+    found, saved = inspect(path), checkpoint.load(path)
+    assert (found.step, found.draw, found.epoch) == (10, 80, 2)
+    assert found.parameters == sum(tensor.numel() for tensor in saved.tensors.values())
+    assert found.bytes == sum(file.stat().st_size for file in path.iterdir())
+    assert "whole, by its checksums" in text_of(found)["on disk"]
+
+
+@pytest.mark.parametrize("what", ["shards", "run", "run/checkpoints/00000010", "shards/prototypes/default"])
+def test_text_is_aligned_and_json_says_the_same(here, monkeypatch, capsys, what):
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    assert mimcl(monkeypatch, here, "inspect", what) == 0
+    printed = capsys.readouterr().out.splitlines()
+    labels = [label for label, _ in inspect(here / what).lines()]
+    width = max(map(len, labels)) + 2
+    assert [line[:width].rstrip() for line in printed] == [label.rstrip() for label in labels]
+    assert all(line[width] != " " for line in printed)
+    assert mimcl(monkeypatch, here, "inspect", what, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["path"] == what
+    assert before == {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "message"),
+    [
+        (lambda home: None, "nowhere", "nowhere does not exist; give a folder of shards"),
+        (lambda home: None, "images", "images holds none of these"),
+        (lambda home: None, "shards/dataset.json", "is a file"),
+        (lambda home: flip(home / "shards" / "train.arrow", 700), "shards", "is not the index that dataset.json"),
+        (lambda home: (home / "shards" / "dataset.json").write_text("{"), "shards", "cannot be read"),
+        (lambda home: os.truncate(home / "run" / "draw_counts.npy", 90), "run", "draw_counts.npy cannot be read"),
+        (
+            lambda home: flip(home / "run" / "checkpoints" / "00000010" / "state.pt", 900),
+            "run/checkpoints/00000010",
+            "checksum of state.pt differs",
+        ),
+        (
+            lambda home: (home / "shards" / "prototypes" / "default" / "prototypes.json").write_text("[]"),
+            "shards/prototypes/default",
+            "is damaged",
+        ),
+    ],
+)
+def test_damage_is_an_error_in_a_line(copied, monkeypatch, capsys, damage, what, message):
+    damage(copied)
+    assert mimcl(monkeypatch, copied, "inspect", what) == 1
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert message in line
+    assert captured.out == ""

@@ -1,0 +1,128 @@
+"""`mimcl plan` beside real runs of the same flags."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from images import write_classes
+from PIL import Image
+from typed import mimcl
+
+from mimcl.cli.config import read_yaml
+from mimcl.cli.plan import plan, table
+from mimcl.cli.plan_picture import DPI, HEIGHT, WIDTH, draw_picture
+from mimcl.cli.run import new_config
+from mimcl.model import mae
+
+FLAGS = ("--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "12", "--curriculum-share", "0.75")
+SETTINGS = ("data.image_size=32", "data.batch_size=8", "model.decoder_width=32", "model.decoder_depth=1")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """48 packed images with prototypes, and a run of 72 steps on them in run/."""
+    folder = tmp_path_factory.mktemp("home")
+    write_classes(folder / "images", {"ant": 24, "bee": 24})
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, "prototypes", "build", "--features", "pixels", "--k", "4") == 0
+        command = ("train", *FLAGS, *settings, "--decoder", "reference", "--out", "run")
+        assert mimcl(patch, folder, *command) == 0
+    return folder
+
+
+def config_of(home, **values):
+    return new_config("cpu_small", {"data.root": str(home / "shards"), "curriculum.name": "proto"} | values)
+
+
+def test_the_table_tells_what_the_same_flags_did_in_training(home, monkeypatch, capsys):
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    assert mimcl(monkeypatch, home, "plan", *FLAGS, *settings, "--out", "plan.png", "--rows", "5") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "48 images in shards, 12 epochs: 576 draws in 72 steps and 18 windows"
+    assert out[1].startswith("curriculum proto, cosine from r0 0.15, multinomial, for 448 draws in windows of 32")
+    assert out[-1] == "wrote plan.png"
+    rows = [line.split() for line in out if line.split()[0][0].isdigit()][1:]
+    assert [int(row[1].replace(",", "")) for row in rows] == [0, 128, 256, 416, 544]
+    windows = {line["draw"]: line for line in metrics(home) if "window" in line}
+    for row in rows:
+        line = windows[int(row[1])]
+        tau = "inf" if line["temperature"] is None else f"{line['temperature']:.3g}"
+        assert row[2:4] == [tau, f"{line['effective_fraction']:.3f}"]
+
+
+def metrics(home):
+    return [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_s_configuration_gives_its_windows_to_the_last_bit(home, monkeypatch):
+    monkeypatch.chdir(home)
+    found = plan(new_config(None, read_yaml(home / "run" / "config.yaml")))
+    lines = [line for line in metrics(home) if "window" in line]
+    assert len(found.expected) == found.windows == len(lines)
+    for row, line in zip(found.expected, lines, strict=True):
+        assert (row.window, row.draw) == (line["window"], line["draw"])
+        assert row.temperature == (float("inf") if line["temperature"] is None else line["temperature"])
+        assert row.effective_fraction == line["effective_fraction"]
+        # One run is no expectation, but 48 images scatter little.
+        assert row.coverage == pytest.approx(line["coverage"], abs=0.15)
+    assert found.expected[-1].coverage == pytest.approx(lines[-1]["coverage"], abs=0.01)
+
+
+def pixels(picture: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(picture)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def test_the_picture_has_its_size_and_a_line_for_each_schedule(home, monkeypatch):
+    one = plan(config_of(home, **{"trainer.epochs": 8}))
+    other = plan(config_of(home, **{"trainer.epochs": 8, "curriculum.temp_schedule": "step"}))
+    first, both = pixels(draw_picture([one])), pixels(draw_picture([one, other]))
+    assert first.shape == both.shape == (round(HEIGHT * DPI), round(WIDTH * DPI), 3)
+    red = np.array([0xC8, 0x55, 0x3D])
+    assert (np.abs(first.astype(int) - red).sum(-1) < 12).sum() == 0
+    panels = np.array_split(np.abs(both.astype(int) - red).sum(-1) < 12, 3, axis=1)
+    assert all(panel.sum() > 200 for panel in panels)
+
+
+def test_schedules_side_by_side_and_a_uniform_one(home, monkeypatch, capsys):
+    options = ("--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "50", "--out", "both.png")
+    assert mimcl(monkeypatch, home, "plan", *options, "--temp-schedule", "linear", "--temp-schedule", "step") == 0
+    out = capsys.readouterr().out
+    assert "proto, linear from r0" in out
+    assert "proto, step from r0" in out
+    assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", "--epochs", "2", "--out", "none.png") == 0
+    out = capsys.readouterr().out
+    assert "no data curriculum: every image once a pass" in out
+    assert pixels((home / "none.png").read_bytes()).std() > 5
+
+
+def test_one_window(home):
+    found = plan(config_of(home, **{"trainer.epochs": 0.1}))
+    assert found.windows == 1
+    assert len(table(found, 12)) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--curriculum", "proto", "--temp-schedule", "learned"), "known only by training"),
+        (("--curriculum", "proto", "--set", "curriculum.prototypes=other"), "run `mimcl prototypes build`"),
+        (("--data", "nowhere"), "not a packed data set"),
+        (("--curriculum", "proto", "--r0", "2"), "choose a fraction above 0"),
+        (("--curriculum", "proto", "--temperature", "0.1"), "--temperature belongs to --temp-schedule constant"),
+        (("--curriculum", "proto", "--temp-schedule", "sine"), "choose one of cosine"),
+        (("--recipe", "mae"), "unknown recipe"),
+        (("--out", "nowhere/plan.png"), "cannot be written"),
+        (("--set", "data.batch_size=8", "--set", "curriculum.window=12", "--curriculum", "proto"), "multiple of"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_a_line(home, monkeypatch, capsys, arguments, message):
+    assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", *arguments) in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (home / "plan.png.tmp").exists()

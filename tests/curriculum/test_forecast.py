@@ -1,0 +1,126 @@
+"""What is expected of a plan, against what plans really draw."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.forecast import forecast, temperatures
+from mimcl.curriculum.learned_temperature import LearnedTemperature
+from mimcl.curriculum.sampler import Plan
+from mimcl.pipeline.augment import hash64
+
+N, BATCH, WINDOW, WINDOWS = 300, 16, 64, 29
+SHOWN = [0, 3, 9, 14, WINDOWS - 1]
+
+
+def distances(samples=N):
+    found = np.random.default_rng(0).beta(2, 3, samples).astype(np.float32)
+    found[: samples // 50], found[-3:] = 0, 1
+    return found
+
+
+def planned(seed=0, name="proto", samples=N, draws=WINDOW * WINDOWS - 3 * BATCH, batch=BATCH, **settings):
+    config = CurriculumConfig(name, **{"window": WINDOW} | settings)
+    given = None if name == "none" else distances(samples)
+    return Plan(config, samples=samples, distances=given, draws=draws, batch_size=batch, seed=seed, hash64=hash64)
+
+
+def simulated(seeds, **settings):
+    """Means over seeds at SHOWN of distinct in the window, distinct so far and distance; medians of the most."""
+    found, most = np.zeros((seeds, len(SHOWN), 3)), np.zeros((seeds, len(SHOWN)))
+    for seed in range(seeds):
+        plan, counts = planned(seed, **settings), np.zeros(N, int)
+        for number in range(plan.windows):
+            window = plan.window(number)
+            counts += np.bincount(window.sample_ids, minlength=N)
+            if number in SHOWN:
+                place = SHOWN.index(number)
+                most[seed, place] = counts.max()
+                own = len(np.unique(window.sample_ids))
+                found[seed, place] = own, np.count_nonzero(counts), window.distances.mean()
+    return found.mean(0), np.median(most, 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"share": 0.5},
+        {"share": 0.5, "uniform": "replacement"},
+        {"temp_schedule": "constant", "temperature": 0.05},
+        {"temp_schedule": "constant", "temperature": 0.1, "resampling": "systematic"},
+        {"name": "anti", "temp_schedule": "linear"},
+        {"name": "none"},
+        {"name": "none", "uniform": "replacement"},
+    ],
+    ids=str,
+)
+def test_expectations_are_the_means_of_real_plans(settings):
+    found = forecast(planned(**settings), SHOWN)
+    means, most = simulated(40, **settings)
+    for row, (own, distinct, distance), repeats in zip(found, means, most, strict=True):
+        assert row.window_distinct == pytest.approx(own, abs=2)  # 4 standard errors
+        assert row.distinct == pytest.approx(distinct, abs=2.5)
+        assert row.coverage == row.distinct / N
+        assert abs(row.max_repeats - repeats) <= 1 + 0.03 * repeats
+        if settings.get("name") == "none":
+            assert math.isnan(row.distance)
+        else:
+            assert row.distance == pytest.approx(distance, abs=0.01)
+
+
+def test_systematic_windows_interlock_within_a_few_percent_while_the_temperature_moves():
+    found = forecast(planned(resampling="systematic"), SHOWN)
+    means, most = simulated(20, resampling="systematic")
+    for row, (own, distinct, _), repeats in zip(found, means, most, strict=True):
+        assert row.window_distinct == pytest.approx(own, rel=0.02)
+        assert row.distinct == pytest.approx(distinct, rel=0.08)
+        assert abs(row.max_repeats - repeats) <= 1 + 0.03 * repeats
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "step", "constant"])
+def test_rows_have_the_very_temperatures_of_the_plan(schedule):
+    plan = planned(temp_schedule=schedule, share=0.8)
+    for row in forecast(plan, range(plan.windows)):
+        window = plan.window(row.window)
+        assert (row.draw, row.temperature, row.phase) == (window.first_draw, window.temperature, window.phase)
+        assert row.effective_fraction == window.effective_fraction
+        assert row.window_draws == len(window.sample_ids)
+
+
+def test_a_long_run_reads_temperatures_off_a_table():
+    plan = planned(samples=2000, draws=64 * 4000, share=0.9)
+    found, some = temperatures(plan), range(0, plan.windows, 97)
+    exact = np.array([plan.temperature(number) for number in some])
+    assert np.isinf(found[-1])
+    np.testing.assert_allclose(found[some], exact, rtol=1e-5)
+
+
+def test_which_windows_are_shown_changes_no_number():
+    plan = planned(resampling="systematic", share=0.5, uniform="replacement")
+    every = forecast(plan, range(plan.windows))
+    for row in forecast(plan, SHOWN):
+        other = every[row.window]
+        assert row.distinct == pytest.approx(other.distinct, rel=1e-9)
+        assert row.max_repeats == other.max_repeats
+
+
+def test_merged_bins_lose_nothing_that_matters():
+    plan = planned(samples=30_000, draws=512 * 60, batch=512, window=512)
+    (last,) = forecast(plan, [plan.windows - 1])
+    h, unseen = distances(30_000).astype(float), np.zeros(30_000)
+    for tau in temperatures(plan):
+        p = np.exp(-h / tau)
+        unseen += 512 * np.log1p(-p / p.sum())
+    assert last.distinct == pytest.approx(30_000 - np.exp(unseen).sum(), rel=1e-4)
+
+
+def test_a_learned_temperature_is_not_known():
+    config = CurriculumConfig("proto", temp_schedule="learned", window=64)
+    learned = LearnedTemperature(config, distances(), batch_size=16, warm=0)
+    sizes = {"samples": N, "draws": 640, "batch_size": 16}
+    plan = Plan(config, distances=distances(), seed=0, hash64=hash64, learned=learned, **sizes)
+    with pytest.raises(ValueError, match="cannot be known without training"):
+        forecast(plan, [0])
