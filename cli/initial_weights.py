@@ -70,10 +70,10 @@ def _fitting(theirs: Tensor, ours: Tensor) -> tuple[Tensor, str]:
     if theirs.shape == ours.shape:
         return theirs, ""
     before, after = (math.isqrt(positions.shape[1] - 1) for positions in (theirs, ours))
-    grids = f"{before} x {before} to {after} x {after}"
     if (theirs - sin_cos_positions(theirs.shape[2], before)).abs().max() < _ROUNDING:
-        return ours, f"is fixed, and computed anew from {grids}"
-    return resample_abs_pos_embed(theirs, [after, after]), f"was learned, and is interpolated from {grids}"
+        return ours, f"fixed, of {after} x {after} patches instead of {before} x {before}"
+    interpolated = resample_abs_pos_embed(theirs, [after, after])
+    return interpolated, f"learned, interpolated from {before} x {before} to {after} x {after} patches"
 
 
 def _fingerprint(model: MaskedAutoencoderViT) -> str:

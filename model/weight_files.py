@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
+import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -66,9 +69,16 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
+        # torch stores what it writes as it is; what is compressed may fill any memory.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it is compressed, which torch's files are not")
         # MAE's own training checkpoints have their arguments beside the weights: names and values, nothing that runs.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # whose message advises to run it all the same
+        raise CheckpointError(f"{path} cannot be read as weights: it is damaged, or holds more than tensors") from None
     except Exception as error:  # a damaged pickle can fail in any way
         raise _unreadable(path, error) from None
 

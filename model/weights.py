@@ -63,14 +63,14 @@ def _checked(tensors: Mapping[str, Tensor]) -> Weights:
     if "cls_token" not in tensors:
         raise ValueError("it has no class token")
     if "pos_embed" not in tensors:
-        raise ValueError("pos_embed is missing")
+        raise ValueError("it lacks pos_embed")
     has_decoder = any(name.startswith("decoder_") for name in tensors)
     config = _config_of(tensors, has_decoder)
     positions = _size(tensors["pos_embed"], 1)
     side = math.isqrt(max(positions - 1, 0))
     expected = _shapes(config, side, has_decoder)
     if missing := [name for name in expected if name not in tensors]:
-        raise ValueError(f"{_few(missing)} is missing")
+        raise ValueError(f"it lacks {_few(missing)}")
     if unknown := [name for name in tensors if name not in expected]:
         raise ValueError(f"it has {_few(unknown)}, which a plain ViT has not")
     if side < 1 or positions != 1 + side**2:
@@ -103,7 +103,7 @@ def _config_of(tensors: Mapping[str, Tensor], has_decoder: bool) -> ModelConfig:
     sizes = {"name": names[0], "patch_size": projection.shape[2]}
     if has_decoder:
         if "decoder_embed.weight" not in tensors:
-            raise ValueError("decoder_embed.weight is missing")
+            raise ValueError("it lacks decoder_embed.weight")
         sizes["decoder_width"] = _size(tensors["decoder_embed.weight"], 0)
         sizes["decoder_depth"] = _depth(tensors, "decoder_blocks")
     return ModelConfig(**sizes)
@@ -181,5 +181,7 @@ def _by(shape: Iterable[int]) -> str:
 
 
 def _few(names: Iterable[str]) -> str:
-    names = [name if len(name) <= 60 else f"{name[:57]}..." for name in names]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    names = list(names)
+    shown = [name if name.isprintable() else ascii(name) for name in names[:3]]  # no control codes out of a file
+    shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in shown]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
