@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from mimcl.cli.evaluate.knn import KnnResult
+    from mimcl.cli.evaluate.results import Result
 
 
 # What differs from cpu_small: patches a texture's period in size, and a fast start for a run of minutes.
@@ -36,7 +36,7 @@ def demo_command(
     show(out, result, time.monotonic() - started)
 
 
-def demo(out: Path, config: DemoConfig) -> KnnResult:
+def demo(out: Path, config: DemoConfig) -> Result:
     """Makes out/{images,shards,run,demo.png} and returns the evaluation. Raises what its parts raise."""
     import numpy as np
 
@@ -89,11 +89,11 @@ def demo(out: Path, config: DemoConfig) -> KnnResult:
     return result
 
 
-def show(out: Path, result: KnnResult, seconds: float) -> None:
+def show(out: Path, result: Result, seconds: float) -> None:
     """Prints what came out, where it lies, and what to type next."""
     from mimcl.cli.console import console
 
-    console.print(f"\nnn: share of {result.queries:,} val images whose nearest train image is of their class")
+    console.print(f"\nnn: share of {result.val:,} val images whose nearest train image is of their class")
     for name, shares in (("untrained encoder", result.untrained), ("trained encoder", result.trained)):
         console.print(f"  {name:22}{100 * shares['nn']:5.1f} ± {100 * result.standard_error(shares['nn']):.1f} %")
     gain = 100 * (result.trained["nn"] - result.untrained["nn"])

@@ -102,6 +102,13 @@ class Recorder:
         if step % self._config.trainer.checkpoint_every_steps == 0:
             self._save()
 
+    def evaluated(self, evaluation: str, values: dict[str, float]) -> None:
+        """Writes down what was found out about the model at the trainer's position."""
+        line = {"evaluation": evaluation, "draw": self._trainer.position, "values": values}
+        self._log.write(line, {f"{evaluation}/{name}": value for name, value in values.items()})
+        shares = "  ".join(f"{name} {value:.1%}" for name, value in values.items())
+        self._show(self._trainer.position // self._config.data.batch_size, f"{evaluation}  {shares}")
+
     def save(self) -> None:
         """Saves where training is now, unless that is saved already, and waits until it is on the disk.
 

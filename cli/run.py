@@ -39,6 +39,7 @@ _FREE = {
     "trainer.keep_last",
     "trainer.keep_every_steps",
     "trainer.max_nonfinite",
+    "trainer.online_knn_epochs",
 }
 _ALMOST_FREE = {"data.decoder", "data.micro_batch_size"}  # of these, pixels and sums of losses depend on their bits
 
@@ -48,6 +49,7 @@ _ALIKE = {
     "trainer.log_every_steps",
     "trainer.checkpoint_every_steps",
     "trainer.max_nonfinite",
+    "trainer.online_knn_epochs",
 }
 _LOCK_SECONDS = 60.0  # twice what a process needs to notice that another machine is gone
 DATA = ("index", "prototypes")  # fingerprints, which --allow-change takes as well

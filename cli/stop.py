@@ -7,7 +7,8 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 _FAILED, _INTERRUPTED = 1, 130
@@ -37,6 +38,13 @@ class StopSignals:
         now = time.monotonic()
         self._began, self._length = now, max(self._length, now - self._began)
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """What is done in the block may take as long as it takes: it is no part of a step."""
+        self._patient = True
+        yield
+        self._patient, self._began = False, time.monotonic()
+
     def be_patient(self) -> None:
         """Training has ended: what is left, saving, may take as long as it takes."""
         self._patient = True
@@ -65,7 +73,7 @@ class StopSignals:
     def _watch(self) -> None:
         asked, interrupts = None, 0
         while True:
-            ready, _, _ = select.select([self._reader], [], [], None if asked is None or self._patient else 0.2)
+            ready, _, _ = select.select([self._reader], [], [], None if asked is None else 0.2)
             if ready:
                 numbers = os.read(self._reader, 64)
                 if not numbers:

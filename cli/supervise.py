@@ -7,6 +7,7 @@ from types import TracebackType
 
 from mimcl.cli.config import Config
 from mimcl.cli.console import last_words, training_bar, warn
+from mimcl.cli.online_knn import OnlineKnn
 from mimcl.cli.record import Recorder
 from mimcl.cli.run import Run
 from mimcl.cli.stop import StopSignals
@@ -37,7 +38,9 @@ class Supervisor:
         marks: dict[str, str | None],
         counts: DrawCounts,
         world: World,
+        online_knn: OnlineKnn | None = None,
     ) -> None:
+        self._online_knn = online_knn
         self._trainer, self._batch_size, self._world_size = trainer, config.data.batch_size, world.size
         self._learned, self._signals = plan.learned, StopSignals(last_words)
         with ExitStack() as until_the_end:
@@ -56,8 +59,17 @@ class Supervisor:
         """To be called after each step, as the trainer does."""
         self._signals.step_done()
         self._tell(outcomes)
+        if self._online_knn and self._online_knn.is_due(self._trainer.position, self._batch_size):
+            self._look_up()
         if self._recorder:
             self._recorder.after_step(step, report)
+
+    def _look_up(self) -> None:
+        """On all ranks; written down before the checkpoint of the same step, so that a resume does not do it again."""
+        with self._trainer.paused(), self._signals.pausing():
+            found = self._online_knn()
+        if self._recorder:
+            self._recorder.evaluated(self._online_knn.name, found)
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         if self._learned:  # before anything that may fail: a checkpoint made then has to have them

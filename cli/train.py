@@ -48,6 +48,10 @@ def train_command(
     epochs: Annotated[
         float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
     ] = None,
+    online_knn: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Look up nearest neighbours every N epochs, and at the end. (default: never)"),
+    ] = None,
     decoder: Annotated[str | None, typer.Option(help="auto, dali-gpu, dali-cpu or reference. (default: auto)")] = None,
     compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile. (default: no)")
@@ -94,6 +98,7 @@ def train_command(
         "curriculum.resampling": resampling,
         "masking.name": masking,
         "trainer.epochs": epochs,
+        "trainer.online_knn_epochs": online_knn,
         "trainer.compile": compile,
         "trainer.max_nonfinite": max_nonfinite,
         "seed": seed,
@@ -184,6 +189,12 @@ def train(run: Run, world: World | None = None) -> bool:
     decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name)
     marks = fingerprints(index, distances)
+    online_knn = None
+    if config.trainer.online_knn_epochs:
+        from mimcl.cli.online_knn import OnlineKnn
+
+        every = config.trainer.online_knn_epochs * index.samples
+        online_knn = OnlineKnn(model, index, config.trainer.precision, decoder.name, every, draws, world)
     with ExitStack() as until_done:
         if is_first:
             until_done.enter_context(claimed(run.folder))
@@ -222,6 +233,6 @@ def train(run: Run, world: World | None = None) -> bool:
             )
         if is_first:
             announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts))
-        with Supervisor(run, config, plan, trainer, marks, counts, world) as supervisor:
+        with Supervisor(run, config, plan, trainer, marks, counts, world, online_knn) as supervisor:
             measure = learned.measure if learned else None
             return trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)

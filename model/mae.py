@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from timm.layers import PatchEmbed
@@ -199,9 +199,10 @@ class MaskedAutoencoderViT(nn.Module):
         per_patch_loss = functional.mse_loss(pred.float(), self.target(patches), reduction="none").mean(dim=-1)
         return Output(per_patch_loss, pred, latent, decoder_input)
 
-    def features(self, patches: Tensor) -> Tensor:
-        """Mean-pooled tokens of whole images, patches (B, L, P) to (B, width)."""
-        return self.encode(self.embed(patches))[:, 1:].mean(dim=1)
+    def features(self, patches: Tensor, pool: Literal["mean", "cls"] = "mean") -> Tensor:
+        """The mean of the patch tokens, or the CLS token, of whole images: patches (B, L, P) to (B, width)."""
+        latent = self.encode(self.embed(patches))
+        return latent[:, 0] if pool == "cls" else latent[:, 1:].mean(dim=1)
 
 
 def build(config: ModelConfig, image_size: int, seed: int) -> MaskedAutoencoderViT:

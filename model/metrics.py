@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -34,7 +35,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
-        self._waited = 0.0
+        self._waited = self._apart = 0.0
         self.taken = 0
 
     def waiting(self, iterator: Iterator[T]) -> Iterator[T]:
@@ -45,8 +46,15 @@ class Meter:
             self.taken += 1
             yield item
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time of the block does not count."""
+        before = time.perf_counter()
+        yield
+        self._apart += time.perf_counter() - before
+
     def elapsed(self) -> float:
-        return time.perf_counter() - self._started
+        return time.perf_counter() - self._started - self._apart
 
     def share_waited(self) -> float:
         return self._waited / self.elapsed()

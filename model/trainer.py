@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -31,6 +32,7 @@ class TrainerConfig:
     keep_last: int = 3  # checkpoints
     keep_every_steps: int = 0  # of each such stretch of steps the first checkpoint is kept for good; 0: of none
     max_nonfinite: int = 3  # steps in a row without a finite gradient before the run stops
+    online_knn_epochs: float = 0.0  # nearest neighbours are looked up every so many epochs, and at the end; 0: never
 
     def __post_init__(self) -> None:
         for name in ("log_every_steps", "checkpoint_every_steps", "keep_last", "max_nonfinite"):
@@ -38,6 +40,8 @@ class TrainerConfig:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be at least 1")
         if self.keep_every_steps < 0:
             raise ValueError(f"trainer.keep_every_steps is {self.keep_every_steps}; it must not be negative")
+        if self.online_knn_epochs < 0:
+            raise ValueError(f"trainer.online_knn_epochs is {self.online_knn_epochs}; it must not be negative")
         if self.epochs <= 0:
             raise ValueError(f"trainer.epochs is {self.epochs}; it must be above 0")
 
@@ -93,6 +97,7 @@ class Trainer:
         self._outcomes = OutcomeReader(self._device)
         # Since the report before: the sum of finite steps' losses and their number; and the number of all steps.
         self._finite_sums, self._steps_since = torch.zeros(2, dtype=torch.float64, device=self._device), 0
+        self._meter = Meter()  # since the report before
         self._nonfinite = 0  # steps in a row, up to the last outcome
 
     def run(
@@ -113,10 +118,10 @@ class Trainer:
         """
         batches = iter(stream)
         first, steps = self.position // self._batch_size + 1, self._draws // self._batch_size
-        meter = Meter()
+        self._meter = Meter()
         for step in range(first, steps + 1):
             reporting = step in (1, steps) or step % self._config.log_every_steps == 0
-            lr, figures, passed = self._step(meter.waiting(batches), observers, stop, measure)
+            lr, figures, passed = self._step(self._meter.waiting(batches), observers, stop, measure)
             passed = passed if reporting else None  # it holds activations
             outcomes = self._outcomes.push(step, lr, figures)
             saving = step % self._config.checkpoint_every_steps == 0
@@ -126,7 +131,7 @@ class Trainer:
                 self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
             report = None
             if reporting:
-                report, meter = self._report(step, lr, figures, passed, meter), Meter()
+                report, self._meter = self._report(step, lr, figures, passed), Meter()
             after_step(step, report, outcomes)
             if self._nonfinite >= self._config.max_nonfinite:
                 raise TrainingError(
@@ -210,7 +215,15 @@ class Trainer:
         self._gradients.zero()
         return elapsed
 
-    def _report(self, step: int, lr: float, figures: Tensor, passed: Passed, meter: Meter) -> Report:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in the block, between two steps, is no training: images a second do not count its time."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the steps that are still queued are training
+        with self._meter.paused():
+            yield
+
+    def _report(self, step: int, lr: float, figures: Tensor, passed: Passed) -> Report:
         loss_sum, finite_steps = self._finite_sums.tolist()
         with torch.no_grad():
             of_masker = self.masker.figures(passed.output, passed.mask, passed.progress)
@@ -220,8 +233,8 @@ class Trainer:
             loss=loss_sum / finite_steps if finite_steps else math.nan,
             lr=lr,
             grad_norm=figures[1].item(),
-            images_per_second=meter.taken // self._micro_batches * self._batch_size / meter.elapsed(),
-            data_wait=meter.share_waited(),
+            images_per_second=self._meter.taken // self._micro_batches * self._batch_size / self._meter.elapsed(),
+            data_wait=self._meter.share_waited(),
             nonfinite_steps=self._steps_since - round(finite_steps),
             masking={name: figure.item() for name, figure in of_masker.items()},
         )

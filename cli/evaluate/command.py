@@ -18,6 +18,10 @@ _Judged = Annotated[
 ]
 _Data = Annotated[Path | None, typer.Option(help="Folder of shards. (default: the run's)")]
 _Decoder = Annotated[str, typer.Option(help="auto, dali-gpu, dali-cpu or reference.")]
+_Pool = Annotated[str, typer.Option(help="mean: of the patch tokens; cls: the CLS token.")]
+_Cache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Leave the features in RUN/evaluation/features for the next command.")
+]
 
 
 @evaluate.callback()
@@ -30,26 +34,84 @@ def knn_command(
     path: _Judged,
     data: _Data = None,
     k: Annotated[int, typer.Option(min=1, help="Neighbours that vote in knn.")] = 20,
+    pool: _Pool = "mean",
     decoder: _Decoder = "auto",
+    cache: _Cache = True,
 ) -> None:
     """Classify the val images by their nearest train images, trained and untrained."""
-    from mimcl.cli.console import console
+    from mimcl.cli.evaluate.features import FeatureOptions
     from mimcl.cli.evaluate.knn import knn
+    from mimcl.cli.evaluate.results import show
     from mimcl.model.distributed import World
 
     world = World.from_environment()
-    found = knn(path, data, k, decoder, world)
-    if world.rank:
-        return
-    console.print(
-        f"{found.checkpoint}: {found.queries:,} val images of {found.data} looked up among {found.bank:,} train "
-        f"images, {found.classes:,} classes"
-    )
-    console.print(f"{'':10}{'nn':>17}{f'knn, k = {found.k}':>17}")
-    for name, shares in (("trained", found.trained), ("untrained", found.untrained)):
-        cells = [f"{100 * share:.1f} ± {100 * found.standard_error(share):.1f} %" for share in shares.values()]
-        console.print(f"{name:10}" + "".join(f"{cell:>17}" for cell in cells))
-    console.print("share of val images given their own class ± its standard error")
+    result = knn(path, data, k, FeatureOptions(pool, decoder, cache), world)
+    if world.rank == 0:
+        show(result)
+
+
+@evaluate.command("linear")
+def linear_command(
+    path: _Judged,
+    data: _Data = None,
+    recipe: Annotated[
+        str, typer.Option(help="fast: features once, 13 learning rates together; mae: MAE's own, with augmentation.")
+    ] = "fast",
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Length of the training. (default: the recipe's; fast: 10, at least 2,000 steps)"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="(default: the recipe's; fast: 512)")] = None,
+    pool: _Pool = "mean",
+    decoder: _Decoder = "auto",
+    cache: _Cache = True,
+) -> None:
+    """Train a linear layer on frozen features; fast: trained and untrained. --pool and --no-cache are for fast."""
+    from mimcl.cli.config import ConfigError
+    from mimcl.cli.evaluate.results import show
+    from mimcl.model.distributed import World
+
+    world = World.from_environment()
+    if recipe == "fast":
+        from mimcl.cli.evaluate.features import FeatureOptions
+        from mimcl.cli.evaluate.linear import linear
+
+        options = FeatureOptions(pool, decoder, cache)
+        result = linear(path, data, epochs, batch_size, options=options, world=world)
+    elif recipe == "mae":
+        if pool != "mean" or not cache:
+            raise ConfigError("--pool and --no-cache belong to --recipe fast: MAE's own takes the CLS token, uncached")
+        from mimcl.cli.evaluate.linear_mae import linear_mae
+
+        result = linear_mae(path, data, epochs, batch_size, decoder, world)
+    else:
+        raise ConfigError(f"there is no linear probe {recipe!r}; --recipe is fast or mae")
+    if world.rank == 0:
+        show(result)
+
+
+@evaluate.command("few-shot")
+def few_shot_command(
+    path: _Judged,
+    data: _Data = None,
+    shots: Annotated[
+        list[int], typer.Option(min=1, help="Train images a class; may be given several times. (default: 1, 5 and 10)")
+    ] = [],  # noqa: B006 - typer's way of saying none
+    seeds: Annotated[int, typer.Option(min=1, help="Subsets, over which mean and spread are taken.")] = 5,
+    pool: _Pool = "mean",
+    decoder: _Decoder = "auto",
+    cache: _Cache = True,
+) -> None:
+    """Logistic regression on a few train images of each class, trained and untrained."""
+    from mimcl.cli.evaluate.features import FeatureOptions
+    from mimcl.cli.evaluate.few_shot import few_shot
+    from mimcl.cli.evaluate.results import show
+    from mimcl.model.distributed import World
+
+    world = World.from_environment()
+    result = few_shot(path, data, shots or (1, 5, 10), seeds, FeatureOptions(pool, decoder, cache), world)
+    if world.rank == 0:
+        show(result)
 
 
 @evaluate.command("finetune")

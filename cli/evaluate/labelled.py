@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, read_dataset
@@ -32,6 +33,16 @@ class Labelled(NamedTuple):
         if len(known) == 1:
             raise _unusable(f"the train images of {data} are all of one class, {train.classes[known[0]]}")
         return cls(*splits, len(known))
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many train images each of the classes has."""
+        return np.unique(self.train.label[self.train.label >= 0], return_counts=True)[1]
+
+    @property
+    def most(self) -> int:
+        """How many train images the largest class has."""
+        return int(self.sizes.max())
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -1,38 +1,93 @@
-"""Where the results of evaluations go: the metrics.jsonl of what was judged, and TensorBoard's events beside it."""
+"""What evaluations find, the table that shows it, and the metrics.jsonl and TensorBoard events that keep it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mimcl.cli.console import warn
+from mimcl.cli.console import console, warn
 from mimcl.cli.encoder import Encoder
 from mimcl.model.lines import LineFile
 from mimcl.model.log import TensorBoard
 from mimcl.pipeline.index import ShardIndex
 
+_SPREAD = "_std"  # what ends the name of a value's spread
+_NO_SHARES = ("learning_rate",)
 
-def record(
-    encoder: Encoder, evaluation: str, values: Mapping[str, float], settings: Mapping[str, Any], judged_on: ShardIndex
-) -> None:
-    """Adds a line to `encoder.home`/metrics.jsonl: shares from 0 to 1 by name, and all that they depend on.
+
+@dataclass(frozen=True)
+class Result:
+    """Shares, 0 to 1, of val images that an evaluation gives their own class, by name, and what else led to them.
+
+    NAME_std is the spread of NAME; learning_rate is what its name says.
+    """
+
+    evaluation: str  # knn, linear, few_shot or finetune
+    checkpoint: Path
+    data: Path
+    train: int  # labelled images learned from
+    val: int  # labelled images judged on
+    classes: int
+    settings: dict[str, Any]  # all else that the values depend on
+    trained: dict[str, float]
+    untrained: dict[str, float] = field(default_factory=dict)  # of the weights the run began with; empty: not measured
+
+    def standard_error(self, share: float) -> float:
+        """Of a share of the val images: sqrt(p (1 - p) / M)."""
+        return math.sqrt(share * (1 - share) / self.val)
+
+
+def record(encoder: Encoder, result: Result, judged_on: ShardIndex) -> None:
+    """Adds a line to `encoder.home`/metrics.jsonl: the values by name, and all that they depend on.
 
     A line has evaluation, draw, checkpoint, data, index (the val split's fingerprint), settings and values. Of several
     lines alike but for the values the last one counts. For rank 0 alone.
     """
     encoder.home.mkdir(parents=True, exist_ok=True)
+    values = result.trained | {f"untrained_{name}": value for name, value in result.untrained.items()}
     line = {
-        "evaluation": evaluation,
+        "evaluation": result.evaluation,
         "draw": encoder.draw,
         "checkpoint": encoder.path.name,
         "data": str(judged_on.root),
         "index": judged_on.fingerprint,
-        "settings": dict(settings),
-        "values": dict(values),
+        "settings": result.settings | {"train": result.train, "val": result.val},
+        "values": values,
     }
     LineFile(encoder.home / "metrics.jsonl", warn).add([line])
     events = encoder.home / "evaluation"
     events.mkdir(exist_ok=True)
     TensorBoard(events, encoder.draw, warn).write(
-        encoder.draw, {f"{evaluation}/{name}": value for name, value in values.items()}
+        encoder.draw, {f"{result.evaluation}/{name}": value for name, value in values.items()}
     )
+
+
+def show(result: Result) -> None:
+    """Prints the table: a row for each value, trained beside untrained. For rank 0 alone."""
+    settings = ", ".join(f"{name} {_words(value)}" for name, value in result.settings.items())
+    console.print(f"{result.evaluation} of {result.checkpoint} ({settings})")
+    console.print(
+        f"learned from {result.train:,} train images of {result.data}, judged on {result.val:,} val images, "
+        f"{result.classes:,} classes"
+    )
+    encoders = {"trained": result.trained} | ({"untrained": result.untrained} if result.untrained else {})
+    console.print(f"{'':16}" + "".join(f"{name:>17}" for name in encoders))
+    for name in result.trained:
+        if not name.endswith(_SPREAD):
+            console.print(f"{name:16}" + "".join(f"{_cell(result, values, name):>17}" for values in encoders.values()))
+    spread = any(name.endswith(_SPREAD) for name in result.trained)
+    console.print(f"share of val images given their own class ± its {'spread' if spread else 'standard error'}")
+
+
+def _cell(result: Result, values: dict[str, float], name: str) -> str:
+    value = values[name]
+    if name in _NO_SHARES:
+        return f"{value:g}"
+    spread = values.get(name + _SPREAD, result.standard_error(value))
+    return f"{100 * value:.1f} ± {100 * spread:.1f} %"
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"

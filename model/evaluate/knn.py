@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from mimcl.model.evaluate.samples import labelled
 
 _QUERIES, _BANK = 512, 16_384  # a block of similarities: 32 MB
 
@@ -36,8 +37,9 @@ def knn(
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k is {k} and the temperature {temperature}; k must be at least 1, the temperature above 0")
-    bank, bank_labels = _labelled("bank", bank, bank_labels, device)
-    queries, query_labels = _labelled("queries", queries, query_labels, device)
+    bank, bank_labels = labelled("bank", bank, bank_labels, device)
+    queries, query_labels = labelled("queries", queries, query_labels, device)
+    bank, queries = normalize(bank), normalize(queries)
     nearest_right, vote_right = 0, 0
     for features, truth in zip(queries.split(_QUERIES), query_labels.split(_QUERIES), strict=True):
         similarities, rows = nearest(bank, features, k)
@@ -81,16 +83,3 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
         ordered, order = values[tied].sort(dim=1, descending=True, stable=True)
         found[tied], columns[tied] = ordered[:, : found.shape[1]], order[:, : found.shape[1]]
     return found[:, :k], columns[:, :k]
-
-
-def _labelled(name: str, features: ArrayLike, labels: ArrayLike, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Features of unit length and labels of the samples that have one, on the device."""
-    features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int64)
-    if len(features) != len(labels):
-        raise ValueError(f"the {name}: {len(features)} samples but {len(labels)} labels")
-    features, labels = features[labels >= 0], labels[labels >= 0]
-    if not len(labels):
-        raise ValueError(f"the {name}: no sample has a label")
-    if not np.isfinite(features).all():
-        raise ValueError(f"the {name}: the features are not all finite numbers")
-    return normalize(torch.from_numpy(features).to(device)), torch.from_numpy(labels).to(device)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from mimcl.cli.evaluate import KnnResult, evaluate_knn
+from mimcl.cli.evaluate.knn import knn
+from mimcl.cli.evaluate.results import Result
 
 MIMCL = str(Path(sys.executable).with_name("mimcl"))
 TABLE = Path(__file__).with_suffix(".md")
@@ -45,7 +46,7 @@ def cell(shares: list[float], error: float) -> str:
     return f"{100 * statistics.mean(shares):.1f} ± {100 * spread:.1f}"
 
 
-def write(found: dict[str, list[KnnResult]], options: argparse.Namespace) -> None:
+def write(found: dict[str, list[Result]], options: argparse.Namespace) -> None:
     first = next(iter(found.values()))[0]
     prototypes = json.loads((options.shards / "prototypes/default/prototypes.json").read_text())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
@@ -54,8 +55,8 @@ def write(found: dict[str, list[KnnResult]], options: argparse.Namespace) -> Non
     lines = [
         "# First comparison",
         "",
-        f"`cifar_tiny`, {options.epochs:g} epochs of {first.bank:,} images for every arm, seed {seeds}; "
-        f"{prototypes['k']} prototypes from {prototypes['features']} features. Percent of {first.queries:,} val "
+        f"`cifar_tiny`, {options.epochs:g} epochs of {first.train:,} images for every arm, seed {seeds}; "
+        f"{prototypes['k']} prototypes from {prototypes['features']} features. Percent of {first.val:,} val "
         f"images, ± the {spread}. On {device}. Written by `tools/bench/first_comparison.py`.",
         "",
         "| arm | runs | nn | knn, k = 20 |",
@@ -77,12 +78,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("runs/first_comparison"), help="where the runs go")
     options = parser.parse_args()
-    found: dict[str, list[KnnResult]] = {}
+    found: dict[str, list[Result]] = {}
     for seed in options.seeds:
         for number, arm in enumerate(ARMS):
             folder = options.out / f"seed-{seed}-arm-{number}"
             seconds = train(arm, options.shards, folder, options.epochs, seed)
-            found.setdefault(arm, []).append(evaluate_knn(folder, options.shards))
+            found.setdefault(arm, []).append(knn(folder, options.shards))
             print(f"{arm}, seed {seed}: {seconds:.0f} s of training", flush=True)
             write(found, options)
 

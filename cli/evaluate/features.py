@@ -1,0 +1,206 @@
+"""The one path of the evaluators that judge features: encoder, features of both splits, a judge, a result."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimcl.cli.config import ConfigError
+from mimcl.cli.console import console, image_bar
+from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate.feature_cache import FeatureCache, weights_digest
+from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.results import Result, record
+from mimcl.cli.extract import BATCH, central, open_decoder
+from mimcl.cli.mae_features import MaeFeatures
+from mimcl.model.distributed import World, barrier, connected, gather
+from mimcl.model.mae import SIZES
+from mimcl.pipeline.decode import Decoder
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+
+_PATIENCE = 3600.0  # seconds that a process waits for another: for its share, and for rank 0, which judges alone
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How the features are made. `cache`: they stay for the next evaluation."""
+
+    pool: Literal["mean", "cls"] = "mean"  # of the patch tokens, or the CLS token
+    decoder: str = "auto"
+    cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("mean", "cls"):
+            raise ConfigError(f"--pool is {self.pool!r}; choose mean or cls")
+
+
+class Judged(NamedTuple):
+    """What a judge gets: features (N, D) and (M, D), float32, labels (N,) and (M,), -1 = none, and where to compute."""
+
+    train: NDArray[np.float32]
+    train_labels: NDArray[np.int32]
+    val: NDArray[np.float32]
+    val_labels: NDArray[np.int32]
+    device: torch.device
+
+
+def evaluate(
+    evaluation: str,
+    path: Path,
+    data: Path | None,
+    settings: dict[str, Any],
+    judge: Callable[[Judged], Iterable[tuple[str, float]]],
+    check: Callable[[Labelled], None],
+    options: FeatureOptions,
+    world: World | None,
+) -> Result:
+    """What `judge` yields of the features of an encoder and of the same untrained, on central crops.
+
+    `path` is a run, a checkpoint or a file of weights; `data` None takes the shards that it was trained on. `check`
+    raises where the labels do not do, before an image is decoded. The ranks of `world` share the images; rank 0 judges
+    and writes the result down beside the run, and all return it. Features lie in blocks under HOME/evaluation/features,
+    from where an evaluation that was stopped goes on; those of other weights are removed, and without `options.cache`
+    all are in the end. Raises DataError when the shards have no val split or cannot tell classes apart, CheckpointError
+    when there is no encoder.
+    """
+    world = world or World()
+    encoder = Encoder.load(path)
+    data = Path(encoder.config.data.root) if data is None else data
+    splits = Labelled.load(data)
+    check(splits)
+    device = world.device()
+    models = [encoder.model(trained=known) for known in (True, False)]
+    digests = [weights_digest(model) for model in models]
+    extractors = [
+        MaeFeatures(str(path), model.to(device), encoder.config.trainer.precision, options.pool) for model in models
+    ]
+    opened = open_decoder(options.decoder, extractors[0].image_size, splits.train, splits.val, world=world)
+    home = encoder.home / "evaluation" / "features"
+    settings = settings | {"pool": options.pool}
+    blank = Result(evaluation, encoder.path, data, *splits.counts, splits.classes, settings, {})
+    with connected(world, device, _PATIENCE), _alone(home.parent, world):
+        caches = [
+            [_cache(home / digest, index, encoder, opened, options) for digest in digests] for index in splits[:2]
+        ]
+        if world.rank == 0:
+            _remove_others(home, caches)
+        for index, of_split in zip(splits, caches, strict=False):
+            mine = range(world.rank, of_split[0].blocks, world.size)
+            _fill(index, of_split, extractors, opened, mine, index.split if world.rank == 0 else None)
+        barrier()
+        result = None
+        if world.rank == 0:
+            (train, val) = (_read(i, c, extractors, opened) for i, c in zip(splits, caches, strict=False))
+            found = [
+                dict(judge(Judged(bank, splits.train.label, asked, splits.val.label, device)))
+                for bank, asked in zip(train, val, strict=True)
+            ]
+            result = replace(blank, trained=found[0], untrained=found[1])
+            record(encoder, result, splits.val)
+            if options.cache:
+                _say_what_stays(home)
+            else:
+                _remove_others(home, [])
+        trained, untrained = json.loads(gather(json.dumps(found) if result else "")[0])
+    return replace(blank, trained=trained, untrained=untrained)
+
+
+def _cache(
+    folder: Path, index: ShardIndex, encoder: Encoder, decoder: Decoder, options: FeatureOptions
+) -> FeatureCache:
+    """In the folder of the weights, where the features of a split lie: one name for all else that they depend on."""
+    config = encoder.config
+    of_images = index.split, index.fingerprint, f"{config.data.image_size}px", decoder.name
+    name = "-".join((*of_images, f"patch{config.model.patch_size}", config.trainer.precision, options.pool))
+    return FeatureCache(folder / name, index.samples, SIZES[config.model.name][0])
+
+
+def _fill(
+    index: ShardIndex,
+    caches: Sequence[FeatureCache],
+    extractors: Sequence[MaeFeatures],
+    decoder: Decoder,
+    blocks: Iterable[int],
+    label: str | None,
+) -> None:
+    """Computes and writes those of the blocks that are not there, decoding each image once."""
+    missing = {block: [cache.read(block) is None for cache in caches] for block in blocks}
+    missing = {block: lacking for block, lacking in missing.items() if any(lacking)}
+    if not missing:
+        return
+    rows = [np.arange(len(caches[0].rows(block))) + caches[0].rows(block).start for block in missing]
+    # Only the split's last block may end with less than a batch, and it comes last.
+    batches = iter(central(index, decoder, np.concatenate(rows)))
+    with image_bar(label or "", sum(map(len, rows)), shown=label is not None) as advance:
+        for block, lacking in missing.items():
+            parts: list[list[NDArray[np.float32]]] = [[] for _ in caches]
+            for _ in range(0, len(caches[0].rows(block)), BATCH):
+                images = next(batches).images
+                for part, extractor, needed in zip(parts, extractors, lacking, strict=True):
+                    if needed:
+                        part.append(extractor(images))
+                advance(len(images))
+            for part, cache in zip(parts, caches, strict=True):
+                if part:
+                    cache.write(block, np.concatenate(part))
+
+
+def _read(
+    index: ShardIndex, caches: Sequence[FeatureCache], extractors: Sequence[MaeFeatures], decoder: Decoder
+) -> list[NDArray[np.float32]]:
+    """The features of all samples by each encoder; what other machines wrote elsewhere is computed again."""
+    _fill(index, caches, extractors, decoder, range(caches[0].blocks), None)
+    found = []
+    for cache in caches:
+        blocks = [cache.read(block) for block in range(cache.blocks)]
+        if any(block is None for block in blocks):
+            raise DataError(f"what was just written to {cache.folder} cannot be read back; check the disk")
+        found.append(np.concatenate(blocks))
+    return found
+
+
+def _remove_others(home: Path, caches: Sequence[Sequence[FeatureCache]]) -> None:
+    """Removes the features of other checkpoints, of which nothing else would ever rid the disk."""
+    home.mkdir(exist_ok=True)
+    used = {cache.folder.parent for of_split in caches for cache in of_split}
+    for folder in home.iterdir():
+        if folder.is_dir() and folder not in used:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say_what_stays(home: Path) -> None:
+    size = sum(path.stat().st_size for path in home.rglob("*.features"))
+    console.print(f"features: {size / 1e6:,.1f} MB stay in {home} for the next evaluation; --no-cache removes them")
+
+
+@contextmanager
+def _alone(home: Path, world: World) -> Iterator[None]:
+    """Lets one evaluation at a time work below this folder; the next waits, and finds the features made."""
+    if world.rank:
+        yield
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    held = os.open(home, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print(f"waiting for another evaluation that works in {home}")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(held)
