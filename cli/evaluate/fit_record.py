@@ -72,7 +72,8 @@ class FitRecord:
 
     def save(self) -> None:
         """Saves where training is, unless that is saved already, and waits until it is on the disk."""
-        self._saver.settle()
+        if written := self._saver.settle():
+            self._saved = written * self._batch_size
         if self._training.position != self._saved:
             self._save()
             self._saver.finish()
@@ -93,7 +94,6 @@ class FitRecord:
         step = training.position // self._batch_size
         meta = {"position": training.position}
         self._saver.start(step, training.module.state_dict(), training.state_dict(), meta, self._log.sync)
-        self._saved = training.position
 
     def _restart_clock(self) -> None:
         self._since, self._from = time.perf_counter(), self._training.position

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import torch
 from timm.optim import Lars
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
+
+_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,26 @@ class LinearConfig:
 class Probe(nn.Module):
     """Features (B, width) to logits (B, C): batch normalisation without parameters of its own, then a linear layer.
 
-    In training the statistics are those of a micro-batch, as in MAE those of a GPU's share; their running averages,
-    over the ranks, serve in evaluation.
+    In training the statistics are those of a micro-batch, as in MAE those of a GPU's share. In evaluation they are the
+    averages over all that was seen, which a frozen encoder allows; MAE's running averages forget, at 0.1 a step.
     """
 
     def __init__(self, width: int, classes: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
+        for name, start in (("mean", torch.zeros(width)), ("variance", torch.ones(width)), ("seen", torch.zeros(()))):
+            self.register_buffer(name, start)  # not nn.BatchNorm1d, whose averages over all make the host wait
         with torch.random.fork_rng(devices=[]):  # the layer draws default weights when it is made
             self.head = nn.Linear(width, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01, generator=generator)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.head(self.norm(features))
+        if self.training:
+            self.seen += 1  # micro-batches
+            self.mean.lerp_(features.mean(dim=0), 1 / self.seen)
+            self.variance.lerp_(features.var(dim=0), 1 / self.seen)
+            return self.head(batch_norm(features, None, None, training=True, eps=_EPS))
+        return self.head(batch_norm(features, self.mean, self.variance, eps=_EPS))
 
 
 def lars(probe: Probe, config: LinearConfig) -> Lars:

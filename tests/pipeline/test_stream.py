@@ -55,6 +55,16 @@ def threads_left():
     ]
 
 
+def test_repainted_images_are_those_of_their_draws(index, whole):
+    def repaint(images, draws):
+        assert threading.current_thread().name == "stream"
+        return images ^ torch.from_numpy(draws).to(torch.uint8)[:, None, None, None]
+
+    found = collect(index, world_size=2, repaint=repaint)
+    marks = (found["draws"] % 256).astype(np.uint8)[:, None, None, None]
+    np.testing.assert_array_equal(found["images"], whole["images"] ^ marks)
+
+
 # Shares
 
 

@@ -32,13 +32,17 @@ def test_lars_steps_as_by_hand():
 
 
 def test_features_are_normalised_without_parameters():
-    net = probe()
+    net, norm = probe(), torch.nn.BatchNorm1d(6, affine=False, eps=1e-6, momentum=None)
     assert [name for name, _ in net.named_parameters()] == ["head.weight", "head.bias"]
-    features = torch.randn(64, 6) * 5 + 3
-    wanted = (features - features.mean(dim=0)) / (features.var(dim=0, correction=0) + 1e-6).sqrt()
-    torch.testing.assert_close(net.train()(features), net.head(wanted))
-    torch.testing.assert_close(net.norm.running_mean, 0.1 * features.mean(dim=0))
     assert net.head.weight.std() < 0.02
+    for scale in (1, 2, 5):
+        features = scale * torch.randn(64, 6) + 3
+        wanted = (features - features.mean(dim=0)) / (features.var(dim=0, correction=0) + 1e-6).sqrt()
+        torch.testing.assert_close(net.train()(features), net.head(wanted))
+        norm.train()(features)
+    torch.testing.assert_close(net.mean, norm.running_mean)
+    torch.testing.assert_close(net.variance, norm.running_var)
+    torch.testing.assert_close(net.eval()(features), net.head(norm.eval()(features)))
 
 
 def test_the_probe_follows_from_its_seed_alone():

@@ -94,7 +94,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(kind, bad):
     before.append((weights(training), None))
     training.run(parts(poisoned=(bad,)), look)
     one, other = before[-1][0], after[0][0]
-    one.pop("0.num_batches_tracked")
+    one.pop("0.num_batches_tracked")  # a number that nothing depends on, here
     assert same(one, other)
     assert all(value.isfinite().all() for value in weights(training).values())
     assert not same(one, weights(training))

@@ -1,0 +1,140 @@
+"""The linear probe by MAE's recipe on packed images: what it learns, and that it goes on exactly."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+import torch
+from colours import write_split_colours
+from safetensors.torch import load_file
+from typed import mimcl
+
+from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate import fit_record
+from mimcl.cli.evaluate import linear_mae as linear_module
+from mimcl.cli.evaluate.linear_mae import linear_mae
+from mimcl.model import mae
+from mimcl.model.distributed import World
+from mimcl.model.evaluate.supervised import Supervised
+
+SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
+SHORT = {"epochs": 2, "batch_size": 24, "decoder": "reference", "base_lr": 100.0}  # 5 steps
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Packed colours in shards/, the same with train labels at random in permuted/, and a run of two steps in run/."""
+    folder = tmp_path_factory.mktemp("home")
+    write_split_colours(folder / "images", 20, 11)
+    write_split_colours(folder / "others", 20, 11, shuffled=True)
+    settings = [word for setting in SIZES for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, "shard", "others", "--out", "permuted") == 0
+        options = ("--recipe", "cpu_small", "--epochs", "0.2", "--decoder", "reference", "--out", "run")
+        assert mimcl(patch, folder, "train", *options, *settings) == 0
+    return folder
+
+
+@pytest.fixture
+def run(home, monkeypatch, tmp_path):
+    """A copy of the run, so that no test finds the results of another."""
+    monkeypatch.chdir(home)
+    return Path(shutil.copytree(home / "run", tmp_path / "run"))
+
+
+def folder_of(run: Path) -> Path:
+    (folder,) = (run / "evaluation" / "linear").iterdir()
+    return folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoints = folder_of(run) / "checkpoints"
+    return load_file(checkpoints / (checkpoints / "latest").read_text().strip() / "weights.safetensors")
+
+
+def test_colours_are_learned_and_the_encoder_stays_as_it_was(run, capsys):
+    before = Encoder.load(run).tensors
+    state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    found = linear_mae(run, None, 30, 30, "reference", base_lr=20.0)
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert np.array_equal(state[1], np.random.get_state()[1])  # noqa: NPY002
+    assert found.trained["linear"] >= 0.9
+    assert found.trained["linear_top5"] == 1
+    assert (found.train, found.val, found.classes, found.settings["recipe"]) == (60, 33, 3, "mae")
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (line["evaluation"], line["values"]) == ("linear", found.trained)
+    assert set(weights(run)) == {"head.weight", "head.bias", "mean", "variance", "seen"}
+    after = Encoder.load(run).tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_labels_at_random_are_not_learned(run):
+    found = linear_mae(run, Path("permuted"), 10, 30, "reference", base_lr=20.0)
+    assert found.trained["linear"] < 0.75
+
+
+def test_its_defaults_are_maes_and_few_images_get_a_word(run, capsys):
+    found = linear_mae(run, epochs=1, decoder="reference")
+    said = capsys.readouterr().out
+    assert "batch_size 16384 becomes 60: there are no more images" in said
+    assert "of so few images the probe learns little; use --recipe fast" in said
+    settings = found.settings
+    assert (settings["base_lr"], settings["momentum"], settings["trust"], settings["statistics_of"]) == (
+        0.1,
+        0.9,
+        1e-3,
+        60,
+    )
+    assert (settings["warmup_epochs"], settings["smallest_crop"]) == (0.2, 0.08)
+
+
+def test_broken_off_and_run_again_it_ends_with_the_same_bits(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    linear_mae(other, **SHORT)
+    update = Supervised._update
+
+    def breaking(self, lr, finite):
+        if self.position == 3 * 24:
+            raise RuntimeError("broken off")
+        update(self, lr, finite)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervised, "_update", breaking)
+        with pytest.raises(RuntimeError, match="broken off"):
+            linear_mae(run, **SHORT)
+    assert (folder_of(run) / "checkpoints" / "latest").read_text() == "00000002\n"
+    linear_mae(run, **SHORT)
+    first, second = weights(other), weights(run)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (folder_of(run) / "metrics.jsonl").read_bytes() == (folder_of(other) / "metrics.jsonl").read_bytes()
+
+
+def probe_and_leave() -> None:
+    """In place of a command, with batch statistics of 12 images."""
+    ranks.shrink_model()
+    linear_module._MICRO_BATCH = 12
+    linear_mae(Path(sys.argv[1]), **SHORT, world=World.from_environment())
+    sys.exit()
+
+
+def test_two_processes_end_with_the_weights_of_one(home, run, tmp_path):
+    """Micro-batches are cut alike, 12 images each, which batch statistics are of."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    ranks.run(home, str(other), before=probe_and_leave)
+    ranks.run(home, str(run), before=probe_and_leave, size=2)
+    first, second = weights(other), weights(run)
+    assert (first.pop("seen"), second.pop("seen")) == (10, 5)  # of a process
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=1e-2, msg=name)
