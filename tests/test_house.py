@@ -75,7 +75,8 @@ def test_help_loads_no_heavy_library(command):
         "from mimcl.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0, stop.code\n"
-        "print('HEAVY', sorted({'torch', 'numpy', 'scipy', 'timm', 'faiss', 'nvidia', 'pyarrow', 'cv2'} & set(sys.modules)))"
+        "heavy = {'torch', 'numpy', 'scipy', 'timm', 'faiss', 'nvidia', 'pyarrow', 'cv2'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
