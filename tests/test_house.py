@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,16 @@ def test_help_loads_no_heavy_library(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("HEAVY []")
+
+
+def test_what_is_no_python_is_packaged_too():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    found = [path for wing in (*WINGS, "cli") for path in (ROOT / wing).rglob("*.*") if path.is_file()]
+    others = [path for path in found if path.suffix not in (".py", ".pyc")]
+    packages = {"mimcl.cli.report": ROOT / "cli" / "report"}
+    packaged = {
+        path for name, folder in packages.items() for pattern in patterns[name] for path in folder.glob(pattern)
+    }
+    packaged |= {path for pattern in patterns["*"] for path in others if path.match(pattern)}
+    assert {path.name for path in packaged} >= {"py.typed", "page.js", "base.html.j2", "uPlot.LICENSE"}
+    assert not set(others) - packaged

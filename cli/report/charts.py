@@ -201,11 +201,11 @@ def evaluation_charts(run: RunRecord) -> list[Chart]:
 
 
 def draw_counts_chart(counts: NDArray[np.uint32]) -> Chart:
-    """How many images were drawn how often, the rare large numbers together."""
-    most = int(counts.max())
-    width = max(1, -(-(most + 1) // _MOST_BARS))
-    images = np.bincount(counts // width)
-    x = np.arange(len(images)) * width
+    """How many images were drawn how often; a bar stands for a number of draws, or for several where they are many."""
+    least, most = int(counts.min()), int(counts.max())
+    width = -(-(most - least + 1) // _MOST_BARS)
+    images = np.bincount((counts - least) // width)
+    x = least + np.arange(len(images)) * width
     note = "images by number of draws" + (f", in steps of {width}" if width > 1 else "")
     return Chart(
         "Times drawn", note, x.tolist(), [Series("images", images.tolist())], "times drawn", "count", bars=True

@@ -24,7 +24,11 @@
     return significant(v, 4);
   };
   // Ticks that lie `step` apart (0: not evenly) are told from one another by as many places as that takes.
-  const places = (step) => Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const places = (step) => {
+    let count = 0;
+    while (count < 6 && Math.abs(step * 10 ** count - Math.round(step * 10 ** count)) > 1e-6) count++;
+    return count;
+  };
   const axisFormats = {
     number: (v, step) => (step && Math.abs(v) < 1e3 && step > 1e-4 ? v.toFixed(places(step)) : compact(v)),
     percent: (v, step) => `${step ? (100 * v).toFixed(places(100 * step)) : significant(100 * v, 3)}%`,
@@ -92,8 +96,10 @@
           const value = document.createElement("b");
           value.textContent = s.y[place] == null ? "–" : format(s.y[place]);
           item.append(value);
-          if (s.low && s.low[place] != null && s.high[place] != null)
-            item.append(` (${format(s.low[place])} to ${format(s.high[place])})`);
+          if (s.low && s.low[place] != null && s.high[place] != null) {
+            const [low, high] = [format(s.low[place]), format(s.high[place])];
+            if (low !== high) item.append(` (${low} to ${high})`);
+          }
         }
         readout.append(item);
       });

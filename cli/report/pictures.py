@@ -20,6 +20,7 @@ from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.index import ShardIndex
 
 _CHECKPOINTS, _IMAGES, _SIDE = 4, 6, 128  # pixels
+_LARGE, _OF_LARGE = 600e6, 2  # bytes of weights above which so many checkpoints have to do: a ViT-L takes its time
 _GALLERY_WIDTH, _MOST_PIXELS = 1200, 50_000_000
 
 
@@ -46,13 +47,17 @@ def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], lis
     """Rows of crops, then of each checkpoint what its mask leaves and what it fills in; and why some are missing.
 
     Images are spread evenly over the train split, checkpoints from the first that was kept to the last. Weights alone
-    are read. Raises DataError for an image that cannot be read.
+    are read. For a run with checkpoints; raises DataError for an image that cannot be read, and OSError.
     """
     side, seed = int(run.config["data.image_size"]), int(run.config["seed"])
     strips: list[Strip] = []
     missing: list[str] = []
     crops: Tensor | None = None
-    for place in spread(len(run.checkpoints), _CHECKPOINTS) if run.checkpoints else ():
+    wanted = _CHECKPOINTS
+    if (run.checkpoints[-1] / "weights.safetensors").stat().st_size > _LARGE:
+        wanted = _OF_LARGE
+        missing.append(f"at most {wanted} checkpoints, since the model is large; mimcl masks {run.folder} draws more")
+    for place in spread(len(run.checkpoints), wanted):
         try:
             saved = checkpoint.load(run.checkpoints[place], with_state=False)
         except CheckpointError as error:  # of a run that goes on it may have been thinned out meanwhile

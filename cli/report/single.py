@@ -181,7 +181,7 @@ def throughput(run: RunRecord) -> float:
 def _figures(run: RunRecord) -> list[Figure]:
     losses = run.steps["loss"]
     total, seen = total_draws(run), words.short(run.draws)
-    epochs = f"{run.draws / run.images:.4g} epochs of {run.images:,} images" if run.images else "samples"
+    epochs = f"{run.draws / run.images:,.4g} epochs of {run.images:,} images" if run.images else "samples"
     if total and run.draws < total:
         epochs += f", {run.draws / total:.0%} of the run"
     elif total:

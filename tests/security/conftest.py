@@ -11,6 +11,7 @@ from mimcl.cli.main import main
 TRAIN = [
     *("--data", "shards", "--curriculum", "proto", "--decoder", "reference", "--recipe", "cpu_small", "--epochs", "2"),
     *("--set", "data.image_size=16", "--set", "data.batch_size=16", "--set", "model.patch_size=8"),
+    *("--set", "report=false"),
 ]
 
 

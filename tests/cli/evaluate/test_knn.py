@@ -19,7 +19,14 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
-TINY = ("data.image_size=32", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1", "seed=5")
+TINY = (
+    "data.image_size=32",
+    "data.batch_size=8",
+    "data.micro_batch_size=8",
+    "model.decoder_depth=1",
+    "seed=5",
+    "report=false",
+)
 
 
 @pytest.fixture(scope="module")

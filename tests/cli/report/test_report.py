@@ -1,0 +1,223 @@
+"""The page itself: whole, closed to the outside, with the run's numbers in it, whatever the run has or lacks."""
+
+import io
+import json
+import shutil
+import sys
+from contextlib import redirect_stdout
+
+import numpy as np
+import pytest
+import small_runs
+from images import write_classes
+from made_runs import BATCH, evaluation_line, long_run, step_line, window_line, write_run
+from pages import Page
+from typed import mimcl
+
+from mimcl.cli.report import at_end
+from mimcl.cli.report.report import report
+from mimcl.pipeline.files import DataError
+
+HOSTILE = "<script>alert(1)<script>"
+CLOSING = "</script><script>alert(2)</script><img src=x onerror=alert(3)>"
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A packed, clustered, labelled data set and a run on it, with what was printed."""
+    folder = tmp_path_factory.mktemp("home")
+    write_classes(folder / "images", {"ant": 16, "bee": 24})
+    train = small_runs.train("run", "report=true", small_runs.FEW_PATCHES, steps=STEPS)
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        for command in (["shard", "images"], ["prototypes", "build", "--features", "pixels", "--k", "4"], train):
+            assert mimcl(patch, folder, *command) == 0
+    return folder, said.getvalue()
+
+
+@pytest.fixture
+def copy(home, tmp_path, monkeypatch):
+    """The same folder again, to be changed; it is the working folder."""
+    shutil.copytree(home[0], tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+def test_a_run_that_ends_leaves_its_report(home):
+    folder, said = home
+    assert "report: run/report.html" in said
+    page = Page(folder / "run" / "report.html")
+    page.assert_sound()
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps, windows = [x for x in lines if "step" in x], [x for x in lines if "window" in x]
+    charts = page.charts
+    np.testing.assert_allclose(charts["Loss"]["series"][0]["y"], [x["loss"] for x in steps], rtol=1e-4)
+    assert charts["Loss"]["x"] == [x["draw"] for x in steps]
+    curriculum = [w for w in windows if w["temperature"] is not None]
+    shown = [y for y in charts["Temperature"]["series"][0]["y"] if y is not None]
+    np.testing.assert_allclose(shown, [w["temperature"] for w in curriculum], rtol=1e-4)
+    np.testing.assert_allclose(charts["Distinct images"]["series"][0]["y"], [w["coverage"] for w in windows], rtol=1e-4)
+    assert {"Most repeats", "Distance of drawn images", "Throughput", "Data-wait", "Times drawn"} <= charts.keys()
+    counts = np.load(folder / "run" / "draw_counts.npy")
+    bars, width = charts["Times drawn"], -(-(int(np.ptp(counts)) + 1) // 50)
+    expected = [int(((counts >= x) & (counts < x + width)).sum()) for x in bars["x"]]
+    assert bars["series"][0]["y"] == expected
+    assert (sum(expected), bars["x"][0]) == (len(counts), counts.min())
+    assert f"{steps[-1]['loss']:.4g}" in page.text
+    assert f"{STEPS * BATCH:,}" in page.text
+    # The crops, of each checkpoint what is seen and what is filled in, and the gallery.
+    assert len(page.all("img")) == 1 + 2 * len(list((folder / "run" / "checkpoints").glob("0*"))) + 1
+    assert "ant" in page.text
+    share = counts[16:].sum() / counts.sum()
+    assert f"({100 * share:.1f} %)" in page.text
+    assert "mimcl train --recipe cpu_small" in page.text
+    assert "evaluations: there are none" in page.text
+
+
+def test_the_command_writes_it_again_while_the_run_s_folder_stays_as_it_is(copy, monkeypatch, capsys):
+    (copy / "run" / "report.html").unlink()
+    before = {path: path.read_bytes() for path in (copy / "run").rglob("*") if path.is_file()}
+    assert mimcl(monkeypatch, copy, "report", "run", "--out", "page.html", "--no-pictures") == 0
+    assert capsys.readouterr().out.startswith("wrote page.html (")
+    assert {path: path.read_bytes() for path in (copy / "run").rglob("*") if path.is_file()} == before
+    page = Page(copy / "page.html")
+    page.assert_sound()
+    assert len(page.all("img")) == 1  # the gallery
+    assert "reconstructions: left out to be quick" in page.text
+
+
+def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
+    shutil.move(copy / "shards", copy / "gone")
+    page = Page(report([copy / "run"]))
+    page.assert_sound()
+    assert "class balance, reconstructions and gallery: shards is not a packed data set" in page.text
+    assert "Loss" in page.charts
+    shutil.move(copy / "gone", copy / "shards")
+    shutil.rmtree(copy / "run" / "checkpoints")
+    (copy / "run" / "draw_counts.npy").unlink()
+    page = Page(report([copy / "run"]))
+    page.assert_sound()
+    assert "there is no draw_counts.npy yet" in page.text
+    assert "reconstructions: there is no checkpoint yet" in page.text
+
+
+def test_shards_and_prototypes_of_other_images_are_not_mistaken_for_the_run_s(copy, monkeypatch):
+    shutil.rmtree(copy / "shards" / "prototypes")
+    assert mimcl(monkeypatch, copy, "prototypes", "build", "--features", "pixels", "--k", "5") == 0
+    page = Page(report([copy / "run"], pictures=False))
+    assert "was built again since" in page.text
+    assert not page.all("img")
+    shutil.rmtree(copy / "shards")
+    write_classes(copy / "others", {"cow": 40})
+    assert mimcl(monkeypatch, copy, "shard", "others") == 0
+    page = Page(report([copy / "run"]))
+    page.assert_sound()
+    assert "is not what this run was trained on: it was packed again since" in page.text
+    assert "cow" not in page.text
+
+
+def test_a_damaged_checkpoint_is_left_out_with_a_line(copy):
+    saved = sorted((copy / "run" / "checkpoints").glob("0*"))
+    (saved[0] / "weights.safetensors").write_bytes(b"broken")
+    page = Page(report([copy / "run"]))
+    page.assert_sound()
+    assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
+    assert "is damaged" in page.text
+
+
+def test_hostile_names_stay_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [window_line(0, 0, 1, 0.1), *(step_line(n, 1.0, **{CLOSING: 0.5, "<b>": n}) for n in (1, 2, 3))]
+    lines += [evaluation_line(draw, 0.3, CLOSING, **{CLOSING: CLOSING}) for draw in (64, 128)]
+    values = {"data__root": CLOSING, "curriculum__prototypes": HOSTILE}
+    one = write_run(tmp_path / HOSTILE, lines, **values)
+    other = write_run(tmp_path / "other", lines, seed=1, **values)
+    for path in (report([one]), report([one, other], labels=[CLOSING, HOSTILE])):
+        page = Page(path)
+        page.assert_sound()
+        assert HOSTILE in page.text
+        assert "alert(2)" in page.text
+        assert "<script>alert" not in page.source
+        assert "<img src=x" not in page.source
+
+
+def test_hostile_classes_stay_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [HOSTILE, *(f"<b>{number:02d}" for number in range(40))]
+    write_classes(tmp_path / "images", dict.fromkeys(names, 1))
+    assert mimcl(monkeypatch, tmp_path, "shard", "images") == 0
+    counts = np.arange(len(names), 0, -1)
+    run = write_run(tmp_path / "run", [step_line(1, 1.0)], counts, recipe=None)
+    page = Page(report([run]))
+    page.assert_sound()
+    chart = page.charts["Class balance"]
+    assert set(chart["names"]) == set(names)
+    assert chart["series"][0]["y"] == sorted(chart["series"][0]["y"], reverse=True)
+    np.testing.assert_allclose(sum(chart["series"][0]["y"]), len(names), rtol=1e-3)
+    assert "<b>" in page.text
+
+
+def test_a_long_run_s_page_stays_small_and_keeps_its_extremes(tmp_path):
+    run = long_run(tmp_path / "run", 20_000, 1000)
+    losses = [x["loss"] for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in x]
+    path = report([run])
+    assert path.stat().st_size < 500_000
+    page = Page(path)
+    page.assert_sound()
+    series = page.charts["Loss"]["series"][0]
+    assert len(series["y"]) <= 600
+    assert max(series["high"]) == pytest.approx(max(losses), rel=1e-4)
+    assert min(series["low"]) == pytest.approx(min(losses), rel=1e-4)
+    assert {"hard share", "ranking accuracy", "Evaluation: online_knn"} <= page.charts.keys()
+
+
+def test_several_runs_on_one_page(tmp_path, monkeypatch, capsys):
+    for arm, gain in (("none", 0.0), ("proto", 0.1)):
+        for seed in range(2):
+            steps = [step_line(n, 2.0 / n + gain + seed / 100) for n in (1, 2, 3, 4)]
+            judged = [evaluation_line(n * BATCH, 0.1 * n + gain + seed / 50) for n in (1, 2, 3, 4)]
+            write_run(tmp_path / f"{arm}-{seed}", [*steps, *judged], curriculum__name=arm, seed=seed)
+    names = [f"{arm}-{seed}" for arm in ("none", "proto") for seed in range(2)]
+    assert mimcl(monkeypatch, tmp_path, "report", *names) == 0
+    assert capsys.readouterr().out.startswith("wrote report.html (")
+    page = Page(tmp_path / "report.html")
+    page.assert_sound()
+    titles = [chart["title"] for chart in json.loads(page.raw["script"][0])]
+    assert titles.count("Loss") == titles.count("nn accuracy") == 2
+    assert {chart["xKind"] for chart in json.loads(page.raw["script"][0])} == {"samples", "time"}
+    assert "41.0 ± 1.4 %" in page.text  # of 40 and 42
+    assert "51.0 ± 1.4 %" in page.text
+    assert "curriculum.name" in page.text
+    assert "2 of 2" in page.text
+    assert mimcl(monkeypatch, tmp_path, "report", *names, "--label", "x") == 1
+    assert "1 labels for 4 runs" in capsys.readouterr().err
+
+
+def test_without_curves_of_nn_the_page_says_how_to_get_them(tmp_path):
+    runs = [write_run(tmp_path / str(n), [step_line(1, 1.0)], seed=n) for n in range(2)]
+    page = Page(report(runs, tmp_path / "page.html"))
+    page.assert_sound()
+    assert "train with --online-knn N" in page.text
+
+
+def test_what_is_no_run_and_where_nothing_can_be_written_are_one_line(tmp_path, monkeypatch, capsys):
+    assert mimcl(monkeypatch, tmp_path, "report", "nowhere") == 1
+    assert capsys.readouterr().err == (
+        "mimcl: nowhere is no run: it has no config.yaml; give runs/NAME, as `mimcl train` wrote it\n"
+    )
+    run = write_run(tmp_path / "run", [step_line(1, 1.0)])
+    with pytest.raises(DataError, match=r"page\.html cannot be written: No such file or directory; give another"):
+        report([run], tmp_path / "missing" / "page.html")
+
+
+@pytest.mark.parametrize("error", [ValueError("no\nroom"), MemoryError(), KeyboardInterrupt()])
+def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, capsys, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(sys.modules["mimcl.cli.report.report"], "report", fail)
+    at_end.report_at_end(tmp_path / "run", finished=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mimcl: the report ")
+    assert f"mimcl report {tmp_path}/run" in line

@@ -1,0 +1,171 @@
+"""Arms and seeds: who belongs together, means with their spread, and the race to A's accuracy."""
+
+import math
+
+import numpy as np
+import pytest
+from made_runs import BATCH, evaluation_line, step_line, write_run
+from scipy import stats
+
+from mimcl.cli.report.compared import measurements
+from mimcl.cli.report.read import read_run
+from mimcl.cli.report.several import arms_of, first_reach, mean_curve, nn_protocol, races, summary
+from mimcl.cli.report.several_page import several_page
+from mimcl.pipeline.files import DataError
+
+
+def made(folder, name, nns=(), losses=(1.0, 0.5), rate=320.0, lines=(), **values):
+    """A run with nn judged online every 10 steps."""
+    steps = [step_line(10 * (place + 1), loss, rate) for place, loss in enumerate(losses)]
+    judged = [evaluation_line(10 * (place + 1) * BATCH, nn) for place, nn in enumerate(nns)]
+    return read_run(write_run(folder / name, [*steps, *judged, *lines], **values))
+
+
+@pytest.mark.parametrize("values", [[0.41, 0.47, 0.44], [1.0, 2.0], list(np.random.default_rng(0).random(17))])
+def test_mean_spread_and_interval_are_those_of_student(values):
+    found = summary(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert (found.n, found.mean) == (len(values), pytest.approx(np.mean(values)))
+    assert found.sd == pytest.approx(stats.tstd(values))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_the_interval_of_two_seeds_by_hand():
+    found = summary([0.4, math.nan, 0.5])
+    assert (found.n, found.mean) == (2, pytest.approx(0.45))
+    assert found.high - found.mean == pytest.approx(12.7062 * math.sqrt(0.005) / math.sqrt(2), rel=1e-5)
+
+
+def test_one_value_has_no_spread_and_none_has_no_mean():
+    assert (summary([3.0]).mean, summary([3.0]).n) == (3.0, 1)
+    assert math.isnan(summary([3.0]).sd)
+    assert math.isnan(summary([3.0]).low)
+    assert math.isnan(summary([]).mean)
+
+
+def test_seeds_of_one_configuration_are_an_arm_and_labels_say_what_differs(tmp_path):
+    runs = [
+        made(tmp_path, "a", curriculum__name="proto", seed=0),
+        made(tmp_path, "b", curriculum__name="none", seed=0, data__root="elsewhere"),
+        made(tmp_path, "c", curriculum__name="proto", seed=1, trainer__log_every_steps=3),
+        made(tmp_path, "d", curriculum__name="proto", curriculum__r0=0.3, seed=1),
+    ]
+    arms = arms_of(runs)
+    assert [(arm.label, [run.name for run in arm.runs]) for arm in arms] == [
+        ("curriculum proto, r0 0.15", ["a", "c"]),
+        ("curriculum none, r0 0.15", ["b"]),
+        ("curriculum proto, r0 0.3", ["d"]),
+    ]
+    assert [arm.label for arm in arms_of(runs[::2])] == ["cpu_small, proto, random"]
+
+
+def test_many_differences_still_tell_arms_apart(tmp_path):
+    keys = ("optim__base_lr", "optim__weight_decay", "curriculum__r0", "curriculum__share", "masking__mask_ratio")
+    runs = [made(tmp_path, str(value), **dict.fromkeys(keys, value)) for value in (0.25, 0.5)]
+    runs += [made(tmp_path, "third", **dict.fromkeys(keys[:-1], 0.25), masking__mask_ratio=0.5)]
+    labels = [arm.label for arm in arms_of(runs)]
+    assert len(set(labels)) == 3
+
+
+def test_the_same_configuration_on_other_data_is_another_arm(tmp_path):
+    runs = [made(tmp_path, str(n), seed=n, index="abcdef0123" if n < 2 else "123456789a") for n in range(3)]
+    arms = arms_of(runs)
+    assert [len(arm.runs) for arm in arms] == [2, 1]
+    assert arms[1].label.endswith("data 123456")
+    pooled = several_page(arms_of(runs, ["x", "x", "x"]))
+    assert any("not trained on the same data" in line for line in pooled.warnings)
+
+
+def test_labels_are_taken_as_they_are_and_have_to_be_complete(tmp_path):
+    runs = [made(tmp_path, str(n), seed=n) for n in range(3)]
+    assert [(arm.label, len(arm.runs)) for arm in arms_of(runs, ["b", "a", "b"])] == [("b", 2), ("a", 1)]
+    with pytest.raises(DataError, match="2 labels for 3 runs"):
+        arms_of(runs, ["a", "b"])
+
+
+def test_different_settings_or_data_never_share_a_mean(tmp_path):
+    def line(nn, k, index="f" * 32):
+        return evaluation_line(640, nn, "knn", k=k) | {"index": index}
+
+    runs = [
+        made(tmp_path, "0", lines=[line(0.4, 20)]),
+        made(tmp_path, "1", lines=[line(0.6, 20), line(0.9, 5)]),
+        made(tmp_path, "2", lines=[line(0.1, 20, "e" * 32)]),
+    ]
+    found = [m for m in measurements(arms_of(runs, ["x"] * 3)) if m.title == "knn: nn"]
+    by_settings = {m.detail: m.rows[0].found for m in found}
+    assert by_settings.keys() == {"k 20, data ffffff", "k 5, data ffffff", "k 20, data eeeeee"}
+    assert (by_settings["k 20, data ffffff"].n, by_settings["k 20, data ffffff"].mean) == (2, pytest.approx(0.5))
+    assert by_settings["k 5, data ffffff"].n == 1
+
+
+def test_the_last_judged_draw_and_the_last_loss_are_compared(tmp_path):
+    runs = [made(tmp_path, str(n), nns=(0.1, 0.2 + n / 10), losses=(1.0, 0.5 + n / 10), seed=n) for n in range(2)]
+    loss, nn, _ = measurements(arms_of(runs))
+    assert (loss.title, loss.rows[0].values) == ("final loss", [0.5, 0.6])
+    assert (nn.rows[0].values, nn.rows[0].draws) == ([0.2, pytest.approx(0.3)], [20 * BATCH])
+    assert nn.rows[0].found.sd == pytest.approx(stats.tstd([0.2, 0.3]))
+
+
+def test_the_first_point_at_a_height_is_on_a_straight_line():
+    x, y = np.array([0.0, 10, 20, 30]), np.array([0.1, 0.3, 0.2, 0.5])
+    assert first_reach(x, y, 0.2) == pytest.approx(5)
+    assert first_reach(x, y, 0.3) == 10
+    assert first_reach(x, y, 0.4) == pytest.approx(20 + 10 * 2 / 3)
+    assert first_reach(x, y, 0.05) == 0
+    assert math.isnan(first_reach(x, y, 0.6))
+
+
+def test_the_race_gives_ratios_of_samples_and_of_time(tmp_path):
+    slow = [made(tmp_path, f"a{n}", (0.1, 0.2, 0.3, 0.4), (1.0,) * 4, seed=n) for n in range(2)]
+    fast = [made(tmp_path, "b0", (0.2, 0.4, 0.5, 0.6), (1.0,) * 4, 160.0, optim__base_lr=0.5)]
+    fast += [made(tmp_path, "b1", (0.3, 0.5, 0.5, 0.6), (1.0,) * 4, 160.0, optim__base_lr=0.5, seed=1)]
+    never = [made(tmp_path, "c0", (0.1, 0.1, 0.2, 0.39), (1.0,) * 4, optim__base_lr=0.25)]
+    found = races(arms_of([*slow, *fast, *never], ["A", "A", "B", "B", "C"]))
+    assert (found.target, found.draws) == (pytest.approx(0.4), 40 * BATCH)
+    own, ahead, behind = found.arms
+    assert (own.reached, own.ratio.mean) == (2, pytest.approx(1))
+    needed = [20 * BATCH, 15 * BATCH]
+    assert ahead.draws.mean == pytest.approx(np.mean(needed))
+    assert ahead.ratio.mean == pytest.approx(np.mean([40 / 20, 40 / 15]))
+    assert ahead.ratio.sd == pytest.approx(stats.tstd([40 / 20, 40 / 15]))
+    assert ahead.time_ratio.mean == pytest.approx(ahead.ratio.mean / 2)  # at half the rate
+    assert (behind.reached, behind.runs) == (0, 1)
+    assert math.isnan(behind.ratio.mean)
+
+
+def test_curves_of_nn_come_from_training_before_checkpoints_and_need_two_points(tmp_path):
+    once = made(tmp_path, "once", lines=[evaluation_line(640, 0.4, "knn")])
+    assert nn_protocol(arms_of([once])) is None
+    assert races(arms_of([once])) is None
+    twice = [evaluation_line(640, 0.4, "knn"), evaluation_line(1280, 0.5, "knn")]
+    assert nn_protocol(arms_of([made(tmp_path, "twice", lines=twice)]))[0] == "knn"
+    assert nn_protocol(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)]))[0] == "online_knn"
+
+
+def test_an_untrained_encoder_is_the_first_point(tmp_path):
+    lines = [evaluation_line(draw, nn, "knn") for draw, nn in ((640, 0.4), (1280, 0.5))]
+    for line in lines:
+        line["values"]["untrained_nn"] = 0.2
+    found = races(arms_of([made(tmp_path, name, lines=lines, seed=n) for n, name in enumerate("ab")], ["a", "b"]))
+    assert found.draws == 1280
+    assert found.arms[1].ratio.mean == pytest.approx(1)
+    worse = [made(tmp_path, "c", lines=[{**line, "values": {"nn": 0.1, "untrained_nn": 0.3}} for line in lines])]
+    assert races(arms_of(worse)).draws == 0
+
+
+def test_a_mean_curve_is_that_of_the_seeds_as_far_as_all_have_come(tmp_path):
+    runs = [made(tmp_path, "0", losses=(4.0, 2.0, 1.0)), made(tmp_path, "1", losses=(2.0, 2.0, 3.0, 9.0), seed=1)]
+    curve = mean_curve(runs, lambda run: (run.steps.draw.astype(float), run.steps["loss"]))
+    np.testing.assert_array_equal(curve.x, np.array([10, 20, 30]) * BATCH)
+    np.testing.assert_array_equal(curve.y, [3, 2, 2])
+    np.testing.assert_array_equal(curve.low, [2, 2, 1])
+    np.testing.assert_array_equal(curve.high, [4, 2, 3])
+
+
+def test_what_makes_a_comparison_doubtful_is_said(tmp_path):
+    runs = [made(tmp_path, "0"), made(tmp_path, "1"), made(tmp_path, "2", losses=(1.0,), seed=2)]
+    page = several_page(arms_of(runs, ["x"] * 3))
+    assert any("same seed" in line for line in page.warnings)
+    assert any("different lengths" in line for line in page.warnings)
+    assert any("given twice" in line for line in several_page(arms_of([runs[0], runs[0]])).warnings)
