@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from mimcl.cli.demo import demo_command
+from mimcl.cli.doctor.command import doctor_command
 from mimcl.cli.evaluate.command import evaluate
+from mimcl.cli.inspect.command import inspect_command
 from mimcl.cli.masks import masks_command
+from mimcl.cli.plan import plan_command
 from mimcl.cli.prototypes import prototypes
 from mimcl.cli.shard import shard_command
 from mimcl.cli.train import train_command
@@ -27,9 +30,12 @@ app = typer.Typer(
 app.command("shard")(shard_command)
 app.command("verify")(verify_command)
 app.add_typer(prototypes, name="prototypes")
+app.command("inspect")(inspect_command)
+app.command("plan")(plan_command)
 app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
 app.command("masks")(masks_command)
+app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 
 
