@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from mimcl.cli.demo import demo_command
+from mimcl.cli.doctor.command import doctor_command
 from mimcl.cli.evaluate.command import evaluate
 from mimcl.cli.export import export_command
+from mimcl.cli.inspect.command import inspect_command
 from mimcl.cli.masks import masks_command
+from mimcl.cli.plan import plan_command
 from mimcl.cli.prototypes import prototypes
 from mimcl.cli.report.command import report_command
 from mimcl.cli.shard import shard_command
@@ -29,11 +32,14 @@ app = typer.Typer(
 app.command("shard")(shard_command)
 app.command("verify")(verify_command)
 app.add_typer(prototypes, name="prototypes")
+app.command("inspect")(inspect_command)
+app.command("plan")(plan_command)
 app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
 app.command("export")(export_command)
 app.command("masks")(masks_command)
 app.command("report")(report_command)
+app.command("doctor")(doctor_command)
 app.command("demo")(demo_command)
 
 

@@ -68,7 +68,7 @@ def test_expectations_are_the_means_of_real_plans(settings):
         if settings.get("name") == "none":
             assert math.isnan(row.distance)
         else:
-            assert row.distance == pytest.approx(distance, abs=0.01)
+            assert row.distance == pytest.approx(distance, abs=0.03)
 
 
 def test_systematic_windows_interlock_within_a_few_percent_while_the_temperature_moves():

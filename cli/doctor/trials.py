@@ -1,0 +1,211 @@
+"""Short trials of what training does with an image: read, decode, model, and all of it together."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import cycle
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from mimcl.cli.config import Config
+from mimcl.cli.doctor.findings import Finding, found_by, reason
+from mimcl.cli.memory import keep_freed_memory
+from mimcl.cli.run import has_bfloat16
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.curriculum.sampler import Plan
+from mimcl.model.mae import build
+from mimcl.model.metrics import Outcome, Report
+from mimcl.model.trainer import Trainer
+from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.decode import DECODERS, Decoded, Encoded, make_decoder
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.store import Defect, ShardStore
+from mimcl.pipeline.stream import Stream
+
+_BATCH = 64  # images that are read or decoded at a time
+_ENCODED = 256  # images kept in memory to be decoded over and over
+_SMALLEST = 4  # images of a micro-batch
+_SHARE = 6  # of the seconds of a trial that one pass may take on a CPU
+_NO_END = 10**7  # steps
+
+
+@dataclass
+class Rates:
+    """Images a second; what could not be tried is missing."""
+
+    read: float | None = None
+    decode: dict[str, float] = field(default_factory=dict)  # by decoder, the one that training takes first
+    model: dict[str, float] = field(default_factory=dict)  # by arithmetic, the one that training takes first
+    end_to_end: float | None = None
+    data_wait: float | None = None  # share of the time of the end-to-end trial
+    micro_batch: int | None = None
+
+
+class Trials:
+    """Of a recipe on a split. Each trial takes about `seconds`, on a slow machine longer."""
+
+    def __init__(self, index: ShardIndex, config: Config, seconds: float, compile: bool) -> None:
+        self.rates = Rates()
+        self._index, self._config, self._seconds, self._compile = index, config, seconds, compile
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = None
+
+    def findings(self) -> list[Finding]:
+        """Runs them all."""
+        checks = (("read", self.read), ("decode", self.decode), ("model", self.model), ("end to end", self.end_to_end))
+        return [finding for name, check in checks for finding in found_by(name, check, "broken")]
+
+    def read(self) -> Iterator[Finding]:
+        """One thread, random images, checksums compared; from the page cache where they are there."""
+        store = ShardStore(self._index)
+
+        def some() -> int:
+            found = store.read(next(parts))
+            if bad := [data for data in found if isinstance(data, Defect)]:
+                raise ValueError(f"sample {bad[0].key} of {bad[0].shard}: {bad[0].reason}; run mimcl verify")
+            return len(found)
+
+        parts = cycle(np.array_split(self._ids(4096), max(1, min(4096, self._index.samples) // _BATCH)))
+        self.rates.read = _rate(some, self._seconds / 3)
+        yield Finding("read", f"{self.rates.read:,.0f} images/s, one thread, checksums compared")
+
+    def decode(self) -> Iterator[Finding]:
+        """Every decoder with boxes as in training, from bytes in memory."""
+        data, ids = self._config.data, self._ids(_ENCODED)
+        found = ShardStore(self._index).read(ids)
+        good = np.array([not isinstance(data, Defect) for data in found])
+        ids, found = ids[good], [data for data in found if not isinstance(data, Defect)]
+        boxes, flips = random_crops(0)(np.arange(len(ids)), self._index.width[ids], self._index.height[ids])
+        cuts = [slice(start, start + _BATCH) for start in range(0, len(ids), _BATCH)]
+        batches = [Encoded(found[cut], boxes[cut], flips[cut]) for cut in cuts]
+        for name in DECODERS:
+            try:
+                decoder, _ = make_decoder(name, data.image_size, _BATCH, data.decode_threads, self._index.largest)
+                decoded = decoder(cycle(batches))
+                next(decoded)
+                rate = _rate(lambda of=decoded: self._count(next(of)), self._seconds / 2)
+                decoded.close()
+            except Exception as error:
+                why = re.sub(r"no decoder works here \(\S+: (.*)\); try .*", r"\1", reason(error))
+                yield Finding(f"decode, {name}", f"not here: {why}", "info")
+                continue
+            self.rates.decode[name] = rate
+            threads = "" if name == "dali-gpu" else f", {data.decode_threads} threads"
+            yield Finding(f"decode, {name}", f"{rate:,.0f} images/s to {data.image_size} px{threads}")
+
+    def model(self) -> Iterator[Finding]:
+        """Forward and backward pass over a micro-batch that lies on the device."""
+        used = "bfloat16" if has_bfloat16() else "float32"
+        count = self.rates.micro_batch = self._micro_batch(used)
+        for precision in (used, "float32" if used == "bfloat16" else "bfloat16"):
+            for compiled in (False, True) if self._compile else (False,):
+                name = precision + (", compiled" if compiled else "")
+                try:
+                    passes = self._passes(precision, compiled, count)
+                    passes()
+                    rate = count / min(_times(passes, self._seconds / 2))
+                except Exception as error:  # out of memory, no compiler
+                    yield Finding(f"model, {name}", f"not possible: {reason(error)}", "warning")
+                    continue
+                self.rates.model[name] = rate
+                yield Finding(f"model, {name}", f"{rate:,.1f} images/s, micro-batch {count}")
+
+    def end_to_end(self) -> Iterator[Finding]:
+        """Steps of the trainer over the stream, as training goes, with uniform draws."""
+        config, micro = self._config, self.rates.micro_batch or _SMALLEST
+        parts = max(1, min(4, config.data.batch_size // config.data.micro_batch_size))
+        rate = next(iter(self.rates.model.values()), 1.0)
+        parts = min(parts, max(1, int(self._seconds / 2 * rate / micro)))  # a step that leaves time for some
+        batch, used = micro * parts, "bfloat16" if has_bfloat16() else "float32"
+        draws = batch * _NO_END
+        sizes = {"samples": self._index.samples, "draws": draws, "batch_size": batch}
+        plan = Plan(CurriculumConfig(), distances=None, seed=0, hash64=hash64, **sizes)
+        threads = config.data.decode_threads
+        decoder, _ = make_decoder("auto", config.data.image_size, micro, threads, self._index.largest)
+        stream = Stream(
+            plan,
+            self._index,
+            decoder,
+            random_crops(0),
+            seed=0,
+            batch_size=batch,
+            micro_batch_size=micro,
+            prefetch=config.data.prefetch,
+            device=self._device,
+        )
+        reports: list[Report] = []
+
+        def after_step(step: int, report: Report, outcomes: list[Outcome]) -> None:
+            reports.append(report)
+
+        keep_freed_memory()
+        trainer = self._trainer(used, False, parts, **sizes)
+        started = time.perf_counter()
+        trainer.run(stream, (), after_step, lambda: time.perf_counter() - started > 2 * self._seconds)
+        warm = reports[1:] or reports
+        rate = len(warm) / sum(1 / report.images_per_second for report in warm)
+        waited = float(np.mean([report.data_wait for report in warm]))
+        self.rates.end_to_end, self.rates.data_wait = rate, waited
+        steps = f"{len(reports)} steps of {batch}"
+        text = f"{rate:,.1f} images/s, data-wait {waited:.0%}, {steps}, {decoder.name}, {used}"
+        yield Finding("end to end", text, "warning" if waited > 0.1 else "ok")
+
+    def _count(self, decoded: Decoded) -> int:
+        if decoded.images.is_cuda:
+            torch.cuda.synchronize()
+        return len(decoded.images)
+
+    def _ids(self, most: int) -> np.ndarray:
+        return np.random.default_rng(0).permutation(self._index.samples)[:most]
+
+    def _micro_batch(self, precision: str) -> int:
+        """The recipe's on a GPU; on a CPU, where that would take minutes, one that leaves time for some passes."""
+        most = self._config.data.micro_batch_size
+        if self._device.type == "cuda" or most <= _SMALLEST:
+            return most
+        passes = self._passes(precision, False, _SMALLEST)
+        seconds = min(passes(), passes()) / _SMALLEST
+        fitting = int(self._seconds / _SHARE / seconds)
+        return min(most, max(_SMALLEST, 1 << (fitting.bit_length() - 1) if fitting else _SMALLEST))
+
+    def _passes(self, precision: str, compiled: bool, count: int) -> Callable[[], float]:
+        """The function that times the passes over `count` images, in seconds."""
+        side = self._config.data.image_size
+        trainer = self._trainer(precision, compiled, 1, samples=count, draws=count, batch_size=count)
+        images = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(0))
+        keys = torch.from_numpy(hash64(0, np.arange(count), 0).view(np.int64))
+        batch = SimpleNamespace(
+            images=images.to(torch.uint8).to(self._device), keys=keys.to(self._device), position=count, bad=()
+        )
+        return lambda: trainer.time_of_micro_batch(batch)
+
+    def _trainer(self, precision: str, compiled: bool, parts: int, **sizes: int) -> Trainer:
+        config = self._config
+        if self._model is None:
+            self._model = build(config.model, config.data.image_size, 0).to(self._device)
+        masker = RandomMasker(self._model.num_patches, config.masking.mask_ratio)
+        settings = replace(config.trainer, compile=compiled, log_every_steps=1, checkpoint_every_steps=10**9)
+        kind = {"micro_batches": parts, "precision": precision}
+        return Trainer(self._model, masker, settings, config.optim, **kind, **sizes)
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    """Images a second of repeated `work`, which returns how many it did."""
+    started, done = time.perf_counter(), 0
+    while True:
+        done += work()
+        if (elapsed := time.perf_counter() - started) > seconds:
+            return done / elapsed
+
+
+def _times(passes: Callable[[], float], seconds: float) -> list[float]:
+    started, times = time.perf_counter(), []
+    while not times or time.perf_counter() - started < seconds:
+        times.append(passes())
+    return times

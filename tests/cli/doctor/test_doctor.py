@@ -1,0 +1,152 @@
+"""`mimcl doctor` on this machine, with shards and without, and on what is broken."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from damage import flip
+from images import write_flat
+from typed import mimcl
+
+from mimcl.cli.doctor import generated
+from mimcl.cli.doctor.command import doctor
+from mimcl.cli.doctor.findings import Finding, found_by
+from mimcl.cli.doctor.verdict import IMAGENET
+from mimcl.model import mae
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources import image_folder
+
+SECONDS, IMAGES = 0.2, 22  # the eleven formats of tests/helpers/images.py, twice
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("doctor")
+    write_flat(folder / "images", IMAGES)
+    pack(image_folder(folder / "images"), folder / "shards", PackConfig(), on_progress=lambda count: None)
+    return folder / "shards"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+    monkeypatch.setattr(generated, "COUNT", 6)
+
+
+def findings(found, section) -> dict[str, Finding]:
+    (name,) = [name for name in found.sections if name.startswith(section)]
+    return {finding.name: finding for finding in found.sections[name]}
+
+
+def test_on_shards(shards):
+    found = doctor(shards, "cpu_small", SECONDS)
+    trials, data = findings(found, "trials"), findings(found, "data")
+    assert found.sound, found.sections
+    rates = found.rates
+    assert rates.read > 0
+    assert {"dali-cpu", "reference"} <= rates.decode.keys()
+    assert {"bfloat16", "float32"} == rates.model.keys()
+    assert rates.end_to_end > 0
+    assert 0 <= rates.data_wait <= 1
+    assert f"{rates.end_to_end:,.1f} images/s" in trials["end to end"].text
+    refused = data["a JPEG engine refuses"].numbers
+    # Of eleven kinds: progressive, CMYK, four kinds of PNG, two of WebP.
+    assert refused["looked_at"] == IMAGES
+    assert refused["reasons"] == {"progressive": 2, "CMYK": 2, "no JPEG but png": 8, "no JPEG but webp": 4}
+    assert refused["refused"] == 16
+    assert data["mimcl keeps from DALI"].numbers["images"] == 2  # CMYK
+    assert data["disk, at random"].numbers["images_per_second"] > 0
+    verdict = found.verdict
+    here, imagenet = verdict.predictions
+    assert (here.images, imagenet.images, here.epochs) == (IMAGES, IMAGENET, 50)
+    assert here.hours == pytest.approx(64 * 18 / rates.end_to_end / 3600)  # 1,100 draws are 18 batches
+    assert verdict.bottleneck in ("read", "decode", "model")
+    assert verdict.why.startswith(verdict.bottleneck)
+
+
+def test_without_shards_images_are_made(monkeypatch, tmp_path, capsys):
+    assert mimcl(monkeypatch, tmp_path, "doctor", "--recipe", "cpu_small", "--seconds", str(SECONDS)) == 0
+    captured = capsys.readouterr()
+    out = captured.out
+    assert "6 generated ones" in out
+    assert "a JPEG engine refuses" not in out
+    assert re.search(r"^bottleneck: (read|decode|model) takes", out, re.MULTILINE)
+    assert "cpu_small on ImageNet-1K, 1,281,167 images, 50 epochs: about" in out
+    assert all(line[2] in "✓·!✗" for line in out.splitlines() if line.startswith("  "))
+    assert captured.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_says_the_same(shards, monkeypatch, tmp_path, capsys):
+    options = ("--data", str(shards), "--recipe", "cpu_small", "--seconds", str(SECONDS), "--json")
+    assert mimcl(monkeypatch, tmp_path, "doctor", *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rates"]["end_to_end"] > 0
+    assert found["verdict"]["predictions"][0]["images"] == IMAGES
+    assert found["sections"]["data"][0] == {
+        "name": "images",
+        "text": f"{IMAGES} images in {shards}",
+        "mark": "ok",
+        "numbers": {},
+    }
+
+
+def broken(found) -> list[Finding]:
+    return [finding for section in found.sections.values() for finding in section if finding.mark == "broken"]
+
+
+def test_shards_that_are_not_there_are_a_finding_and_exit_code_1(monkeypatch, tmp_path, capsys):
+    assert mimcl(monkeypatch, tmp_path, "doctor", "--data", "nowhere") == 1
+    captured = capsys.readouterr()
+    assert "✗ shards  nowhere is not a packed data set (no dataset.json)" in captured.out
+    assert captured.err == ""
+
+
+def test_damaged_images_are_a_finding(shards, tmp_path):
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    flip(copy / "train-000000.tar", 2000)  # in the first image
+    found = doctor(copy, "cpu_small", SECONDS)
+    assert not found.sound
+    texts = {finding.name: finding.text for finding in broken(found)}
+    assert "do not match the index" in texts["read"]
+    assert texts["bytes that differ from the index"].startswith("1 of 22")
+    assert found.verdict.bottleneck is None
+    assert found.rates.model
+
+
+def test_a_shard_that_is_gone_stops_nothing(shards, tmp_path):
+    copy = tmp_path / "shards"
+    shutil.copytree(shards, copy)
+    (copy / "train-000000.tar").unlink()
+    found = doctor(copy, "cpu_small", SECONDS)
+    names = [finding.name for finding in broken(found)]
+    assert names == ["read", "decode", "end to end"]
+    assert found.rates.model
+    assert found.verdict.predictions == []
+
+
+def test_an_unknown_recipe_is_bad_usage(monkeypatch, tmp_path, capsys):
+    assert mimcl(monkeypatch, tmp_path, "doctor", "--recipe", "mae") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unknown recipe" in line
+
+
+def test_a_check_that_fails_is_a_finding():
+    def check():
+        yield Finding("one", "fine")
+        raise OSError("no such\nfile")
+
+    assert found_by("two", check) == [Finding("one", "fine"), Finding("two", "not found: no such file", "warning")]
+
+
+@pytest.mark.gpu  # the engine, driver and capability of a real device
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu(shards):
+    found = doctor(shards, "mae_b16", 1.0)
+    assert found.sound
+    assert "GPU 0" in findings(found, "GPU")
+    assert findings(found, "GPU")["JPEG engine"].mark in ("ok", "info")
+    assert "dali-gpu" in found.rates.decode
