@@ -32,7 +32,7 @@ class KnnResult:
     classes: int
     k: int
     trained: dict[str, float]  # "nn" and "knn"
-    untrained: dict[str, float]  # the same of the weights that the run began with
+    untrained: dict[str, float]  # the same of weights as a run draws them
 
     def standard_error(self, share: float) -> float:
         """Of a share of the queries: sqrt(p (1 - p) / M)."""
