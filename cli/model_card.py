@@ -15,8 +15,8 @@ from mimcl.pipeline.augment import EVALUATION_SIDE
 _LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "mimcl"}
 _TIMM_NOTE = """
 `timm.data.resolve_model_data_config` knows these constants only of a model that was created from this folder,
-`timm.create_model("local-dir:FOLDER", pretrained=True)`, or from a hub's repository; for the call above it names those
-of other weights.
+`timm.create_model("local-dir:FOLDER", pretrained=True)` with timm 1.0.16 or later, or from a hub's repository; for the
+call above it names those of other weights.
 """
 
 
