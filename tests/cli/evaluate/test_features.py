@@ -159,10 +159,17 @@ FeatureCache.write = dying
 knn(Path("run"), options=FeatureOptions(decoder="reference"))
 """
 
+# Joined once for all three: torchrun's processes cannot find one another a second time.
 EVALUATED = """
+from contextlib import nullcontext
+from mimcl.cli.evaluate import features
 from mimcl.cli.main import app
-for words in (["knn"], ["linear", "--epochs", "20"], ["few-shot", "--shots", "2"]):
-    app(["eval", *words, "run", "--decoder", "reference"], standalone_mode=False)
+from mimcl.model.distributed import World, connected
+world = World.from_environment()
+with connected(world, world.device(), 200):
+    features.connected = lambda *_: nullcontext()
+    for words in (["knn"], ["linear", "--epochs", "20"], ["few-shot", "--shots", "2"]):
+        app(["eval", *words, "run", "--decoder", "reference"], standalone_mode=False)
 """
 
 
