@@ -20,6 +20,7 @@ STREAM_RAND_AUGMENT = 4
 STREAM_ERASING = 5
 STREAM_MIXING = 6
 STREAM_DROP_PATH = 7
+STREAM_NOISE = 8
 
 _ATTEMPTS = 10  # tries at a box that fits before falling back to the central one, as in torchvision
 EVALUATION_SIDE = 0.875  # side of the evaluation square over the shorter image side: resize 256, crop 224

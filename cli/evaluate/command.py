@@ -62,6 +62,9 @@ def linear_command(
         typer.Option(help="Length of the training. (default: the recipe's; fast: 10, at least 2,000 steps)"),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="(default: the recipe's; fast: 512)")] = None,
+    base_lr: Annotated[
+        float | None, typer.Option(help="Of --recipe mae: times batch size / 256. (default: 0.1)")
+    ] = None,
     pool: _Pool = "mean",
     decoder: _Decoder = "auto",
     cache: _Cache = True,
@@ -73,6 +76,8 @@ def linear_command(
 
     world = World.from_environment()
     if recipe == "fast":
+        if base_lr is not None:
+            raise ConfigError("--base-lr belongs to --recipe mae: fast tries 13 learning rates")
         from mimcl.cli.evaluate.features import FeatureOptions
         from mimcl.cli.evaluate.linear import linear
 
@@ -83,7 +88,7 @@ def linear_command(
             raise ConfigError("--pool and --no-cache belong to --recipe fast: MAE's own takes the CLS token, uncached")
         from mimcl.cli.evaluate.linear_mae import linear_mae
 
-        result = linear_mae(path, data, epochs, batch_size, decoder, world)
+        result = linear_mae(path, data, epochs, batch_size, decoder, world, base_lr)
     else:
         raise ConfigError(f"there is no linear probe {recipe!r}; --recipe is fast or mae")
     if world.rank == 0:

@@ -30,7 +30,7 @@ from mimcl.model.evaluate.finetune import Classifier, FinetuneConfig, normalised
 from mimcl.model.evaluate.supervised import rate_at
 from mimcl.model.optim import OptimConfig
 from mimcl.model.passes import unfused_attention
-from mimcl.pipeline.augment import STREAM_DROP_PATH, STREAM_ERASING, STREAM_MIXING, hash64, uniforms
+from mimcl.pipeline.augment import STREAM_DROP_PATH, STREAM_ERASING, STREAM_MIXING, STREAM_NOISE, hash64, uniforms
 from mimcl.pipeline.rand_augment import rand_augment
 from mimcl.pipeline.stream import Batch
 
@@ -99,7 +99,7 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
         draws, groups = batch.draws, batch.draws[:: config.mixing_group]
         images = normalised(batch.images)
         boxes = erasing_boxes(numbers(draws, STREAM_ERASING, ERASING_NUMBERS), size, config.erasing)
-        erase(images, boxes, hash64(config.seed, draws, STREAM_ERASING))
+        erase(images, boxes, hash64(config.seed, draws, STREAM_NOISE))
         targets = smoothed(task.targets(batch.labels), task.splits.classes, config.label_smoothing)
         share, cuts = mixing_weights(
             numbers(groups, STREAM_MIXING, MIXING_NUMBERS),

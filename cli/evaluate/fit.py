@@ -57,6 +57,7 @@ class Task:
 
     encoder: Encoder
     splits: Labelled
+    labels: NDArray[np.int32]  # of the classes, ascending
     device: torch.device
     world: World
 
@@ -65,7 +66,8 @@ class Task:
         """`data` None: the shards that the encoder was trained on. Raises CheckpointError and DataError."""
         encoder = Encoder.load(path)
         splits = Labelled.load(Path(encoder.config.data.root) if data is None else data)
-        return cls(encoder, splits, world.device(), world)
+        labels = np.unique(splits.train.label[splits.train.label >= 0])
+        return cls(encoder, splits, labels, world.device(), world)
 
     @property
     def images(self) -> int:
@@ -74,9 +76,8 @@ class Task:
 
     def targets(self, labels: NDArray[np.int32]) -> Tensor:
         """Labels (n,) as places among the classes, int64 on the device; -1 where train has no image of that class."""
-        known = np.unique(self.splits.train.label[self.splits.train.label >= 0])
-        places = np.searchsorted(known, labels).clip(max=len(known) - 1)
-        return sent(np.where(known[places] == labels, places, -1), self.device)
+        places = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)
+        return sent(np.where(self.labels[places] == labels, places, -1), self.device)
 
     def digest(self, settings: Mapping[str, Any]) -> str:
         """Of all that an evaluation depends on: encoder, data, settings."""

@@ -62,8 +62,8 @@ def linear_mae(
         console.print(", ".join(f"{name} {value}" for name, value in settings.items()))
         if (travel := config.travel(task.images)) < _LITTLE:
             console.print(
-                f"LARS moves the weights by {travel:.2g} times their length in all, with ImageNet by 230: of so few "
-                "images the probe learns little; use --recipe fast"
+                f"LARS moves the weights by {travel:.2g} times their length in all, with ImageNet by 225: of so few "
+                "images the probe learns little; raise --base-lr, or use --recipe fast"
             )
     return fit("linear", task, course, settings, decoder, lambda: _learner(task, config))
 

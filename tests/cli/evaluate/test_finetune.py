@@ -1,5 +1,6 @@
 """`mimcl eval finetune` on packed images: what it learns, what it leaves behind, and that it goes on exactly."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -216,6 +217,26 @@ def test_micro_batches_do_not_matter_and_other_settings_have_another_folder(run,
     assert_close(run, other)
     finetune(run, None, SHORT | {"seed": 1, "drop_path": 0}, decoder="reference")
     assert len(list((run / "evaluation" / "finetune").iterdir())) == 2
+
+
+def test_every_part_of_the_recipe_takes_part(run):
+    base = {"epochs": 1, "batch_size": 24, "mixing_group": 4, "base_lr": 0.01, "judge_every_epochs": 9}
+    without = ({"mixup": 0, "cutmix": 0}, {"mixup": 0}, {"betas": [0.8, 0.9]}, {"smallest_crop": 1}, {"layer_decay": 1})
+    zeros = (
+        "rand_augment",
+        "erasing",
+        "label_smoothing",
+        "drop_path",
+        "weight_decay",
+        "warmup_epochs",
+        "rand_augment_std",
+    )
+    found = set()
+    for changed in ({}, *without, *({name: 0} for name in zeros), {"min_lr": 0.001}, {"seed": 1}):
+        finetune(run, None, base | {"drop_path": 0.5, "weight_decay": 10} | changed, decoder="reference")
+    for folder in (run / "evaluation" / "finetune").iterdir():
+        found.add(hashlib.sha256((folder / "checkpoints" / "00000003" / "weights.safetensors").read_bytes()).digest())
+    assert len(found) == 15
 
 
 def test_a_batch_larger_than_the_data_shrinks_to_whole_groups(run, capsys):

@@ -79,6 +79,19 @@ def test_colours_are_learned_and_the_encoder_stays_as_it_was(run, capsys):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_command_prints_a_table(home, run, monkeypatch, capsys):
+    words = ["eval", "linear", str(run), "--recipe", "mae", "--epochs", "2", "--decoder", "reference"]
+    assert mimcl(monkeypatch, home, *words, "--batch-size", "24", "--base-lr", "100") == 0
+    said = capsys.readouterr().out.splitlines()
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["values"] == linear_mae(run, **SHORT).trained
+    row = next(line for line in said if line.startswith("linear  "))
+    assert f"{100 * line['values']['linear']:.1f} ±" in row
+    capsys.readouterr()
+    assert mimcl(monkeypatch, home, *words, "--base-lr", "0") == 2
+    assert "base_lr is 0.0; it must be above 0" in capsys.readouterr().err
+
+
 def test_labels_at_random_are_not_learned(run):
     found = linear_mae(run, Path("permuted"), 10, 30, "reference", base_lr=20.0)
     assert found.trained["linear"] < 0.75
@@ -88,7 +101,7 @@ def test_its_defaults_are_maes_and_few_images_get_a_word(run, capsys):
     found = linear_mae(run, epochs=1, decoder="reference")
     said = capsys.readouterr().out
     assert "batch_size 16384 becomes 60: there are no more images" in said
-    assert "of so few images the probe learns little; use --recipe fast" in said
+    assert "of so few images the probe learns little; raise --base-lr, or use --recipe fast" in said
     settings = found.settings
     assert (settings["base_lr"], settings["momentum"], settings["trust"], settings["statistics_of"]) == (
         0.1,
