@@ -183,7 +183,7 @@ def evaluation_charts(run: RunRecord) -> list[Chart]:
     protocols = dict.fromkeys(line.protocol for line in run.evaluations)
     for protocol in protocols:
         lines = [line for line in run.evaluations if line.protocol == protocol]
-        names = [name for name in dict.fromkeys(n for line in lines for n in line.values) if "untrained" not in name]
+        names = list(dict.fromkeys(name for line in lines for name in line.accuracies))
         if len(lines) < 2 or not names:
             continue
         draws = sorted({x for name in names for x in nn_curve(run, protocol, name)[0].tolist()})

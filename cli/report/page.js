@@ -104,7 +104,11 @@
         readout.append(item);
       });
     };
-    const decades = (u, ticks) => ticks.map((v) => (v > 0 && Number.isInteger(+Math.log10(v).toFixed(6)) ? v : null));
+    // Where a logarithmic axis spans decades, lines are drawn at those alone.
+    const decades = (u, ticks) => {
+      const isDecade = (v) => v > 0 && Number.isInteger(+Math.log10(v).toFixed(6));
+      return ticks.filter(isDecade).length < 2 ? ticks : ticks.map((v) => (isDecade(v) ? v : null));
+    };
     const barsAtNought = (u, low, high) => [0, high * 1.06 || 1];
     const xRange = (u, low, high) => (chart.bars ? [low - (high - low) * 0.02 - 0.5, high + (high - low) * 0.02 + 0.5] : [low, high === low ? low + 1 : high]);
     const u = new uPlot(
@@ -120,7 +124,7 @@
         },
         scales: {
           x: { time: false, range: xRange },
-          y: chart.bars ? { range: barsAtNought } : log ? { distr: 3 } : {},
+          y: chart.bars ? { range: barsAtNought } : log ? { distr: 3, range: (u, low, high) => [low / 1.15, high * 1.15] } : {},
         },
         axes: [
           {

@@ -50,7 +50,7 @@ class Evaluation:
 
     name: str
     settings: str  # as JSON, in order of the names
-    index: str  # fingerprint of the split judged on
+    index: str  # fingerprint of the split judged on; of what was judged while training, that of the run's data
     data: str
     draw: int
     checkpoint: str
@@ -60,6 +60,20 @@ class Evaluation:
     def protocol(self) -> tuple[str, str, str]:
         """Numbers may stand in one mean only where this is the same."""
         return self.name, self.settings, self.index
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The values that are shares of images given their own class, of the trained encoder: no spread, no rate."""
+        return {
+            name: value
+            for name, value in self.values.items()
+            if is_share(name, value) and not name.startswith("untrained_") and not name.endswith("_std")
+        }
+
+
+def is_share(name: str, value: float) -> bool:
+    """Whether a value of an evaluation goes from 0 to 1, as all do but a learning rate."""
+    return 0 <= value <= 1 and not name.endswith("learning_rate")
 
 
 @dataclass(frozen=True)
@@ -139,15 +153,15 @@ def read_run(folder: Path) -> RunRecord:
     steps = _table(row for row in rows if "step" in row and "evaluation" not in row)
     if not len(steps):
         raise DataError(f"{folder}/metrics.jsonl has no line of a step; try again after the first steps")
-    checkpoints = sorted(checkpoint.candidates(folder / "checkpoints"))
+    checkpoints, marks = sorted(checkpoint.candidates(folder / "checkpoints")), _marks(folder / "checkpoints")
     return RunRecord(
         folder,
         config,
         steps,
         _table(row for row in rows if "window" in row),
-        _evaluations(row for row in rows if "evaluation" in row),
+        _evaluations((row for row in rows if "evaluation" in row), marks.get("index") or ""),
         _counts(folder / "draw_counts.npy"),
-        _marks(folder / "checkpoints"),
+        marks,
         checkpoints,
         _lines_in(folder / "quarantine.jsonl"),
         damaged,
@@ -198,7 +212,7 @@ def _is_number(value: Any) -> bool:
     return abs(value) < 1e300  # false for NaN as well
 
 
-def _evaluations(rows: Iterable[dict[str, Any]]) -> list[Evaluation]:
+def _evaluations(rows: Iterable[dict[str, Any]], own_data: str) -> list[Evaluation]:
     found = {}
     for row in rows:
         values = row.get("values")
@@ -208,7 +222,7 @@ def _evaluations(rows: Iterable[dict[str, Any]]) -> list[Evaluation]:
         evaluation = Evaluation(
             str(row["evaluation"]),
             json.dumps(row.get("settings") or {}, sort_keys=True),
-            str(row.get("index") or ""),
+            str(row.get("index") or own_data),
             str(row.get("data") or ""),
             int(row["draw"]),
             str(row.get("checkpoint") or ""),

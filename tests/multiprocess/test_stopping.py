@@ -1,4 +1,4 @@
-"""A single process that is asked to stop."""
+"""Processes that are asked to stop."""
 
 import os
 import signal
@@ -42,3 +42,18 @@ def test_a_second_interrupt_leaves_at_once(home, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     ranks.finish(home, [process], code=130, timeout=10)
     assert "interrupted twice" in ranks.said(home)
+
+
+def test_all_processes_stay_until_the_report_of_a_stopped_run_is_written(home, tmp_path):
+    """torchrun ends all of them as soon as one leaves with code 75."""
+    run = tmp_path / "run"
+    settings = (*SETTINGS, "report=true")
+    processes = ranks.start(home, *train(run, *settings, steps=8 * STEPS), size=2, before=ranks.shrink_model)
+    torchruns.until(lambda: len(steps_of(run)) > 1, "a few steps", home / "rank-0.log")
+    os.kill(processes[1].pid, signal.SIGTERM)
+    ranks.finish(home, processes[1:], code=75)
+    page = (run / "report.html").read_text()
+    ranks.finish(home, processes[:1], code=75)
+    assert f"report: {run}/report.html" in ranks.said(home, 2)
+    assert "reconstructions: left out to be quick" in page
+    assert "<h3>Loss</h3>" in page

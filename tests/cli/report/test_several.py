@@ -99,6 +99,26 @@ def test_different_settings_or_data_never_share_a_mean(tmp_path):
     assert by_settings["k 5, data ffffff"].n == 1
 
 
+def test_what_was_judged_while_training_on_other_data_is_not_pooled(tmp_path):
+    line = {"evaluation": "online_knn", "draw": 640, "values": {"nn": 0.5}}  # which names no data
+    runs = [made(tmp_path, index, lines=[line], index=index, seed=n) for n, index in enumerate(("abc", "abc2"))]
+    found = [m for m in measurements(arms_of(runs, ["x", "x"])) if m.title == "online_knn: nn"]
+    assert [(m.detail, m.rows[0].found.n) for m in found] == [("data abc", 1), ("data abc2", 1)]
+
+
+def test_a_learning_rate_is_no_share(tmp_path):
+    line = evaluation_line(640, 0.5, "linear")
+    line["values"] = {"linear": 0.6, "learning_rate": 0.1, "linear_std": 0.01}
+    run = made(tmp_path, "run", lines=[line])
+    assert {m.title: m.share for m in measurements(arms_of([run]))} == {
+        "final loss": False,
+        "linear": True,
+        "linear: learning rate": False,
+        "linear: linear std": True,
+    }
+    assert run.evaluations[0].accuracies == {"linear": 0.6}
+
+
 def test_the_last_judged_draw_and_the_last_loss_are_compared(tmp_path):
     runs = [made(tmp_path, str(n), nns=(0.1, 0.2 + n / 10), losses=(1.0, 0.5 + n / 10), seed=n) for n in range(2)]
     loss, nn, _ = measurements(arms_of(runs))
