@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from mimcl.pipeline.stream import Stream
 
 _BATCH = 64  # images that are read or decoded at a time
 _ENCODED = 256  # images kept in memory to be decoded over and over
-_SMALLEST = 4  # images of a micro-batch
+_SMALLEST = 2  # images of a micro-batch
 _SHARE = 6  # of the seconds of a trial that one pass may take on a CPU
 _NO_END = 10**7  # steps
 
@@ -55,6 +56,7 @@ class Trials:
         self._index, self._config, self._seconds, self._compile = index, config, seconds, compile
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = None
+        keep_freed_memory()  # as training does
 
     def findings(self) -> list[Finding]:
         """Runs them all."""
@@ -104,12 +106,13 @@ class Trials:
         used = "bfloat16" if has_bfloat16() else "float32"
         count = self.rates.micro_batch = self._micro_batch(used)
         for precision in (used, "float32" if used == "bfloat16" else "bfloat16"):
+            if count / self.rates.model.get(used, math.inf) > self._seconds:
+                yield Finding(f"model, {precision}", "not tried: it would take too long here", "info")
+                continue
             for compiled in (False, True) if self._compile else (False,):
                 name = precision + (", compiled" if compiled else "")
                 try:
-                    passes = self._passes(precision, compiled, count)
-                    passes()
-                    rate = count / min(_times(passes, self._seconds / 2))
+                    rate = count / min(_times(self._passes(precision, compiled, count), self._seconds / 2))
                 except Exception as error:  # out of memory, no compiler
                     yield Finding(f"model, {name}", f"not possible: {reason(error)}", "warning")
                     continue
@@ -144,7 +147,6 @@ class Trials:
         def after_step(step: int, report: Report, outcomes: list[Outcome]) -> None:
             reports.append(report)
 
-        keep_freed_memory()
         trainer = self._trainer(used, False, parts, **sizes)
         started = time.perf_counter()
         trainer.run(stream, (), after_step, lambda: time.perf_counter() - started > 2 * self._seconds)
@@ -167,12 +169,16 @@ class Trials:
     def _micro_batch(self, precision: str) -> int:
         """The recipe's on a GPU; on a CPU, where that would take minutes, one that leaves time for some passes."""
         most = self._config.data.micro_batch_size
-        if self._device.type == "cuda" or most <= _SMALLEST:
+        if self._device.type == "cuda":
             return most
-        passes = self._passes(precision, False, _SMALLEST)
-        seconds = min(passes(), passes()) / _SMALLEST
-        fitting = int(self._seconds / _SHARE / seconds)
-        return min(most, max(_SMALLEST, 1 << (fitting.bit_length() - 1) if fitting else _SMALLEST))
+        count, room = min(_SMALLEST, most), self._seconds / _SHARE
+        # Doubled, not extrapolated: of a small pass most is overhead. Twice: another process may have been in the way.
+        while count < most:
+            passes = self._passes(precision, False, count)
+            if passes() > room and passes() > room:
+                break
+            count = min(2 * count, most)
+        return count
 
     def _passes(self, precision: str, compiled: bool, count: int) -> Callable[[], float]:
         """The function that times the passes over `count` images, in seconds."""
@@ -206,6 +212,6 @@ def _rate(work: Callable[[], int], seconds: float) -> float:
 
 def _times(passes: Callable[[], float], seconds: float) -> list[float]:
     started, times = time.perf_counter(), []
-    while not times or time.perf_counter() - started < seconds:
+    while len(times) < 2 or time.perf_counter() - started < seconds:
         times.append(passes())
     return times

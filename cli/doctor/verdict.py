@@ -79,7 +79,7 @@ def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool) ->
     if not cuda and rates.micro_batch and rates.micro_batch < config.data.micro_batch_size:
         yield (
             f"tried with micro-batches of {rates.micro_batch} instead of {config.data.micro_batch_size}, which would "
-            "have taken too long; larger ones are somewhat faster"
+            "have taken too long; larger ones are faster, so take the hours for an upper bound"
         )
     if torch.cuda.device_count() > 1:
         count = torch.cuda.device_count()
@@ -94,7 +94,8 @@ def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool) ->
             yield "pack smaller images: mimcl shard SRC --short-side 256 --out FOLDER"
         if cuda and "dali-gpu" not in rates.decode:
             yield "let the GPU decode: dali-gpu does not work here, see above"
-    if rates.model.get("bfloat16") and rates.model.get("float32", 0) > 1.05 * rates.model["bfloat16"]:
+    as_trained = rates.micro_batch == config.data.micro_batch_size  # in smaller ones arithmetic counts for less
+    if as_trained and rates.model.get("bfloat16") and rates.model.get("float32", 0) > 1.05 * rates.model["bfloat16"]:
         yield "float32 is faster here: --set trainer.precision=float32"
     fastest = max(rates.model, key=rates.model.get, default="")
     if fastest.endswith("compiled") and rates.model[fastest] > 1.05 * (_first(rates.model) or 0):

@@ -47,7 +47,7 @@ def test_on_shards(shards):
     rates = found.rates
     assert rates.read > 0
     assert {"dali-cpu", "reference"} <= rates.decode.keys()
-    assert {"bfloat16", "float32"} == rates.model.keys()
+    assert rates.model.keys() & {"bfloat16", "float32"}  # of a pass that takes too long only one is tried
     assert rates.end_to_end > 0
     assert 0 <= rates.data_wait <= 1
     assert f"{rates.end_to_end:,.1f} images/s" in trials["end to end"].text
@@ -98,7 +98,7 @@ def broken(found) -> list[Finding]:
 
 
 def test_shards_that_are_not_there_are_a_finding_and_exit_code_1(monkeypatch, tmp_path, capsys):
-    assert mimcl(monkeypatch, tmp_path, "doctor", "--data", "nowhere") == 1
+    assert mimcl(monkeypatch, tmp_path, "doctor", "--data", "nowhere", "--recipe", "cpu_small") == 1
     captured = capsys.readouterr()
     assert "✗ shards  nowhere is not a packed data set (no dataset.json)" in captured.out
     assert captured.err == ""

@@ -52,7 +52,9 @@ def advice(found, config=None, cuda=True):
 def test_advice(monkeypatch):
     monkeypatch.setattr(module, "usable_cores", lambda: 10_000.0)
     assert advice(rates()) == ""
-    assert "--set trainer.precision=float32" in advice(rates(model={"bfloat16": 100.0, "float32": 200.0}))
+    slower = {"bfloat16": 100.0, "float32": 200.0}
+    assert "--set trainer.precision=float32" in advice(rates(model=slower, micro_batch=256))
+    assert "precision" not in advice(rates(model=slower, micro_batch=64))
     assert "--compile gains 50%" in advice(rates(model={"bfloat16": 100.0, "bfloat16, compiled": 150.0}))
     assert "faster disk" in advice(rates(read=10.0))
     slow = advice(rates(decode={"dali-cpu": 10.0}))
