@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mimcl.cli.compare import compare_command
 from mimcl.cli.demo import demo_command
 from mimcl.cli.evaluate.command import evaluate
 from mimcl.cli.masks import masks_command
@@ -29,6 +30,7 @@ app.command("verify")(verify_command)
 app.add_typer(prototypes, name="prototypes")
 app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
+app.command("compare")(compare_command)
 app.command("masks")(masks_command)
 app.command("demo")(demo_command)
 

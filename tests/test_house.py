@@ -66,6 +66,7 @@ def test_nothing_is_read_in_a_way_that_runs_code():
         ["masks", "--help"],
         ["prototypes", "build", "--help"],
         ["eval", "knn", "--help"],
+        ["compare", "--help"],
     ],
 )
 def test_help_loads_no_heavy_library(command):
