@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mimcl.cli.compare import compare_command
 from mimcl.cli.demo import demo_command
 from mimcl.cli.doctor.command import doctor_command
 from mimcl.cli.evaluate.command import evaluate
@@ -37,6 +38,7 @@ app.command("plan")(plan_command)
 app.command("train")(train_command)
 app.add_typer(evaluate, name="eval")
 app.command("export")(export_command)
+app.command("compare")(compare_command)
 app.command("masks")(masks_command)
 app.command("report")(report_command)
 app.command("doctor")(doctor_command)

@@ -75,6 +75,7 @@ def test_nothing_is_read_in_a_way_that_runs_code():
         ["eval", "finetune", "--help"],
         ["eval", "linear", "--help"],
         ["eval", "few-shot", "--help"],
+        ["compare", "--help"],
     ],
 )
 def test_help_loads_no_heavy_library(command):

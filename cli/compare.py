@@ -1,0 +1,230 @@
+"""`mimcl compare`: arms against one another, over seeds, at equal samples or time. This is how claims are made."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from mimcl.cli.comparison import Comparison
+    from mimcl.cli.stop import StopSignals
+    from mimcl.cli.trials import Trial, Trials
+
+EVALUATIONS = ("knn", "linear", "few-shot")  # commands of mimcl eval; their lines have _ for -
+_FORMAT = "mimcl-comparison/1"
+_STOPPED = 75
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared. `arms` are names with their settings, as `mimcl.cli.arms.arms` reads them; the first is A."""
+
+    recipe: str
+    arms: Mapping[str, Mapping[str, Any]]
+    seeds: int = 3
+    budget: Literal["samples", "time"] = "samples"
+    settings: Mapping[str, Any] = field(default_factory=dict)  # dotted keys, for all arms
+    out: Path | None = None
+    evaluations: Sequence[str] = ("knn",)
+    processes: int = 1
+
+
+def compare_command(
+    recipe: Annotated[str, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")],
+    arms: Annotated[
+        str,
+        typer.Option(
+            help="DATA[+MASKING][+SCHEDULE], by commas; DATA: uniform (with replacement), epochs (plain MAE), proto or "
+            "anti. For example uniform,epochs,proto,anti,proto+hpm,proto+linear."
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm: seeds 0 to N - 1.")] = 3,
+    budget: Annotated[
+        str, typer.Option(help="samples: equal draws; time: as much training as the first arm's takes, by a pilot.")
+    ] = "samples",
+    epochs: Annotated[
+        float | None, typer.Option(help="Length; of the first arm by time. (default: the recipe's)")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of all runs. (default: comparisons/RECIPE)")] = None,
+    evaluations: Annotated[str, typer.Option("--eval", help="Of knn, linear and few-shot, by commas.")] = "knn",
+    online_knn: Annotated[
+        float | None, typer.Option(metavar="EPOCHS", help="As in mimcl train: look up neighbours every so many epochs.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of each training, by torchrun.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their commands; do nothing.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all arms.")] = None,
+) -> None:
+    """Train arms against one another over several seeds, evaluate them, and report means with confidence intervals.
+
+    The same command goes on where it was stopped; arms may be added and --seeds raised.
+    """
+    from mimcl.cli.arms import arms as read_arms
+    from mimcl.cli.children import StoppedError
+    from mimcl.cli.config import ConfigError, parse_settings
+
+    if budget not in ("samples", "time"):
+        raise ConfigError(f"--budget is {budget!r}; choose samples or time")
+    judged = [name.strip() for name in evaluations.split(",") if name.strip()]
+    if unknown := [name for name in judged if name not in EVALUATIONS]:
+        raise ConfigError(f"--eval {unknown[0]!r}: choose of {', '.join(EVALUATIONS)}")
+    values = parse_settings(settings or [])
+    for key, name, value in (
+        ("data.root", "--data", data),
+        ("trainer.epochs", "--epochs", epochs),
+        ("seed", "--seeds", None),
+        ("trainer.online_knn_epochs", "--online-knn", online_knn),
+    ):
+        if key in values:
+            raise ConfigError(f"--set {key}: give it with {name}")
+        if value is not None:
+            values[key] = value
+    config = CompareConfig(recipe, read_arms(arms), seeds, budget, values, out, judged, processes)
+    if dry_run:
+        return print_plan(config)
+    try:
+        compare(config)
+    except StoppedError:
+        typer.echo(f"stopped and saved; go on with the same command: mimcl {shlex.join(sys.argv[1:])}", err=True)
+        raise typer.Exit(_STOPPED) from None
+
+
+def compare(config: CompareConfig) -> Comparison:
+    """Trains what is left to train, evaluates, and writes OUT/comparison.json and OUT/report.html.
+
+    Every run is a process of its own, in OUT/ARM-seedS, which prints to OUT/ARM-seedS.log. Raises StoppedError after a
+    signal, ChildError when a run fails, ConfigError when OUT has another comparison or a run with other settings, and
+    what is wrong with data and prototypes, before anything is trained.
+    """
+    from mimcl.cli.comparison import compare_figures, figures, is_evaluated, show, write_comparison
+    from mimcl.cli.console import console, last_words
+    from mimcl.cli.report.read import read_run
+    from mimcl.cli.report.report import report
+    from mimcl.cli.run import claimed
+    from mimcl.cli.stop import StopSignals
+
+    trials, head = _prepare(config)
+    found = []
+    with claimed(trials.out), StopSignals(last_words) as signals:
+        signals.be_patient()  # a run that was asked to stop saves; how long it may take is its own affair
+        epochs = _epochs(config, trials, head, signals)
+        runs = trials.runs(config.seeds, epochs)
+        done = {run.folder for run in runs if run.is_done(trials.index.samples)}
+        for number, run in enumerate(runs, 1):
+            what = f"{run.arm}, seed {run.seed} ({number} of {len(runs)})"
+            if run.folder not in done:
+                console.print(f"training {what}, {epochs[run.arm]:g} epochs: {run.log}")
+                _start(run.arguments, run, signals, config.processes)
+            for evaluation in config.evaluations:
+                if not is_evaluated(read_run(run.folder), evaluation.replace("-", "_")):
+                    console.print(f"judging {what} by {evaluation}")
+                    _start(_judging(evaluation, run, trials), run, signals)
+            found.append(figures(run.arm, run.seed, run.folder))
+            comparison = compare_figures(found)
+            write_comparison(trials.out / "comparison.json", head, comparison)
+        page = report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
+    show(comparison)
+    if any(its["curriculum.name"] != "none" for its in config.arms.values()):
+        console.print("making the prototypes, once for all runs, is not counted")
+    console.print(f"{page}\n{trials.out / 'comparison.json'}")
+    return comparison
+
+
+def print_plan(config: CompareConfig) -> None:
+    """Prints the commands that `compare` would run, those that are done included; writes nothing."""
+    from mimcl.cli.children import command
+    from mimcl.cli.console import console
+    from mimcl.cli.pilot import equal_time
+
+    trials, head = _prepare(config)
+    length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
+    epochs: dict[str, float | str] = dict.fromkeys(config.arms, length)
+    if config.budget == "time":
+        missing = [arm for arm in config.arms if arm not in measured]
+        for pilot in trials.pilots(missing):
+            console.print(shlex.join(command(*pilot.arguments, processes=config.processes)))
+        first = next(iter(config.arms))
+        epochs = dict.fromkeys(config.arms, "MEASURED") | {first: length}
+        if first in measured:
+            epochs |= equal_time(length, measured, [first, *(arm for arm in config.arms if arm in measured)])
+    for run in trials.runs(config.seeds, epochs):
+        console.print(shlex.join(command(*run.arguments, processes=config.processes)))
+        for evaluation in config.evaluations:
+            console.print(shlex.join(command(*_judging(evaluation, run, trials))))
+
+
+def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
+    """The runs to be, and what comparison.json begins with. Raises ConfigError when OUT holds something else."""
+    from mimcl.cli.config import ConfigError
+    from mimcl.cli.trials import Trials
+
+    trials = Trials.prepare(config.recipe, config.arms, dict(config.settings), config.out, bool(config.evaluations))
+    head = {
+        "format": _FORMAT,
+        "recipe": trials.base.recipe,
+        "budget": config.budget,
+        "epochs": trials.base.trainer.epochs,
+        "seconds_per_step": {},
+    }
+    out = trials.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        try:
+            known = json.loads((out / "comparison.json").read_text())
+            known = {key: known[key] for key in head}
+            known["seconds_per_step"] = {arm: float(took) for arm, took in known["seconds_per_step"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ConfigError(f"{out} exists and is no comparison; give another --out") from None
+        for key in ("format", "recipe", "budget", "epochs"):
+            if known[key] != head[key]:
+                raise ConfigError(
+                    f"{key} is {head[key]!r} but the comparison in {out} has {known[key]!r}; give another --out"
+                )
+        head = known
+    return trials, head
+
+
+def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals: StopSignals) -> dict[str, float]:
+    """The length of each arm; by time, each that has not been measured yet is, on a machine that should be idle."""
+    from mimcl.cli.console import console
+    from mimcl.cli.pilot import equal_time, seconds_per_step
+    from mimcl.pipeline.files import write_json
+
+    length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
+    if not (trials.out / "comparison.json").exists():
+        write_json(trials.out / "comparison.json", head)
+    if config.budget == "samples":
+        return dict.fromkeys(config.arms, length)
+    for pilot in trials.pilots([arm for arm in config.arms if arm not in measured]):
+        console.print(f"measuring {pilot.arm}: {pilot.log}")
+        shutil.rmtree(pilot.folder, ignore_errors=True)
+        pilot.folder.parent.mkdir(exist_ok=True)
+        _start(pilot.arguments, pilot, signals, config.processes)
+        measured[pilot.arm] = seconds_per_step(pilot.folder)
+        shutil.rmtree(pilot.folder)
+        path = trials.out / "comparison.json"
+        write_json(path, json.loads(path.read_text()) | {"seconds_per_step": measured})
+    epochs = equal_time(length, measured, list(config.arms))
+    for arm, its in epochs.items():
+        console.print(f"{arm}: {1000 * measured[arm]:.1f} ms a step, so {its:g} epochs")
+    return epochs
+
+
+def _judging(evaluation: str, run: Trial, trials: Trials) -> list[str]:
+    return ["eval", evaluation, str(run.folder), "--data", str(trials.index.root)]
+
+
+def _start(arguments: Sequence[str], run: Trial, signals: StopSignals, processes: int = 1) -> None:
+    from mimcl.cli.children import ChildError, command, run_to_end
+
+    try:
+        run_to_end(command(*arguments, processes=processes), run.log, signals)
+    except ChildError as error:
+        raise ChildError(f"{run.folder.name}: {error}") from None

@@ -1,0 +1,79 @@
+"""Means, intervals and paired differences of a comparison, against scipy."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from mimcl.cli.comparison import Figures, compare_figures, show, write_comparison
+
+NN, KNN = (("knn", '{"k": 20}', "ab", name) for name in ("nn", "knn"))
+
+
+def made(arm, seed, nn, loss=0.5):
+    return Figures(arm, seed, Path(f"{arm}-seed{seed}"), 640, loss, 10.0 + seed, {NN: nn, KNN: nn / 2})
+
+
+RUNS = [
+    *(made("uniform", seed, nn) for seed, nn in enumerate((0.40, 0.44, 0.45))),
+    *(made("proto", seed, nn, 0.4) for seed, nn in enumerate((0.42, 0.45, 0.49))),
+]
+
+
+def test_intervals_are_students_and_differences_are_paired():
+    comparison = compare_figures(sorted(RUNS, key=lambda run: run.seed))  # as they come: seed by seed
+    assert [(row.arm, row.quality[3]) for row in comparison.rows] == [
+        (arm, name) for name in ("nn", "knn") for arm in ("uniform", "proto")
+    ]
+    base, proto = comparison.rows[:2]
+    assert base.difference is None
+    assert proto.value.mean == pytest.approx((0.42 + 0.45 + 0.49) / 3)
+    paired = stats.ttest_rel([0.42, 0.45, 0.49], [0.40, 0.44, 0.45]).confidence_interval(0.95)
+    assert (proto.difference.low, proto.difference.high) == pytest.approx(tuple(paired))
+    alone = stats.t.interval(0.95, 2, 0.43, stats.sem([0.40, 0.44, 0.45]))
+    assert (base.value.low, base.value.high) == pytest.approx(alone)
+    assert proto.loss.mean == pytest.approx(0.4)
+
+
+def test_seeds_without_their_counterpart_make_no_difference():
+    comparison = compare_figures([RUNS[0], RUNS[3], RUNS[4]])
+    difference = comparison.rows[1].difference
+    assert (difference.n, difference.mean) == (1, pytest.approx(0.02))
+    assert math.isnan(difference.high)
+
+
+def test_without_evaluations_losses_are_compared(capsys):
+    runs = [Figures(arm, 0, Path(arm), 64, loss, 1.0, {}) for arm, loss in (("uniform", 0.5), ("anti", 0.75))]
+    comparison = compare_figures(runs)
+    assert [row.quality for row in comparison.rows] == [None, None]
+    assert comparison.rows[1].difference.mean == 0.25
+    show(comparison)
+    assert "+0.2500" in capsys.readouterr().out
+
+
+def test_the_table_has_percent_and_half_the_interval(capsys):
+    show(compare_figures(RUNS))
+    lines = capsys.readouterr().out.splitlines()
+    head, uniform, proto = lines[1:4]
+    assert head.split()[:5] == ["arm", "seeds", "knn", "nn,", "%"]
+    assert uniform.split() == ["uniform", "3", "43.0", "±", "6.6", "0.5000", "±", "0.0000", "11", "±", "2", "s", "640"]
+    assert proto.split()[:8] == ["proto", "3", "45.3", "±", "8.7", "+2.3", "±", "3.8"]
+
+
+def test_the_file_has_every_number_and_no_nan(tmp_path):
+    path = tmp_path / "comparison.json"
+    write_comparison(path, {"format": "x"}, compare_figures([RUNS[0]]))
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert content["format"] == "x"
+    (run,) = content["runs"]
+    assert (run["arm"], run["seed"], run["folder"], run["loss"]) == ("uniform", 0, "uniform-seed0", 0.5)
+    assert run["qualities"][0] == {
+        "evaluation": "knn",
+        "settings": '{"k": 20}',
+        "index": "ab",
+        "name": "nn",
+        "value": 0.4,
+    }
+    assert content["rows"][0]["value"] == {"n": 1, "mean": 0.4, "sd": None, "low": None, "high": None}
