@@ -65,6 +65,7 @@ def test_a_written_configuration_reads_back_whole(tmp_path, name):
     assert set(flatten(config)) == {f"{s}.{k}" for s, v in tree.items() if isinstance(v, dict) for k in v} | {
         "seed",
         "recipe",
+        "init",
     }
 
 
