@@ -177,6 +177,7 @@ FIXED = {  # another value of each, and what it may say
     "learned_masking.diversity_weight": 0.5,
     "learned_masking.group_size": 16,
     "learned_masking.second_every": 2,
+    "init": "mae.pth",
     "model.name": "vit_base",
     "model.patch_size": 16,
     "model.decoder_width": 128,
