@@ -67,6 +67,8 @@ def test_nothing_is_read_in_a_way_that_runs_code():
         ["prototypes", "build", "--help"],
         ["eval", "knn", "--help"],
         ["eval", "finetune", "--help"],
+        ["eval", "linear", "--help"],
+        ["eval", "few-shot", "--help"],
     ],
 )
 def test_help_loads_no_heavy_library(command):

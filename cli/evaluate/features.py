@@ -96,6 +96,7 @@ def evaluate(
         ]
         if world.rank == 0:
             _remove_others(home, caches)
+        barrier()  # nobody writes before rank 0 is alone here
         for index, of_split in zip(splits, caches, strict=False):
             mine = range(world.rank, of_split[0].blocks, world.size)
             _fill(index, of_split, extractors, opened, mine, index.split if world.rank == 0 else None)

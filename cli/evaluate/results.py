@@ -21,7 +21,7 @@ _NO_SHARES = ("learning_rate",)
 class Result:
     """Shares, 0 to 1, of val images that an evaluation gives their own class, by name, and what else led to them.
 
-    NAME_std is the spread of NAME; learning_rate is what its name says.
+    NAME_std is the spread of NAME; learning_rate is what its name says; held_out... are shares of train images.
     """
 
     evaluation: str  # knn, linear, few_shot or finetune
@@ -85,6 +85,8 @@ def _cell(result: Result, values: dict[str, float], name: str) -> str:
     value = values[name]
     if name in _NO_SHARES:
         return f"{value:g}"
+    if name.startswith("held_out"):  # of train images
+        return f"{100 * value:.1f} %"
     spread = values.get(name + _SPREAD, result.standard_error(value))
     return f"{100 * value:.1f} ± {100 * spread:.1f} %"
 

@@ -27,7 +27,7 @@ def test_the_flow_leaves_images_shards_a_run_and_a_picture(made):
     assert len(list((out / "images/train").rglob("*.jpg"))) == SMALL.train
     assert len(list((out / "images/val").rglob("*.jpg"))) == SMALL.val
     assert (out / "shards/prototypes/default/gallery.png").is_file()
-    assert (result.bank, result.queries) == (SMALL.train, SMALL.val)
+    assert (result.train, result.val) == (SMALL.train, SMALL.val)
     lines = [json.loads(line) for line in (out / "run/metrics.jsonl").read_text().splitlines()]
     fractions = [line["effective_fraction"] for line in lines if "window" in line]
     assert fractions == sorted(fractions)

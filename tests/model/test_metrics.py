@@ -1,8 +1,10 @@
-"""Outcomes are read one step late, as they were."""
+"""Outcomes are read one step late, as they were; and what the clock counts."""
+
+import time
 
 import torch
 
-from mimcl.model.metrics import OutcomeReader
+from mimcl.model.metrics import Meter, OutcomeReader
 
 
 def test_a_step_is_read_one_late_and_as_it_was():
@@ -18,3 +20,12 @@ def test_a_step_is_read_one_late_and_as_it_was():
     assert (first.finite, first.stop) == (True, False)
     assert (second.step, second.loss, second.finite, second.stop, second.bad) == (2, 0.25, False, True, 0)
     assert reader.settle() == []
+
+
+def test_time_apart_does_not_count():
+    meter = Meter()
+    with meter.paused():
+        time.sleep(0.3)
+    assert meter.elapsed() < 0.2
+    time.sleep(0.3)
+    assert meter.elapsed() > 0.29

@@ -1,5 +1,6 @@
 """`mimcl eval knn` on a run trained by the real command, on packed images; and what it says where it cannot work."""
 
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from typed import mimcl
 
 from mimcl.cli.encoder import Encoder
-from mimcl.cli.evaluate.knn import KnnResult, knn
+from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.knn import knn
+from mimcl.cli.evaluate.results import Result
 from mimcl.cli.extract import extract, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
 from mimcl.model.mae import build
@@ -19,6 +22,7 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
+PLAIN = FeatureOptions(decoder="reference")
 TINY = ("data.image_size=32", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1", "seed=5")
 
 
@@ -44,23 +48,27 @@ def packed(monkeypatch, folder: Path, *options: str) -> Path:
 def test_the_command_prints_both_encoders_and_both_numbers(home, monkeypatch, capsys):
     assert mimcl(monkeypatch, home, "eval", "knn", "run", "--k", "5", "--decoder", "reference") == 0
     lines = capsys.readouterr().out.splitlines()
-    found = knn(Path("run"), Path("shards"), k=5, decoder="reference")
+    found = knn(Path("run"), Path("shards"), 5, PLAIN)
     assert "decoder reference" in lines
-    assert "16 val images of shards looked up among 40 train images, 3 classes" in lines[-5]
-    assert lines[-5].startswith("run/checkpoints/00000003: ")
-    assert lines[-4].split() == ["nn", "knn,", "k", "=", "5"]
-    for line, (name, shares) in zip(
-        lines[-3:], [("trained", found.trained), ("untrained", found.untrained)], strict=False
-    ):
-        percent = [(100 * share, 100 * math.sqrt(share * (1 - share) / 16)) for share in shares.values()]
+    assert lines[-6] == "knn of run/checkpoints/00000003 (k 5, pool mean)"
+    assert lines[-5] == "learned from 40 train images of shards, judged on 16 val images, 3 classes"
+    assert lines[-4].split() == ["trained", "untrained"]
+    for line, name in zip(lines[-3:-1], ("nn", "knn"), strict=True):
+        shares = found.trained[name], found.untrained[name]
+        percent = [(100 * share, 100 * math.sqrt(share * (1 - share) / 16)) for share in shares]
         assert line.split() == [name, *(word for p, e in percent for word in (f"{p:.1f}", "±", f"{e:.1f}", "%"))]
+    written = json.loads((home / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert written["evaluation"] == "knn"
+    assert written["draw"] == 24
+    assert written["settings"] == {"k": 20 // 4, "pool": "mean", "train": 40, "val": 16}
+    assert written["values"] == found.trained | {f"untrained_{name}": v for name, v in found.untrained.items()}
 
 
 def test_a_checkpoint_and_the_runs_own_shards_give_the_same(home, monkeypatch):
     monkeypatch.chdir(home)
-    of_run = knn(Path("run"), decoder="reference")
-    assert of_run == knn(Path("run/checkpoints/00000003"), Path("shards"), decoder="reference")
-    assert (of_run.bank, of_run.queries, of_run.classes, of_run.k) == (40, 16, 3, 20)
+    of_run = knn(Path("run"), options=PLAIN)
+    assert of_run == knn(Path("run/checkpoints/00000003"), Path("shards"), options=PLAIN)
+    assert (of_run.train, of_run.val, of_run.classes) == (40, 16, 3)
     assert list(of_run.trained) == list(of_run.untrained) == ["nn", "knn"]
 
 
@@ -80,7 +88,7 @@ def test_the_numbers_are_those_of_scikit_learn_on_features_extracted_alone(home,
         return KNeighborsClassifier(k, metric="cosine", weights=weights).fit(known, train.label).score(asked, val.label)
 
     for k in (3, 20, 40):
-        found = knn(Path("run"), k=k, decoder="reference")
+        found = knn(Path("run"), k=k, options=PLAIN)
         assert found.trained == {"nn": shares("trained", 1), "knn": shares("trained", k)}
         assert found.untrained == {"nn": shares("untrained", 1), "knn": shares("untrained", k)}
 
@@ -111,8 +119,8 @@ def test_images_without_a_label_do_not_count(home, monkeypatch, tmp_path):
         return index
 
     monkeypatch.setattr(ShardIndex, "load", without_some)
-    found = knn(Path("run"), shards, decoder="reference")
-    assert (found.bank, found.queries) == (30, 12)
+    found = knn(Path("run"), shards, options=PLAIN)
+    assert (found.train, found.val) == (30, 12)
 
 
 def test_without_a_val_split(home, monkeypatch, tmp_path, capfd):
@@ -154,6 +162,18 @@ def test_with_one_class(home, monkeypatch, tmp_path):
         (["eval", "knn", "nowhere"], 1, "nowhere is neither a run with a checkpoint nor a checkpoint; give runs/NAME"),
         (["eval", "knn", "run", "--data", "images"], 1, "not a packed data set"),
         (["eval", "knn", "run", "--k", "0"], 2, "--k"),
+        (["eval", "knn", "run", "--k", "41"], 1, "--k 41 is more than the 40 labelled train images; give fewer"),
+        (["eval", "knn", "run", "--pool", "max"], 2, "--pool is 'max'; choose mean or cls"),
+        (
+            ["eval", "few-shot", "run", "--shots", "15"],
+            1,
+            "--shots 15: no class of shards has more than 14 train images",
+        ),
+        (["eval", "linear", "run", "--recipe", "slow"], 2, "--recipe is fast or mae"),
+        (["eval", "linear", "run", "--recipe", "mae", "--pool", "cls"], 2, "belong to --recipe fast"),
+        (["eval", "linear", "run", "--epochs", "0"], 2, "--epochs is 0; it must be above 0"),
+        (["eval", "linear", "nowhere"], 1, "nowhere is neither a run with a checkpoint"),
+        (["eval", "few-shot", "run", "--data", "images"], 1, "not a packed data set"),
         (["eval", "knn", "run", "--decoder", "magic"], 1, "there is no decoder 'magic'"),
         (["eval", "knn"], 2, "Missing argument 'RUN_OR_CHECKPOINT'"),
     ],
@@ -166,6 +186,6 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, code, messag
 
 
 def test_the_standard_error_is_that_of_a_share():
-    result = KnnResult(Path("run"), Path("shards"), 1000, 100, 10, 20, {}, {})
+    result = Result("knn", Path("run"), Path("shards"), 1000, 100, 10, {}, {})
     assert result.standard_error(0.5) == pytest.approx(0.05)
     assert result.standard_error(1.0) == 0

@@ -1,0 +1,237 @@
+"""What knn, linear and few-shot share: features made once, kept soundly, gone on with, shared by processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchruns
+from images import write_train_val
+from typed import mimcl
+
+from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate import features as module
+from mimcl.cli.evaluate.feature_cache import FeatureCache
+from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.few_shot import few_shot
+from mimcl.cli.evaluate.knn import knn
+from mimcl.cli.evaluate.linear import linear
+from mimcl.cli.extract import extract, open_decoder
+from mimcl.cli.mae_features import MaeFeatures
+from mimcl.model.evaluate.knn import knn as by_neighbours
+from mimcl.pipeline.index import ShardIndex
+
+TRAIN, VAL = {"ant": 60, "bee": 60, "cow": 50}, {"ant": 30, "bee": 30, "cow": 30}  # 3 and 2 blocks
+PLAIN = FeatureOptions(decoder="reference")
+OPTIONS = ("--recipe", "cpu_small", "--epochs", "0.2", "--decoder", "reference", "--out", "run")
+SETTINGS = ("data.image_size=32", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    write_train_val(folder / "images", TRAIN, VAL)
+    settings = [word for setting in (*SETTINGS, "trainer.checkpoint_every_steps=3") for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, "train", *OPTIONS, *settings) == 0
+    return folder
+
+
+@pytest.fixture
+def fresh(home, tmp_path, monkeypatch):
+    """The run as training left it, in a folder of its own, which is the current one."""
+    shutil.copytree(home / "run", tmp_path / "run")
+    (tmp_path / "shards").symlink_to(home / "shards")
+    shutil.rmtree(tmp_path / "run" / "evaluation", ignore_errors=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def blocks(folder: Path) -> dict[str, bytes]:
+    root = folder / "run" / "evaluation" / "features"
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.features"))}
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the images that are decoded."""
+    counted, central = [], module.central
+
+    def counting(index, decoder, sample_ids):
+        counted.append(len(sample_ids))
+        return central(index, decoder, sample_ids)
+
+    monkeypatch.setattr(module, "central", counting)
+    return counted
+
+
+def test_three_evaluators_decode_every_image_once_and_write_three_lines(fresh, decoded, monkeypatch, capsys):
+    for name, *options in (["knn"], ["linear", "--epochs", "2"], ["few-shot", "--shots", "1", "--shots", "3"]):
+        assert mimcl(monkeypatch, fresh, "eval", name, "run", "--decoder", "reference", *options) == 0
+    assert decoded == [170, 90]
+    lines = [json.loads(line) for line in (fresh / "run" / "metrics.jsonl").read_text().splitlines()][-3:]
+    assert [line["evaluation"] for line in lines] == ["knn", "linear", "few_shot"]
+    linear_names = ["linear", "learning_rate", "held_out", "held_out_lowest"]
+    for line, names in zip(
+        lines, (["nn", "knn"], linear_names, ["1_shot", "1_shot_std", "3_shot", "3_shot_std"]), strict=True
+    ):
+        assert list(line["values"]) == [*names, *(f"untrained_{name}" for name in names)]
+    out = capsys.readouterr().out
+    assert "features: 0.4 MB stay in run/evaluation/features" in out
+    assert "few_shot of run/checkpoints/00000005 (shots 1 3, seeds 5, pool mean)" in out
+    assert out.splitlines()[-1] == "share of val images given their own class ± its spread"
+    assert len(list((fresh / "run" / "evaluation").glob("events.out.tfevents.*"))) == 1
+
+
+def test_the_pool_decides_which_features(fresh):
+    splits = [ShardIndex.load(Path("shards"), split) for split in ("train", "val")]
+    decoder, encoder = open_decoder("reference", 32, *splits), Encoder.load(Path("run"))
+    for pool in ("mean", "cls"):
+        alone = MaeFeatures("", encoder.model(), encoder.config.trainer.precision, pool)
+        train, val = (extract(index, alone, decoder) for index in splits)
+        found = knn(Path("run"), k=5, options=FeatureOptions(pool, "reference"))
+        assert found.trained == dict(by_neighbours(train, splits[0].label, val, splits[1].label, 5))
+        assert found.settings == {"k": 5, "pool": pool}
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "other"])
+def test_a_damaged_block_is_made_again_and_never_used(fresh, decoded, damage):
+    expected = knn(Path("run"), options=PLAIN)
+    sound = blocks(fresh)
+    assert len(sound) == 10  # 3 and 2 of each encoder
+    path = fresh / "run" / "evaluation" / "features" / sorted(sound)[1]
+    content = path.read_bytes()
+    replacement = {
+        "cut": content[:-5],
+        "flipped": content[:-9] + bytes([content[-9] ^ 64]) + content[-8:],
+        "other": sound[sorted(sound)[-1]],  # sound, but shorter
+    }
+    path.unlink() if damage == "missing" else path.write_bytes(replacement[damage])
+    decoded.clear()
+    assert knn(Path("run"), options=PLAIN) == expected
+    assert decoded == [64]
+    assert blocks(fresh) == sound
+
+
+def test_other_weights_other_features_and_only_the_last_stay(fresh, decoded):
+    last = knn(Path("run"), options=PLAIN)
+    before = {name.partition("/")[0] for name in blocks(fresh)}
+    first = knn(Path("run/checkpoints/00000003"), options=PLAIN)
+    after = {name.partition("/")[0] for name in blocks(fresh)}
+    assert len(before) == len(after) == 2
+    assert len(before & after) == 1  # the untrained ones, which are the same
+    assert first.untrained == last.untrained
+    knn(Path("run"), options=FeatureOptions(decoder="reference", cache=False))
+    assert not blocks(fresh)
+
+
+def test_a_killed_evaluation_goes_on_at_the_first_missing_block(fresh, decoded):
+    command = [str(torchruns.BIN / "python"), "-c", KILLED]
+    process = subprocess.run(command, cwd=fresh, env=torchruns.environment(), capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    made = blocks(fresh)
+    assert len(made) == 3
+    resumed = knn(Path("run"), options=PLAIN)
+    assert decoded == [64 + 42, 90]  # the second block lacks one encoder's
+    assert made.items() <= blocks(fresh).items()
+    shutil.rmtree(fresh / "run" / "evaluation")
+    assert knn(Path("run"), options=PLAIN) == resumed
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from mimcl.cli.evaluate.feature_cache import FeatureCache
+from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.knn import knn
+write, written = FeatureCache.write, []
+def dying(self, block, features):
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, block, features)
+    written.append(block)
+FeatureCache.write = dying
+knn(Path("run"), options=FeatureOptions(decoder="reference"))
+"""
+
+# Joined once for all three: torchrun's processes cannot find one another a second time.
+EVALUATED = """
+from contextlib import nullcontext
+from mimcl.cli.evaluate import features
+from mimcl.cli.main import app
+from mimcl.model.distributed import World, connected
+world = World.from_environment()
+with connected(world, world.device(), 200):
+    features.connected = lambda *_: nullcontext()
+    for words in (["knn"], ["linear", "--epochs", "20"], ["few-shot", "--shots", "2"]):
+        app(["eval", *words, "run", "--decoder", "reference"], standalone_mode=False)
+"""
+
+
+def test_two_processes_find_what_one_finds(fresh):
+    expected = [
+        found(Path("run"), options=PLAIN, **more)
+        for found, more in ((knn, {}), (linear, {"epochs": 20}), (few_shot, {"shots": (2,)}))
+    ]
+    whole = blocks(fresh)
+    assert len(whole) == 10
+    shutil.rmtree(fresh / "run" / "evaluation")
+    log, script = fresh / "log", EVALUATED
+    process = torchruns.start(log, ["--nproc-per-node", "2"], [str(torchruns.BIN / "python"), "-c", script], fresh)
+    try:
+        assert process.wait(200) == 0, log.read_text()
+    finally:
+        torchruns.kill_all(process)
+    lines = [json.loads(line) for line in (fresh / "run" / "metrics.jsonl").read_text().splitlines()][-3:]
+    for line, result in zip(lines, expected, strict=True):
+        assert line["values"] == result.trained | {f"untrained_{name}": v for name, v in result.untrained.items()}
+    assert blocks(fresh) == whole  # every bit, by whichever process
+    assert log.read_text().count("learned from 170 train images") == 3
+
+
+def test_blocks_are_whole_batches_and_cover_the_split():
+    for samples in (1, 63, 64, 65, 5000, 50_000, 1_281_167):
+        cache = FeatureCache(Path("nowhere"), samples, 4)
+        rows = [cache.rows(block) for block in range(cache.blocks)]
+        assert [row for part in rows[:3] for row in part] == list(range(min(samples, sum(map(len, rows[:3])))))
+        assert sum(map(len, rows)) == samples
+        assert all(len(part) % 64 == 0 for part in rows[:-1])
+        assert all(len(part) for part in rows)
+        assert max(map(len, rows)) <= 4096
+    assert cache.read(0) is None
+
+
+def test_a_full_disk_is_one_line(fresh, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("mimcl.pipeline.files.os.fsync", full)
+    assert mimcl(monkeypatch, fresh, "eval", "knn", "run", "--decoder", "reference") == 1
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert "No space left on device" in complaint
+    assert "make room and go on with the same command" in complaint
+    assert not blocks(fresh)
+
+
+def test_a_best_rate_at_the_edge_is_said(fresh, monkeypatch, capfd):
+    noise = np.random.default_rng(0)
+    monkeypatch.setattr(
+        MaeFeatures, "__call__", lambda self, images: noise.standard_normal((len(images), 192), np.float32)
+    )
+    monkeypatch.setattr("mimcl.cli.evaluate.linear.RATES", (1.0, 2.0))
+    monkeypatch.setattr(
+        "mimcl.cli.evaluate.linear.linear_fast", lambda *a, **k: [("linear", 0.5), ("learning_rate", 1.0)]
+    )
+    linear(Path("run"), options=PLAIN)
+    assert "the best learning rate, 1, is at the edge of the sweep" in capfd.readouterr().err
+
+
+def test_classes_with_too_few_images_give_all_they_have(fresh, capfd):
+    assert few_shot(Path("run"), shots=(55,), seeds=1, options=PLAIN).settings["shots"] == [55]
+    assert "1 of 3 classes have fewer than 55 train images and give all they have" in capfd.readouterr().err

@@ -1,0 +1,115 @@
+"""`mimcl train --online-knn`: what it finds, that training does not notice, and that a resume repeats nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torchruns
+from images import write_flat, write_train_val
+from small_runs import assert_same_run, back_to, metrics, weights
+from typed import mimcl
+
+from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.knn import knn
+from mimcl.cli.online_knn import OnlineKnn
+
+TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
+SETTINGS = (
+    *("data.image_size=32", "data.batch_size=8", "data.micro_batch_size=8", "data.decode_threads=1"),
+    *("model.patch_size=16", "model.decoder_width=32", "model.decoder_depth=1", "trainer.precision=float32"),
+    *("trainer.log_every_steps=2", "trainer.checkpoint_every_steps=5", "trainer.keep_last=9", "trainer.epochs=3"),
+)
+WORDS = ["train", "--recipe", "cpu_small", "--decoder", "reference", *(w for s in SETTINGS for w in ("--set", s))]
+EVERY = ["--online-knn", "1"]  # of 5 steps, 15 in all
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Packed images and two runs: plain/ and watched/."""
+    folder = tmp_path_factory.mktemp("home")
+    write_train_val(folder / "images", TRAIN, VAL)
+    with pytest.MonkeyPatch.context() as patch:
+        assert mimcl(patch, folder, "shard", "images") == 0
+        assert mimcl(patch, folder, *WORDS, "--out", "plain") == 0
+        assert mimcl(patch, folder, *WORDS, *EVERY, "--out", "watched") == 0
+        shutil.copytree(folder / "watched", folder / "untouched")  # by what tests write into the other
+    return folder
+
+
+def found_in(run: Path) -> list[dict]:
+    return [line for line in metrics(run) if "evaluation" in line]
+
+
+def test_it_finds_what_eval_knn_finds_at_the_same_checkpoints(home, monkeypatch):
+    monkeypatch.chdir(home)
+    lines = found_in(Path("watched"))
+    assert [line["draw"] for line in lines] == [40, 80, 120]
+    assert {line["evaluation"] for line in lines} == {"online_knn"}
+    for line, step in zip(lines, (5, 10, 15), strict=True):
+        saved = Path("watched/checkpoints") / f"{step:08d}"
+        assert line["values"] == knn(saved, options=FeatureOptions(decoder="reference", cache=False)).trained
+
+
+def test_training_does_not_notice(home):
+    assert weights(home / "plain") == weights(home / "watched")
+    plain, watched = metrics(home / "plain"), metrics(home / "untouched")
+    assert plain == [line for line in watched if "evaluation" not in line]
+    assert len(plain) == len(watched) - 3
+
+
+def test_a_resumed_run_has_the_lines_of_an_unbroken_one(home, tmp_path, monkeypatch):
+    # Step 10 was saved right after an evaluation: it is not lost, and not done again.
+    resumed = back_to(10, home / "untouched", tmp_path / "resumed")
+    assert mimcl(monkeypatch, home, "train", "--out", str(resumed), "--resume") == 0
+    assert_same_run(home / "untouched", resumed)
+    assert [line["draw"] for line in found_in(resumed)] == [40, 80, 120]
+
+
+def test_two_processes_share_it(home):
+    log = home / "log"
+    words = [*WORDS, *EVERY, "--out", "shared"]
+    code = f"from mimcl.cli.main import app; app({words!r})"
+    process = torchruns.start(log, ["--nproc-per-node", "2"], [str(torchruns.BIN / "python"), "-c", code], home)
+    try:
+        assert process.wait(200) == 0, log.read_text()
+    finally:
+        torchruns.kill_all(process)
+    lines = found_in(home / "shared")
+    assert [line["draw"] for line in lines] == [40, 80, 120]
+    for line, alone in zip(lines, found_in(home / "watched"), strict=False):
+        for name, share in line["values"].items():
+            assert share == pytest.approx(alone["values"][name], abs=2 / 16)  # weights agree but for rounding
+
+
+def test_when_it_is_due():
+    knn = object.__new__(OnlineKnn)
+    knn._every, knn._draws = 25.0, 96
+    assert [p for p in range(8, 104, 8) if knn.is_due(p, 8)] == [32, 56, 80, 96]
+    knn._every = 3.0  # more often than steps
+    assert [p for p in range(8, 104, 8) if knn.is_due(p, 8)] == list(range(8, 104, 8))
+
+
+def test_without_labels_the_run_does_not_begin(home, monkeypatch, tmp_path, capfd):
+    write_flat(tmp_path / "images", 16)
+    assert mimcl(monkeypatch, tmp_path, "shard", "images", "--holdout", "0.25") == 0
+    capfd.readouterr()
+    assert mimcl(monkeypatch, tmp_path, *WORDS, *EVERY, "--out", "run") == 1
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert "have no labels" in complaint
+    assert not (tmp_path / "run").exists()
+    assert mimcl(monkeypatch, tmp_path, *WORDS, "--online-knn", "-1", "--out", "run") == 2
+    assert "trainer.online_knn_epochs is -1.0; it must not be negative" in capfd.readouterr().err
+
+
+def test_it_reaches_tensorboard(home):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(home / "watched"))
+    events.Reload()
+    shown = events.Scalars("online_knn/nn")
+    lines = [json.loads(line) for line in (home / "watched" / "metrics.jsonl").read_text().splitlines()]
+    expected = [line["values"]["nn"] for line in lines if line.get("evaluation") == "online_knn"]
+    assert [round(event.value, 5) for event in shown] == [round(value, 5) for value in expected]
+    assert [event.step for event in shown] == [40, 80, 120]
