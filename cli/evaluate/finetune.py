@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mimcl.cli.config import replaced
 from mimcl.cli.console import console
-from mimcl.cli.evaluate.fit import Course, Learner, Task, fit
+from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
+from mimcl.cli.evaluate.task import Course, Learner, Task
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import (
     ERASING_NUMBERS,

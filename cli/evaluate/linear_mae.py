@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from mimcl.cli.config import replaced
 from mimcl.cli.console import console
-from mimcl.cli.evaluate.fit import Course, Learner, Task, fit
+from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
+from mimcl.cli.evaluate.task import Course, Learner, Task
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.linear import LinearConfig, Probe, cls_tokens, lars
 from mimcl.model.evaluate.supervised import rate_at
@@ -63,7 +64,7 @@ def linear_mae(
         if (travel := config.travel(task.images)) < _LITTLE:
             console.print(
                 f"LARS moves the weights by {travel:.2g} times their length in all, with ImageNet by 225: of so few "
-                "images the probe learns little; raise --base-lr, or use --recipe fast"
+                "images the probe learns little; give more --epochs, or use --recipe fast"
             )
     return fit("linear", task, course, settings, decoder, lambda: _learner(task, config))
 

@@ -19,7 +19,7 @@ from typed import mimcl
 
 from mimcl.cli.config import ConfigError
 from mimcl.cli.evaluate.finetune import finetune
-from mimcl.cli.evaluate.fit import Task
+from mimcl.cli.evaluate.task import Task
 from mimcl.model import mae
 from mimcl.model.distributed import World
 from mimcl.pipeline.files import DataError
@@ -204,7 +204,7 @@ def test_under_torchrun_the_losses_are_those_of_one_process(home, run, tmp_path)
         torchruns.kill_all(process)
     assert log.read_text().count("finetune_top5") == 1  # a table, by one of them
     one, two = lines(folder_of(other)), lines(folder_of(run))
-    assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 4, 5, 5]
+    assert [line["step"] for line in one] == [line["step"] for line in two] == [1, 2, 5, 5]
     for first, second in zip(one, two, strict=True):
         assert first == pytest.approx(second, rel=1e-4)
     assert_close(run, other)

@@ -1,0 +1,180 @@
+"""The task of training with labels: which encoder, which images in what portions, what is trained."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mimcl.cli.config import usage_errors
+from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.sampler import Plan
+from mimcl.model.distributed import World
+from mimcl.model.evaluate.augment import sent
+from mimcl.pipeline.augment import central_crops, hash64, random_crops
+from mimcl.pipeline.decode import Decoder, make_decoder
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.plan import Among, InOrder
+from mimcl.pipeline.stream import Batch, Stream, micro_batches
+
+PATIENCE = 600.0  # seconds that a process waits for data, or for another process
+VAL_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """An encoder, and labelled images to judge it by. Classes are those of the train images."""
+
+    encoder: Encoder
+    splits: Labelled
+    labels: NDArray[np.int32]  # of the classes, ascending
+    device: torch.device
+    world: World
+
+    @classmethod
+    def load(cls, path: Path, data: Path | None, world: World) -> Task:
+        """`data` None: the shards that the encoder was trained on. Raises CheckpointError and DataError."""
+        encoder = Encoder.load(path)
+        splits = Labelled.load(Path(encoder.config.data.root) if data is None else data)
+        labels = np.unique(splits.train.label[splits.train.label >= 0])
+        return cls(encoder, splits, labels, world.device(), world)
+
+    @property
+    def images(self) -> int:
+        """Train images with a label."""
+        return self.splits.counts[0]
+
+    def targets(self, labels: NDArray[np.int32]) -> Tensor:
+        """Labels (n,) as places among the classes, int64 on the device; -1 where train has no image of that class."""
+        places = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)
+        return sent(np.where(self.labels[places] == labels, places, -1), self.device)
+
+    def digest(self, settings: Mapping[str, Any]) -> str:
+        """Of all that an evaluation depends on: encoder, data, settings."""
+        digest = xxhash.xxh128(json.dumps(settings, sort_keys=True).encode())
+        for index in (self.splits.train, self.splits.val):
+            digest.update(index.fingerprint.encode())
+        for name, tensor in sorted(self.encoder.tensors.items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained and how: losses (n,) and logits (n, C) of batches, the learning rate at a draw."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Callable[[Batch], Tensor]
+    logits: Callable[[Batch], Tensor]
+    rate: Callable[[int], float]
+    repaint: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and in what portions a learner is trained, in draws; how often, in epochs, it is judged meanwhile."""
+
+    draws: int
+    batch_size: int
+    micro_batch_size: int
+    group_size: int
+    seed: int
+    smallest_crop: float
+    judge_every_epochs: float
+
+    @classmethod
+    def of(cls, config: Any, images: int, world: World, micro_batch_size: int, group_size: int = 1) -> Course:
+        """That of an evaluation's configuration; raises ConfigError where its batch cannot be cut so."""
+        steps = max(1, math.ceil(round(config.epochs * images, 6) / config.batch_size))
+        with usage_errors():
+            micro_batches(config.batch_size, micro_batch_size, world.rank, world.size, group_size)
+        return cls(
+            steps * config.batch_size,
+            config.batch_size,
+            micro_batch_size,
+            group_size,
+            config.seed,
+            config.smallest_crop,
+            config.judge_every_epochs,
+        )
+
+    @staticmethod
+    def settings_of(config: Any) -> dict[str, Any]:
+        """The configuration's values by name, without what no result depends on."""
+        return {name: value for name, value in asdict(config).items() if name != "judge_every_epochs"}
+
+
+def decoder_of(name: str, task: Task, index: ShardIndex, images: int) -> tuple[Decoder, str]:
+    """For crops of the encoder's size, and the line that says which; `images` is the most a batch has."""
+    threads = max(1, (os.cpu_count() or 1) // task.world.local_size)
+    return make_decoder(name, task.encoder.config.data.image_size, images, threads, index.largest)
+
+
+def train_batches(
+    task: Task,
+    course: Course,
+    decoder: Decoder,
+    repaint: Callable[[Tensor, NDArray[np.int64]], Tensor] | None,
+    start: int,
+) -> Stream:
+    """Every train image with a label once a pass, in keyed order."""
+    labelled = np.flatnonzero(task.splits.train.label >= 0)
+    plan = Plan(
+        CurriculumConfig(name="none"),
+        samples=len(labelled),
+        distances=None,
+        draws=course.draws,
+        batch_size=course.batch_size,
+        seed=course.seed,
+        hash64=hash64,
+    )
+    return Stream(
+        Among(plan, labelled),
+        task.splits.train,
+        decoder,
+        random_crops(course.seed, (course.smallest_crop, 1.0)),
+        seed=course.seed,
+        batch_size=course.batch_size,
+        micro_batch_size=course.micro_batch_size,
+        prefetch=4,
+        start=start,
+        rank=task.world.rank,
+        world_size=task.world.size,
+        group_size=course.group_size,
+        device=task.device,
+        stall_timeout=PATIENCE,
+        repaint=repaint,
+    )
+
+
+def val_batches(task: Task, decoder: Decoder) -> Stream:
+    """This rank's share of the val images with a label, as central crops."""
+    index, world = task.splits.val, task.world
+    labelled = np.flatnonzero(index.label >= 0)
+    share = labelled[world.rank * len(labelled) // world.size : (world.rank + 1) * len(labelled) // world.size]
+    return Stream(
+        InOrder(share),
+        index,
+        decoder,
+        central_crops,
+        seed=0,  # nothing here is random
+        batch_size=VAL_BATCH,
+        micro_batch_size=VAL_BATCH,
+        prefetch=4,
+        device=task.device,
+        stall_timeout=PATIENCE,
+    )
