@@ -14,7 +14,7 @@ from mimcl.cli.trackers import require_libraries, trackers_beside
 from mimcl.model.trackers import LogConfig
 from mimcl.pipeline.files import DataError
 
-STEPS, SAVED = 6, 3
+STEPS, SAVED = 6, 4
 URI = "sqlite:///mlflow.db"
 
 
@@ -69,10 +69,10 @@ def test_one_run_over_a_resume_and_an_evaluation(home, monkeypatch, capfd):
 def test_a_server_that_is_not_there_changes_nothing_and_another_tracker_may_follow(home, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = closed_port()
-    assert mimcl(monkeypatch, home, *arguments("plain")) == 0
+    assert mimcl(monkeypatch, home, *arguments("plain", "trainer.checkpoint_every_steps=99")) == 0
     assert not (home / "plain" / "trackers.json").exists()
     capfd.readouterr()
-    assert mimcl(monkeypatch, home, *arguments("alone"), "--mlflow", address) == 0
+    assert mimcl(monkeypatch, home, *arguments("alone", "trainer.checkpoint_every_steps=99"), "--mlflow", address) == 0
     (complaint,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mimcl:")]
     assert complaint.startswith("mimcl: mlflow goes without the rest: API request to ")
     assert metrics(home / "alone") == metrics(home / "plain")
