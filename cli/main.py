@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from mimcl.cli.compare import compare_command
+from mimcl.cli.compare.compare import compare_command
 from mimcl.cli.demo import demo_command
 from mimcl.cli.doctor.command import doctor_command
 from mimcl.cli.evaluate.command import evaluate
-from mimcl.cli.export import export_command
+from mimcl.cli.export.export import export_command
 from mimcl.cli.inspect.command import inspect_command
 from mimcl.cli.masks import masks_command
 from mimcl.cli.plan import plan_command

@@ -10,7 +10,7 @@ from typing import Any
 
 from mimcl.cli.console import warn
 from mimcl.model.evaluate.supervised import Supervised
-from mimcl.model.log import RunLog
+from mimcl.model.log import RunLog, TensorBoard
 from mimcl.model.metrics import Outcome
 from mimcl.model.saver import Saver
 from mimcl.pipeline.files import atomic_file
@@ -33,7 +33,7 @@ class FitRecord:
         with atomic_file(folder / "settings.json") as file:
             file.write(json.dumps(settings, indent=1).encode())
         self._saver = Saver(folder / "checkpoints", keep_last=2, keep_every_steps=0, on_trouble=warn)
-        self._log = RunLog(folder, training.position, warn)
+        self._log = RunLog(folder, training.position, warn, [TensorBoard(folder, training.position, warn)])
         self._saved = training.position
         self._restart_clock()
 

@@ -54,7 +54,17 @@ def home(tmp_path_factory):
         patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
         assert mimcl(patch, folder, "shard", "images") == 0
         assert mimcl(patch, folder, "shard", "others", "--out", "permuted") == 0
-        options = ("--recipe", "cpu_small", "--epochs", "0.2", "--decoder", "reference", *settings)
+        options = (
+            "--recipe",
+            "cpu_small",
+            "--epochs",
+            "0.2",
+            "--decoder",
+            "reference",
+            "--set",
+            "report=false",
+            *settings,
+        )
         for out, precision in (("run", "float32"), ("half", "bfloat16")):
             assert mimcl(patch, folder, "train", *options, "--set", f"trainer.precision={precision}", "--out", out) == 0
     return folder

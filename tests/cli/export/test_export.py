@@ -15,11 +15,12 @@ from images import picture, write_train_val
 from safetensors.torch import load_file
 from typed import mimcl
 
-from mimcl.cli import export_parts
 from mimcl.cli.config import ConfigError
 from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
-from mimcl.cli.export import export
+from mimcl.cli.export import parts
+from mimcl.cli.export.export import export
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.export import to_vit
@@ -175,7 +176,7 @@ def test_the_card_says_what_was_trained_and_how_good_it_is(here):
     assert rows["target"] == "pixels"
     assert rows["seed"] == "5"
     line = json.loads((here / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert rows["knn"].startswith("shards | k 20, bank 24, queries 8 | nn ")
+    assert rows["knn"].startswith("shards | k 20, pool mean, train 24, val 8 | nn ")
     assert f"nn {100 * line['values']['nn']:.1f} %" in rows["knn"]
     assert all(str(value) in body for value in (*MEAN, *STD))
     assert str(here) not in text  # a card is published
@@ -204,8 +205,8 @@ def test_what_was_exported_is_read_again(here):
 
 
 def test_a_file_of_weights_is_judged_as_the_run_it_came_from(here):
-    of_run = knn(Path("run"), decoder="reference")
-    of_file = knn(Path("hf/vit"), Path("shards"), decoder="reference")
+    of_run = knn(Path("run"), options=FeatureOptions(decoder="reference"))
+    of_file = knn(Path("hf/vit"), Path("shards"), options=FeatureOptions(decoder="reference"))
     assert of_file.trained == of_run.trained
     assert (here / "evaluations" / "vit" / "metrics.jsonl").exists()
 
@@ -247,7 +248,7 @@ def test_weights_that_others_load_otherwise_are_not_kept(here, tmp_path, monkeyp
 
 def test_the_limit_is_for_float64(here, tmp_path, monkeypatch):
     differences = {"found": [1.1e-5, 0.0]}
-    monkeypatch.setattr(export_parts, "differences", lambda *_: differences["found"])
+    monkeypatch.setattr(parts, "differences", lambda *_: differences["found"])
     with pytest.raises(CheckpointError, match="differs from run by 1.1e-05"):
         export(Path("run"), "timm", tmp_path / "out")
     for found in ([0.9e-5, 0.0], [0.0, 1.1e-5]):
@@ -294,7 +295,7 @@ def test_a_full_disk(here, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_parts, "save_file", full)
+    monkeypatch.setattr(parts, "save_file", full)
     with pytest.raises(ConfigError, match="cannot be written .*No space left on device.*make room"):
         export(Path("run"), "timm", tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mimcl.cli.arms import arm, arms
+from mimcl.cli.compare.arms import arm, arms
 from mimcl.cli.config import Config, ConfigError, override
 
 NONE = {"curriculum.name": "none"}

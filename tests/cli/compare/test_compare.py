@@ -12,11 +12,11 @@ from images import write_train_val
 from small_runs import FEW_PATCHES, metrics, weights
 from typed import mimcl
 
-from mimcl.cli import compare
-from mimcl.cli.arms import arms
-from mimcl.cli.compare import CompareConfig
+from mimcl.cli.compare import compare
+from mimcl.cli.compare.arms import arms
+from mimcl.cli.compare.compare import CompareConfig
+from mimcl.cli.compare.pilot import STEPS as STEPS_OF_PILOT
 from mimcl.cli.config import parse_settings
-from mimcl.cli.pilot import STEPS as STEPS_OF_PILOT
 from mimcl.cli.stop import StopSignals
 
 ARMS, SEEDS = ("uniform", "proto"), 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from mimcl.cli.comparison import Figures, compare_figures, show, write_comparison
+from mimcl.cli.compare.comparison import Figures, compare_figures, show, write_comparison
 
 NN, KNN = (("knn", '{"k": 20}', "ab", name) for name in ("nn", "knn"))
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from mimcl.cli.arms import Settings
+from mimcl.cli.compare.arms import Settings
+from mimcl.cli.compare.pilot import pilot_settings
 from mimcl.cli.config import Config, ConfigError, override
 from mimcl.cli.evaluate.labelled import Labelled
-from mimcl.cli.pilot import pilot_settings
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run import draws_of, load_distances, open_run
 from mimcl.model import checkpoint

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from mimcl.cli.comparison import Comparison
+    from mimcl.cli.compare.comparison import Comparison
+    from mimcl.cli.compare.trials import Trial, Trials
     from mimcl.cli.stop import StopSignals
-    from mimcl.cli.trials import Trial, Trials
 
 EVALUATIONS = ("knn", "linear", "few-shot")  # commands of mimcl eval; their lines have _ for -
 _FORMAT = "mimcl-comparison/1"
@@ -25,7 +25,7 @@ _STOPPED = 75
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What is compared. `arms` are names with their settings, as `mimcl.cli.arms.arms` reads them; the first is A."""
+    """What is compared. `arms` are names with settings, as `arms` in cli/compare/arms.py reads them; the first is A."""
 
     recipe: str
     arms: Mapping[str, Mapping[str, Any]]
@@ -67,8 +67,8 @@ def compare_command(
 
     The same command goes on where it was stopped; arms may be added and --seeds raised.
     """
-    from mimcl.cli.arms import arms as read_arms
-    from mimcl.cli.children import StoppedError
+    from mimcl.cli.compare.arms import arms as read_arms
+    from mimcl.cli.compare.children import StoppedError
     from mimcl.cli.config import ConfigError, parse_settings
 
     if budget not in ("samples", "time"):
@@ -104,7 +104,7 @@ def compare(config: CompareConfig) -> Comparison:
     signal, ChildError when a run fails, ConfigError when OUT has another comparison or a run with other settings, and
     what is wrong with data and prototypes, before anything is trained.
     """
-    from mimcl.cli.comparison import compare_figures, figures, is_evaluated, show, write_comparison
+    from mimcl.cli.compare.comparison import compare_figures, figures, is_evaluated, show, write_comparison
     from mimcl.cli.console import console, last_words
     from mimcl.cli.report.read import read_run
     from mimcl.cli.report.report import report
@@ -140,9 +140,9 @@ def compare(config: CompareConfig) -> Comparison:
 
 def print_plan(config: CompareConfig) -> None:
     """Prints the commands that `compare` would run, those that are done included; writes nothing."""
-    from mimcl.cli.children import command
+    from mimcl.cli.compare.children import command
+    from mimcl.cli.compare.pilot import equal_time
     from mimcl.cli.console import console
-    from mimcl.cli.pilot import equal_time
 
     trials, head = _prepare(config)
     length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
@@ -163,8 +163,8 @@ def print_plan(config: CompareConfig) -> None:
 
 def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     """The runs to be, and what comparison.json begins with. Raises ConfigError when OUT holds something else."""
+    from mimcl.cli.compare.trials import Trials
     from mimcl.cli.config import ConfigError
-    from mimcl.cli.trials import Trials
 
     trials = Trials.prepare(config.recipe, config.arms, dict(config.settings), config.out, bool(config.evaluations))
     head = {
@@ -193,8 +193,8 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
 
 def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals: StopSignals) -> dict[str, float]:
     """The length of each arm; by time, each that has not been measured yet is, on a machine that should be idle."""
+    from mimcl.cli.compare.pilot import equal_time, seconds_per_step
     from mimcl.cli.console import console
-    from mimcl.cli.pilot import equal_time, seconds_per_step
     from mimcl.pipeline.files import write_json
 
     length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
@@ -222,7 +222,7 @@ def _judging(evaluation: str, run: Trial, trials: Trials) -> list[str]:
 
 
 def _start(arguments: Sequence[str], run: Trial, signals: StopSignals, processes: int = 1) -> None:
-    from mimcl.cli.children import ChildError, command, run_to_end
+    from mimcl.cli.compare.children import ChildError, command, run_to_end
 
     try:
         run_to_end(command(*arguments, processes=processes), run.log, signals)

@@ -66,8 +66,8 @@ def export(path: Path, format: str, out: Path) -> Exported:
 
     from mimcl.cli.config import ConfigError
     from mimcl.cli.encoder import Encoder
-    from mimcl.cli.export_parts import differences, parts_of, samples_of, versions, write
-    from mimcl.cli.model_card import model_card
+    from mimcl.cli.export.model_card import model_card
+    from mimcl.cli.export.parts import differences, parts_of, samples_of, versions, write
     from mimcl.model.checkpoint import CheckpointError
     from mimcl.pipeline.files import atomic_folder
 

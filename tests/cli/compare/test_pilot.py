@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mimcl.cli.pilot import STEPS, WARM_STEPS, equal_time, pilot_settings, seconds_per_step
+from mimcl.cli.compare.pilot import STEPS, WARM_STEPS, equal_time, pilot_settings, seconds_per_step
 
 
 def test_the_first_arm_keeps_its_epochs_and_a_slower_one_gets_fewer():
