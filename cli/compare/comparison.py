@@ -57,8 +57,7 @@ def figures(arm: str, seed: int, folder: Path) -> Figures:
         (*evaluation.protocol, name): value
         for evaluation in record.evaluations
         if evaluation.draw == record.draws
-        for name, value in evaluation.values.items()
-        if not name.startswith("untrained_") and not name.endswith("_std") and name != "learning_rate"
+        for name, value in evaluation.accuracies.items()
     }
     return Figures(arm, seed, folder, record.draws, record.final_loss, float(record.seconds[-1]), qualities)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from mimcl.cli.console import console, warn
 from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate.lines import SPREAD, UNTRAINED, settings_in_words
 from mimcl.cli.trackers import trackers_beside
 from mimcl.model.lines import LineFile
 from mimcl.model.log import TensorBoard
 from mimcl.pipeline.index import ShardIndex
 
-_SPREAD = "_std"  # what ends the name of a value's spread
-_NO_SHARES = ("learning_rate",)
+_DETAILS = ("learning_rate", "held_out", "held_out_lowest")  # that led to a value: no quality of the encoder
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Result:
 def record(encoder: Encoder, result: Result, judged_on: ShardIndex) -> None:
     """Adds a line to `encoder.home`/metrics.jsonl: the values by name, and all that they depend on.
 
-    A line has evaluation, draw, checkpoint, data, index (the val split's fingerprint), settings and values. Of several
-    lines alike but for the values the last one counts. For rank 0 alone.
+    A line has evaluation, draw, checkpoint, data, index (the val split's fingerprint), settings, values (shares) and
+    details. Of several lines alike but for the last two the last one counts. For rank 0 alone.
     """
     encoder.home.mkdir(parents=True, exist_ok=True)
-    values = result.trained | {f"untrained_{name}": value for name, value in result.untrained.items()}
+    found = result.trained | {UNTRAINED + name: value for name, value in result.untrained.items()}
+    details = {name: value for name, value in found.items() if name.removeprefix(UNTRAINED) in _DETAILS}
+    values = {name: value for name, value in found.items() if name not in details}
     line = {
         "evaluation": result.evaluation,
         "draw": encoder.draw,
@@ -56,6 +58,7 @@ def record(encoder: Encoder, result: Result, judged_on: ShardIndex) -> None:
         "index": judged_on.fingerprint,
         "settings": result.settings | {"train": result.train, "val": result.val},
         "values": values,
+        "details": details,
     }
     LineFile(encoder.home / "metrics.jsonl", warn).add([line])
     events = encoder.home / "evaluation"
@@ -67,8 +70,7 @@ def record(encoder: Encoder, result: Result, judged_on: ShardIndex) -> None:
 
 def show(result: Result) -> None:
     """Prints the table: a row for each value, trained beside untrained. For rank 0 alone."""
-    settings = ", ".join(f"{name} {_words(value)}" for name, value in result.settings.items())
-    console.print(f"{result.evaluation} of {result.checkpoint} ({settings})")
+    console.print(f"{result.evaluation} of {result.checkpoint} ({settings_in_words(result.settings)})")
     console.print(
         f"learned from {result.train:,} train images of {result.data}, judged on {result.val:,} val images, "
         f"{result.classes:,} classes"
@@ -76,21 +78,15 @@ def show(result: Result) -> None:
     encoders = {"trained": result.trained} | ({"untrained": result.untrained} if result.untrained else {})
     console.print(f"{'':16}" + "".join(f"{name:>17}" for name in encoders))
     for name in result.trained:
-        if not name.endswith(_SPREAD):
+        if not name.endswith(SPREAD):
             console.print(f"{name:16}" + "".join(f"{_cell(result, values, name):>17}" for values in encoders.values()))
-    spread = any(name.endswith(_SPREAD) for name in result.trained)
+    spread = any(name.endswith(SPREAD) for name in result.trained)
     console.print(f"share of val images given their own class ± its {'spread' if spread else 'standard error'}")
 
 
 def _cell(result: Result, values: dict[str, float], name: str) -> str:
     value = values[name]
-    if name in _NO_SHARES:
-        return f"{value:g}"
-    if name.startswith("held_out"):  # of train images
-        return f"{100 * value:.1f} %"
-    spread = values.get(name + _SPREAD, result.standard_error(value))
+    if name in _DETAILS:
+        return f"{value:g}" if name == "learning_rate" else f"{100 * value:.1f} %"
+    spread = values.get(name + SPREAD, result.standard_error(value))
     return f"{100 * value:.1f} ± {100 * spread:.1f} %"
-
-
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"

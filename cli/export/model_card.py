@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mimcl.cli.encoder import Encoder
+from mimcl.cli.evaluate.lines import last_of_each, settings_in_words, shares_in_words
+from mimcl.model.lines import read_lines
 from mimcl.model.mae import MEAN, SIZES, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
 
@@ -100,30 +101,20 @@ def _training(encoder: Encoder) -> str:
 def _evaluation(encoder: Encoder) -> str:
     rows = []
     for line in _evaluations(encoder):
-        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in line["values"].items())
-        settings = ", ".join(f"{name} {value}" for name, value in line["settings"].items())
+        settings, shares = settings_in_words(line["settings"]), shares_in_words(line["values"])
         rows.append((line["evaluation"], Path(line["data"]).name, settings, shares))
     if not rows:
         return "None was made of these weights."
     return _table(("", "data", "settings", "result"), rows)
 
 
-def _evaluations(encoder: Encoder) -> list[dict[str, Any]]:
-    """The lines about these weights in metrics.jsonl; of several alike but for the values, the last."""
+def _evaluations(encoder: Encoder) -> list[Mapping[str, Any]]:
+    """The lines about these weights in metrics.jsonl."""
     try:
-        lines = (encoder.home / "metrics.jsonl").read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = read_lines(encoder.home / "metrics.jsonl")
+    except OSError:
         return []
-    found = {}
-    for text in lines:
-        try:
-            line = json.loads(text)
-        except ValueError:  # cut off when its writer was killed
-            continue
-        if isinstance(line, dict) and "evaluation" in line and line["checkpoint"] == encoder.path.name:
-            key = json.dumps({name: value for name, value in line.items() if name != "values"}, sort_keys=True)
-            found[key] = line
-    return list(found.values())
+    return [line for line in last_of_each(lines) if line.get("checkpoint") == encoder.path.name]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:

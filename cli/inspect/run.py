@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
+from mimcl.cli.evaluate.lines import last_of_each, shares_in_words
 from mimcl.cli.inspect.words import bytes_below, size, some
 from mimcl.cli.recipes import RECIPES
 from mimcl.cli.run import draws_of, warmup_epochs
@@ -57,7 +59,7 @@ class RunDescription:
     max_repeats: int | None
     bad_samples: int
     nonfinite_steps: int
-    evaluations: list[dict[str, Any]]  # lines of metrics.jsonl; of several alike but for the values the last
+    evaluations: list[Mapping[str, Any]]  # lines of metrics.jsonl; of several alike but for the values the last
     bytes: int
     checkpoint_bytes: int
     fingerprints: dict[str, str | None]
@@ -153,7 +155,7 @@ def describe_run(path: Path) -> RunDescription:
         max_repeats=drawn.max_repeats if drawn else None,
         bad_samples=bad,
         nonfinite_steps=sum(line.get("nonfinite_steps") or 0 for line in stepped),
-        evaluations=_evaluations(lines),
+        evaluations=last_of_each(lines),
         bytes=bytes_below(path),
         checkpoint_bytes=sum(kept.bytes for kept in saved),
         fingerprints=fingerprints,
@@ -216,15 +218,5 @@ def _counts(path: Path) -> NDArray[np.uint32] | None:
     return counts
 
 
-def _evaluations(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    alike = {
-        tuple(str(line.get(key)) for key in ("evaluation", "draw", "checkpoint", "index", "settings")): line
-        for line in lines
-        if "evaluation" in line and isinstance(line.get("values"), dict)
-    }
-    return list(alike.values())
-
-
-def _evaluation(line: dict[str, Any]) -> str:
-    values = "  ".join(f"{name} {100 * value:.1f} %" for name, value in line["values"].items())
-    return f"{line['evaluation']} at checkpoint {line.get('checkpoint')}: {values}"
+def _evaluation(line: Mapping[str, Any]) -> str:
+    return f"{line['evaluation']} at checkpoint {line.get('checkpoint')}: {shares_in_words(line['values'])}"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.cli.config import read_yaml
+from mimcl.cli.evaluate.lines import SPREAD, UNTRAINED
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError, open_regular
@@ -63,17 +64,12 @@ class Evaluation:
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """The values that are shares of images given their own class, of the trained encoder: no spread, no rate."""
+        """The values that are shares of images given their own class, of the trained encoder: no spread."""
         return {
             name: value
             for name, value in self.values.items()
-            if is_share(name, value) and not name.startswith("untrained_") and not name.endswith("_std")
+            if not name.startswith(UNTRAINED) and not name.endswith(SPREAD)
         }
-
-
-def is_share(name: str, value: float) -> bool:
-    """Whether a value of an evaluation goes from 0 to 1, as all do but a learning rate."""
-    return 0 <= value <= 1 and not name.endswith("learning_rate")
 
 
 @dataclass(frozen=True)

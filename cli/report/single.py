@@ -16,7 +16,7 @@ from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
 from mimcl.cli.report.charts import Chart
 from mimcl.cli.report.compared import describe
 from mimcl.cli.report.pictures import Picture, Strip, gallery, reconstructions
-from mimcl.cli.report.read import Evaluation, RunRecord, is_share
+from mimcl.cli.report.read import Evaluation, RunRecord
 from mimcl.cli.report.settings import Setting, command, settings
 from mimcl.cli.run import draws_of, fingerprints
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
@@ -242,8 +242,7 @@ def _tables(run: RunRecord) -> list[EvaluationTable]:
         shown = [judged[place] for place in spread(len(judged), _MOST_ROWS)]
         rows = []
         for line in shown:
-            values = ((name, line.values.get(name)) for name in columns)
-            cells = [words.share_or_number(v, v is not None and is_share(name, v)) for name, v in values]
+            cells = [words.percent(line.values.get(name)) for name in columns]
             rows.append((f"{line.draw:,}", line.checkpoint, cells))
         left_out = f"; {len(judged) - len(shown)} more in metrics.jsonl" if len(judged) > len(shown) else ""
         names = [name.replace("_", " ") for name in columns]

@@ -106,14 +106,13 @@ def test_what_was_judged_while_training_on_other_data_is_not_pooled(tmp_path):
     assert [(m.detail, m.rows[0].found.n) for m in found] == [("data abc", 1), ("data abc2", 1)]
 
 
-def test_a_learning_rate_is_no_share(tmp_path):
+def test_a_loss_is_no_share_and_a_spread_no_accuracy(tmp_path):
     line = evaluation_line(640, 0.5, "linear")
-    line["values"] = {"linear": 0.6, "learning_rate": 0.1, "linear_std": 0.01}
+    line["values"] = {"linear": 0.6, "linear_std": 0.01}
     run = made(tmp_path, "run", lines=[line])
     assert {m.title: m.share for m in measurements(arms_of([run]))} == {
         "final loss": False,
         "linear": True,
-        "linear: learning rate": False,
         "linear: linear std": True,
     }
     assert run.evaluations[0].accuracies == {"linear": 0.6}

@@ -22,7 +22,7 @@ NAMES = ("random", "block", "grid")
 
 def made(name: str, patches: int, ratio: float = 0.75) -> Masker:
     """Of the model these maskers take the number of patches and the device."""
-    model = SimpleNamespace(num_patches=patches, cls_token=torch.empty(0))
+    model = SimpleNamespace(num_patches=patches, device=torch.device("cpu"))
     config = MaskingConfig(name, ratio)
     clock = Clock("epoch", 1, 1)
     return make_masker(config, model, clock, hard_patches=HardPatchesConfig(), learned=LearnedMaskingConfig(), seed=0)
