@@ -192,17 +192,22 @@ def warmup_epochs(config: Config) -> float:
     return min(config.optim.warmup_epochs, config.trainer.epochs / 10)
 
 
-def resolve(config: Config, window: int, decoder: str) -> Config:
-    """`config` with nothing left open: decoder, window, precision, and a warm-up that fits the run's length."""
+def resolve(config: Config, window: int, decoder: str, steps: int | None = None) -> Config:
+    """`config` with nothing left open: decoder, window, precision, a warm-up that fits the run's length, and, where the
+    run's `steps` are known, which checkpoints are kept for good.
+    """
     precision = config.trainer.precision
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16() else "float32"
+    kept, every = config.trainer.keep_every_steps, config.trainer.checkpoint_every_steps
+    if kept is None and steps is not None:
+        kept = every * math.ceil(steps / (4 * every))
     return replace(
         config,
         data=replace(config.data, decoder=decoder),
         curriculum=replace(config.curriculum, window=window),
         optim=replace(config.optim, warmup_epochs=warmup_epochs(config)),
-        trainer=replace(config.trainer, precision=precision),
+        trainer=replace(config.trainer, precision=precision, keep_every_steps=kept),
     )
 
 

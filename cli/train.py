@@ -195,7 +195,7 @@ def train(run: Run, world: World | None = None) -> bool:
     longest = max(stop - start for start, stop in parts)
     threads = max(1, data.decode_threads // world.local_size)
     decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, threads, index.largest)
-    config = resolve(config, plan.window_length, decoder.name)
+    config = resolve(config, plan.window_length, decoder.name, draws // data.batch_size)
     marks = fingerprints(index, distances)
     online_knn = None
     if config.trainer.online_knn_epochs:

@@ -406,3 +406,11 @@ def test_resolving_leaves_nothing_open():
     assert config.data.decoder == "reference"
     assert config.optim.warmup_epochs == 1  # a tenth of the run
     assert resolve(config, 256, "reference") == config
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "kept"), [(None, 4000, 1000), (None, 1125, 400), (None, 3, 200), (0, 4000, 0)]
+)
+def test_about_every_quarter_of_a_run_a_checkpoint_stays_for_good(given, steps, kept):
+    config = override(cpu_small(), {"trainer.keep_every_steps": given})  # saved every 200 steps
+    assert resolve(config, 256, "reference", steps).trainer.keep_every_steps == kept

@@ -92,7 +92,7 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     parts = micro_batches(batch, data.micro_batch_size)
     longest = max(stop - start for start, stop in parts)
     decoder, choice = make_decoder(data.decoder, SIZE, longest, data.decode_threads, index.largest)
-    config = resolve(config, plan.window_length, decoder.name)
+    config = resolve(config, plan.window_length, decoder.name, draws // config.data.batch_size)
     model = MaskedAutoencoderViT(
         SIZE, 16, 32, 1, 1, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
     )
