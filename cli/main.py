@@ -30,19 +30,20 @@ app = typer.Typer(
     help="Pre-train masked autoencoders on a stream whose data get harder over time.",
     epilog="In order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
 )
-app.command("shard")(shard_command)
-app.command("verify")(verify_command)
-app.add_typer(prototypes, name="prototypes")
-app.command("inspect")(inspect_command)
-app.command("plan")(plan_command)
-app.command("train")(train_command)
-app.add_typer(evaluate, name="eval")
-app.command("export")(export_command)
-app.command("compare")(compare_command)
-app.command("masks")(masks_command)
-app.command("report")(report_command)
-app.command("doctor")(doctor_command)
-app.command("demo")(demo_command)
+_DATA, _TRAINING, _RESULTS, _HELP = "The data", "Training", "What came of it", "Help"
+app.command("shard", rich_help_panel=_DATA)(shard_command)
+app.command("verify", rich_help_panel=_DATA)(verify_command)
+app.add_typer(prototypes, name="prototypes", rich_help_panel=_DATA)
+app.command("inspect", rich_help_panel=_DATA)(inspect_command)
+app.command("plan", rich_help_panel=_TRAINING)(plan_command)
+app.command("train", rich_help_panel=_TRAINING)(train_command)
+app.command("compare", rich_help_panel=_TRAINING)(compare_command)
+app.add_typer(evaluate, name="eval", rich_help_panel=_RESULTS)
+app.command("report", rich_help_panel=_RESULTS)(report_command)
+app.command("masks", rich_help_panel=_RESULTS)(masks_command)
+app.command("export", rich_help_panel=_RESULTS)(export_command)
+app.command("doctor", rich_help_panel=_HELP)(doctor_command)
+app.command("demo", rich_help_panel=_HELP)(demo_command)
 
 
 def _show_version(wanted: bool) -> None:
