@@ -15,6 +15,7 @@ from pages import Page
 from typed import mimcl
 
 from mimcl.cli.report import at_end
+from mimcl.cli.report.race import RESAMPLES
 from mimcl.cli.report.report import report
 from mimcl.pipeline.files import DataError
 
@@ -189,7 +190,8 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch, capsys):
     assert "41.0 ± 1.4 %" in page.text  # of 40 and 42
     assert "51.0 ± 1.4 %" in page.text
     assert "curriculum.name" in page.text
-    assert "2 of 2" in page.text
+    assert "With so few seeds it is too narrow" in page.text
+    assert f"{RESAMPLES:,} resamples" in page.text
     assert mimcl(monkeypatch, tmp_path, "report", *names, "--label", "x") == 1
     assert "1 labels for 4 runs" in capsys.readouterr().err
 
