@@ -58,7 +58,10 @@ def test_a_run_that_ends_leaves_its_report(home):
     curriculum = [w for w in windows if w["temperature"] is not None]
     shown = [y for y in charts["Temperature"]["series"][0]["y"] if y is not None]
     np.testing.assert_allclose(shown, [w["temperature"] for w in curriculum], rtol=1e-4)
-    np.testing.assert_allclose(charts["Distinct images"]["series"][0]["y"], [w["coverage"] for w in windows], rtol=1e-4)
+    distinct = [round(w["coverage"] * 40) for w in windows]
+    assert charts["Distinct images"]["series"][0]["y"] == distinct
+    assert (charts["Distinct images"]["yFormat"], charts["Distinct images"]["whole"]) == ("count", 40)
+    assert f"{100 * distinct[-1] / 40:.1f} % of 40; no image more than" in page.text
     assert {"Most repeats", "Distance of drawn images", "Throughput", "Data-wait", "Times drawn"} <= charts.keys()
     counts = np.load(folder / "run" / "draw_counts.npy")
     bars, width = charts["Times drawn"], -(-(int(np.ptp(counts)) + 1) // 50)
@@ -100,6 +103,7 @@ def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
     page = Page(report([copy / "run"]))
     page.assert_sound()
     assert "there is no draw_counts.npy yet" in page.text
+    assert page.charts["Distinct images"]["yFormat"] == "percent"
     assert "reconstructions: there is no checkpoint yet" in page.text
 
 
