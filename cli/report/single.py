@@ -82,7 +82,7 @@ class RunPage:
 def run_page(run: RunRecord, pictures: bool = True) -> RunPage:
     """Everything that the run's folder, and its shards where they are still there, tell."""
     by_section: dict[str, list[Setting]] = {}
-    for setting in settings(run.config):
+    for setting in settings(run.config, run.images):
         by_section.setdefault(setting.section, []).append(setting)
     page = RunPage(
         title=run.name,
