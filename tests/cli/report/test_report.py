@@ -14,7 +14,7 @@ from made_runs import BATCH, evaluation_line, long_run, step_line, window_line, 
 from pages import Page
 from typed import mimcl
 
-from mimcl.cli.report import at_end
+from mimcl.cli.report import at_end, single
 from mimcl.cli.report.race import RESAMPLES
 from mimcl.cli.report.report import report
 from mimcl.pipeline.files import DataError
@@ -129,6 +129,21 @@ def test_a_damaged_checkpoint_is_left_out_with_a_line(copy):
     page.assert_sound()
     assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
     assert "is damaged" in page.text
+
+
+def test_a_checkpoint_thinned_out_meanwhile_takes_no_other_s_pictures_along(copy, monkeypatch):
+    read = single.reconstructions
+    saved = sorted((copy / "run" / "checkpoints").glob("0*"))
+
+    def thinned_out_first(run, index):
+        shutil.rmtree(saved[-1])
+        return read(run, index)
+
+    monkeypatch.setattr(single, "reconstructions", thinned_out_first)
+    page = Page(report([copy / "run"]))
+    page.assert_sound()
+    assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
+    assert "looking up neighbours while training" in page.text
 
 
 def test_hostile_names_stay_text(tmp_path, monkeypatch):
