@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
+from mimcl.cli.chosen import chosen
+from mimcl.cli.config import Config, nested_keys, override, read_yaml
 from mimcl.cli.evaluate.lines import last_of_each, shares_in_words
 from mimcl.cli.inspect.words import bytes_below, size, some
-from mimcl.cli.recipes import RECIPES
-from mimcl.cli.run import draws_of, warmup_epochs
+from mimcl.cli.run import draws_of
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.lines import read_lines
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import read_dataset
-
-_OF_THE_MACHINE = {"data.decode_threads", "data.decoder", "data.root"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def describe_run(path: Path) -> RunDescription:
     return RunDescription(
         path=path,
         recipe=config.recipe,
-        differs=_differences(config),
+        differs=chosen(config, images),
         model=f"{config.model.name}/{config.model.patch_size} at {config.data.image_size} px",
         precision=config.trainer.precision,
         masking=f"{config.masking.name} {config.masking.mask_ratio:g}",
@@ -175,17 +173,6 @@ def _checkpoints(folder: Path) -> tuple[list[SavedStep], list[dict[str, Any]]]:
             fault = str(error)
         kept.append(SavedStep(int(path.name), bytes_below(path), fault))
     return kept, metas
-
-
-def _differences(config: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys in which a run is not its recipe. What a recipe leaves open, or the machine decides, is none."""
-    if config.recipe not in RECIPES:
-        return {}
-    recipe = RECIPES[config.recipe]()
-    had, has = flatten(recipe), flatten(config)
-    had["optim.warmup_epochs"] = min(had["optim.warmup_epochs"], warmup_epochs(config))
-    left_open = {key for key, value in had.items() if value is None or value == "auto"}
-    return {key: (had[key], has[key]) for key in has if has[key] != had[key] and key not in _OF_THE_MACHINE | left_open}
 
 
 def _curriculum(config: Config) -> str:

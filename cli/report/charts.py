@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +52,7 @@ class Chart:
     wide: bool = False
     points: bool = False  # few, so that each is marked
     names: Sequence[str] = field(default_factory=tuple)  # of the places on x, where they are classes
+    whole: int | None = None  # of which counts are told as a share too
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -63,6 +64,7 @@ class Chart:
             "bars": self.bars,
             "points": self.points,
             "names": self.names,
+            "whole": self.whole,
             "series": [
                 {"label": s.label, "y": s.y, "low": s.low, "high": s.high, "group": s.group} for s in self.series
             ],
@@ -141,12 +143,25 @@ def curriculum_charts(run: RunRecord) -> list[Chart]:
         line(
             "Effective fraction", "expected share of distinct images", windows, {"effective_fraction": "r"}, "percent"
         ),
-        line("Distinct images", "share drawn at least once: coverage", windows, {"coverage": "coverage"}, "percent"),
+        _distinct(run),
         line("Most repeats", "of any one image so far", windows, {"max_repeats": "draws"}, "count"),
         _distances(windows),
         line("Learned temperature", "the two terms of its gradient", windows, terms),
     ]
     return [chart for chart in charts if chart]
+
+
+def _distinct(run: RunRecord) -> Chart | None:
+    """Their number; their share where it is not known of how many."""
+    windows, images = run.windows, run.images
+    if images is None:
+        return line(
+            "Distinct images", "share drawn at least once: coverage", windows, {"coverage": "coverage"}, "percent"
+        )
+    counted = Table(windows.draw, {"distinct": np.round(windows["coverage"] * images)})
+    note = f"drawn at least once, of {images:,}; as a share: coverage"
+    chart = line("Distinct images", note, counted, {"distinct": "images"}, "count")
+    return chart and replace(chart, whole=images)
 
 
 def _distances(windows: Table) -> Chart | None:

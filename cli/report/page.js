@@ -96,6 +96,7 @@
           const value = document.createElement("b");
           value.textContent = s.y[place] == null ? "–" : format(s.y[place]);
           item.append(value);
+          if (chart.whole && s.y[place] != null) item.append(` (${formats.percent(s.y[place] / chart.whole)})`);
           if (s.low && s.low[place] != null && s.high[place] != null) {
             const [low, high] = [format(s.low[place]), format(s.high[place])];
             if (low !== high) item.append(` (${low} to ${high})`);

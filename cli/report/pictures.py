@@ -54,7 +54,7 @@ def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], lis
     missing: list[str] = []
     crops: Tensor | None = None
     wanted = _CHECKPOINTS
-    if (run.checkpoints[-1] / "weights.safetensors").stat().st_size > _LARGE:
+    if max(_bytes(path / "weights.safetensors") for path in run.checkpoints) > _LARGE:
         wanted = _OF_LARGE
         missing.append(f"at most {wanted} checkpoints, since the model is large; mimcl masks {run.folder} draws more")
     for place in spread(len(run.checkpoints), wanted):
@@ -73,6 +73,14 @@ def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], lis
         strips.append(Strip(label, f"what is seen; {detail}", _strip(found.seen, f"masked crops at {label}")))
         strips.append(Strip("", "filled in", _strip(found.filled, f"reconstructions at {label}")))
     return strips, missing
+
+
+def _bytes(path: Path) -> int:
+    """0 where it has been thinned out meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def gallery(prototypes: Path) -> Picture:

@@ -9,11 +9,9 @@ from typing import Any
 
 import yaml
 
-from mimcl.cli.config import ConfigError, flatten
+from mimcl.cli.chosen import chosen
+from mimcl.cli.config import Config, ConfigError, flatten, override
 from mimcl.cli.recipes import RECIPES
-
-# Left open in recipes, or fitted to data and length of the run: no choice of the user's, if they differ.
-_FOUND = {"data.decoder", "curriculum.window", "trainer.precision", "optim.warmup_epochs", "data.decode_threads"}
 
 
 @dataclass(frozen=True)
@@ -27,17 +25,28 @@ class Setting:
     chosen: bool  # it differs, and the program did not find it by itself
 
 
-def settings(config: Mapping[str, Any]) -> list[Setting]:
-    """All keys of a configuration, in its order; nothing is said to differ where the recipe is not known."""
+def settings(config: Mapping[str, Any], samples: int | None = None) -> list[Setting]:
+    """All keys of a configuration, in its order; nothing is said to differ where the recipe is not known.
+
+    `samples`: how many images the run draws from, where that is known.
+    """
     base = _recipe(config)
+    marked = _chosen(config, samples)
     rows = []
     for key, value in config.items():
         section, _, name = key.rpartition(".")
         recipe = None
-        if base is not None and key != "recipe" and _differs(base.get(key), value):
+        if base is not None and key != "recipe" and (key in marked or _differs(base.get(key), value)):
             recipe = as_yaml(base.get(key))
-        rows.append(Setting(section, name, as_yaml(value), recipe, recipe is not None and key not in _FOUND))
+        rows.append(Setting(section, name, as_yaml(value), recipe, key in marked))
     return rows
+
+
+def _chosen(config: Mapping[str, Any], samples: int | None) -> set[str]:
+    try:
+        return set(chosen(override(Config(), config), samples))
+    except ConfigError:  # of another version
+        return set()
 
 
 def command(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Several runs: which of them are seeds of one arm, means with their spread, and who gets there first."""
+"""Several runs: which of them are seeds of one arm, and means with their spread."""
 
 from __future__ import annotations
 
@@ -41,28 +41,6 @@ class Arm:
 
     label: str
     runs: list[RunRecord]
-
-
-@dataclass(frozen=True)
-class Race:
-    """How soon an arm reaches a given accuracy."""
-
-    label: str
-    runs: int
-    reached: int  # of the runs
-    draws: Summary  # until then, of the runs that reach it
-    ratio: Summary  # A's draws / the run's: above 1 is sooner
-    time_ratio: Summary  # the same of wall time
-
-
-@dataclass(frozen=True)
-class Races:
-    """All arms' ways to the final accuracy of the first one, A."""
-
-    protocol: Protocol
-    target: float  # mean over A's seeds of their last nn
-    draws: float  # at which the mean curve of A's seeds reaches it first
-    arms: list[Race]
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -144,7 +122,7 @@ def _kind(run: RunRecord) -> str:
 
 
 def mean_curve(runs: Sequence[RunRecord], of: Callable[[RunRecord], tuple[Values, Values]]) -> Curve | None:
-    """The mean over seeds where all of them have come, between the lowest and the highest seed.
+    """The mean over seeds where all of them have come, between the lowest and the highest seed: for the eye.
 
     `of` gives a run's x and y, x rising. A long curve is averaged over neighbours first; between its points it is
     straight. None where a seed has no point, or the seeds have nothing in common.
@@ -155,16 +133,29 @@ def mean_curve(runs: Sequence[RunRecord], of: Callable[[RunRecord], tuple[Values
         known = np.isfinite(x) & np.isfinite(y)
         if not known.any():
             return None
-        curves.append(shorten(x[known], y[known], _POINTS))
-    first, last = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
-    if first > last:
+        curve = shorten(x[known], y[known], _POINTS)
+        curves.append((curve.x, curve.y))
+    together = on_one_grid(curves)
+    if together is None:
         return None
-    grid = min((curve.x for curve in curves), key=len)
-    grid = np.unique(np.concatenate([[first], grid[(grid > first) & (grid < last)], [last]]))
-    values = np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])
+    grid, values = together
     if len(runs) == 1:
         return Curve(grid, values[0])
     return Curve(grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def on_one_grid(curves: Sequence[tuple[Values, Values]]) -> tuple[Values, Values] | None:
+    """All x from where the last curve begins to where the first ends, (points,), and y there, (curves, points).
+
+    Curves are x, rising, and y, without gaps. Between their points they are straight. None where they have nothing in
+    common.
+    """
+    first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if first > last:
+        return None
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
 
 
 def nn_curve(run: RunRecord, protocol: Protocol, name: str = "nn") -> tuple[Values, Values]:
@@ -192,54 +183,3 @@ def nn_protocol(arms: Sequence[Arm]) -> Protocol | None:
     enough = {protocol: {p for p, n in counts.items() if n >= 2} for protocol, counts in points.items()}
     usable = [protocol for protocol, places in enough.items() if places.issuperset(range(len(arms[0].runs)))]
     return max(usable, key=lambda p: (len(enough[p]), p[0] == "online_knn", sum(points[p].values())), default=None)
-
-
-def first_reach(x: Values, y: Values, target: float) -> float:
-    """The smallest x at which the line through the points reaches `target`; NaN where it never does.
-
-    Where the first point is there already, its x, which may be too late.
-    """
-    above = np.flatnonzero(y >= target)
-    if not len(above):
-        return math.nan
-    place = above[0]
-    if place == 0:
-        return float(x[0])
-    share = (target - y[place - 1]) / (y[place] - y[place - 1])
-    return float(x[place - 1] + share * (x[place] - x[place - 1]))
-
-
-def races(arms: Sequence[Arm]) -> Races | None:
-    """Draws until the final nn of the first arm, A; None where there are no curves of nn.
-
-    A's final nn is the mean over its seeds, and its draws those at which the mean of its curves is there first. Each
-    run of an arm has its own draws, from its curve of straight lines between the judged points, and its own ratio.
-    """
-    protocol = nn_protocol(arms)
-    if protocol is None:
-        return None
-    own = mean_curve(arms[0].runs, lambda run: nn_curve(run, protocol))
-    if own is None:
-        return None
-    target = float(own.y[-1])
-    draws = first_reach(own.x, own.y, target)
-    seconds = float(np.mean([run.seconds_at(np.array([draws])) for run in arms[0].runs]))
-    found = []
-    for arm in arms:
-        curves = [nn_curve(run, protocol) for run in arm.runs]
-        needed = [first_reach(*curve, target) if len(curve[0]) > 1 else math.nan for curve in curves]
-        times = [
-            float(run.seconds_at(np.array([n]))[0]) if math.isfinite(n) else math.nan
-            for run, n in zip(arm.runs, needed, strict=True)
-        ]
-        found.append(
-            Race(
-                arm.label,
-                len(arm.runs),
-                sum(math.isfinite(n) for n in needed),
-                summary(needed),
-                summary([draws / n if n > 0 else math.nan for n in needed]),
-                summary([seconds / t if t > 0 else math.nan for t in times]),
-            )
-        )
-    return Races(protocol, target, draws, found)

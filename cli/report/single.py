@@ -82,7 +82,7 @@ class RunPage:
 def run_page(run: RunRecord, pictures: bool = True) -> RunPage:
     """Everything that the run's folder, and its shards where they are still there, tell."""
     by_section: dict[str, list[Setting]] = {}
-    for setting in settings(run.config):
+    for setting in settings(run.config, run.images):
         by_section.setdefault(setting.section, []).append(setting)
     page = RunPage(
         title=run.name,
@@ -205,8 +205,11 @@ def _figures(run: RunRecord) -> list[Figure]:
         found.append(Figure("effective fraction", words.percent(last[np.isfinite(last)][-1]), f"{began}; {how}"))
     if run.windows.has("coverage"):
         coverage, repeats = run.windows["coverage"][-1], run.windows["max_repeats"][-1]
-        detail = f"no image more than {repeats:,.0f} times" if math.isfinite(repeats) else ""
-        found.append(Figure("images drawn", words.percent(coverage), detail))
+        most = f"no image more than {repeats:,.0f} times" if math.isfinite(repeats) else ""
+        value, share = words.percent(coverage), ""
+        if run.images and math.isfinite(coverage):
+            value, share = f"{coverage * run.images:,.0f}", f"{value} of {run.images:,}"
+        found.append(Figure("distinct images", value, "; ".join(part for part in (share, most) if part)))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from mimcl.cli.config import Config, override, write_yaml
+from mimcl.cli.report.read import RunRecord, read_run
 from mimcl.model import checkpoint
 from mimcl.pipeline.draw_counts import DrawCounts
 
@@ -74,6 +76,21 @@ def write_run(
     if index is not None:
         save(folder, 1, config, index, {"none": torch.zeros(1)})
     return folder
+
+
+def judged_run(
+    folder: Path,
+    name: str,
+    nns: Sequence[float] = (),
+    losses: Sequence[float] = (1.0, 0.5),
+    rate: float = RATE,
+    lines: Sequence[dict] = (),
+    **values: object,
+) -> RunRecord:
+    """A run as reports read it, with a line of losses, and of nn judged while training, every 10 steps."""
+    steps = [step_line(10 * (place + 1), loss, rate) for place, loss in enumerate(losses)]
+    judged = [evaluation_line(10 * (place + 1) * BATCH, nn) for place, nn in enumerate(nns)]
+    return read_run(write_run(folder / name, [*steps, *judged, *lines], **values))
 
 
 def save(folder: Path, step: int, config: Config, index: str, tensors: dict[str, torch.Tensor]) -> None:

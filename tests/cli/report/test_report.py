@@ -14,7 +14,8 @@ from made_runs import BATCH, evaluation_line, long_run, step_line, window_line, 
 from pages import Page
 from typed import mimcl
 
-from mimcl.cli.report import at_end
+from mimcl.cli.report import at_end, single
+from mimcl.cli.report.race import RESAMPLES
 from mimcl.cli.report.report import report
 from mimcl.pipeline.files import DataError
 
@@ -57,7 +58,10 @@ def test_a_run_that_ends_leaves_its_report(home):
     curriculum = [w for w in windows if w["temperature"] is not None]
     shown = [y for y in charts["Temperature"]["series"][0]["y"] if y is not None]
     np.testing.assert_allclose(shown, [w["temperature"] for w in curriculum], rtol=1e-4)
-    np.testing.assert_allclose(charts["Distinct images"]["series"][0]["y"], [w["coverage"] for w in windows], rtol=1e-4)
+    distinct = [round(w["coverage"] * 40) for w in windows]
+    assert charts["Distinct images"]["series"][0]["y"] == distinct
+    assert (charts["Distinct images"]["yFormat"], charts["Distinct images"]["whole"]) == ("count", 40)
+    assert f"{100 * distinct[-1] / 40:.1f} % of 40; no image more than" in page.text
     assert {"Most repeats", "Distance of drawn images", "Throughput", "Data-wait", "Times drawn"} <= charts.keys()
     counts = np.load(folder / "run" / "draw_counts.npy")
     bars, width = charts["Times drawn"], -(-(int(np.ptp(counts)) + 1) // 50)
@@ -99,6 +103,7 @@ def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
     page = Page(report([copy / "run"]))
     page.assert_sound()
     assert "there is no draw_counts.npy yet" in page.text
+    assert page.charts["Distinct images"]["yFormat"] == "percent"
     assert "reconstructions: there is no checkpoint yet" in page.text
 
 
@@ -124,6 +129,21 @@ def test_a_damaged_checkpoint_is_left_out_with_a_line(copy):
     page.assert_sound()
     assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
     assert "is damaged" in page.text
+
+
+def test_a_checkpoint_thinned_out_meanwhile_takes_no_other_s_pictures_along(copy, monkeypatch):
+    read = single.reconstructions
+    saved = sorted((copy / "run" / "checkpoints").glob("0*"))
+
+    def thinned_out_first(run, index):
+        shutil.rmtree(saved[-1])
+        return read(run, index)
+
+    monkeypatch.setattr(single, "reconstructions", thinned_out_first)
+    page = Page(report([copy / "run"]))
+    page.assert_sound()
+    assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
+    assert "looking up neighbours while training" in page.text
 
 
 def test_hostile_names_stay_text(tmp_path, monkeypatch):
@@ -189,7 +209,8 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch, capsys):
     assert "41.0 ± 1.4 %" in page.text  # of 40 and 42
     assert "51.0 ± 1.4 %" in page.text
     assert "curriculum.name" in page.text
-    assert "2 of 2" in page.text
+    assert "With so few seeds it is too narrow" in page.text
+    assert f"{RESAMPLES:,} resamples" in page.text
     assert mimcl(monkeypatch, tmp_path, "report", *names, "--label", "x") == 1
     assert "1 labels for 4 runs" in capsys.readouterr().err
 

@@ -3,9 +3,13 @@
 import shlex
 from itertools import pairwise
 
+import pytest
+
+from mimcl.cli.chosen import chosen
 from mimcl.cli.config import flatten, override, parse_settings, read_yaml, write_yaml
 from mimcl.cli.recipes import recipe
 from mimcl.cli.report.settings import command, settings
+from mimcl.cli.run import has_bfloat16, resolve
 
 CHOSEN = {
     "curriculum.name": "proto",
@@ -33,14 +37,35 @@ def test_the_command_gives_the_same_configuration(tmp_path):
     assert len(values) == len(CHOSEN)
 
 
-def test_what_differs_from_the_recipe_is_marked_unless_it_was_found(tmp_path):
+def test_what_differs_from_the_recipe_is_marked_unless_it_is_of_the_machine(tmp_path):
     _, read = written(tmp_path)
     rows = {f"{row.section}.{row.name}".lstrip("."): row for row in settings(read)}
     assert rows.keys() == read.keys()
-    assert {key for key, row in rows.items() if row.chosen} == CHOSEN.keys() - {"curriculum.window"}
+    assert {key for key, row in rows.items() if row.chosen} == CHOSEN.keys() - {"curriculum.window", "data.root"}
     assert (rows["curriculum.window"].value, rows["curriculum.window"].recipe) == ("640", "null")
     assert (rows["optim.base_lr"].value, rows["optim.base_lr"].recipe) == ("1.0e-05", "0.0015")
     assert rows["data.batch_size"].recipe is None
+
+
+@pytest.mark.parametrize("epochs", [50, 20])
+def test_what_a_run_of_this_length_finds_by_itself_is_not_marked_but_another_choice_is(tmp_path, epochs):
+    def marked(samples=6400, **values):
+        config = override(recipe("cpu_small"), {"trainer.epochs": epochs})
+        window = config.curriculum.window_length(6400, config.data.batch_size)
+        config = override(resolve(config, window, "reference"), values)
+        write_yaml(tmp_path / "config.yaml", config)
+        read = read_yaml(tmp_path / "config.yaml")
+        assert {row.name for row in settings(read, samples) if row.chosen} == {
+            key.rpartition(".")[2] for key in chosen(config, samples)
+        }
+        return chosen(config, samples).keys() - {"trainer.epochs"}
+
+    other = "float32" if has_bfloat16() else "bfloat16"
+    assert marked() == marked(samples=None) == set()
+    assert marked(**{"optim.warmup_epochs": 1.0}) == {"optim.warmup_epochs"}
+    assert marked(**{"trainer.precision": other}) == {"trainer.precision"}
+    assert marked(**{"curriculum.window": 640}) == {"curriculum.window"}
+    assert marked(**{"data.decoder": "auto", "data.decode_threads": 99, "data.root": "there"}) == set()
 
 
 def test_an_unknown_recipe_marks_nothing(tmp_path):

@@ -1,24 +1,17 @@
-"""Arms and seeds: who belongs together, means with their spread, and the race to A's accuracy."""
+"""Arms and seeds: who belongs together, and means with their spread."""
 
 import math
 
 import numpy as np
 import pytest
-from made_runs import BATCH, evaluation_line, step_line, write_run
+from made_runs import BATCH, evaluation_line
+from made_runs import judged_run as made
 from scipy import stats
 
 from mimcl.cli.report.compared import measurements
-from mimcl.cli.report.read import read_run
-from mimcl.cli.report.several import arms_of, first_reach, mean_curve, nn_protocol, races, summary
+from mimcl.cli.report.several import arms_of, mean_curve, nn_protocol, summary
 from mimcl.cli.report.several_page import several_page
 from mimcl.pipeline.files import DataError
-
-
-def made(folder, name, nns=(), losses=(1.0, 0.5), rate=320.0, lines=(), **values):
-    """A run with nn judged online every 10 steps."""
-    steps = [step_line(10 * (place + 1), loss, rate) for place, loss in enumerate(losses)]
-    judged = [evaluation_line(10 * (place + 1) * BATCH, nn) for place, nn in enumerate(nns)]
-    return read_run(write_run(folder / name, [*steps, *judged, *lines], **values))
 
 
 @pytest.mark.parametrize("values", [[0.41, 0.47, 0.44], [1.0, 2.0], list(np.random.default_rng(0).random(17))])
@@ -126,51 +119,12 @@ def test_the_last_judged_draw_and_the_last_loss_are_compared(tmp_path):
     assert nn.rows[0].found.sd == pytest.approx(stats.tstd([0.2, 0.3]))
 
 
-def test_the_first_point_at_a_height_is_on_a_straight_line():
-    x, y = np.array([0.0, 10, 20, 30]), np.array([0.1, 0.3, 0.2, 0.5])
-    assert first_reach(x, y, 0.2) == pytest.approx(5)
-    assert first_reach(x, y, 0.3) == 10
-    assert first_reach(x, y, 0.4) == pytest.approx(20 + 10 * 2 / 3)
-    assert first_reach(x, y, 0.05) == 0
-    assert math.isnan(first_reach(x, y, 0.6))
-
-
-def test_the_race_gives_ratios_of_samples_and_of_time(tmp_path):
-    slow = [made(tmp_path, f"a{n}", (0.1, 0.2, 0.3, 0.4), (1.0,) * 4, seed=n) for n in range(2)]
-    fast = [made(tmp_path, "b0", (0.2, 0.4, 0.5, 0.6), (1.0,) * 4, 160.0, optim__base_lr=0.5)]
-    fast += [made(tmp_path, "b1", (0.3, 0.5, 0.5, 0.6), (1.0,) * 4, 160.0, optim__base_lr=0.5, seed=1)]
-    never = [made(tmp_path, "c0", (0.1, 0.1, 0.2, 0.39), (1.0,) * 4, optim__base_lr=0.25)]
-    found = races(arms_of([*slow, *fast, *never], ["A", "A", "B", "B", "C"]))
-    assert (found.target, found.draws) == (pytest.approx(0.4), 40 * BATCH)
-    own, ahead, behind = found.arms
-    assert (own.reached, own.ratio.mean) == (2, pytest.approx(1))
-    needed = [20 * BATCH, 15 * BATCH]
-    assert ahead.draws.mean == pytest.approx(np.mean(needed))
-    assert ahead.ratio.mean == pytest.approx(np.mean([40 / 20, 40 / 15]))
-    assert ahead.ratio.sd == pytest.approx(stats.tstd([40 / 20, 40 / 15]))
-    assert ahead.time_ratio.mean == pytest.approx(ahead.ratio.mean / 2)  # at half the rate
-    assert (behind.reached, behind.runs) == (0, 1)
-    assert math.isnan(behind.ratio.mean)
-
-
 def test_curves_of_nn_come_from_training_before_checkpoints_and_need_two_points(tmp_path):
     once = made(tmp_path, "once", lines=[evaluation_line(640, 0.4, "knn")])
     assert nn_protocol(arms_of([once])) is None
-    assert races(arms_of([once])) is None
     twice = [evaluation_line(640, 0.4, "knn"), evaluation_line(1280, 0.5, "knn")]
     assert nn_protocol(arms_of([made(tmp_path, "twice", lines=twice)]))[0] == "knn"
     assert nn_protocol(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)]))[0] == "online_knn"
-
-
-def test_an_untrained_encoder_is_the_first_point(tmp_path):
-    lines = [evaluation_line(draw, nn, "knn") for draw, nn in ((640, 0.4), (1280, 0.5))]
-    for line in lines:
-        line["values"]["untrained_nn"] = 0.2
-    found = races(arms_of([made(tmp_path, name, lines=lines, seed=n) for n, name in enumerate("ab")], ["a", "b"]))
-    assert found.draws == 1280
-    assert found.arms[1].ratio.mean == pytest.approx(1)
-    worse = [made(tmp_path, "c", lines=[{**line, "values": {"nn": 0.1, "untrained_nn": 0.3}} for line in lines])]
-    assert races(arms_of(worse)).draws == 0
 
 
 def test_a_mean_curve_is_that_of_the_seeds_as_far_as_all_have_come(tmp_path):
