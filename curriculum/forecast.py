@@ -88,6 +88,8 @@ def _inverses(plan: Plan, targets: NDArray[np.float64], high: float) -> NDArray[
     if len(different) <= _EXACT:
         return np.array([plan.curve.inverse(target) for target in different])[place]
     finite = different[different <= high - UNIFORM_WITHIN]
+    if not len(finite):
+        return np.full(len(targets), math.inf)
     ends = np.log([plan.curve.inverse(finite[0]), plan.curve.inverse(finite[-1])])
     thetas = np.linspace(*ends, _TABLE)
     fractions = np.array([plan.curve(math.exp(theta)) for theta in thetas])

@@ -98,6 +98,12 @@ def test_a_long_run_reads_temperatures_off_a_table():
     np.testing.assert_allclose(found[some], exact, rtol=1e-5)
 
 
+def test_a_long_run_that_begins_as_good_as_uniform():
+    plan = planned(draws=WINDOW * 400, r0=0.632)
+    assert np.isinf(temperatures(plan)).all()
+    assert forecast(plan, [0, 399])[-1].distinct == pytest.approx(N)
+
+
 def test_which_windows_are_shown_changes_no_number():
     plan = planned(resampling="systematic", share=0.5, uniform="replacement")
     every = forecast(plan, range(plan.windows))
