@@ -107,6 +107,13 @@ def test_one_window(home):
     assert len(table(found, 12)) == 5
 
 
+def test_systematic_windows_are_said_to_be_approximate(home):
+    text = "approximate, as windows are systematic: different images so far within 13%"
+    lines = table(plan(config_of(home, **{"curriculum.resampling": "systematic"})), 5)
+    assert lines[-1].startswith(text)
+    assert not any("approximate" in line for line in table(plan(config_of(home)), 5))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
