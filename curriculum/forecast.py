@@ -11,8 +11,9 @@ windows over 1.28 million images, 800 epochs of ImageNet, take seconds.
 Systematic windows interlock: the teeth of k windows of a block, which will have m, lie in k of m neighbouring places of
 each 1/W, so an image of width p is under one of them with probability W ((k - 1) min(p, u) + min(p, (m - k + 1) u)),
 u = 1 / (m W), independently of other blocks. That is exact for a block of one temperature. Where the temperature moves
-within a block, images shift under the comb: against real plans of 20,000 images the number of distinct images was off
-by at most 5 % over 20 epochs and 2 % over 200.
+within a block, images shift under the comb, and the numbers are approximate, the more so the fewer the epochs. Against
+means of 2 to 20 real plans of 300 to 20,000 images, over 4 to 8 epochs distinct images so far were off by up to 13 %,
+mostly too many, and the times that the image drawn most was drawn by up to 11 %; over 20 and 40 epochs by 5 % and 7 %.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _BINS = 4096  # of h; between them the weight changes by less than 0.3 % at the 
 _AT_ONCE = 64  # windows
 _EXACT = 256  # so many different targets are inverted one by one; more are read off a table
 _TABLE = 2048
+_WIDTHS = 513  # of images, in spacings of a systematic comb, at which its variance is computed
+_NORMAL = np.array([-1.534, -0.887, -0.489, -0.157, 0.157, 0.489, 0.887, 1.534])  # in the middle of eighths
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def _inverses(plan: Plan, targets: NDArray[np.float64], high: float) -> NDArray[
     if len(different) <= _EXACT:
         return np.array([plan.curve.inverse(target) for target in different])[place]
     finite = different[different <= high - UNIFORM_WITHIN]
+    if not len(finite):
+        return np.full(len(targets), math.inf)
     ends = np.log([plan.curve.inverse(finite[0]), plan.curve.inverse(finite[-1])])
     thetas = np.linspace(*ends, _TABLE)
     fractions = np.array([plan.curve(math.exp(theta)) for theta in thetas])
@@ -109,6 +114,8 @@ class _Counted:
         self._unseen, self._mean, self._variance = np.zeros(bins), np.zeros(bins), np.zeros(bins)
         # Of the systematic block that is not yet complete: times drawn in the mean, and its windows so far.
         self._open, self._turns = np.zeros(bins), 0
+        self._first = self._last = self._open  # its first and last p
+        self._ceiling = np.zeros(bins)  # of the complete ones: no image can have been drawn more often
         self._passed = 0  # draws of uniform passes
 
     def stretches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -136,6 +143,9 @@ class _Counted:
         p /= (p @ self._images)[:, None]
         mean = draws @ p
         if self._systematic:
+            if not self._turns:
+                self._first = p[0]
+            self._last = p[-1]
             self._open += mean
             self._turns += len(taus)
             alone = np.minimum(draws[-1] * p[-1], 1)
@@ -177,7 +187,8 @@ class _Counted:
         """Ends a systematic block."""
         self._unseen += self._unseen_in_block()
         self._mean += self._open
-        self._variance += self._open % 1 * (1 - self._open % 1)
+        self._variance += self._variance_in_block()
+        self._ceiling += self._ceiling_of_block()
         self._open, self._turns = np.zeros_like(self._open), 0
 
     def _unseen_in_block(self) -> NDArray[np.float64]:
@@ -190,6 +201,29 @@ class _Counted:
         with np.errstate(divide="ignore"):
             return np.log1p(-np.minimum(under, 1))
 
+    def _variance_in_block(self) -> NDArray[np.float64]:
+        """Variance of the times that the open systematic block has drawn an image so far.
+
+        Teeth a spacing's part s apart are both in a stretch of width f with probability max(0, f - s) +
+        max(0, f + s - 1). While the temperature moves, what lies before an image, and so its place, shifts by a sum
+        of changes of p over a random part u of the images: normal, of variance u (1 - u) sum (p_last - p_first)^2.
+        """
+        if not self._turns:
+            return np.zeros_like(self._open)
+        teeth, places = self._turns, self._block
+        moved = self._plan.window_length * math.sqrt(self._images @ (self._last - self._first) ** 2 / 6)  # mean u (1-u)
+        f, lags = np.linspace(0, 1, _WIDTHS), np.arange(1, teeth)[:, None]
+        variance = teeth * f * (1 - f)
+        for shift in moved * _NORMAL if moved else (0.0,):
+            apart = (lags / places + lags / max(teeth - 1, 1) * shift) % 1
+            both = np.maximum(f - apart, 0) + np.maximum(f + apart - 1, 0)
+            variance += ((teeth - lags) * (both - f * f)).sum(0) * 2 / (len(_NORMAL) if moved else 1)
+        return np.interp(self._open / teeth % 1, f, variance)
+
+    def _ceiling_of_block(self) -> NDArray[np.float64]:
+        """A window draws an image at most as often as teeth go into it."""
+        return self._turns * np.ceil(self._plan.window_length * np.maximum(self._first, self._last))
+
     def _most(self, share: float) -> int:
         """Median of the largest number of times that an image was drawn, but for whole passes.
 
@@ -197,14 +231,16 @@ class _Counted:
         of the images was drawn once more in the last pass.
         """
         mean = torch.from_numpy(self._mean + self._open)
-        variance = torch.from_numpy(self._variance + self._open % 1 * (1 - self._open % 1)).clamp(min=1e-12)
+        variance = torch.from_numpy(self._variance + self._variance_in_block()).clamp(min=1e-12)
+        ceiling = torch.from_numpy(self._ceiling + self._ceiling_of_block())
         images = torch.from_numpy(self._images)
 
         def at_most(times: int) -> torch.Tensor:
             if times < 0:
                 return torch.zeros_like(mean)
             if self._systematic:
-                return torch.special.ndtr((times + 0.5 - mean) / variance.sqrt())
+                below = torch.special.ndtr((times + 0.5 - mean) / variance.sqrt())
+                return torch.where(times < ceiling, below, 1.0)
             whole = torch.full_like(mean, times + 1)
             return torch.where(mean > 0, torch.special.gammaincc(whole, mean), 1.0)
 

@@ -28,8 +28,11 @@ def open_regular(path: Path) -> BinaryIO:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only when the block ends without an error."""
-    aside = path.with_name(path.name + ".tmp")
+    """A binary file that appears under `path` only when the block ends without an error.
+
+    Of several processes that write the same one, the last to end wins.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb") as file:
             yield file

@@ -8,6 +8,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def sequential(index: ShardIndex) -> float:
     """Bytes a second of one shard read from its beginning."""
     largest = max(index.shards, key=lambda shard: shard["bytes"])
     with open_regular(index.root / largest["name"]) as file:
-        _forget(file.fileno(), 0, 0)
+        _forget(file.fileno())
 
         def blocks() -> Iterator[int]:
             for start in range(0, largest["bytes"], _BLOCK):
@@ -115,8 +116,7 @@ def scattered(index: ShardIndex) -> tuple[float, float]:
     rows = np.random.default_rng(0).permutation(index.samples)[:4096].tolist()
     files = {name: open_regular(index.root / shard["name"]) for name, shard in enumerate(index.shards[:256])}
     try:
-        for file in files.values():
-            _forget(file.fileno(), 0, 0)
+        forget_shards(index)
 
         def images() -> Iterator[int]:
             for row in rows:
@@ -140,9 +140,16 @@ def _timed(reads: Iterator[int]) -> tuple[list[int], float]:
     return done, max(time.perf_counter() - started, 1e-9)
 
 
-def _forget(descriptor: int, offset: int, length: int) -> None:
-    """Has the kernel drop what it keeps of a file; it need not on every file system. Length 0: to the end."""
-    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+def forget_shards(index: ShardIndex) -> None:
+    """Has the page cache let go of the shards; of one that cannot be opened the reading will tell."""
+    for shard in index.shards:
+        with suppress(OSError), open_regular(index.root / shard["name"]) as file:
+            _forget(file.fileno())
+
+
+def _forget(descriptor: int) -> None:
+    """Has the kernel drop what it keeps of a file; it need not on every file system."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _processor() -> str:

@@ -15,6 +15,7 @@ import torch
 
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.findings import Finding, found_by, reason
+from mimcl.cli.doctor.machine import forget_shards
 from mimcl.cli.memory import keep_freed_memory
 from mimcl.cli.run import has_bfloat16
 from mimcl.curriculum.config import CurriculumConfig
@@ -64,18 +65,24 @@ class Trials:
         return [finding for name, check in checks for finding in found_by(name, check, "broken")]
 
     def read(self) -> Iterator[Finding]:
-        """One thread, random images, checksums compared; from the page cache where they are there."""
+        """One thread, random images, checksums compared; as in a first epoch not from the page cache."""
         store = ShardStore(self._index)
 
+        def parts() -> Iterator[np.ndarray]:
+            images = self._ids(self._index.samples, seed=1)
+            while True:
+                forget_shards(self._index)
+                yield from (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
+
         def some() -> int:
-            found = store.read(next(parts))
+            found = store.read(next(cold))
             if bad := [data for data in found if isinstance(data, Defect)]:
                 raise ValueError(f"sample {bad[0].key} of {bad[0].shard}: {bad[0].reason}; run mimcl verify")
             return len(found)
 
-        parts = cycle(np.array_split(self._ids(4096), max(1, min(4096, self._index.samples) // _BATCH)))
+        cold = parts()
         self.rates.read = _rate(some, self._seconds / 3)
-        yield Finding("read", f"{self.rates.read:,.0f} images/s, one thread, checksums compared")
+        yield Finding("read", f"{self.rates.read:,.0f} images/s, one thread, checksums compared, nothing cached")
 
     def decode(self) -> Iterator[Finding]:
         """Every decoder with boxes as in training, from bytes in memory."""
@@ -163,8 +170,8 @@ class Trials:
             torch.cuda.synchronize()
         return len(decoded.images)
 
-    def _ids(self, most: int) -> np.ndarray:
-        return np.random.default_rng(0).permutation(self._index.samples)[:most]
+    def _ids(self, most: int, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).permutation(self._index.samples)[:most]
 
     def _micro_batch(self, precision: str) -> int:
         """The recipe's on a GPU; on a CPU, where that would take minutes, one that leaves time for some passes."""

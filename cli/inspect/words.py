@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -21,5 +24,11 @@ def some(names: Iterable[str], shown: int = 5) -> str:
 
 
 def bytes_below(folder: Path) -> int:
-    """Sum of the sizes of the files in a folder and below; links are not followed."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    """Sum of the sizes of the files in a folder and below; links are not followed. What vanishes meanwhile is 0."""
+    found = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(parent, name))
+                found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from images import write_train_val
 from typed import mimcl
 
 from mimcl.cli.inspect.command import inspect
+from mimcl.cli.inspect.words import bytes_below
 from mimcl.cli.verify import sets_of
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint, mae
@@ -220,3 +222,28 @@ def test_damage_is_an_error_in_a_line(copied, monkeypatch, capsys, damage, what,
     (line,) = captured.err.splitlines()
     assert message in line
     assert captured.out == ""
+
+
+def test_bytes_are_counted_while_folders_come_and_go(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "one").write_bytes(b"12345")
+    (tmp_path / "kept" / "link").symlink_to("one")
+    (tmp_path / "kept" / "dangling").symlink_to("nothing")
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            folders = [tmp_path / f"{step:08}" for step in range(20)]
+            for folder in folders:
+                folder.mkdir()
+                (folder / "empty").touch()
+            for folder in folders:
+                shutil.rmtree(folder)
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        assert {bytes_below(tmp_path) for _ in range(300)} == {5}
+    finally:
+        stop.set()
+        other.join()

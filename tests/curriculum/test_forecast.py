@@ -80,6 +80,32 @@ def test_systematic_windows_interlock_within_a_few_percent_while_the_temperature
         assert abs(row.max_repeats - repeats) <= 1 + 0.03 * repeats
 
 
+def test_the_image_drawn_most_by_systematic_windows_of_many_images():
+    given = {"samples": 4000, "draws": 4000 * 8, "window": 128, "resampling": "systematic", "share": 0.5}
+    shown = [2, 5, 60, 124, 249]
+    most = np.zeros((3, len(shown)))
+    for seed in range(3):
+        plan, counts = planned(seed, **given), np.zeros(4000, int)
+        for number in range(plan.windows):
+            counts += np.bincount(plan.window(number).sample_ids, minlength=4000)
+            if number in shown:
+                most[seed, shown.index(number)] = counts.max()
+    found = [row.max_repeats for row in forecast(planned(**given), shown)]
+    np.testing.assert_allclose(found, most.mean(0), rtol=0.13, atol=0.5)
+
+
+@pytest.mark.parametrize("temp_schedule", ["cosine", "constant"])
+def test_systematic_windows_of_many_epochs_draw_the_same_image_as_often_as_told(temp_schedule):
+    given = {"samples": 1000, "draws": 20_000, "resampling": "systematic", "temp_schedule": temp_schedule}
+    given |= {"temperature": 0.1} if temp_schedule == "constant" else {}
+    plan, counts, found = planned(**given), np.zeros(1000, int), []
+    for number in range(plan.windows):
+        counts += np.bincount(plan.window(number).sample_ids, minlength=1000)
+        found.append(counts.max())
+    told = [row.max_repeats for row in forecast(plan, range(plan.windows))]
+    np.testing.assert_allclose(told, found, rtol=0.07, atol=1)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "step", "constant"])
 def test_rows_have_the_very_temperatures_of_the_plan(schedule):
     plan = planned(temp_schedule=schedule, share=0.8)
@@ -96,6 +122,12 @@ def test_a_long_run_reads_temperatures_off_a_table():
     exact = np.array([plan.temperature(number) for number in some])
     assert np.isinf(found[-1])
     np.testing.assert_allclose(found[some], exact, rtol=1e-5)
+
+
+def test_a_long_run_that_begins_as_good_as_uniform():
+    plan = planned(draws=WINDOW * 400, r0=0.632)
+    assert np.isinf(temperatures(plan)).all()
+    assert forecast(plan, [0, 399])[-1].distinct == pytest.approx(N)
 
 
 def test_which_windows_are_shown_changes_no_number():

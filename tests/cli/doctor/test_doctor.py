@@ -1,6 +1,7 @@
 """`mimcl doctor` on this machine, with shards and without, and on what is broken."""
 
 import json
+import os
 import re
 import shutil
 
@@ -10,13 +11,17 @@ from damage import flip
 from images import write_flat
 from typed import mimcl
 
+from mimcl.cli import recipes
 from mimcl.cli.doctor import generated
 from mimcl.cli.doctor.command import doctor
 from mimcl.cli.doctor.findings import Finding, found_by
+from mimcl.cli.doctor.trials import Trials
 from mimcl.cli.doctor.verdict import IMAGENET
 from mimcl.model import mae
+from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.store import ShardStore
 
 SECONDS, IMAGES = 0.2, 22  # the eleven formats of tests/helpers/images.py, twice
 
@@ -91,6 +96,16 @@ def test_json_says_the_same(shards, monkeypatch, tmp_path, capsys):
         "mark": "ok",
         "numbers": {},
     }
+
+
+def test_the_trial_of_reading_drops_the_cached_shards_before_each_pass(shards, monkeypatch):
+    told, read, real_forget, real_read = [], [], os.posix_fadvise, ShardStore.read
+    monkeypatch.setattr(os, "posix_fadvise", lambda *what: (told.append((what[3], sum(read))), real_forget(*what)))
+    monkeypatch.setattr(ShardStore, "read", lambda store, ids: (read.append(len(ids)), real_read(store, ids))[1])
+    list(Trials(ShardIndex.load(shards), recipes.cpu_small(), SECONDS, False).read())
+    dropped = [done for advice, done in told if advice == os.POSIX_FADV_DONTNEED]
+    assert len(dropped) > 1
+    assert dropped == list(range(0, IMAGES * len(dropped), IMAGES))  # the 22 images lie in one shard
 
 
 def broken(found) -> list[Finding]:

@@ -35,6 +35,13 @@ def test_what_fits_what_does_not_and_what_is_missing():
     assert len(found) == 4
 
 
+def test_without_dali_mimcl_is_not_broken(monkeypatch):
+    (found, _) = libraries(["nvidia-dali-cuda990>=2.0"])
+    monkeypatch.setattr(versions.metadata, "distributions", list)
+    assert found.text.startswith("missing")
+    assert found.mark == dali("13.2").mark == "warning"
+
+
 def test_a_broken_requirement_reaches_the_report(monkeypatch):
     monkeypatch.setattr(versions.metadata, "requires", lambda name: ["torch>=999"])
     broken = [finding for finding in versions.versions() if finding.mark == "broken"]
