@@ -11,8 +11,9 @@ from mimcl.cli.config import Config, override
 from mimcl.cli.restore import config_of, restore_model, samples_of
 from mimcl.cli.run import has_bfloat16
 from mimcl.model import checkpoint
-from mimcl.model.mae import MaskedAutoencoderViT
-from mimcl.model.weights import read_weights
+from mimcl.model.mae import MEAN, STD, MaskedAutoencoderViT
+from mimcl.model.normalisation import Normalisation
+from mimcl.model.weights import Weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Encoder:
     draw: int  # of the checkpoint; 0 of a file
     has_decoder: bool
     samples: int | None = None  # images that it was trained on; None of a file
+    note: str = ""  # for the user: how its pixels are normalised, where that is not plain
 
     @classmethod
     def load(cls, path: Path) -> Encoder:
@@ -50,10 +52,22 @@ class Encoder:
             "data.image_size": weights.image_size,
             "trainer.precision": "bfloat16" if has_bfloat16() else "float32",
             **{f"model.{name}": value for name, value in vars(weights.config).items()},
+            **({"masking.mask_ratio": weights.mask_ratio} if weights.mask_ratio else {}),
         }
         home = Path("evaluations") / path.stem
-        return cls(path, override(Config(), values), weights.tensors, home, 0, weights.has_decoder)
+        return cls(
+            path, override(Config(), values), weights.tensors, home, 0, weights.has_decoder, note=_note(path, weights)
+        )
 
     def model(self, trained: bool = True) -> MaskedAutoencoderViT:
         """In evaluation mode, on the CPU; untrained: with the weights that a run draws."""
         return restore_model(self.config, self.tensors if trained else None)
+
+
+def _note(path: Path, weights: Weights) -> str:
+    theirs = weights.normalisation
+    if theirs is None:
+        return f"{path} does not tell how pixels are normalised: ImageNet's {Normalisation(MEAN, STD)} are assumed"
+    return (
+        "" if theirs.is_ours else f"{path} is for pixels with {theirs}: its patch projection was changed to take ours"
+    )

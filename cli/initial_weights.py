@@ -61,7 +61,9 @@ def begin_with(model: MaskedAutoencoderViT, config: Config) -> Beginning:
                 told.append(f"{name} {how}")
     model.load_state_dict(model.state_dict() | taken)
     separator = " " if of_decoder == "and decoder" else "; "
-    line = "; ".join([f"begins with {source.path}: the encoder{separator}{of_decoder}", *told])
+    line = "; ".join(
+        [f"begins with {source.path}: the encoder{separator}{of_decoder}", *told, *filter(None, [source.note])]
+    )
     return Beginning(line, _fingerprint(model))
 
 

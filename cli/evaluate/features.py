@@ -77,6 +77,8 @@ def evaluate(
     """
     world = world or World()
     encoder = Encoder.load(path)
+    if encoder.note and world.rank == 0:
+        console.print(encoder.note)
     data = Path(encoder.config.data.root) if data is None else data
     splits = Labelled.load(data)
     check(splits)

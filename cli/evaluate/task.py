@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mimcl.cli.config import usage_errors
+from mimcl.cli.console import console
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.curriculum.config import CurriculumConfig
@@ -47,6 +48,8 @@ class Task:
     def load(cls, path: Path, data: Path | None, world: World) -> Task:
         """`data` None: the shards that the encoder was trained on. Raises CheckpointError and DataError."""
         encoder = Encoder.load(path)
+        if encoder.note and world.rank == 0:
+            console.print(encoder.note)
         splits = Labelled.load(Path(encoder.config.data.root) if data is None else data)
         labels = np.unique(splits.train.label[splits.train.label >= 0])
         return cls(encoder, splits, labels, world.device(), world)
