@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mimcl.cli.config import Config, override
 from mimcl.cli.restore import config_of, restore_model, samples_of
 from mimcl.cli.run import has_bfloat16
 from mimcl.model import checkpoint
+from mimcl.model.digest import weights_digest
 from mimcl.model.mae import MEAN, STD, MaskedAutoencoderViT
 from mimcl.model.normalisation import Normalisation
 from mimcl.model.weights import Weights, read_weights
@@ -23,7 +25,7 @@ class Encoder:
     path: Path  # checkpoint folder, or file of weights
     config: Config
     tensors: dict[str, Tensor]
-    home: Path  # the run's folder; of a file of weights, or a checkpoint without its run, evaluations/NAME
+    home: Path  # the run's folder; of a file of weights, or a checkpoint without its run, see _home
     draw: int  # of the checkpoint; 0 of a file
     has_decoder: bool
     samples: int | None = None  # images that it was trained on; None of a file
@@ -40,7 +42,7 @@ class Encoder:
         path = checkpoint.resolve(path)
         saved = checkpoint.load(path)
         run = path.parent.parent if path.parent.name == "checkpoints" else None
-        home = run or Path("evaluations") / path.name
+        home = run or _home(path.resolve().name, saved.tensors)
         draw, samples = saved.meta["position"], samples_of(saved)
         return cls(path, config_of(saved), saved.tensors, home, draw, has_decoder=True, samples=samples)
 
@@ -54,7 +56,7 @@ class Encoder:
             **{f"model.{name}": value for name, value in vars(weights.config).items()},
             **({"masking.mask_ratio": weights.mask_ratio} if weights.mask_ratio else {}),
         }
-        home = Path("evaluations") / path.stem
+        home = _home(path.resolve().stem, weights.tensors)
         return cls(
             path, override(Config(), values), weights.tensors, home, 0, weights.has_decoder, note=_note(path, weights)
         )
@@ -62,6 +64,11 @@ class Encoder:
     def model(self, trained: bool = True) -> MaskedAutoencoderViT:
         """In evaluation mode, on the CPU; untrained: with the weights that a run draws."""
         return restore_model(self.config, self.tensors if trained else None)
+
+
+def _home(name: str, tensors: Mapping[str, Tensor]) -> Path:
+    """evaluations/NAME-DIGEST: many files have one name, such as model.safetensors."""
+    return Path("evaluations") / f"{name}-{weights_digest(tensors)[:8]}"
 
 
 def _note(path: Path, weights: Weights) -> str:

@@ -22,6 +22,7 @@ from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
+from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import sent
 from mimcl.pipeline.augment import central_crops, hash64, random_crops
@@ -69,9 +70,7 @@ class Task:
         digest = xxhash.xxh128(json.dumps(settings, sort_keys=True).encode())
         for index in (self.splits.train, self.splits.val):
             digest.update(index.fingerprint.encode())
-        for name, tensor in sorted(self.encoder.tensors.items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(weights_digest(self.encoder.tensors).encode())
         return digest.hexdigest()
 
 

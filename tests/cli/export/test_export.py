@@ -208,7 +208,7 @@ def test_a_file_of_weights_is_judged_as_the_run_it_came_from(here):
     of_run = knn(Path("run"), options=FeatureOptions(decoder="reference"))
     of_file = knn(Path("hf/vit"), Path("shards"), options=FeatureOptions(decoder="reference"))
     assert of_file.trained == of_run.trained
-    assert (here / "evaluations" / "vit" / "metrics.jsonl").exists()
+    assert (here / Encoder.load(Path("hf/vit")).home / "metrics.jsonl").exists()
 
 
 def test_prototypes_of_a_file_of_weights(here, monkeypatch, capsys):
