@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mimcl.cli.config import Config, override
-from mimcl.cli.restore import config_of, restore_model, samples_of
+from mimcl.cli.restore import config_of, load_weights, restore_model, samples_of
 from mimcl.cli.run import has_bfloat16
 from mimcl.model import checkpoint
 from mimcl.model.digest import weights_digest
@@ -40,7 +40,7 @@ class Encoder:
         if path.is_file() or (path / "config.json").exists():
             return cls._of_weights(path)
         path = checkpoint.resolve(path)
-        saved = checkpoint.load(path)
+        saved = load_weights(path)
         run = path.parent.parent if path.parent.name == "checkpoints" else None
         home = run or _home(path.resolve().name, saved.tensors)
         draw, samples = saved.meta["position"], samples_of(saved)

@@ -12,7 +12,7 @@ from small_runs import FEW_PATCHES, train
 from typed import mimcl
 
 from mimcl.cli.encoder import Encoder
-from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.checkpoint import CheckpointError, load, read_meta, save
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,22 @@ def test_files_of_one_name_have_homes_by_their_weights(run, tmp_path, monkeypatc
     shutil.copy(tmp_path / "00000003" / "model.safetensors", tmp_path / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     assert Encoder.load(Path("model.safetensors")).home == homes[1]
+
+
+def test_the_state_of_training_is_read_only_where_nothing_else_tells_the_images(run, tmp_path):
+    taken = shutil.copytree(run / "checkpoints" / "00000003", tmp_path / "taken")
+    meta = read_meta(taken)
+    assert meta["samples"] == Encoder.load(taken).samples == 40
+    saved = load(taken)
+    del meta["samples"]
+    older = save(tmp_path, meta["step"], saved.tensors, saved.state, meta, keep_last=1)
+    assert "samples" not in read_meta(older)
+    assert Encoder.load(older).samples == 40
+    for path in (taken, older):
+        (path / "state.pt").unlink()
+    assert Encoder.load(taken).samples == 40
+    with pytest.raises(CheckpointError, match="state.pt"):
+        Encoder.load(older)
 
 
 def test_where_there_is_none(tmp_path):
