@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import xxhash
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from mimcl.cli.config import Config
 from mimcl.cli.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.digest import weights_digest
 from mimcl.model.mae import MaskedAutoencoderViT, encoder_weights, sin_cos_positions
 
 _ROUNDING = 0.01  # of positions stored in bfloat16, which lie between -1 and 1
@@ -61,8 +61,10 @@ def begin_with(model: MaskedAutoencoderViT, config: Config) -> Beginning:
                 told.append(f"{name} {how}")
     model.load_state_dict(model.state_dict() | taken)
     separator = " " if of_decoder == "and decoder" else "; "
-    line = "; ".join([f"begins with {source.path}: the encoder{separator}{of_decoder}", *told])
-    return Beginning(line, _fingerprint(model))
+    line = "; ".join(
+        [f"begins with {source.path}: the encoder{separator}{of_decoder}", *told, *filter(None, [source.note])]
+    )
+    return Beginning(line, weights_digest(model.state_dict()))
 
 
 def _fitting(theirs: Tensor, ours: Tensor) -> tuple[Tensor, str]:
@@ -74,11 +76,3 @@ def _fitting(theirs: Tensor, ours: Tensor) -> tuple[Tensor, str]:
         return ours, f"fixed, of {after} x {after} patches instead of {before} x {before}"
     interpolated = resample_abs_pos_embed(theirs, [after, after])
     return interpolated, f"learned, interpolated from {before} x {before} to {after} x {after} patches"
-
-
-def _fingerprint(model: MaskedAutoencoderViT) -> str:
-    digest = xxhash.xxh64()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

@@ -37,7 +37,7 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Pat
     from mimcl.cli.gallery import images_of
     from mimcl.cli.masks_picture import Moment, draw_picture
     from mimcl.cli.reconstruction import reconstruct
-    from mimcl.cli.restore import samples_of
+    from mimcl.cli.restore import load_weights, samples_of
     from mimcl.model import checkpoint
     from mimcl.pipeline.files import DataError, atomic_file
     from mimcl.pipeline.index import ShardIndex
@@ -48,7 +48,7 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Pat
     crops = images_of(index, spread(index.samples, images), config["data"]["image_size"])
     moments = []
     for place in spread(len(found), checkpoints):
-        saved = checkpoint.load(found[place])
+        saved = load_weights(found[place])
         epoch = saved.meta["position"] / samples_of(saved)
         moments.append(Moment(saved.meta["step"], epoch, reconstruct(saved, crops, config["seed"])))
     model, masking = config["model"], config["masking"]

@@ -128,6 +128,7 @@ class Recorder:
         counts = self._counts.without(window.sample_ids if window.first_draw >= trainer.position else _NOTHING)
         meta: dict[str, Any] = {
             "position": trainer.position,
+            "samples": len(counts.counts),
             "config": asdict(self._config),
             "fingerprints": self._fingerprints,
             "window": {"number": window.number, "digest": window.digest},

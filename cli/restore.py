@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from mimcl.cli.run import draws_of
 from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import Masker
+from mimcl.model import checkpoint
 from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, build
 
@@ -35,7 +37,7 @@ def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> Maske
 def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int | None = None) -> tuple[Masker, float]:
     """The masker for `model`, restored from the same checkpoint, and the share of the run's draws done by then.
 
-    `samples`, how many images the run draws from, is needed for a checkpoint that was loaded without its state.
+    `samples`, how many images the run draws from, is needed for an older checkpoint that was loaded without its state.
     """
     config = config_of(saved)
     samples = samples_of(saved) if samples is None else samples
@@ -53,6 +55,14 @@ def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int 
     return masker, saved.meta["position"] / draws
 
 
+def load_weights(path: Path) -> Checkpoint:
+    """A checkpoint without its state, except an older one, which only there tells how many images it draws from.
+
+    Raises CheckpointError.
+    """
+    return checkpoint.load(path, with_state="samples" not in checkpoint.read_meta(path))
+
+
 def samples_of(saved: Checkpoint) -> int:
     """How many images the run draws from."""
-    return len(saved.state["draw_counts"])
+    return saved.meta["samples"] if "samples" in saved.meta else len(saved.state["draw_counts"])

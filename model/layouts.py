@@ -46,7 +46,9 @@ def is_hugging_face(names: Mapping[str, Tensor]) -> bool:
 
 def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same under our names, without heads; a name that is none of a ViT's stays."""
-    ours = {_our_name(name): tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}
+    ours = {
+        _our_name(name): tensor for name, tensor in tensors.items() if not name.removeprefix("vit.").startswith(_HEADS)
+    }
     for first in [name for name in ours if ".attn.q." in name]:
         names = [first.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
         if all(name in ours for name in names):

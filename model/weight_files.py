@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,6 +19,8 @@ from mimcl.model.checkpoint import CheckpointError
 
 _INSIDE = ("model", "state_dict")  # where a training checkpoint has the weights
 _WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_ON_HUBS = ("model.safetensors", "pytorch_model.bin")
+METADATA = ("norm_pix_loss", "mask_ratio", "image_mean", "image_std")  # in our own files; JSON
 _LONGEST = 1 << 24  # bytes of a folder's JSON: an index of shards has a line a tensor
 
 
@@ -31,13 +33,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_folder_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a Hugging Face folder. Raises CheckpointError."""
-    return _read_json(folder / "config.json")
+def read_description(path: Path) -> dict[str, Any]:
+    """What stands beside the tensors: config.json, preprocessor_config.json, our own safetensors metadata.
+
+    A folder must have a config.json. Of a file what lies beside it counts only where it is named as hubs name it: in
+    other folders are the files of others. Raises CheckpointError.
+    """
+    folder = path if path.is_dir() else path.parent
+    found: dict[str, Any] = {}
+    if path.is_dir() or path.name in _ON_HUBS:
+        for name in ("config.json", "preprocessor_config.json"):
+            if (path.is_dir() and name == "config.json") or (folder / name).exists():
+                found |= _read_json(folder / name)
+    return found | (_read_metadata(path) if path.suffix == ".safetensors" and path.is_file() else {})
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """What `mimcl export` wrote into the file, each value as JSON; all else is left out."""
+    try:
+        with safe_open(path, "pt") as file:
+            texts = file.metadata() or {}
+        return {name: json.loads(texts[name]) for name in METADATA if name in texts}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from None
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in _ON_HUBS:
         if (folder / name).is_file():
             return _read_file(folder / name)
     index = folder / "model.safetensors.index.json"

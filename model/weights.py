@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.layouts import from_hugging_face, is_hugging_face
 from mimcl.model.mae import SIZES, ModelConfig
-from mimcl.model.weight_files import read_folder_config, read_tensors
+from mimcl.model.normalisation import Normalisation, folded, normalisation_of
+from mimcl.model.weight_files import read_description, read_tensors
 
 _DROPPED = ("head.", "masker.")  # a classifier's matrix, and what learned to mask
 
@@ -30,22 +31,28 @@ class Weights:
     image_size: int  # pixels
     tensors: dict[str, Tensor]
     has_decoder: bool
+    normalisation: Normalisation | None = None  # of the pixels, as the file tells; None where it does not: ours
+    mask_ratio: float | None = None  # that it was trained with, where the file tells
 
 
 def read_weights(path: Path) -> Weights:
     """Reads a file of weights, or a Hugging Face folder. Raises CheckpointError for what is not a plain ViT.
 
     Float32 on the CPU, in whatever precision they were stored. Sizes follow from the shapes; the kind of target
-    (norm_pix_loss) no file tells: it is ModelConfig's default. Learned positions are read as they are. Heads are left
-    out. Without a decoder the configuration's is the default.
+    (norm_pix_loss) from the configuration beside them, or it is ModelConfig's default. Learned positions are read as
+    they are. Heads are left out. Without a decoder the configuration's is the default. Of an encoder for pixels that
+    were normalised otherwise, the patch projection is changed to take ours; with a decoder it is refused, since what
+    that predicts would be others' pixels.
     """
     tensors = read_tensors(path)
     try:
         if is_hugging_face(tensors):
             tensors = from_hugging_face(tensors)
         weights = _checked({name: tensor for name, tensor in tensors.items() if not name.startswith(_DROPPED)})
-        if path.is_dir():
-            _check_config(read_folder_config(path), weights.config)
+        found = read_description(path)
+        if path.is_dir() or "model_type" in found:
+            _check_config(found, weights.config)
+        weights = _described(weights, found)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit a masked autoencoder: {error}") from None
     return weights
@@ -80,6 +87,26 @@ def _checked(tensors: Mapping[str, Tensor]) -> Weights:
             raise ValueError(f"{name} is of shape {_by(tensors[name].shape)}; {config.name} has {_by(shape)}")
     converted = {name: _as_float32(name, tensors[name]) for name in expected}
     return Weights(config, side * config.patch_size, converted, has_decoder)
+
+
+def _described(weights: Weights, found: Mapping[str, Any]) -> Weights:
+    """With what tensors do not show. ValueError where that does not fit."""
+    # Hugging Face's default is not ours.
+    norm_pix_loss = found.get("norm_pix_loss", False if found.get("model_type") == "vit_mae" else None)
+    if weights.has_decoder and norm_pix_loss is not None:
+        weights = replace(weights, config=replace(weights.config, norm_pix_loss=norm_pix_loss is True))
+    ratio = found.get("mask_ratio")
+    if weights.has_decoder and type(ratio) is float and 0 < ratio < 1:
+        weights = replace(weights, mask_ratio=ratio)
+    normalisation = normalisation_of(found)
+    if normalisation is None or normalisation.is_ours:
+        return replace(weights, normalisation=normalisation)
+    if weights.has_decoder:
+        raise ValueError(
+            f"its pixels are normalised with {normalisation}, and its decoder predicts such, where ours are with "
+            "ImageNet's; give the encoder alone"
+        )
+    return replace(weights, tensors=folded(weights.tensors, normalisation), normalisation=normalisation)
 
 
 def _as_float32(name: str, tensor: Tensor) -> Tensor:

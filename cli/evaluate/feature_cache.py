@@ -10,22 +10,12 @@ import xxhash
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from torch import nn
 
 from mimcl.cli.extract import BATCH
 from mimcl.pipeline.files import DataError, atomic_file
 
 _MOST_BATCHES = 64  # of a block: 12.6 MB of ViT-B's features
 _NAME = "features"
-
-
-def weights_digest(model: nn.Module) -> str:
-    """xxh128 over the names and values of a model's parameters."""
-    digest = xxhash.xxh128()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.cpu().numpy()))
-    return digest.hexdigest()
 
 
 class FeatureCache:

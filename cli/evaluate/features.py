@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from mimcl.cli.config import ConfigError
 from mimcl.cli.console import console, image_bar
 from mimcl.cli.encoder import Encoder
-from mimcl.cli.evaluate.feature_cache import FeatureCache, weights_digest
+from mimcl.cli.evaluate.feature_cache import FeatureCache
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.extract import BATCH, central, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
+from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World, barrier, connected, gather
 from mimcl.model.mae import SIZES
 from mimcl.pipeline.decode import Decoder
@@ -77,12 +78,14 @@ def evaluate(
     """
     world = world or World()
     encoder = Encoder.load(path)
+    if encoder.note and world.rank == 0:
+        console.print(encoder.note)
     data = Path(encoder.config.data.root) if data is None else data
     splits = Labelled.load(data)
     check(splits)
     device = world.device()
     models = [encoder.model(trained=known) for known in (True, False)]
-    digests = [weights_digest(model) for model in models]
+    digests = [weights_digest(model.state_dict()) for model in models]
     extractors = [
         MaeFeatures(str(path), model.to(device), encoder.config.trainer.precision, options.pool) for model in models
     ]

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mimcl.cli.config import usage_errors
+from mimcl.cli.console import console
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
+from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import sent
 from mimcl.pipeline.augment import central_crops, hash64, random_crops
@@ -47,6 +49,8 @@ class Task:
     def load(cls, path: Path, data: Path | None, world: World) -> Task:
         """`data` None: the shards that the encoder was trained on. Raises CheckpointError and DataError."""
         encoder = Encoder.load(path)
+        if encoder.note and world.rank == 0:
+            console.print(encoder.note)
         splits = Labelled.load(Path(encoder.config.data.root) if data is None else data)
         labels = np.unique(splits.train.label[splits.train.label >= 0])
         return cls(encoder, splits, labels, world.device(), world)
@@ -66,9 +70,7 @@ class Task:
         digest = xxhash.xxh128(json.dumps(settings, sort_keys=True).encode())
         for index in (self.splits.train, self.splits.val):
             digest.update(index.fingerprint.encode())
-        for name, tensor in sorted(self.encoder.tensors.items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(weights_digest(self.encoder.tensors).encode())
         return digest.hexdigest()
 
 

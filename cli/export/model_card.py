@@ -27,7 +27,7 @@ def model_card(encoder: Encoder, format: str, examples: Iterable[str], check: st
     `examples` are Python lines that load the weights, `check` says what the maximum difference was.
     """
     config = encoder.config
-    name = _plain(encoder.home.name)
+    name = _plain(encoder.home.resolve().name)
     size = config.data.image_size
     width, depth, heads = SIZES[config.model.name]
     decoder = ""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mimcl.cli.encoder import Encoder
 from mimcl.curriculum.masking.mask import Mask, keep_lowest
 from mimcl.model.export import preprocessor, timm_arguments, timm_folder, vit_folder, vit_mae_folder
-from mimcl.model.mae import patchify, reconstruction_loss, to_patches, unpatchify
+from mimcl.model.mae import MEAN, STD, patchify, reconstruction_loss, to_patches, unpatchify
 from mimcl.pipeline.augment import EVALUATION_SIDE
 from mimcl.pipeline.files import write_json
 
@@ -51,6 +51,7 @@ class Part:
     compare: Callable[[nn.Module, Sample], Compared]
     compared: str  # in words
     beside: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # JSON files in the same folder
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of the safetensors file
 
 
 @torch.no_grad()
@@ -98,7 +99,8 @@ def write(part: Part, folder: Path) -> None:
     path = folder / part.file
     path.parent.mkdir(exist_ok=True)
     # Hugging Face does not load a file that does not say "pt".
-    save_file({name: tensor.contiguous() for name, tensor in part.tensors.items()}, path, {"format": "pt"})
+    metadata = {"format": "pt", **part.metadata}
+    save_file({name: tensor.contiguous() for name, tensor in part.tensors.items()}, path, metadata)
     for name, content in part.beside.items():
         write_json(path.parent / name, content)
 
@@ -203,7 +205,11 @@ def _own(encoder: Encoder) -> Part:
     def compare(model: nn.Module, sample: Sample) -> Compared:
         patches = patchify(sample.images, model.patch_size)
         pairs = [(model.encode(model.embed(patches)), sample.tokens)]
-        return pairs if sample.pred is None else [*pairs, (model(patches, sample.mask).pred, sample.pred)]
+        if sample.pred is None:
+            return pairs
+        output = model(patches, sample.mask)
+        loss = reconstruction_loss(output.per_patch_loss, sample.mask.mask).mean()
+        return [*pairs, (output.pred, sample.pred), (loss, sample.loss)]
 
     example = (
         "from pathlib import Path\n\n"
@@ -212,9 +218,13 @@ def _own(encoder: Encoder) -> Part:
         f"model = {call(Path())}\n"
         "features = model.features(patchify(images, model.patch_size))  # the mean of all patches"
     )
-    compared = "all tokens, and the decoder's predictions" if encoder.has_decoder else "all tokens"
+    compared = "all tokens, the decoder's predictions, and the loss" if encoder.has_decoder else "all tokens"
+    told: dict[str, Any] = {"image_mean": MEAN, "image_std": STD}
+    if encoder.has_decoder:
+        told |= {"norm_pix_loss": encoder.config.model.norm_pix_loss, "mask_ratio": encoder.config.masking.mask_ratio}
+    metadata = {name: json.dumps(value) for name, value in told.items()}
     tensors = {name: tensor for name, tensor in encoder.tensors.items() if not name.startswith("masker.")}
-    return Part("weights.safetensors", tensors, call, example, load, compare, compared)
+    return Part("weights.safetensors", tensors, call, example, load, compare, compared, metadata=metadata)
 
 
 def _beside(described: dict[str, Any], image_size: int) -> dict[str, dict[str, Any]]:

@@ -1,16 +1,18 @@
 """Encoders of runs and checkpoints: what they are, and where what is found out about them is written."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from images import write_classes
+from safetensors.torch import load_file, save_file
 from small_runs import FEW_PATCHES, train
 from typed import mimcl
 
 from mimcl.cli.encoder import Encoder
-from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.checkpoint import CheckpointError, load, read_meta, save
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,40 @@ def test_its_model_has_the_weights_and_no_masker(run):
 
 def test_a_checkpoint_without_its_run_has_a_home_of_its_own(run, tmp_path):
     shutil.copytree(run / "checkpoints" / "00000002", tmp_path / "taken")
-    assert Encoder.load(tmp_path / "taken").home == Path("evaluations/taken")
+    shutil.copytree(run / "checkpoints" / "00000003", tmp_path / "other" / "taken")
+    homes = [Encoder.load(tmp_path / path).home for path in ("taken", "other/taken", "taken")]
+    assert re.fullmatch("evaluations/taken-[0-9a-f]{8}", str(homes[0]))
+    assert homes[0] == homes[2] != homes[1]
+
+
+def test_files_of_one_name_have_homes_by_their_weights(run, tmp_path, monkeypatch):
+    homes = []
+    for step in ("00000002", "00000003"):
+        tensors = load_file(run / "checkpoints" / step / "weights.safetensors")
+        (tmp_path / step).mkdir()
+        save_file(tensors, tmp_path / step / "model.safetensors")
+        homes.append(Encoder.load(tmp_path / step / "model.safetensors").home)
+    assert all(re.fullmatch("evaluations/model-[0-9a-f]{8}", str(home)) for home in homes)
+    assert homes[0] != homes[1]
+    shutil.copy(tmp_path / "00000003" / "model.safetensors", tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert Encoder.load(Path("model.safetensors")).home == homes[1]
+
+
+def test_the_state_of_training_is_read_only_where_nothing_else_tells_the_images(run, tmp_path):
+    taken = shutil.copytree(run / "checkpoints" / "00000003", tmp_path / "taken")
+    meta = read_meta(taken)
+    assert meta["samples"] == Encoder.load(taken).samples == 40
+    saved = load(taken)
+    del meta["samples"]
+    older = save(tmp_path, meta["step"], saved.tensors, saved.state, meta, keep_last=1)
+    assert "samples" not in read_meta(older)
+    assert Encoder.load(older).samples == 40
+    for path in (taken, older):
+        (path / "state.pt").unlink()
+    assert Encoder.load(taken).samples == 40
+    with pytest.raises(CheckpointError, match="state.pt"):
+        Encoder.load(older)
 
 
 def test_where_there_is_none(tmp_path):

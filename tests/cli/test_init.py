@@ -72,13 +72,18 @@ def here(home, monkeypatch):
 
 @pytest.fixture
 def began(here, tmp_path, monkeypatch, capsys):
-    """Trains from some weights; returns the line about them and the weights after a step that moves none."""
+    """Trains from some weights; returns the line about them and the weights after a step that moves none.
+
+    The line is without its end, that ImageNet's constants are assumed, which is that of bare files alone.
+    """
 
     def run(init, *more, **changes):
         capsys.readouterr()
         out = tmp_path / "new"
         assert mimcl(monkeypatch, here, *words(out, "--init", str(init), *more, **changes)) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("begins with")]
+        line, assumed, _ = line.partition(f"; {init} does not tell how pixels are normalised: ImageNet's mean (0.485, ")
+        assert bool(assumed) == Path(init).is_file()
         return line, saved(out)
 
     return run

@@ -30,6 +30,7 @@ DECODER = {
     "decoder_num_hidden_layers": 2,
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 256,
+    "norm_pix_loss": True,
 }
 
 
@@ -207,6 +208,26 @@ def test_other_precisions_become_float32(ours, tmp_path, precision):
     weights = read_weights(tmp_path / "w.pth")
     for name, tensor in weights.tensors.items():
         assert torch.equal(tensor, ours.state_dict()[name].to(precision).float())
+
+
+def test_a_pooler_on_a_model_within_another_is_left_out(ours, tmp_path):
+    pooler = {"vit.pooler.dense.weight": torch.ones(96, 96), "vit.pooler.dense.bias": torch.ones(96)}
+    named = {f"vit.{name}": tensor for name, tensor in to_vit(ours.state_dict()).items()}
+    save_file(named | pooler, tmp_path / "w.safetensors")
+    assert read_weights(tmp_path / "w.safetensors").tensors.keys() == encoder_weights(ours.state_dict()).keys()
+
+
+@pytest.mark.parametrize("told", [{"norm_pix_loss": True}, {"norm_pix_loss": False}, {}])
+def test_the_kind_of_target_is_that_of_the_configuration(ours, tmp_path, told):
+    save_file(to_vit_mae(ours.state_dict()), tmp_path / "model.safetensors")
+    assert read_weights(tmp_path / "model.safetensors").mask_ratio is None
+    decoder = {name: value for name, value in DECODER.items() if name != "norm_pix_loss"}
+    config = {**HF, **decoder, "model_type": "vit_mae", "mask_ratio": 0.6, **told}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        weights = read_weights(path)
+        assert weights.config.norm_pix_loss is told.get("norm_pix_loss", False)  # Hugging Face's default
+        assert weights.mask_ratio == 0.6
 
 
 QKV = "blocks.1.attn.qkv"

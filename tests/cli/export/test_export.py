@@ -204,11 +204,47 @@ def test_what_was_exported_is_read_again(here):
     assert encoder.has_decoder
 
 
+def test_the_kind_of_target_and_the_mask_ratio_are_read_again(here):
+    for path in ("own/weights.safetensors", "hf/vit_mae", "hf/vit_mae/model.safetensors"):
+        encoder = Encoder.load(Path(path))
+        assert encoder.config.model.norm_pix_loss is False
+        assert encoder.config.masking.mask_ratio == 0.6
+        assert encoder.note == ""  # each names the constants
+
+
+def test_our_own_check_compares_the_loss(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("mimcl.model.weight_files.METADATA", ("mask_ratio",))  # the kind of target is not read
+    with pytest.raises(CheckpointError, match="what safetensors loads differs from run by"):
+        export(Path("run"), "safetensors", tmp_path / "out")
+
+
+def test_a_run_from_within_and_judged_while_it_goes(here, tmp_path, monkeypatch):
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    words = ("train", "--recipe", "cpu_small", "--epochs", "1", "--decoder", "reference", "--online-knn", "1")
+    assert mimcl(monkeypatch, here, *words, "--out", str(tmp_path / "known"), *settings) == 0
+    lines = [json.loads(line) for line in (tmp_path / "known" / "metrics.jsonl").read_text().splitlines()]
+    assert any("evaluation" in line and "checkpoint" not in line for line in lines)
+    assert mimcl(monkeypatch, tmp_path / "known", "export", ".", "--out", "../out") == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "\n# known\n" in card
+    assert "None was made of these weights." in card
+
+
 def test_a_file_of_weights_is_judged_as_the_run_it_came_from(here):
     of_run = knn(Path("run"), options=FeatureOptions(decoder="reference"))
     of_file = knn(Path("hf/vit"), Path("shards"), options=FeatureOptions(decoder="reference"))
     assert of_file.trained == of_run.trained
-    assert (here / "evaluations" / "vit" / "metrics.jsonl").exists()
+    assert (here / Encoder.load(Path("hf/vit")).home / "metrics.jsonl").exists()
+
+
+def test_constants_that_are_assumed_are_told(here, tmp_path, monkeypatch, capsys):
+    bare = shutil.copy("timm/model.safetensors", tmp_path / "bare.safetensors")
+    told = "does not tell how pixels are normalised: ImageNet's mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224"
+    for path, expected in ((bare, True), ("timm/model.safetensors", False)):
+        capsys.readouterr()
+        words = ("eval", "knn", str(path), "--data", "shards", "--decoder", "reference")
+        assert mimcl(monkeypatch, here, *words) == 0
+        assert (told in " ".join(capsys.readouterr().out.split())) == expected
 
 
 def test_prototypes_of_a_file_of_weights(here, monkeypatch, capsys):
