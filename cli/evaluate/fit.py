@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from mimcl.cli.console import console, last_words, training_bar, warn
-from mimcl.cli.evaluate.fit_record import FitRecord
+from mimcl.cli.evaluate.fit_record import FitRecord, save_every
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.evaluate.task import PATIENCE, VAL_BATCH, Course, Learner, Task, decoder_of, train_batches, val_batches
 from mimcl.cli.memory import keep_freed_memory
@@ -102,6 +102,7 @@ def _trained(
     stream = train_batches(task, course, decoder, learner.repaint, training.position)
     judged_every = max(1, round(course.judge_every_epochs * task.images / course.batch_size))  # steps
     steps = course.draws // course.batch_size
+    saved_every = save_every(course.batch_size, steps)
     with ExitStack() as until_done:
         signals = until_done.enter_context(StopSignals(last_words))
         kept: FitRecord | None = None
@@ -125,9 +126,11 @@ def _trained(
                 values = judged()
                 if kept:
                     kept.judged(step, values)
+            if kept and step % saved_every == 0:  # last: who goes on from here has all lines up to here
+                kept.begin_to_save()
 
         ended = training.run(
-            _told(stream), after_step, lambda: signals.requested, lambda step: judges(step) or FitRecord.saves(step)
+            _told(stream), after_step, lambda: signals.requested, lambda step: judges(step) or step % saved_every == 0
         )
         signals.be_patient()
         if kept:

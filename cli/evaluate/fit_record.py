@@ -15,7 +15,14 @@ from mimcl.model.metrics import Outcome
 from mimcl.model.saver import Saver
 from mimcl.pipeline.files import atomic_file
 
-_LOG_EVERY, _SAVE_EVERY = 20, 500  # steps
+_LOG_EVERY = 20  # steps
+_SAVE_EVERY = 512_000  # images: what a kill costs at most
+_SAVES, _FEWEST = 10, 20  # a shorter run is saved so often, but not after fewer steps than that
+
+
+def save_every(batch_size: int, steps: int) -> int:
+    """After how many steps a checkpoint is saved, of a run of `steps`."""
+    return max(1, min(_SAVE_EVERY // batch_size, max(_FEWEST, steps // _SAVES)))
 
 
 class FitRecord:
@@ -45,13 +52,8 @@ class FitRecord:
         except (FileNotFoundError, ValueError):
             return None
 
-    @staticmethod
-    def saves(step: int) -> bool:
-        """Whether a checkpoint is saved after this step."""
-        return step % _SAVE_EVERY == 0
-
     def after_step(self, step: int, outcomes: list[Outcome], last: bool) -> None:
-        """Logs what became of steps, and begins to save a checkpoint when it is time."""
+        """Logs what became of steps."""
         figures = ""
         for outcome in outcomes:
             if not outcome.finite:
@@ -61,8 +63,6 @@ class FitRecord:
                 self._log.write({"step": outcome.step, "draw": outcome.step * self._batch_size, **line})
                 figures = f"loss {outcome.loss:.4f}  lr {outcome.lr:.2e}  {self._images_per_second():,.0f} img/s"
         self._show(step, figures)
-        if self.saves(step):
-            self._save()
 
     def judged(self, step: int, values: dict[str, float]) -> None:
         """Logs accuracies on the val images."""
@@ -70,12 +70,19 @@ class FitRecord:
         self._show(step, "val  " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in values.items()))
         self._restart_clock()
 
+    def begin_to_save(self) -> None:
+        """Saves where training is while it goes on; what was logged by now is on the disk before."""
+        training = self._training
+        step = training.position // self._batch_size
+        meta = {"position": training.position}
+        self._saver.start(step, training.module.state_dict(), training.state_dict(), meta, self._log.sync)
+
     def save(self) -> None:
         """Saves where training is, unless that is saved already, and waits until it is on the disk."""
         if written := self._saver.settle():
             self._saved = written * self._batch_size
         if self._training.position != self._saved:
-            self._save()
+            self.begin_to_save()
             self._saver.finish()
 
     def finish(self, values: dict[str, float]) -> None:
@@ -88,12 +95,6 @@ class FitRecord:
     def close(self) -> None:
         self._log.close()
         self._saver.close()
-
-    def _save(self) -> None:
-        training = self._training
-        step = training.position // self._batch_size
-        meta = {"position": training.position}
-        self._saver.start(step, training.module.state_dict(), training.state_dict(), meta, self._log.sync)
 
     def _restart_clock(self) -> None:
         self._since, self._from = time.perf_counter(), self._training.position

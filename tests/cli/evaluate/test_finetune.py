@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from typed import mimcl
 
 from mimcl.cli.config import ConfigError
+from mimcl.cli.evaluate import fit_record
 from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.task import Task
 from mimcl.model import mae
@@ -142,11 +143,10 @@ def test_labels_at_random_are_not_learned(run):
 
 def die(step: int) -> None:
     """Saves every second step, and kills the process in a step, before its update."""
-    from mimcl.cli.evaluate import fit_record
     from mimcl.model.evaluate.supervised import Supervised
 
     ranks.shrink_model()
-    fit_record._SAVE_EVERY = 2
+    fit_record._SAVE_EVERY = 2 * SHORT["batch_size"]  # images
     update = Supervised._update
 
     def dying(self, lr, finite):
@@ -176,6 +176,23 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(home, run, tmp_path):
     assert not (folder_of(run) / "result.json").exists()
     ranks.run(home, "eval", "finetune", str(run), *words, before=save_every_second)
     assert f"going on at step 2 in {folder_of(run)}" in ranks.said(home)
+    assert_same(run, other)
+
+
+def test_a_judgement_that_was_broken_off_is_made_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2 * SHORT["batch_size"])
+    other, values = Path(shutil.copytree(run, tmp_path / "other")), SHORT | {"judge_every_epochs": 1}
+    finetune(other, None, values, decoder="reference")
+    assert [line["step"] for line in lines(folder_of(other)) if "top1" in line] == [2, 5]
+
+    def breaking(self, step, values):
+        raise RuntimeError("broken off")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_record.FitRecord, "judged", breaking)  # of step 2, after which it is saved as well
+        with pytest.raises(RuntimeError, match="broken off"):
+            finetune(run, None, values, decoder="reference")
+    finetune(run, None, values, decoder="reference")
     assert_same(run, other)
 
 

@@ -113,7 +113,7 @@ def test_its_defaults_are_maes_and_few_images_get_a_word(run, capsys):
 
 
 def test_broken_off_and_run_again_it_ends_with_the_same_bits(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2 * 24)  # images
     other = Path(shutil.copytree(run, tmp_path / "other"))
     linear_mae(other, **SHORT)
     update = Supervised._update
