@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mimcl.cli.console import warn
+from mimcl.cli.console import console, warn
+from mimcl.model import checkpoint
 from mimcl.model.evaluate.supervised import Supervised
 from mimcl.model.log import RunLog, TensorBoard
 from mimcl.model.metrics import Outcome
@@ -26,7 +30,10 @@ def save_every(batch_size: int, steps: int) -> int:
 
 
 class FitRecord:
-    """Rank 0's writer of a folder: settings.json, metrics.jsonl, checkpoints/, and result.json once all is done."""
+    """Rank 0's writer of a folder: settings.json, metrics.jsonl, checkpoints/, and result.json once all is done.
+
+    Of a folder that is done `tidy` leaves the weights alone, in weights.safetensors.
+    """
 
     def __init__(
         self,
@@ -51,6 +58,17 @@ class FitRecord:
             return json.loads((folder / "result.json").read_text())
         except (FileNotFoundError, ValueError):
             return None
+
+    @staticmethod
+    def tidy(folder: Path) -> None:
+        """Keeps of the checkpoints of a folder that has its result the last one's weights, and says where they are."""
+        checkpoints, weights = folder / "checkpoints", folder / "weights.safetensors"
+        for last in checkpoint.candidates(checkpoints)[:1]:
+            with suppress(FileNotFoundError):  # moved already, by a process that was killed then
+                os.replace(last / weights.name, weights)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        if weights.exists():
+            console.print(f"weights: {weights.stat().st_size / 1e6:,.1f} MB stay in {weights}")
 
     def after_step(self, step: int, outcomes: list[Outcome], last: bool) -> None:
         """Logs what became of steps."""

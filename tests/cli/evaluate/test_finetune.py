@@ -88,8 +88,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoints = folder_of(run) / "checkpoints"
-    return load_file(checkpoints / (checkpoints / "latest").read_text().strip() / "weights.safetensors")
+    return load_file(folder_of(run) / "weights.safetensors")
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -128,7 +127,15 @@ def test_colours_are_learned_and_the_result_stands_where_it_should(home, run, mo
     judged = [line for line in lines(folder_of(run)) if "top1" in line]
     assert [line["step"] for line in judged] == [30, 60]
     assert judged[-1]["top1"] == json.loads((folder_of(run) / "result.json").read_text())["top1"]
+    kept = folder_of(run) / "weights.safetensors"
+    assert f"weights: {kept.stat().st_size / 1e6:,.1f} MB stay in {kept}" in " ".join(said.split())
+    assert not (folder_of(run) / "checkpoints").exists()
+    content = kept.read_bytes()
+    kept.parent.joinpath("checkpoints", "00000060").mkdir(parents=True)  # as one that is killed right now leaves it
+    kept.rename(kept.parent / "checkpoints" / "00000060" / kept.name)
     assert mimcl(monkeypatch, home, *words, "--set", "mixing_group=4") == 0
+    assert kept.read_bytes() == content
+    assert not (folder_of(run) / "checkpoints").exists()
     again = capsys.readouterr().out
     assert "has the result already" in again
     assert "step 1" not in again
@@ -262,7 +269,7 @@ def test_every_part_of_the_recipe_takes_part(run):
     for changed in ({}, *without, *({name: 0} for name in zeros), {"min_lr": 0.001}, {"seed": 1}):
         finetune(run, None, base | {"drop_path": 0.5, "weight_decay": 10} | changed, decoder="reference")
     for folder in (run / "evaluation" / "finetune").iterdir():
-        found.add(hashlib.sha256((folder / "checkpoints" / "00000003" / "weights.safetensors").read_bytes()).digest())
+        found.add(hashlib.sha256((folder / "weights.safetensors").read_bytes()).digest())
     assert len(found) == 15
 
 

@@ -59,8 +59,7 @@ def folder_of(run: Path) -> Path:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoints = folder_of(run) / "checkpoints"
-    return load_file(checkpoints / (checkpoints / "latest").read_text().strip() / "weights.safetensors")
+    return load_file(folder_of(run) / "weights.safetensors")
 
 
 def test_colours_are_learned_and_the_encoder_stays_as_it_was(run, capsys):
