@@ -345,6 +345,15 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, words, code, message):
     assert message in complaint
 
 
-def test_more_processes_than_groups_is_bad_usage(run):
-    with pytest.raises(ConfigError, match="fewer groups of 24 draws than the 2 processes"):
-        finetune(run, None, SHORT | {"mixing_group": 24}, world=World(0, 2, 0, 2))
+@pytest.mark.parametrize(
+    ("values", "micro_batch_size", "processes", "message"),
+    [
+        ({"mixing_group": 24}, None, 2, "fewer groups of 24 images .* than the 2 processes; .*--set mixing_group=12$"),
+        ({"mixing_group": 8}, None, 25, "batch_size 24 is smaller than the 25 processes"),
+        ({"mixing_group": 8}, 8, 2, "--micro-batch-size 8 cannot cut .* 24 images alike on 2 processes; make it 16"),
+        ({"mixing_group": 8}, 7, 1, "--micro-batch-size 7 is less than mixing_group 8, .*--set mixing_group=7$"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_is_bad_usage(run, values, micro_batch_size, processes, message):
+    with pytest.raises(ConfigError, match=message):
+        finetune(run, None, SHORT | values, micro_batch_size, world=World(0, processes, 0, processes))

@@ -14,6 +14,7 @@ from colours import write_split_colours
 from safetensors.torch import load_file
 from typed import mimcl
 
+from mimcl.cli.config import ConfigError
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate import fit_record
 from mimcl.cli.evaluate import linear_mae as linear_module
@@ -110,6 +111,18 @@ def test_its_defaults_are_maes_and_few_images_get_a_word(run, capsys):
         60,
     )
     assert (settings["warmup_epochs"], settings["smallest_crop"]) == (0.2, 0.08)
+
+
+def test_a_piece_of_one_image_is_bad_usage(home, run, monkeypatch, capfd):
+    assert mimcl(monkeypatch, home, "eval", "linear", str(run), "--recipe", "mae", "--batch-size", "1") == 2
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert "batch_size 1 is cut to pieces of one image" in complaint
+    assert "give --batch-size 2 or more" in complaint
+    with pytest.raises(ConfigError, match="batch_size 7 .* pieces of one image.* give --batch-size 8 or more"):
+        linear_mae(run, batch_size=7, world=World(0, 4, 0, 4))
+    with pytest.raises(ConfigError, match="batch_size 3 is smaller than the 4 processes; raise it"):
+        linear_mae(run, batch_size=3, world=World(0, 4, 0, 4))
 
 
 def test_broken_off_and_run_again_it_ends_with_the_same_bits(run, tmp_path, monkeypatch):
