@@ -112,7 +112,8 @@ def _trained(
         kept: FitRecord | None = None
         if first:
             show = until_done.enter_context(training_bar(training.position // course.batch_size, steps))
-            kept = until_done.enter_context(closing(FitRecord(folder, settings, training, course.batch_size, show)))
+            kept = FitRecord(folder, settings, training, course.batch_size, show, decoder.name)
+            until_done.enter_context(closing(kept))
 
         def judges(step: int) -> bool:
             return step % judged_every == 0 and steps - step > judged_every // 2  # not shortly before the end

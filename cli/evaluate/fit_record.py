@@ -42,10 +42,15 @@ class FitRecord:
         training: Supervised,
         batch_size: int,
         show: Callable[[int, str], None],
+        decoder: str,
     ) -> None:
+        """Warns where training goes on in the folder with another decoder than it had."""
         self._folder, self._training, self._batch_size, self._show = folder, training, batch_size, show
+        before = (_read(folder / "settings.json") or {}).get("decoder", decoder)
+        if training.position and before != decoder:
+            warn(f"decoder changes from {before!r} to {decoder!r}: the same draws, but not the same bits")
         with atomic_file(folder / "settings.json") as file:
-            file.write(json.dumps(settings, indent=1).encode())
+            file.write(json.dumps(settings | {"decoder": decoder}, indent=1).encode())
         self._saver = Saver(folder / "checkpoints", keep_last=2, keep_every_steps=0, on_trouble=warn)
         self._log = RunLog(folder, training.position, warn, [TensorBoard(folder, training.position, warn)])
         self._saved = training.position
@@ -54,10 +59,7 @@ class FitRecord:
     @staticmethod
     def values(folder: Path) -> dict[str, float] | None:
         """The result that the folder has; None where there is none yet."""
-        try:
-            return json.loads((folder / "result.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
+        return _read(folder / "result.json")
 
     @staticmethod
     def tidy(folder: Path) -> None:
@@ -121,3 +123,11 @@ class FitRecord:
         images, seconds = self._training.position - self._from, time.perf_counter() - self._since
         self._restart_clock()
         return images / seconds
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A file of JSON; None where there is none, or none that is whole."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None

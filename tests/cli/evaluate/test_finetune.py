@@ -142,7 +142,7 @@ def test_colours_are_learned_and_the_result_stands_where_it_should(home, run, mo
 
 
 def test_labels_at_random_are_not_learned(run):
-    values = PLAIN | {"base_lr": 0.02, "epochs": 3, "batch_size": 12, "mixing_group": 4}
+    values = PLAIN | {"base_lr": 0.02, "epochs": 12, "batch_size": 12, "mixing_group": 4, "layer_decay": 0.9}
     found = finetune(run, Path("permuted"), values, decoder="reference")
     assert found.trained["finetune"] < 0.75
     assert (found.train, found.val, found.classes, found.data) == (60, 33, 3, Path("permuted"))
@@ -203,7 +203,7 @@ def test_a_judgement_that_was_broken_off_is_made_again(run, tmp_path, monkeypatc
     assert_same(run, other)
 
 
-def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch):
+def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch, capfd):
     other = shutil.copytree(run, tmp_path / "other")
     finetune(other, None, SHORT, decoder="reference")
     from mimcl.model.evaluate.supervised import Supervised
@@ -218,7 +218,13 @@ def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Supervised, "_update", asked)
         assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 75
+    capfd.readouterr()
+    settings = folder_of(run) / "settings.json"
+    settings.write_text(settings.read_text().replace('"decoder": "reference"', '"decoder": "dali-cpu"'))
     assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 0
+    warned = "decoder changes from 'dali-cpu' to 'reference': the same draws, but not the same bits"
+    assert warned in capfd.readouterr().err
+    assert json.loads(settings.read_text())["decoder"] == "reference"
     assert_same(run, other)
 
 

@@ -94,7 +94,7 @@ def test_the_command_prints_a_table(home, run, monkeypatch, capsys):
 
 
 def test_labels_at_random_are_not_learned(run):
-    found = linear_mae(run, Path("permuted"), 10, 30, "reference", base_lr=20.0)
+    found = linear_mae(run, Path("permuted"), 30, 30, "reference", base_lr=20.0)
     assert found.trained["linear"] < 0.75
 
 
