@@ -40,7 +40,7 @@ class Supervisor:
         world: World,
         online_knn: OnlineKnn | None = None,
     ) -> None:
-        self._online_knn = online_knn
+        self._online_knn, self._draws = online_knn, plan.draws
         self._trainer, self._batch_size, self._world_size = trainer, config.data.batch_size, world.size
         self._learned, self._signals = plan.learned, StopSignals(last_words)
         with ExitStack() as until_the_end:
@@ -59,7 +59,9 @@ class Supervisor:
         """To be called after each step, as the trainer does."""
         self._signals.step_done()
         self._tell(outcomes)
-        if self._online_knn and self._online_knn.is_due(self._trainer.position, self._batch_size):
+        # Who is asked to stop has seconds; all ranks know it of the same step. A run that is at its end does look up.
+        stops = any(outcome.stop for outcome in outcomes) and self._trainer.position < self._draws
+        if self._online_knn and not stops and self._online_knn.is_due(self._trainer.position, self._batch_size):
             self._look_up()
         if self._recorder:
             self._recorder.after_step(step, report)

@@ -52,6 +52,18 @@ class LineFile(AppendedFile):
         self.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
+def add_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a line of JSON at once, onto the disk. Raises OSError; what is half a line by then, the next one ends."""
+    with open(path, "ab+", buffering=0) as file:
+        line = json.dumps(row).encode() + b"\n"
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        while line:
+            line = line[file.write(line) :]
+        os.fsync(file.fileno())
+
+
 def keep_lines(path: Path, belongs: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
     """Drops the lines of a JSON-lines file that do not belong, and what is no whole line; returns those kept."""
     try:

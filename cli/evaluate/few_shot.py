@@ -24,7 +24,7 @@ def few_shot(
     options: FeatureOptions = FeatureOptions(),
     world: World | None = None,
 ) -> Result:
-    """Of logistic regression on `shots` images a class: mean and spread over `seeds` subsets.
+    """Of logistic regression on `shots` images a class: mean and, of several, spread over `seeds` subsets.
 
     A class that has fewer gives all it has, and rank 0 says how many such there are. Further as features.evaluate;
     DataError also for more shots than any class has.

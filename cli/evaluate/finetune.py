@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimcl.cli.config import replaced
+from mimcl.cli.config import ConfigError, replaced
 from mimcl.cli.console import console
 from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
@@ -57,9 +57,15 @@ def finetune(
     task = Task.load(path, data, world)
     model, size = task.encoder.config.model, task.encoder.config.data.image_size
     config = replaced(FinetuneConfig(), FinetuneConfig.of(model.name) | dict(values or {}))
-    micro_batch_size = micro_batch_size or _MICRO_BATCH.get(model.name, 128)
     config = _fitting(config, task)
-    course = Course.of(config, task.images, world, max(micro_batch_size, config.mixing_group), config.mixing_group)
+    group = config.mixing_group
+    if micro_batch_size is not None and micro_batch_size < group:
+        raise ConfigError(
+            f"--micro-batch-size {micro_batch_size} is less than mixing_group {group}, of images mixed alike; "
+            f"give {group} or more, or --set mixing_group={micro_batch_size}"
+        )
+    at_once = micro_batch_size or max(_MICRO_BATCH.get(model.name, 128), group)
+    course = Course.of(config, task.images, world, at_once, group)
     settings = Course.settings_of(config) | {"precision": task.encoder.config.trainer.precision}
     if world.rank == 0:
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import typer
 
 from mimcl.cli.console import console, last_words, training_bar, warn
-from mimcl.cli.evaluate.fit_record import FitRecord
+from mimcl.cli.evaluate.fit_record import FitRecord, save_every
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.evaluate.task import PATIENCE, VAL_BATCH, Course, Learner, Task, decoder_of, train_batches, val_batches
 from mimcl.cli.memory import keep_freed_memory
@@ -18,7 +19,7 @@ from mimcl.cli.run import claimed
 from mimcl.cli.stop import StopSignals
 from mimcl.cli.train import STOPPED
 from mimcl.model import checkpoint
-from mimcl.model.distributed import agree, barrier, connected, from_first
+from mimcl.model.distributed import agree, barrier, connected, from_first, gather
 from mimcl.model.evaluate.supervised import Supervised, accuracies
 from mimcl.model.metrics import Outcome
 from mimcl.pipeline.stream import Batch, Stream, micro_batches
@@ -40,7 +41,8 @@ def fit(
 ) -> Result:
     """Trains a learner on the train images with a label and judges it by the val images; all ranks do the same.
 
-    What is needed to go on lies in `encoder.home`/evaluation/EVALUATION/DIGEST; other settings have other folders.
+    What is needed to go on lies in `encoder.home`/evaluation/EVALUATION/DIGEST; other settings have other folders. The
+    weights stay there in the end, and no checkpoint.
     Raises Stopped, saved, after SIGTERM or Ctrl-C.
     """
     world, device = task.world, task.device
@@ -52,14 +54,16 @@ def fit(
             until_done.enter_context(claimed(folder))
         until_done.enter_context(connected(world, device, PATIENCE + 60))
         agree("the evaluation", digest)
-        values = FitRecord.values(folder) if first else None
-        if from_first(values is not None):
-            values = FitRecord.values(folder)
+        # Rank 0's: the others may not see its disk.
+        values = json.loads(gather(json.dumps(FitRecord.values(folder)) if first else "")[0])
+        if values is not None:
             if first:
                 console.print(f"{folder} has the result already; remove the folder to compute it again")
         else:
             keep_freed_memory()
             values = _trained(evaluation, task, course, settings, decoder, make_learner(), folder)
+        if first:
+            FitRecord.tidy(folder)
     named = {evaluation if name == "top1" else f"{evaluation}_{name}": value for name, value in values.items()}
     splits = task.splits
     result = Result(
@@ -102,12 +106,14 @@ def _trained(
     stream = train_batches(task, course, decoder, learner.repaint, training.position)
     judged_every = max(1, round(course.judge_every_epochs * task.images / course.batch_size))  # steps
     steps = course.draws // course.batch_size
+    saved_every = save_every(course.batch_size, steps)
     with ExitStack() as until_done:
         signals = until_done.enter_context(StopSignals(last_words))
         kept: FitRecord | None = None
         if first:
             show = until_done.enter_context(training_bar(training.position // course.batch_size, steps))
-            kept = until_done.enter_context(closing(FitRecord(folder, settings, training, course.batch_size, show)))
+            kept = FitRecord(folder, settings, training, course.batch_size, show, decoder.name)
+            until_done.enter_context(closing(kept))
 
         def judges(step: int) -> bool:
             return step % judged_every == 0 and steps - step > judged_every // 2  # not shortly before the end
@@ -125,9 +131,11 @@ def _trained(
                 values = judged()
                 if kept:
                     kept.judged(step, values)
+            if kept and step % saved_every == 0:  # last: who goes on from here has all lines up to here
+                kept.begin_to_save()
 
         ended = training.run(
-            _told(stream), after_step, lambda: signals.requested, lambda step: judges(step) or FitRecord.saves(step)
+            _told(stream), after_step, lambda: signals.requested, lambda step: judges(step) or step % saved_every == 0
         )
         signals.be_patient()
         if kept:

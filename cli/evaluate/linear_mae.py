@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mimcl.cli.config import replaced
+from mimcl.cli.config import ConfigError, replaced
 from mimcl.cli.console import console
 from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
@@ -50,6 +50,11 @@ def linear_mae(
     config = replace(config, batch_size=batch, warmup_epochs=min(config.warmup_epochs, config.epochs / 5))
     course = Course.of(config, task.images, world, _MICRO_BATCH)
     pieces = world.size * math.ceil(batch / (world.size * _MICRO_BATCH))
+    if batch < 2 * pieces:
+        raise ConfigError(
+            f"batch_size {batch} is cut to pieces of one image, which has no statistics; give "
+            f"--batch-size {2 * pieces} or more, or take fewer processes"
+        )
     settings = {"recipe": "mae", **Course.settings_of(config), "statistics_of": math.ceil(batch / pieces)}
     settings["precision"] = task.encoder.config.trainer.precision
     if world.rank == 0:

@@ -11,8 +11,9 @@ from mimcl.cli.console import console, warn
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.lines import SPREAD, UNTRAINED, settings_in_words
 from mimcl.cli.trackers import trackers_beside
-from mimcl.model.lines import LineFile
+from mimcl.model.lines import add_line
 from mimcl.model.log import TensorBoard
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
 _DETAILS = ("learning_rate", "held_out", "held_out_lowest")  # that led to a value: no quality of the encoder
@@ -45,6 +46,7 @@ def record(encoder: Encoder, result: Result, judged_on: ShardIndex) -> None:
 
     A line has evaluation, draw, checkpoint, data, index (the val split's fingerprint), settings, values (shares) and
     details. Of several lines alike but for the last two the last one counts. For rank 0 alone.
+    Raises DataError where the line cannot be written.
     """
     encoder.home.mkdir(parents=True, exist_ok=True)
     found = result.trained | {UNTRAINED + name: value for name, value in result.untrained.items()}
@@ -60,7 +62,13 @@ def record(encoder: Encoder, result: Result, judged_on: ShardIndex) -> None:
         "values": values,
         "details": details,
     }
-    LineFile(encoder.home / "metrics.jsonl", warn).add([line])
+    try:
+        add_line(encoder.home / "metrics.jsonl", line)
+    except OSError as error:
+        raise DataError(
+            f"the result cannot be written to {encoder.home / 'metrics.jsonl'} ({error.strerror}); make room and give "
+            "the same command again, which goes on from what is there"
+        ) from None
     events = encoder.home / "evaluation"
     events.mkdir(exist_ok=True)
     for sink in (TensorBoard(events, encoder.draw, warn), *trackers_beside(encoder.home, warn)):

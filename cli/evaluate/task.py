@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mimcl.cli.config import usage_errors
+from mimcl.cli.config import ConfigError
 from mimcl.cli.console import console
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.labelled import Labelled
@@ -102,8 +102,10 @@ class Course:
     def of(cls, config: Any, images: int, world: World, micro_batch_size: int, group_size: int = 1) -> Course:
         """That of an evaluation's configuration; raises ConfigError where its batch cannot be cut so."""
         steps = max(1, math.ceil(round(config.epochs * images, 6) / config.batch_size))
-        with usage_errors():
+        try:
             micro_batches(config.batch_size, micro_batch_size, world.rank, world.size, group_size)
+        except ValueError:  # in words of pre-training
+            raise ConfigError(_uncut(config.batch_size, micro_batch_size, group_size, world.size)) from None
         return cls(
             steps * config.batch_size,
             config.batch_size,
@@ -118,6 +120,21 @@ class Course:
     def settings_of(config: Any) -> dict[str, Any]:
         """The configuration's values by name, without what no result depends on."""
         return {name: value for name, value in asdict(config).items() if name != "judge_every_epochs"}
+
+
+def _uncut(batch_size: int, micro_batch_size: int, group_size: int, processes: int) -> str:
+    """Why a batch of whole groups cannot be cut for so many processes, and what to do."""
+    if processes > batch_size:
+        return f"batch_size {batch_size} is smaller than the {processes} processes; raise it, or take fewer processes"
+    if processes > batch_size // group_size:
+        return (
+            f"batch_size {batch_size} has fewer groups of {group_size} images (mixing_group) than the {processes} "
+            f"processes; raise it, or make the groups smaller: --set mixing_group={batch_size // processes}"
+        )
+    return (
+        f"--micro-batch-size {micro_batch_size} cannot cut a batch of {batch_size} images alike on {processes} "
+        f"processes; make it {2 * group_size} or more"
+    )
 
 
 def decoder_of(name: str, task: Task, index: ShardIndex, images: int) -> tuple[Decoder, str]:

@@ -39,7 +39,7 @@ def few_shot(
     """Yields ("1_shot", mean), ("1_shot_std", spread), ("5_shot", mean) ...: shares of val samples given their class.
 
     The mean is over `seeds` subsets of `shots` train samples a class, the spread their standard deviation (of a sample;
-    0 for one seed). A class with fewer samples gives all it has. A subset is a pure function of seed, shots and labels.
+    none of one seed). A class with fewer samples gives all it has. A subset is a pure function of seed, shots, labels.
     `train` (N, D) and `val` (M, D) are features; labels (N,) and (M,) are whole numbers, and samples with a negative
     one are left out. `strength` is lambda times n. ValueError where no class has that many samples.
     """
@@ -51,19 +51,20 @@ def few_shot(
     most = int(y.bincount().max())
     if max(shots) > most:
         raise ValueError(f"{max(shots)} shots a class: no class has more than {most} samples to learn from")
-    x, val_x = _unit(x), _unit(val_x)
+    val_x = _unit(val_x)
     for count in shots:
         found = []
         for seed in range(seeds):
             rows = subset(y, count, seed)
-            weight = _fitted(x[rows].double(), y[rows], classes, strength / len(rows)).float()
+            weight = _fitted(_unit(x[rows]).double(), y[rows], classes, strength / len(rows)).float()
             right = sum(
                 ((features @ weight).argmax(dim=1) == truth).sum()
                 for features, truth in zip(val_x.split(_ROWS), val_y.split(_ROWS), strict=True)
             )
             found.append(right.item() / len(val_y))
         yield f"{count}_shot", float(np.mean(found))
-        yield f"{count}_shot_std", float(np.std(found, ddof=1)) if seeds > 1 else 0.0
+        if seeds > 1:
+            yield f"{count}_shot_std", float(np.std(found, ddof=1))
 
 
 def subset(y: Tensor, shots: int, seed: int) -> Tensor:

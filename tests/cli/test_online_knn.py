@@ -1,7 +1,9 @@
 """`mimcl train --online-knn`: what it finds, that training does not notice, and that a resume repeats nothing."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from typed import mimcl
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.online_knn import OnlineKnn
+from mimcl.cli.supervise import Supervisor
 
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
 SETTINGS = (
@@ -64,6 +67,23 @@ def test_a_resumed_run_has_the_lines_of_an_unbroken_one(home, tmp_path, monkeypa
     assert mimcl(monkeypatch, home, "train", "--out", str(resumed), "--resume") == 0
     assert_same_run(home / "untouched", resumed)
     assert [line["draw"] for line in found_in(resumed)] == [40, 80, 120]
+
+
+def test_who_is_asked_to_stop_does_not_begin_to_look_up(home, monkeypatch):
+    after_step = Supervisor.after_step
+
+    def asking(self, step, report, outcomes):
+        after_step(self, step, report, outcomes)
+        if step == 4:  # which the next step tells all ranks
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervisor, "after_step", asking)
+        assert mimcl(monkeypatch, home, *WORDS, *EVERY, "--out", "stopped") == 75
+    assert found_in(home / "stopped") == []
+    assert (home / "stopped" / "checkpoints" / "latest").read_text() == "00000005\n"
+    assert mimcl(monkeypatch, home, "train", "--out", "stopped", "--resume") == 0
+    assert [line["draw"] for line in found_in(home / "stopped")] == [80, 120]
 
 
 def test_two_processes_share_it(home):

@@ -71,7 +71,7 @@ def test_one_seed_has_no_spread_and_nothing_global_is_touched():
     train, labels = gaussians(60, seed=8)
     before = torch.random.get_rng_state()
     found = dict(few_shot(train, labels, train, labels, shots=[3], seeds=1))
-    assert found["3_shot_std"] == 0
+    assert list(found) == ["3_shot"]
     assert torch.equal(before, torch.random.get_rng_state())
 
 

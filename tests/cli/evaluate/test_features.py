@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchruns
+from full_disk import files_end_at
 from images import write_train_val
 from typed import mimcl
 
@@ -23,6 +24,7 @@ from mimcl.cli.evaluate.linear import linear
 from mimcl.cli.extract import extract, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
 from mimcl.model.evaluate.knn import knn as by_neighbours
+from mimcl.model.lines import read_lines
 from mimcl.pipeline.index import ShardIndex
 
 TRAIN, VAL = {"ant": 60, "bee": 60, "cow": 50}, {"ant": 30, "bee": 30, "cow": 30}  # 3 and 2 blocks
@@ -219,6 +221,21 @@ def test_a_full_disk_is_one_line(fresh, monkeypatch, capfd):
     assert "No space left on device" in complaint
     assert "make room and go on with the same command" in complaint
     assert not blocks(fresh)
+
+
+def test_a_result_that_cannot_be_written_is_one_line_and_not_lost_the_next_time(fresh, monkeypatch, capfd):
+    words, metrics = ["eval", "knn", "run", "--decoder", "reference"], fresh / "run" / "metrics.jsonl"
+    assert mimcl(monkeypatch, fresh, *words) == 0
+    before, known = metrics.stat().st_size, read_lines(metrics)
+    capfd.readouterr()
+    with files_end_at(before + 9):
+        assert mimcl(monkeypatch, fresh, *words) == 1
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert "the result cannot be written to run/metrics.jsonl (File too large); make room" in complaint
+    assert metrics.stat().st_size == before + 9
+    assert mimcl(monkeypatch, fresh, *words) == 0
+    assert read_lines(metrics) == [*known, known[-1]]
 
 
 def test_a_best_rate_at_the_edge_is_said(fresh, monkeypatch, capfd):

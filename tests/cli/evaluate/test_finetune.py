@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from typed import mimcl
 
 from mimcl.cli.config import ConfigError
+from mimcl.cli.evaluate import fit_record
 from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.task import Task
 from mimcl.model import mae
@@ -87,8 +88,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoints = folder_of(run) / "checkpoints"
-    return load_file(checkpoints / (checkpoints / "latest").read_text().strip() / "weights.safetensors")
+    return load_file(folder_of(run) / "weights.safetensors")
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -127,14 +127,22 @@ def test_colours_are_learned_and_the_result_stands_where_it_should(home, run, mo
     judged = [line for line in lines(folder_of(run)) if "top1" in line]
     assert [line["step"] for line in judged] == [30, 60]
     assert judged[-1]["top1"] == json.loads((folder_of(run) / "result.json").read_text())["top1"]
+    kept = folder_of(run) / "weights.safetensors"
+    assert f"weights: {kept.stat().st_size / 1e6:,.1f} MB stay in {kept}" in " ".join(said.split())
+    assert not (folder_of(run) / "checkpoints").exists()
+    content = kept.read_bytes()
+    kept.parent.joinpath("checkpoints", "00000060").mkdir(parents=True)  # as one that is killed right now leaves it
+    kept.rename(kept.parent / "checkpoints" / "00000060" / kept.name)
     assert mimcl(monkeypatch, home, *words, "--set", "mixing_group=4") == 0
+    assert kept.read_bytes() == content
+    assert not (folder_of(run) / "checkpoints").exists()
     again = capsys.readouterr().out
     assert "has the result already" in again
     assert "step 1" not in again
 
 
 def test_labels_at_random_are_not_learned(run):
-    values = PLAIN | {"base_lr": 0.02, "epochs": 3, "batch_size": 12, "mixing_group": 4}
+    values = PLAIN | {"base_lr": 0.02, "epochs": 12, "batch_size": 12, "mixing_group": 4, "layer_decay": 0.9}
     found = finetune(run, Path("permuted"), values, decoder="reference")
     assert found.trained["finetune"] < 0.75
     assert (found.train, found.val, found.classes, found.data) == (60, 33, 3, Path("permuted"))
@@ -142,11 +150,10 @@ def test_labels_at_random_are_not_learned(run):
 
 def die(step: int) -> None:
     """Saves every second step, and kills the process in a step, before its update."""
-    from mimcl.cli.evaluate import fit_record
     from mimcl.model.evaluate.supervised import Supervised
 
     ranks.shrink_model()
-    fit_record._SAVE_EVERY = 2
+    fit_record._SAVE_EVERY = 2 * SHORT["batch_size"]  # images
     update = Supervised._update
 
     def dying(self, lr, finite):
@@ -179,7 +186,24 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(home, run, tmp_path):
     assert_same(run, other)
 
 
-def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch):
+def test_a_judgement_that_was_broken_off_is_made_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2 * SHORT["batch_size"])
+    other, values = Path(shutil.copytree(run, tmp_path / "other")), SHORT | {"judge_every_epochs": 1}
+    finetune(other, None, values, decoder="reference")
+    assert [line["step"] for line in lines(folder_of(other)) if "top1" in line] == [2, 5]
+
+    def breaking(self, step, values):
+        raise RuntimeError("broken off")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_record.FitRecord, "judged", breaking)  # of step 2, after which it is saved as well
+        with pytest.raises(RuntimeError, match="broken off"):
+            finetune(run, None, values, decoder="reference")
+    finetune(run, None, values, decoder="reference")
+    assert_same(run, other)
+
+
+def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch, capfd):
     other = shutil.copytree(run, tmp_path / "other")
     finetune(other, None, SHORT, decoder="reference")
     from mimcl.model.evaluate.supervised import Supervised
@@ -194,7 +218,13 @@ def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Supervised, "_update", asked)
         assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 75
+    capfd.readouterr()
+    settings = folder_of(run) / "settings.json"
+    settings.write_text(settings.read_text().replace('"decoder": "reference"', '"decoder": "dali-cpu"'))
     assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 0
+    warned = "decoder changes from 'dali-cpu' to 'reference': the same draws, but not the same bits"
+    assert warned in capfd.readouterr().err
+    assert json.loads(settings.read_text())["decoder"] == "reference"
     assert_same(run, other)
 
 
@@ -245,7 +275,7 @@ def test_every_part_of_the_recipe_takes_part(run):
     for changed in ({}, *without, *({name: 0} for name in zeros), {"min_lr": 0.001}, {"seed": 1}):
         finetune(run, None, base | {"drop_path": 0.5, "weight_decay": 10} | changed, decoder="reference")
     for folder in (run / "evaluation" / "finetune").iterdir():
-        found.add(hashlib.sha256((folder / "checkpoints" / "00000003" / "weights.safetensors").read_bytes()).digest())
+        found.add(hashlib.sha256((folder / "weights.safetensors").read_bytes()).digest())
     assert len(found) == 15
 
 
@@ -321,6 +351,15 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, words, code, message):
     assert message in complaint
 
 
-def test_more_processes_than_groups_is_bad_usage(run):
-    with pytest.raises(ConfigError, match="fewer groups of 24 draws than the 2 processes"):
-        finetune(run, None, SHORT | {"mixing_group": 24}, world=World(0, 2, 0, 2))
+@pytest.mark.parametrize(
+    ("values", "micro_batch_size", "processes", "message"),
+    [
+        ({"mixing_group": 24}, None, 2, "fewer groups of 24 images .* than the 2 processes; .*--set mixing_group=12$"),
+        ({"mixing_group": 8}, None, 25, "batch_size 24 is smaller than the 25 processes"),
+        ({"mixing_group": 8}, 8, 2, "--micro-batch-size 8 cannot cut .* 24 images alike on 2 processes; make it 16"),
+        ({"mixing_group": 8}, 7, 1, "--micro-batch-size 7 is less than mixing_group 8, .*--set mixing_group=7$"),
+    ],
+)
+def test_a_batch_that_cannot_be_cut_is_bad_usage(run, values, micro_batch_size, processes, message):
+    with pytest.raises(ConfigError, match=message):
+        finetune(run, None, SHORT | values, micro_batch_size, world=World(0, processes, 0, processes))

@@ -1,6 +1,7 @@
 """The linear probe by MAE's recipe on packed images: what it learns, and that it goes on exactly."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from colours import write_split_colours
 from safetensors.torch import load_file
 from typed import mimcl
 
+from mimcl.cli.config import ConfigError
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate import fit_record
 from mimcl.cli.evaluate import linear_mae as linear_module
@@ -59,8 +61,7 @@ def folder_of(run: Path) -> Path:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoints = folder_of(run) / "checkpoints"
-    return load_file(checkpoints / (checkpoints / "latest").read_text().strip() / "weights.safetensors")
+    return load_file(folder_of(run) / "weights.safetensors")
 
 
 def test_colours_are_learned_and_the_encoder_stays_as_it_was(run, capsys):
@@ -93,7 +94,7 @@ def test_the_command_prints_a_table(home, run, monkeypatch, capsys):
 
 
 def test_labels_at_random_are_not_learned(run):
-    found = linear_mae(run, Path("permuted"), 10, 30, "reference", base_lr=20.0)
+    found = linear_mae(run, Path("permuted"), 30, 30, "reference", base_lr=20.0)
     assert found.trained["linear"] < 0.75
 
 
@@ -112,8 +113,20 @@ def test_its_defaults_are_maes_and_few_images_get_a_word(run, capsys):
     assert (settings["warmup_epochs"], settings["smallest_crop"]) == (0.2, 0.08)
 
 
+def test_a_piece_of_one_image_is_bad_usage(home, run, monkeypatch, capfd):
+    assert mimcl(monkeypatch, home, "eval", "linear", str(run), "--recipe", "mae", "--batch-size", "1") == 2
+    complaint = capfd.readouterr().err
+    assert len(complaint.splitlines()) == 1
+    assert "batch_size 1 is cut to pieces of one image" in complaint
+    assert "give --batch-size 2 or more" in complaint
+    with pytest.raises(ConfigError, match="batch_size 7 .* pieces of one image.* give --batch-size 8 or more"):
+        linear_mae(run, batch_size=7, world=World(0, 4, 0, 4))
+    with pytest.raises(ConfigError, match="batch_size 3 is smaller than the 4 processes; raise it"):
+        linear_mae(run, batch_size=3, world=World(0, 4, 0, 4))
+
+
 def test_broken_off_and_run_again_it_ends_with_the_same_bits(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2 * 24)  # images
     other = Path(shutil.copytree(run, tmp_path / "other"))
     linear_mae(other, **SHORT)
     update = Supervised._update
@@ -138,6 +151,8 @@ def probe_and_leave() -> None:
     """In place of a command, with batch statistics of 12 images."""
     ranks.shrink_model()
     linear_module._MICRO_BATCH = 12
+    if os.environ["RANK"] != "0":  # has another disk, without the result
+        fit_record.FitRecord.values = lambda folder: sys.exit("looked for itself")
     linear_mae(Path(sys.argv[1]), **SHORT, world=World.from_environment())
     sys.exit()
 
@@ -151,3 +166,5 @@ def test_two_processes_end_with_the_weights_of_one(home, run, tmp_path):
     assert (first.pop("seen"), second.pop("seen")) == (10, 5)  # of a process
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=1e-2, msg=name)
+    ranks.run(home, str(run), before=probe_and_leave, size=2)
+    assert "has the result already" in ranks.said(home)
