@@ -104,10 +104,10 @@ def compare(config: CompareConfig) -> Comparison:
     signal, ChildError when a run fails, ConfigError when OUT has another comparison or a run with other settings, and
     what is wrong with data and prototypes, before anything is trained.
     """
-    from mimcl.cli.compare.comparison import compare_figures, figures, show, write_comparison
+    from mimcl.cli.compare.comparison import compare_figures, figures, show, unequal_time, write_comparison
     from mimcl.cli.compare.judging import judge
     from mimcl.cli.compare.trials import start
-    from mimcl.cli.console import console, last_words
+    from mimcl.cli.console import console, last_words, warn
     from mimcl.cli.report.report import report
     from mimcl.cli.run import claimed
     from mimcl.cli.stop import StopSignals
@@ -134,6 +134,8 @@ def compare(config: CompareConfig) -> Comparison:
         write_comparison(trials.out / "comparison.json", head, comparison)
         page = report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
     show(comparison)
+    if config.budget == "time" and (complaint := unequal_time(comparison)):
+        warn(complaint)
     if any(its["curriculum.name"] != "none" for its in config.arms.values()):
         console.print("making the prototypes, once for all runs, is not counted")
     console.print(f"{page}\n{trials.out / 'comparison.json'}")
@@ -210,14 +212,15 @@ def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals
         write_json(trials.out / "comparison.json", head)
     if config.budget == "samples":
         return dict.fromkeys(config.arms, length)
-    for pilot in trials.pilots([arm for arm in config.arms if arm not in measured]):
-        console.print(f"measuring {pilot.arm}: {pilot.log}")
+    for number, pilot in enumerate(trials.pilots([arm for arm in config.arms if arm not in measured])):
+        console.print(f"{'measuring' if number else 'warming up with'} {pilot.arm}: {pilot.log}")
         shutil.rmtree(pilot.folder, ignore_errors=True)
         pilot.folder.parent.mkdir(exist_ok=True)
         start(pilot.arguments, pilot, signals, config.processes)
-        measured[pilot.arm] = seconds_per_step(pilot.folder)
+        if number:
+            measured[pilot.arm] = seconds_per_step(pilot.folder)
+            note(trials.out, seconds_per_step=measured)
         shutil.rmtree(pilot.folder)
-        note(trials.out, seconds_per_step=measured)
     epochs = equal_time(length, measured, list(config.arms))
     for arm, its in epochs.items():
         console.print(f"{arm}: {1000 * measured[arm]:.1f} ms a step, so {its:g} epochs")

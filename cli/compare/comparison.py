@@ -17,6 +17,7 @@ from mimcl.pipeline.files import DataError, open_regular, write_json
 Quality = tuple[str, str, str, str]  # evaluation, its settings, the split's fingerprint, name of the value
 Protocols = Mapping[str, Mapping[str, Any]]  # settings and index of a line, by evaluation
 
+_EQUAL = 0.03  # how much longer than the shortest equal training times may be
 _WHILE_TRAINING = "online_knn"  # nobody but the training itself writes lines of this name
 
 
@@ -170,6 +171,18 @@ def show(comparison: Comparison) -> None:
                 f"{_interval(row.loss, 1, 4):>20}{time:>18}{row.draws:>12,}"
             )
     console.print("\nmean over seeds ± half of Student's 95 % interval; differences are taken seed by seed")
+
+
+def unequal_time(comparison: Comparison) -> str | None:
+    """What to say where the arms' training did not take equal time after all; None where it did."""
+    seconds = {row.arm: row.seconds.mean for row in comparison.rows}
+    shortest, longest = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
+    if not seconds[longest] > (1 + _EQUAL) * seconds[shortest]:
+        return None
+    return (
+        f"training did not take equal time: {longest} {seconds[longest]:,.0f} s, {shortest} {seconds[shortest]:,.0f} s. "
+        "The short runs measured something else, on a busy machine perhaps; compare once more with another --out"
+    )
 
 
 def _interval(value: Summary, scale: float, digits: int, sign: str = "") -> str:

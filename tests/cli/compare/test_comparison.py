@@ -14,6 +14,7 @@ from mimcl.cli.compare.comparison import (
     is_evaluated,
     last_protocol,
     show,
+    unequal_time,
     write_comparison,
 )
 from mimcl.cli.report.read import read_run
@@ -86,6 +87,16 @@ def test_the_file_has_every_number_and_no_nan(tmp_path):
         "value": 0.4,
     }
     assert content["rows"][0]["value"] == {"n": 1, "mean": 0.4, "sd": None, "low": None, "high": None}
+
+
+def test_training_times_that_differ_by_more_than_3_percent_are_told():
+    def runs(seconds):
+        return compare_figures([Figures(arm, 0, Path(arm), 64, 0.5, took, {}) for arm, took in seconds.items()])
+
+    assert unequal_time(runs({"uniform": 100.0, "proto": 102.9, "anti": 101.0})) is None
+    complaint = unequal_time(runs({"uniform": 103.5, "proto": 101.0, "anti": 100.0}))
+    assert complaint.startswith("training did not take equal time: uniform 104 s, anti 100 s. ")
+    assert unequal_time(runs({"uniform": math.nan, "proto": math.nan})) is None
 
 
 def test_a_run_is_judged_by_its_comparisons_protocol_alone(tmp_path):
