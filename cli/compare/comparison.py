@@ -180,7 +180,7 @@ def unequal_time(comparison: Comparison) -> str | None:
     if not seconds[longest] > (1 + _EQUAL) * seconds[shortest]:
         return None
     return (
-        f"training did not take equal time: {longest} {seconds[longest]:,.0f} s, {shortest} {seconds[shortest]:,.0f} s. "
+        f"training took unequal time: {longest} {seconds[longest]:,.0f} s, {shortest} {seconds[shortest]:,.0f} s. "
         "The short runs measured something else, on a busy machine perhaps; compare once more with another --out"
     )
 
