@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run after the step, saved; a second Ctrl-C, or a step that is stuck, ends it at once."""
+"""SIGTERM, SIGHUP and Ctrl-C end a run after the step, saved; a second Ctrl-C, or a stuck step, ends it at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from types import TracebackType
 
 _FAILED, _INTERRUPTED = 1, 130
+_REQUESTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _LAST_WORDS_SECONDS = 1.0
 
 
 class StopSignals:
-    """While the block lasts, SIGTERM and Ctrl-C set `requested` and nothing else.
+    """While the block lasts, SIGTERM, SIGHUP and Ctrl-C set `requested` and nothing else.
+
+    SIGHUP says that the terminal is gone; nohup has it ignored, and then it stays so.
 
     Python runs its handlers only between two instructions of the main thread, which may wait for a process that is
     gone. A thread that reads the signals from a pipe sees them in any case; it ends the process at once, without
@@ -53,7 +56,8 @@ class StopSignals:
         self._began = time.monotonic()
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        heard = [n for n in _REQUESTS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._note) for number in heard}
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
@@ -81,7 +85,7 @@ class StopSignals:
                 interrupts += numbers.count(signal.SIGINT)
                 if interrupts > 1:
                     self._leave(_INTERRUPTED, "interrupted twice: left at once, without saving")
-                if asked is None and {signal.SIGTERM, signal.SIGINT}.intersection(numbers):
+                if asked is None and set(_REQUESTS).intersection(numbers):
                     self.requested, asked = True, time.monotonic()
             elif not self._patient and time.monotonic() > max(asked, self._began) + self._length + self._grace:
                 self._leave(_FAILED, "asked to stop, but the step does not end (a process or a disk that does not "

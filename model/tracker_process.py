@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -140,6 +141,9 @@ def _batches(lines: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
 
 def main() -> None:
     """Exit code 1 after a failure."""
+    # SLURM signals all processes of a step. The run decides when this one ends: with its input.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:

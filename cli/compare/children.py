@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mimcl.cli.stop import StopSignals
 
 _POLL_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 class StoppedError(Exception):
@@ -34,7 +36,8 @@ def run_to_end(words: Sequence[str], log: Path, signals: StopSignals) -> None:
     """Runs a command to its end; all that it prints goes to the end of `log`.
 
     When `signals` has a request, the process gets SIGTERM, has all the time it needs, and StoppedError is raised.
-    Raises ChildError when it fails.
+    When this process is killed, the other gets SIGTERM as well, on Linux; elsewhere it goes on alone. Raises ChildError
+    when it fails.
     """
     if signals.requested:
         raise StoppedError
@@ -45,6 +48,7 @@ def run_to_end(words: Sequence[str], log: Path, signals: StopSignals) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_tether(),
             env=os.environ | {"PYTHONSAFEPATH": "1"},  # modules of the working directory are none of ours
         )
     told = False
@@ -60,6 +64,20 @@ def run_to_end(words: Sequence[str], log: Path, signals: StopSignals) -> None:
         raise StoppedError
     if code:
         raise ChildError(f"`mimcl {_subject(words)}` failed with exit code {code}: {_last_line(log)}; all is in {log}")
+
+
+def _tether() -> Callable[[], None] | None:
+    """What a child does before anything else, so that it is told to stop when this process is gone; on Linux alone."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def tether() -> None:  # in a process that has one thread of several: it imports nothing and waits for nothing
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:  # gone already
+            os._exit(1)
+
+    return tether
 
 
 def _subject(words: Sequence[str]) -> str:

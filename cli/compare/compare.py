@@ -15,7 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
-    from mimcl.cli.compare.trials import Trial, Trials
+    from mimcl.cli.compare.trials import Trials
     from mimcl.cli.stop import StopSignals
 
 EVALUATIONS = ("knn", "linear", "few-shot")  # commands of mimcl eval; their lines have _ for -
@@ -104,9 +104,10 @@ def compare(config: CompareConfig) -> Comparison:
     signal, ChildError when a run fails, ConfigError when OUT has another comparison or a run with other settings, and
     what is wrong with data and prototypes, before anything is trained.
     """
-    from mimcl.cli.compare.comparison import compare_figures, figures, is_evaluated, show, write_comparison
-    from mimcl.cli.console import console, last_words
-    from mimcl.cli.report.read import read_run
+    from mimcl.cli.compare.comparison import compare_figures, figures, show, unequal_time, write_comparison
+    from mimcl.cli.compare.judging import judge
+    from mimcl.cli.compare.trials import start
+    from mimcl.cli.console import console, last_words, warn
     from mimcl.cli.report.report import report
     from mimcl.cli.run import claimed
     from mimcl.cli.stop import StopSignals
@@ -122,16 +123,19 @@ def compare(config: CompareConfig) -> Comparison:
             what = f"{run.arm}, seed {run.seed} ({number} of {len(runs)})"
             if run.folder not in done:
                 console.print(f"training {what}, {epochs[run.arm]:g} epochs: {run.log}")
-                _start(run.arguments, run, signals, config.processes)
-            for evaluation in config.evaluations:
-                if not is_evaluated(read_run(run.folder), evaluation.replace("-", "_")):
-                    console.print(f"judging {what} by {evaluation}")
-                    _start(_judging(evaluation, run, trials), run, signals)
-            found.append(figures(run.arm, run.seed, run.folder))
-            comparison = compare_figures(found)
-            write_comparison(trials.out / "comparison.json", head, comparison)
+                start(run.arguments, run, signals, config.processes)
+            judge(run, what, config.evaluations, trials, head["protocols"], signals)
+            found.append(figures(run.arm, run.seed, run.folder, head["protocols"]))
+            write_comparison(trials.out / "comparison.json", head, compare_figures(found))
+        for run in runs:  # once more, in case that an evaluation's defaults changed between the first and the last
+            what = f"{run.arm}, seed {run.seed}, like the last"
+            judge(run, what, config.evaluations, trials, head["protocols"], signals)
+        comparison = compare_figures([figures(run.arm, run.seed, run.folder, head["protocols"]) for run in runs])
+        write_comparison(trials.out / "comparison.json", head, comparison)
         page = report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
     show(comparison)
+    if config.budget == "time" and (complaint := unequal_time(comparison)):
+        warn(complaint)
     if any(its["curriculum.name"] != "none" for its in config.arms.values()):
         console.print("making the prototypes, once for all runs, is not counted")
     console.print(f"{page}\n{trials.out / 'comparison.json'}")
@@ -141,6 +145,7 @@ def compare(config: CompareConfig) -> Comparison:
 def print_plan(config: CompareConfig) -> None:
     """Prints the commands that `compare` would run, those that are done included; writes nothing."""
     from mimcl.cli.compare.children import command
+    from mimcl.cli.compare.judging import judging
     from mimcl.cli.compare.pilot import equal_time
     from mimcl.cli.console import console
 
@@ -158,11 +163,12 @@ def print_plan(config: CompareConfig) -> None:
     for run in trials.runs(config.seeds, epochs):
         console.print(shlex.join(command(*run.arguments, processes=config.processes)))
         for evaluation in config.evaluations:
-            console.print(shlex.join(command(*_judging(evaluation, run, trials))))
+            console.print(shlex.join(command(*judging(evaluation, run, trials))))
 
 
 def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     """The runs to be, and what comparison.json begins with. Raises ConfigError when OUT holds something else."""
+    from mimcl.cli.compare.judging import of_this_data
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.config import ConfigError
 
@@ -173,13 +179,15 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
         "budget": config.budget,
         "epochs": trials.base.trainer.epochs,
         "seconds_per_step": {},
+        "protocols": {},  # how this comparison judges: settings and index of its lines, by evaluation
     }
     out = trials.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            known = json.loads((out / "comparison.json").read_text())
+            known = {"protocols": {}} | json.loads((out / "comparison.json").read_text())
             known = {key: known[key] for key in head}
             known["seconds_per_step"] = {arm: float(took) for arm, took in known["seconds_per_step"].items()}
+            known["protocols"] = of_this_data(known["protocols"], trials.labelled)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(f"{out} exists and is no comparison; give another --out") from None
         for key in ("format", "recipe", "budget", "epochs"):
@@ -193,7 +201,9 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
 
 def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals: StopSignals) -> dict[str, float]:
     """The length of each arm; by time, each that has not been measured yet is, on a machine that should be idle."""
+    from mimcl.cli.compare.comparison import note
     from mimcl.cli.compare.pilot import equal_time, seconds_per_step
+    from mimcl.cli.compare.trials import start
     from mimcl.cli.console import console
     from mimcl.pipeline.files import write_json
 
@@ -202,29 +212,16 @@ def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals
         write_json(trials.out / "comparison.json", head)
     if config.budget == "samples":
         return dict.fromkeys(config.arms, length)
-    for pilot in trials.pilots([arm for arm in config.arms if arm not in measured]):
-        console.print(f"measuring {pilot.arm}: {pilot.log}")
+    for number, pilot in enumerate(trials.pilots([arm for arm in config.arms if arm not in measured])):
+        console.print(f"{'measuring' if number else 'warming up with'} {pilot.arm}: {pilot.log}")
         shutil.rmtree(pilot.folder, ignore_errors=True)
         pilot.folder.parent.mkdir(exist_ok=True)
-        _start(pilot.arguments, pilot, signals, config.processes)
-        measured[pilot.arm] = seconds_per_step(pilot.folder)
+        start(pilot.arguments, pilot, signals, config.processes)
+        if number:
+            measured[pilot.arm] = seconds_per_step(pilot.folder)
+            note(trials.out, seconds_per_step=measured)
         shutil.rmtree(pilot.folder)
-        path = trials.out / "comparison.json"
-        write_json(path, json.loads(path.read_text()) | {"seconds_per_step": measured})
     epochs = equal_time(length, measured, list(config.arms))
     for arm, its in epochs.items():
         console.print(f"{arm}: {1000 * measured[arm]:.1f} ms a step, so {its:g} epochs")
     return epochs
-
-
-def _judging(evaluation: str, run: Trial, trials: Trials) -> list[str]:
-    return ["eval", evaluation, str(run.folder), "--data", str(trials.index.root)]
-
-
-def _start(arguments: Sequence[str], run: Trial, signals: StopSignals, processes: int = 1) -> None:
-    from mimcl.cli.compare.children import ChildError, command, run_to_end
-
-    try:
-        run_to_end(command(*arguments, processes=processes), run.log, signals)
-    except ChildError as error:
-        raise ChildError(f"{run.folder.name}: {error}") from None

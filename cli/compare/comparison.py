@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mimcl.cli.console import console
-from mimcl.cli.report.read import RunRecord, read_run
+from mimcl.cli.report.read import Evaluation, RunRecord, read_run
 from mimcl.cli.report.several import Summary, summary
-from mimcl.pipeline.files import write_json
+from mimcl.pipeline.files import DataError, open_regular, write_json
 
 Quality = tuple[str, str, str, str]  # evaluation, its settings, the split's fingerprint, name of the value
+Protocols = Mapping[str, Mapping[str, Any]]  # settings and index of a line, by evaluation
+
+_EQUAL = 0.03  # how much longer than the shortest equal training times may be
+_WHILE_TRAINING = "online_knn"  # nobody but the training itself writes lines of this name
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,45 @@ class Comparison:
     rows: list[Row]
 
 
-def figures(arm: str, seed: int, folder: Path) -> Figures:
-    """Reads a finished run. Raises DataError."""
+def figures(arm: str, seed: int, folder: Path, protocols: Protocols) -> Figures:
+    """Reads a finished run; of its evaluations those by `protocols`, and while it trained. Raises DataError."""
     record = read_run(folder)
     qualities = {
         (*evaluation.protocol, name): value
         for evaluation in record.evaluations
+        if evaluation.name == _WHILE_TRAINING or _is_by(evaluation, protocols)
         if evaluation.draw == record.draws
         for name, value in evaluation.accuracies.items()
     }
     return Figures(arm, seed, folder, record.draws, record.final_loss, float(record.seconds[-1]), qualities)
 
 
-def is_evaluated(record: RunRecord, evaluation: str) -> bool:
-    """Whether the end of the run was judged this way."""
-    return any(line.name == evaluation and line.draw == record.draws for line in record.evaluations)
+def is_evaluated(record: RunRecord, evaluation: str, protocols: Protocols) -> bool:
+    """Whether the end of the run was judged this way, by the protocol of the others; never before there is one."""
+    return any(
+        line.name == evaluation and line.draw == record.draws and _is_by(line, protocols) for line in record.evaluations
+    )
+
+
+def last_protocol(folder: Path, evaluation: str) -> dict[str, Any]:
+    """Settings and index of the last line that this evaluation wrote, which has just ended."""
+    with open_regular(folder / "metrics.jsonl") as file:
+        lines = file.read().splitlines()
+    for text in reversed(lines):
+        try:
+            line = json.loads(text)
+        except ValueError:  # damaged; an earlier one, since the last is ours
+            continue
+        if isinstance(line, dict) and line.get("evaluation") == evaluation:
+            return {"settings": line["settings"], "index": line["index"]}
+    raise DataError(f"{folder}/metrics.jsonl has no line of {evaluation}, which was just judged; check the disk")
+
+
+def _is_by(line: Evaluation, protocols: Protocols) -> bool:
+    its = protocols.get(line.name)
+    if its is None or line.index != its["index"]:
+        return False
+    return line.settings == json.dumps(its["settings"], sort_keys=True)
 
 
 def compare_figures(runs: Sequence[Figures]) -> Comparison:
@@ -102,6 +131,12 @@ def write_comparison(path: Path, head: dict[str, Any], comparison: Comparison) -
     write_json(path, _plain(head | {"runs": runs, "rows": rows}))
 
 
+def note(out: Path, **values: Any) -> None:
+    """Keeps values in comparison.json, the rest of which stays."""
+    path = out / "comparison.json"
+    write_json(path, json.loads(path.read_text()) | values)
+
+
 def _named(quality: Quality, value: float | None = None) -> dict[str, Any]:
     names = dict(zip(("evaluation", "settings", "index", "name"), quality, strict=True))
     return names if value is None else names | {"value": value}
@@ -136,6 +171,18 @@ def show(comparison: Comparison) -> None:
                 f"{_interval(row.loss, 1, 4):>20}{time:>18}{row.draws:>12,}"
             )
     console.print("\nmean over seeds ± half of Student's 95 % interval; differences are taken seed by seed")
+
+
+def unequal_time(comparison: Comparison) -> str | None:
+    """What to say where the arms' training did not take equal time after all; None where it did."""
+    seconds = {row.arm: row.seconds.mean for row in comparison.rows}
+    shortest, longest = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
+    if not seconds[longest] > (1 + _EQUAL) * seconds[shortest]:
+        return None
+    return (
+        f"training took unequal time: {longest} {seconds[longest]:,.0f} s, {shortest} {seconds[shortest]:,.0f} s. "
+        "The short runs measured something else, on a busy machine perhaps; compare once more with another --out"
+    )
 
 
 def _interval(value: Summary, scale: float, digits: int, sign: str = "") -> str:

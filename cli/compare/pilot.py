@@ -18,12 +18,15 @@ def seconds_per_step(folder: Path) -> float:
     return float(took / (record.steps["step"][-1] - WARM_STEPS))
 
 
-def pilot_settings(batch_size: int, samples: int) -> dict[str, float | int]:
-    """What a pilot has besides its arm's settings: so short, and a report when the first steps are done."""
+def pilot_settings(batch_size: int, samples: int) -> dict[str, float | int | None]:
+    """What a pilot has besides its arm's settings: so short, a report when the first steps are done, nothing beside."""
     return {
         "trainer.epochs": STEPS * batch_size / samples,
         "trainer.log_every_steps": WARM_STEPS,
         "trainer.checkpoint_every_steps": 10 * STEPS,
+        "trainer.online_knn_epochs": None,
+        "log.wandb": None,
+        "log.mlflow": None,
     }
 
 

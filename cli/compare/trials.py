@@ -11,11 +11,13 @@ from typing import Any
 import yaml
 
 from mimcl.cli.compare.arms import Settings
+from mimcl.cli.compare.children import ChildError, command, run_to_end
 from mimcl.cli.compare.pilot import pilot_settings
 from mimcl.cli.config import Config, ConfigError, override
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run import draws_of, load_distances, open_run
+from mimcl.cli.stop import StopSignals
 from mimcl.model import checkpoint
 from mimcl.pipeline.index import ShardIndex
 
@@ -63,6 +65,7 @@ class Trials:
     arms: Mapping[str, Settings]
     index: ShardIndex
     out: Path
+    labelled: Labelled | None  # what the runs are judged on
 
     @classmethod
     def prepare(
@@ -76,23 +79,30 @@ class Trials:
         index = ShardIndex.load(Path(base.data.root))
         for its in arms.values():
             load_distances(override(base, its), index)
-        if labels:
-            Labelled.load(index.root)
-        return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe)
+        labelled = Labelled.load(index.root) if labels else None
+        return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe, labelled)
 
     def runs(self, seeds: int, epochs: Mapping[str, float | str]) -> list[Trial]:
         """Seed by seed, so that what is there after a while compares fairly."""
         return [self._trial(arm, seed, {"trainer.epochs": epochs[arm]}) for seed in range(seeds) for arm in self.arms]
 
     def pilots(self, arms: Sequence[str]) -> list[Trial]:
-        """Short runs that measure the time of a step."""
+        """Short runs that measure the time of a step; the first twice, as it may find the disk cold."""
         short = pilot_settings(self.base.data.batch_size, self.index.samples)
-        return [self._trial(arm, None, short) for arm in arms]
+        return [self._trial(arm, None, short) for arm in [*arms[:1], *arms]]
 
     def _trial(self, arm: str, seed: int | None, more: Settings) -> Trial:
         folder = self.out / ("pilot" if seed is None else ".") / (arm if seed is None else f"{arm}-seed{seed}")
         own = {"data.root": self.base.data.root, "seed": seed or 0, **self.arms[arm], **more}
         return Trial(arm, seed, folder, self.base.recipe, {"report": False, **self.settings, **own})
+
+
+def start(arguments: Sequence[str], run: Trial, signals: StopSignals, processes: int = 1) -> None:
+    """Runs a command about `run` to its end, as children.run_to_end; ChildError says which run it was."""
+    try:
+        run_to_end(command(*arguments, processes=processes), run.log, signals)
+    except ChildError as error:
+        raise ChildError(f"{run.folder.name}: {error}") from None
 
 
 def _text(value: Any) -> str:

@@ -56,7 +56,7 @@ def ended(process, within=10):
     return process.returncode, out, err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_one_signal_is_a_request_and_nothing_else(start, number):
     process = start(
         "with StopSignals(say) as signals:\n"
@@ -68,6 +68,20 @@ def test_one_signal_is_a_request_and_nothing_else(start, number):
     )
     process.send_signal(number)
     assert ended(process) == (0, "saved\n", "")
+
+
+def test_nohup_stays(start):
+    process = start(
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with StopSignals(say, grace_seconds=0.1) as signals:\n"
+        "    ready()\n"
+        "    time.sleep(1)\n"
+        "    assert not signals.requested\n"
+        "assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN\n"
+        "print('done')\n"
+    )
+    process.send_signal(signal.SIGHUP)
+    assert ended(process) == (0, "done\n", "")
 
 
 def test_the_request_is_seen_by_others_while_the_main_thread_is_stuck(start):

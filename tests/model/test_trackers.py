@@ -1,5 +1,7 @@
 """Weights & Biases and MLflow, the real libraries: what arrives, and that a run does not wait for what does not."""
 
+import os
+import signal
 import time
 
 import pytest
@@ -35,6 +37,20 @@ def test_wandb_gets_configuration_and_numbers(tmp_path, start, told):
     assert (run["id"], run["name"], run["project"]) == ("abc", "first", "trial")
     assert run["config"]["optim.base_lr"] == 0.5
     assert run["history"] == rows
+
+
+def test_a_signal_to_all_processes_loses_nothing(tmp_path, start, told):
+    sink = start("wandb", "trial")
+    sink.write(64, {"loss": 0.5})
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("wandb/offline-run-*/*.wandb")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # until it has begun there
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.killpg(sink._process.pid, number)  # as SLURM does, wandb's own process included
+    sink.write(128, {"loss": 0.25})
+    sink.close()
+    assert told == []
+    assert [row["loss"] for row in wandb_runs(tmp_path)[0]["history"]] == [0.5, 0.25]
 
 
 def test_mlflow_goes_on_in_the_same_run_and_leaves_out_what_is_repeated(tmp_path, start, told, monkeypatch):

@@ -112,6 +112,8 @@ def test_the_numbers_are_those_of_the_runs(whole):
 def test_an_evaluation_may_be_asked_for_later_and_is_not_repeated(home, whole, monkeypatch, capfd):
     out, *_ = whole
     asked = [*ASKED, "--out", "whole", "--seeds", "1", "--eval", "knn"]
+    assert mimcl(monkeypatch, home, "eval", "knn", "whole/uniform-seed0", "--k", "5", "--no-cache") == 0
+    capfd.readouterr()
     assert mimcl(monkeypatch, home, *asked) == 0
     said = capfd.readouterr().out
     assert "training " not in "".join(line for line in said.splitlines() if "seed" in line and ".log" in line)
@@ -123,7 +125,9 @@ def test_an_evaluation_may_be_asked_for_later_and_is_not_repeated(home, whole, m
     assert "judging" not in capfd.readouterr().out
     content = json.loads((out / "comparison.json").read_text())
     for run in content["runs"]:
-        (judged,) = [line for line in lines_of(out / f"{run['arm']}-seed0") if "evaluation" in line]
+        lines = [line for line in lines_of(out / f"{run['arm']}-seed0") if "evaluation" in line]
+        (judged,) = [line for line in lines if line["settings"]["k"] != 5]  # not what was tried by hand
+        assert content["protocols"] == {"knn": {"settings": judged["settings"], "index": judged["index"]}}
         assert {q["name"]: q["value"] for q in run["qualities"]} == {n: judged["values"][n] for n in ("nn", "knn")}
     assert [(row["arm"], row["quality"]["name"]) for row in content["rows"]] == [
         (arm, name) for name in ("nn", "knn") for arm in ARMS
@@ -150,22 +154,28 @@ def test_a_run_that_fails_is_named_with_its_reason(home, monkeypatch, capfd):
 
 def test_equal_time_measures_each_arm_once(home, monkeypatch, capfd):
     monkeypatch.chdir(home)
-    settings = parse_settings([*SETTINGS, "trainer.epochs=3.2"])
+    more = "trainer.epochs=3.2", "trainer.online_knn_epochs=1.0", "log.mlflow=sqlite:///mlflow.db"  # not for pilots
+    settings = parse_settings([*SETTINGS, *more])
     config = CompareConfig("cpu_small", arms("uniform,proto"), 1, "time", settings, Path("timed"))
     Path("timed").mkdir()
     head = {"format": "mimcl-comparison/1", "recipe": "cpu_small", "budget": "time", "epochs": 3.2}
-    Path("timed/comparison.json").write_text(json.dumps(head | {"seconds_per_step": {"proto": 1.0}}))
+    head |= {"seconds_per_step": {"proto": 1.0}, "protocols": {}}
+    Path("timed/comparison.json").write_text(json.dumps(head))
     trials, known = compare._prepare(config)
     with StopSignals(pytest.fail) as signals:
         epochs = compare._epochs(config, trials, known, signals)
     said = capfd.readouterr().out
-    assert "measuring uniform: timed/pilot/uniform.log" in said
+    # Once for the page cache, and once to measure.
+    assert said.index("warming up with uniform: timed/") < said.index("measuring uniform: timed/pilot/uniform.log")
     assert "measuring proto" not in said
     measured = json.loads(Path("timed/comparison.json").read_text())["seconds_per_step"]
     assert measured["proto"] == 1.0
     assert 0 < measured["uniform"] < 1
     assert epochs == {"uniform": 3.2, "proto": max(0.001, round(3.2 * measured["uniform"], 3))}
-    assert f"step {STEPS_OF_PILOT}/{STEPS_OF_PILOT}" in Path("timed/pilot/uniform.log").read_text()
+    log = Path("timed/pilot/uniform.log").read_text()
+    assert log.count(f"step {STEPS_OF_PILOT}/{STEPS_OF_PILOT}") == 2
+    assert "knn" not in log
+    assert not Path("mlflow.db").exists()
     assert not Path("timed/pilot/uniform").exists()
 
 

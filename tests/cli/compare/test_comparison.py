@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from mimcl.cli.compare.comparison import Figures, compare_figures, show, write_comparison
+from mimcl.cli.compare.comparison import (
+    Figures,
+    compare_figures,
+    figures,
+    is_evaluated,
+    last_protocol,
+    show,
+    unequal_time,
+    write_comparison,
+)
+from mimcl.cli.report.read import read_run
 
 NN, KNN = (("knn", '{"k": 20}', "ab", name) for name in ("nn", "knn"))
 
@@ -77,3 +87,35 @@ def test_the_file_has_every_number_and_no_nan(tmp_path):
         "value": 0.4,
     }
     assert content["rows"][0]["value"] == {"n": 1, "mean": 0.4, "sd": None, "low": None, "high": None}
+
+
+def test_training_times_that_differ_by_more_than_3_percent_are_told():
+    def runs(seconds):
+        return compare_figures([Figures(arm, 0, Path(arm), 64, 0.5, took, {}) for arm, took in seconds.items()])
+
+    assert unequal_time(runs({"uniform": 100.0, "proto": 102.9, "anti": 101.0})) is None
+    complaint = unequal_time(runs({"uniform": 103.5, "proto": 101.0, "anti": 100.0}))
+    assert complaint.startswith("training took unequal time: uniform 104 s, anti 100 s. ")
+    assert unequal_time(runs({"uniform": math.nan, "proto": math.nan})) is None
+
+
+def test_a_run_is_judged_by_its_comparisons_protocol_alone(tmp_path):
+    def line(draw=64, k=20, index="ab", value=0.5, evaluation="knn"):
+        settings = {"k": k, "train": 9, "val": 3}
+        values = {"draw": draw, "settings": settings, "index": index, "values": {"nn": value}}
+        return json.dumps({"evaluation": evaluation} | values) + "\n"
+
+    step = json.dumps({"step": 1, "draw": 64, "loss": 1.0, "images_per_second": 64.0}) + "\n"
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    lines = tmp_path / "metrics.jsonl"
+    lines.write_text(step + line(value=0.25))
+    protocols = {"knn": last_protocol(tmp_path, "knn")}
+    assert is_evaluated(read_run(tmp_path), "knn", protocols)
+    assert not is_evaluated(read_run(tmp_path), "knn", {})  # nobody knows how the others will be
+    others = line(k=5) + line(index="cd") + line(draw=32)
+    lines.write_text(step + others + line(evaluation="online_knn", value=0.75))
+    assert not is_evaluated(read_run(tmp_path), "knn", protocols)
+    lines.write_text(lines.read_text() + "{torn\n" + line(value=0.25))
+    assert last_protocol(tmp_path, "knn") == protocols["knn"]
+    qualities = figures("uniform", 0, tmp_path, protocols).qualities
+    assert [(quality[0], value) for quality, value in qualities.items()] == [("online_knn", 0.75), ("knn", 0.25)]

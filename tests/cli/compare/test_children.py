@@ -1,0 +1,52 @@
+"""Commands as processes of their own: what becomes of one when the process that waits for it is signalled or killed."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+CHILD = """
+import signal, sys, time
+from pathlib import Path
+
+def save(*_):
+    time.sleep(0.3)
+    Path("saved").touch()
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, save)
+Path("began").touch()
+time.sleep(60)
+"""
+PARENT = f"""
+import sys
+from pathlib import Path
+from mimcl.cli.compare.children import StoppedError, run_to_end
+from mimcl.cli.stop import StopSignals
+
+with StopSignals(print) as signals:
+    signals.be_patient()
+    try:
+        run_to_end([sys.executable, "-c", {CHILD!r}], Path("log"), signals)
+    except StoppedError:
+        print("stopped", Path("saved").exists())
+"""
+
+
+def until_there(path):
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_the_child_saves_whatever_ends_its_parent(tmp_path, number):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    until_there(tmp_path / "began")
+    parent.send_signal(number)
+    said, _ = parent.communicate(timeout=30)
+    assert said == ("" if number == signal.SIGKILL else "stopped True\n")
+    until_there(tmp_path / "saved")
