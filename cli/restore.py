@@ -27,10 +27,11 @@ def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> Maske
 
     Of weights without a decoder the decoder stays as it is drawn.
     """
-    model = build(config.model, config.data.image_size, config.seed).eval()
+    whole = tensors is not None and "decoder_pred.weight" in tensors  # nothing is drawn that is overwritten
+    model = build(config.model, config.data.image_size, None if whole else config.seed).eval()
     if tensors is not None:
         of_model = {name: value for name, value in tensors.items() if not name.startswith("masker.")}
-        model.load_state_dict(model.state_dict() | of_model)
+        model.load_state_dict(of_model if whole else model.state_dict() | of_model)
     return model
 
 

@@ -209,8 +209,11 @@ class MaskedAutoencoderViT(nn.Module):
         return latent[:, 0] if pool == "cls" else latent[:, 1:].mean(dim=1)
 
 
-def build(config: ModelConfig, image_size: int, seed: int) -> MaskedAutoencoderViT:
-    """The configured model with freshly drawn weights, a pure function of the seed."""
+def build(config: ModelConfig, image_size: int, seed: int | None) -> MaskedAutoencoderViT:
+    """The configured model with freshly drawn weights, a pure function of the seed.
+
+    Seed None: weights that mean nothing, all of which are to be replaced.
+    """
     width, depth, heads = SIZES[config.name]
     # Layers draw default weights from the global generator when they are made: its state is put back.
     with torch.random.fork_rng(devices=[]):
@@ -225,7 +228,8 @@ def build(config: ModelConfig, image_size: int, seed: int) -> MaskedAutoencoderV
             decoder_heads=config.decoder_heads,
             norm_pix_loss=config.norm_pix_loss,
         )
-    model.initialise(torch.Generator().manual_seed(seed))
+    if seed is not None:
+        model.initialise(torch.Generator().manual_seed(seed))
     return model
 
 

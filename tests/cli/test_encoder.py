@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from typed import mimcl
 
 from mimcl.cli.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError, load, read_meta, save
+from mimcl.model.mae import MaskedAutoencoderViT, encoder_weights
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,18 @@ def test_its_model_has_the_weights_and_no_masker(run):
     fresh = encoder.model(trained=False).state_dict()
     assert not torch.equal(fresh["blocks.0.attn.qkv.weight"], weights["blocks.0.attn.qkv.weight"])
     assert not encoder.model().training
+
+
+def test_nothing_is_drawn_that_is_overwritten(run, monkeypatch):
+    encoder, drawn = Encoder.load(run), []
+    monkeypatch.setattr(MaskedAutoencoderViT, "initialise", lambda *_: drawn.append(1))
+    encoder.model()
+    assert not drawn
+    only_encoder = replace(encoder, tensors=encoder_weights(encoder.tensors))
+    only_encoder.model()
+    assert drawn
+    with pytest.raises(RuntimeError, match="cls_token"):  # what lacks one is not left as it happens to be
+        replace(encoder, tensors={n: t for n, t in encoder.tensors.items() if n != "cls_token"}).model()
 
 
 def test_a_checkpoint_without_its_run_has_a_home_of_its_own(run, tmp_path):
