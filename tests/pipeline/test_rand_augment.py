@@ -110,3 +110,26 @@ def test_what_is_done_is_what_was_chosen():
             if operation >= 0:
                 wanted = OPERATIONS[NAMES[operation]](wanted, level)
         assert torch.equal(found[place : place + 1], wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_does_what_the_cpu_does(name):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    images, level = tensor(picture(3, 40, 40)).repeat(4, 1, 1, 1), 9.0
+    off = (OPERATIONS[name](images.cuda(), level).cpu().int() - OPERATIONS[name](images, level).int()).abs()
+    # Rounding may go the other way; where images are moved, a pixel at the edge may be filled or not.
+    assert (off > 1).float().mean() <= 0.01
+
+
+@pytest.mark.gpu
+def test_a_gpu_changes_the_same_images():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    images, draws = tensor(picture(3, 40, 40)).repeat(64, 1, 1, 1), np.arange(64)
+    by_cpu, by_gpu = (rand_augment(images.to(where), draws, 5, 9.0, 0.5).cpu() for where in ("cpu", "cuda"))
+    # An image that got another operation, or another level, differs in most of its pixels.
+    off = ((by_cpu.int() - by_gpu.int()).abs() > 16).float().flatten(1).mean(dim=1)
+    assert off.max() <= 0.1
+    assert not torch.equal(by_gpu, images)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,16 @@ from safetensors.torch import load_file
 from typed import mimcl
 
 from mimcl.cli.config import ConfigError
+from mimcl.cli.evaluate import finetune as finetune_module
 from mimcl.cli.evaluate import fit_record
+from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.finetune import finetune
-from mimcl.cli.evaluate.task import Task
+from mimcl.cli.evaluate.task import Course, Task, decoder_of, train_batches
 from mimcl.model import mae
 from mimcl.model.distributed import World
+from mimcl.model.evaluate.finetune import FinetuneConfig
+from mimcl.model.evaluate.linear import LinearConfig
+from mimcl.model.evaluate.supervised import Supervised
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
@@ -150,8 +156,6 @@ def test_labels_at_random_are_not_learned(run):
 
 def die(step: int) -> None:
     """Saves every second step, and kills the process in a step, before its update."""
-    from mimcl.model.evaluate.supervised import Supervised
-
     ranks.shrink_model()
     fit_record._SAVE_EVERY = 2 * SHORT["batch_size"]  # images
     update = Supervised._update
@@ -206,8 +210,6 @@ def test_a_judgement_that_was_broken_off_is_made_again(run, tmp_path, monkeypatc
 def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch, capfd):
     other = shutil.copytree(run, tmp_path / "other")
     finetune(other, None, SHORT, decoder="reference")
-    from mimcl.model.evaluate.supervised import Supervised
-
     update = Supervised._update
 
     def asked(self, lr, finite):
@@ -363,3 +365,35 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, words, code, message):
 def test_a_batch_that_cannot_be_cut_is_bad_usage(run, values, micro_batch_size, processes, message):
     with pytest.raises(ConfigError, match=message):
         finetune(run, None, SHORT | values, micro_batch_size, world=World(0, processes, 0, processes))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["finetune", "linear"])
+def test_between_the_first_step_and_the_last_the_host_never_waits_for_the_device(run, kind):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    task = Task.load(run, None, World())
+    if kind == "finetune":
+        config = replace(FinetuneConfig(), **SHORT)
+        group, learner = config.mixing_group, finetune_module._learner(task, config)
+    else:
+        config = LinearConfig(epochs=2, batch_size=24)
+        group, learner = 1, linear_module._learner(task, config)
+    course = Course.of(config, task.images, task.world, 24, group)
+    decoder, _ = decoder_of("reference", task, task.splits.train, 24)
+    batches = list(train_batches(task, course, decoder, None, 0))  # the thread that makes them may wait
+    training = Supervised(
+        learner.module,
+        learner.optimizer,
+        learner.losses,
+        learner.rate,
+        batch_size=24,
+        micro_batches=1,
+        draws=course.draws,
+    )
+    modes = {1: "error", 4: "default"}  # of 5 steps: torch raises at whatever waits between
+    try:
+        training.run(batches, lambda step, _: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert training.position == course.draws == 5 * 24
