@@ -43,33 +43,29 @@ def compare_command(
     arms: Annotated[
         str,
         typer.Option(
-            help="What is compared, by commas; the others are compared with the first. Each is DATA[+MASKING][+SCHEDULE]. "
-            "DATA: epochs (plain MAE), uniform (with replacement), proto or anti; MASKING: block, grid, hpm, cl-mae...; "
-            "SCHEDULE: linear, step... For example uniform,epochs,proto,proto+hpm,proto+linear."
+            help="What is compared, by commas; the first is what the others are held against. Each is "
+            "DATA[+MASKING][+SCHEDULE]. DATA: epochs (plain MAE), uniform (with replacement), proto or anti; MASKING: "
+            "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ... For example uniform,epochs,proto,proto+hpm."
         ),
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm: seeds 0 to N - 1.")] = 3,
     budget: Annotated[
         str,
-        typer.Option(help="samples: as many draws for each; time: as much training time, by a short run of each arm."),
+        typer.Option(help="samples: equal draws; time: equal training time, by a short run of each arm."),
     ] = "samples",
     epochs: Annotated[
         float | None, typer.Option(help="Length of a run; by time, of the first arm's. (default: the recipe's)")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of all runs. (default: comparisons/RECIPE)")] = None,
-    evaluations: Annotated[
-        str, typer.Option("--eval", help="knn, linear and few-shot, by commas; '' for none: losses.")
-    ] = "knn",
+    evaluations: Annotated[str, typer.Option("--eval", help="knn, linear, few-shot, by commas; or ''.")] = "knn",
     online_knn: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Look up nearest neighbours every N epochs, and at the end. (default: never)"),
+        typer.Option(metavar="N", help="Look up neighbours every N epochs, and at the end. (default: never)"),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Of each training and evaluation, by torchrun: one a GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their commands; do nothing.")] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, for all arms, such as data.decoder=reference.")
-    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all arms.")] = None,
 ) -> None:
     """Train arms against one another over several seeds, evaluate them, and report means with confidence intervals.
 
