@@ -76,7 +76,7 @@ def train_command(
 ) -> None:
     """Pre-train a masked autoencoder on packed shards; under torchrun, in all its processes.
 
-    Ctrl-C or SIGTERM ends the run after the step, saved, with exit code 75; a second Ctrl-C leaves at once.
+    Ctrl-C, SIGTERM or SIGHUP ends the run after the step, saved, with exit code 75; a second Ctrl-C leaves at once.
     """
     from mimcl.cli.config import parse_settings, read_yaml, require_constant
     from mimcl.cli.console import warn

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mimcl.cli.train import STOPPED
+
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
     from mimcl.cli.compare.trials import Trials
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 EVALUATIONS = ("knn", "linear", "few-shot")  # commands of mimcl eval; their lines have _ for -
 _FORMAT = "mimcl-comparison/1"
-_STOPPED = 75
 
 
 @dataclass(frozen=True)
@@ -42,30 +43,34 @@ def compare_command(
     arms: Annotated[
         str,
         typer.Option(
-            help="DATA[+MASKING][+SCHEDULE], by commas; DATA: uniform (with replacement), epochs (plain MAE), proto or "
-            "anti. For example uniform,epochs,proto,anti,proto+hpm,proto+linear."
+            help="What is compared, by commas; the first is what the others are held against. Each is "
+            "DATA[+MASKING][+SCHEDULE]. DATA: epochs (plain MAE), uniform (with replacement), proto or anti; MASKING: "
+            "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ... For example uniform,epochs,proto,proto+hpm."
         ),
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm: seeds 0 to N - 1.")] = 3,
     budget: Annotated[
-        str, typer.Option(help="samples: equal draws; time: as much training as the first arm's takes, by a pilot.")
+        str,
+        typer.Option(help="samples: equal draws; time: equal training time, by a short run of each arm."),
     ] = "samples",
     epochs: Annotated[
-        float | None, typer.Option(help="Length; of the first arm by time. (default: the recipe's)")
+        float | None, typer.Option(help="Length of a run; by time, of the first arm's. (default: the recipe's)")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of all runs. (default: comparisons/RECIPE)")] = None,
-    evaluations: Annotated[str, typer.Option("--eval", help="Of knn, linear and few-shot, by commas.")] = "knn",
+    evaluations: Annotated[str, typer.Option("--eval", help="knn, linear, few-shot, by commas; or ''.")] = "knn",
     online_knn: Annotated[
-        float | None, typer.Option(metavar="EPOCHS", help="As in mimcl train: look up neighbours every so many epochs.")
+        float | None,
+        typer.Option(metavar="N", help="Look up neighbours every N epochs, and at the end. (default: never)"),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes of each training, by torchrun.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Of each training and evaluation, by torchrun: one a GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their commands; do nothing.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all arms.")] = None,
 ) -> None:
     """Train arms against one another over several seeds, evaluate them, and report means with confidence intervals.
 
-    The same command goes on where it was stopped; arms may be added and --seeds raised.
+    The same command goes on where it was stopped; arms may be added and --seeds raised. Beside the runs, --out gets
+    comparison.json and report.html. Ctrl-C or SIGTERM ends it, saved, with exit code 75.
     """
     from mimcl.cli.compare.arms import arms as read_arms
     from mimcl.cli.compare.children import StoppedError
@@ -94,7 +99,7 @@ def compare_command(
         compare(config)
     except StoppedError:
         typer.echo(f"stopped and saved; go on with the same command: mimcl {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(_STOPPED) from None
+        raise typer.Exit(STOPPED) from None
 
 
 def compare(config: CompareConfig) -> Comparison:
@@ -106,7 +111,6 @@ def compare(config: CompareConfig) -> Comparison:
     """
     from mimcl.cli.compare.comparison import compare_figures, figures, show, unequal_time, write_comparison
     from mimcl.cli.compare.judging import judge
-    from mimcl.cli.compare.trials import start
     from mimcl.cli.console import console, last_words, warn
     from mimcl.cli.report.report import report
     from mimcl.cli.run import claimed
@@ -123,7 +127,7 @@ def compare(config: CompareConfig) -> Comparison:
             what = f"{run.arm}, seed {run.seed} ({number} of {len(runs)})"
             if run.folder not in done:
                 console.print(f"training {what}, {epochs[run.arm]:g} epochs: {run.log}")
-                start(run.arguments, run, signals, config.processes)
+                trials.start(run.arguments, run, signals)
             judge(run, what, config.evaluations, trials, head["protocols"], signals)
             found.append(figures(run.arm, run.seed, run.folder, head["protocols"]))
             write_comparison(trials.out / "comparison.json", head, compare_figures(found))
@@ -144,7 +148,6 @@ def compare(config: CompareConfig) -> Comparison:
 
 def print_plan(config: CompareConfig) -> None:
     """Prints the commands that `compare` would run, those that are done included; writes nothing."""
-    from mimcl.cli.compare.children import command
     from mimcl.cli.compare.judging import judging
     from mimcl.cli.compare.pilot import equal_time
     from mimcl.cli.console import console
@@ -155,15 +158,15 @@ def print_plan(config: CompareConfig) -> None:
     if config.budget == "time":
         missing = [arm for arm in config.arms if arm not in measured]
         for pilot in trials.pilots(missing):
-            console.print(shlex.join(command(*pilot.arguments, processes=config.processes)))
+            console.print(shlex.join(trials.command(pilot.arguments)))
         first = next(iter(config.arms))
         epochs = dict.fromkeys(config.arms, "MEASURED") | {first: length}
         if first in measured:
             epochs |= equal_time(length, measured, [first, *(arm for arm in config.arms if arm in measured)])
     for run in trials.runs(config.seeds, epochs):
-        console.print(shlex.join(command(*run.arguments, processes=config.processes)))
+        console.print(shlex.join(trials.command(run.arguments)))
         for evaluation in config.evaluations:
-            console.print(shlex.join(command(*judging(evaluation, run, trials))))
+            console.print(shlex.join(trials.command(judging(evaluation, run, trials))))
 
 
 def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
@@ -172,7 +175,8 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.config import ConfigError
 
-    trials = Trials.prepare(config.recipe, config.arms, dict(config.settings), config.out, bool(config.evaluations))
+    judged, settings = bool(config.evaluations), dict(config.settings)
+    trials = Trials.prepare(config.recipe, config.arms, settings, config.out, judged, config.processes)
     head = {
         "format": _FORMAT,
         "recipe": trials.base.recipe,
@@ -203,7 +207,6 @@ def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals
     """The length of each arm; by time, each that has not been measured yet is, on a machine that should be idle."""
     from mimcl.cli.compare.comparison import note
     from mimcl.cli.compare.pilot import equal_time, seconds_per_step
-    from mimcl.cli.compare.trials import start
     from mimcl.cli.console import console
     from mimcl.pipeline.files import write_json
 
@@ -216,7 +219,7 @@ def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals
         console.print(f"{'measuring' if number else 'warming up with'} {pilot.arm}: {pilot.log}")
         shutil.rmtree(pilot.folder, ignore_errors=True)
         pilot.folder.parent.mkdir(exist_ok=True)
-        start(pilot.arguments, pilot, signals, config.processes)
+        trials.start(pilot.arguments, pilot, signals)
         if number:
             measured[pilot.arm] = seconds_per_step(pilot.folder)
             note(trials.out, seconds_per_step=measured)

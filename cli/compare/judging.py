@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mimcl.cli.compare.comparison import is_evaluated, last_protocol, note
-from mimcl.cli.compare.trials import Trial, Trials, start
+from mimcl.cli.compare.trials import Trial, Trials
 from mimcl.cli.console import console
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.report.read import read_run
@@ -29,7 +29,7 @@ def judge(
         name = evaluation.replace("-", "_")
         if not is_evaluated(read_run(run.folder), name, protocols):
             console.print(f"judging {what} by {evaluation}")
-            start(judging(evaluation, run, trials), run, signals)
+            trials.start(judging(evaluation, run, trials), run, signals)
             protocols[name] = last_protocol(run.folder, name)
             note(trials.out, protocols=protocols)
 

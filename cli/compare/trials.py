@@ -66,10 +66,17 @@ class Trials:
     index: ShardIndex
     out: Path
     labelled: Labelled | None  # what the runs are judged on
+    processes: int  # of each command
 
     @classmethod
     def prepare(
-        cls, recipe_name: str, arms: Mapping[str, Settings], settings: Settings, out: Path | None, labels: bool
+        cls,
+        recipe_name: str,
+        arms: Mapping[str, Settings],
+        settings: Settings,
+        out: Path | None,
+        labels: bool,
+        processes: int,
     ) -> Trials:
         """Finds out, before anything runs, what would not: settings, data, prototypes, and `labels` to judge by."""
         for key in settings:
@@ -80,7 +87,7 @@ class Trials:
         for its in arms.values():
             load_distances(override(base, its), index)
         labelled = Labelled.load(index.root) if labels else None
-        return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe, labelled)
+        return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe, labelled, processes)
 
     def runs(self, seeds: int, epochs: Mapping[str, float | str]) -> list[Trial]:
         """Seed by seed, so that what is there after a while compares fairly."""
@@ -91,18 +98,21 @@ class Trials:
         short = pilot_settings(self.base.data.batch_size, self.index.samples)
         return [self._trial(arm, None, short) for arm in [*arms[:1], *arms]]
 
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        """What runs mimcl with these, training or judging, in as many processes as it should."""
+        return command(*arguments, processes=self.processes)
+
+    def start(self, arguments: Sequence[str], run: Trial, signals: StopSignals) -> None:
+        """Runs a command about `run` to its end, as children.run_to_end; ChildError says which run it was."""
+        try:
+            run_to_end(self.command(arguments), run.log, signals)
+        except ChildError as error:
+            raise ChildError(f"{run.folder.name}: {error}") from None
+
     def _trial(self, arm: str, seed: int | None, more: Settings) -> Trial:
         folder = self.out / ("pilot" if seed is None else ".") / (arm if seed is None else f"{arm}-seed{seed}")
         own = {"data.root": self.base.data.root, "seed": seed or 0, **self.arms[arm], **more}
         return Trial(arm, seed, folder, self.base.recipe, {"report": False, **self.settings, **own})
-
-
-def start(arguments: Sequence[str], run: Trial, signals: StopSignals, processes: int = 1) -> None:
-    """Runs a command about `run` to its end, as children.run_to_end; ChildError says which run it was."""
-    try:
-        run_to_end(command(*arguments, processes=processes), run.log, signals)
-    except ChildError as error:
-        raise ChildError(f"{run.folder.name}: {error}") from None
 
 
 def _text(value: Any) -> str:

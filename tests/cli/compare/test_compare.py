@@ -190,7 +190,9 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(home, monkeypatch, cap
     assert " -m torch.distributed.run --standalone --nproc-per-node 2 -m mimcl.cli.main train --recipe" in train
     assert " --epochs 3.2 --data shards --seed 0 --set curriculum.name=anti --set masking.name=hard-patches" in train
     assert train.endswith("--out comparisons/cpu_small/anti+hpm-seed0 --resume")
-    assert judge.endswith("-m mimcl.cli.main eval knn comparisons/cpu_small/anti+hpm-seed0 --data shards")
+    assert judge.endswith(
+        "--nproc-per-node 2 -m mimcl.cli.main eval knn comparisons/cpu_small/anti+hpm-seed0 --data shards"
+    )
     assert sorted(path.name for path in home.iterdir()) == before
 
 
