@@ -165,14 +165,15 @@ def _read(
     index: ShardIndex, caches: Sequence[FeatureCache], extractors: Sequence[MaeFeatures], decoder: Decoder
 ) -> list[NDArray[np.float32]]:
     """The features of all samples by each encoder; what other machines wrote elsewhere is computed again."""
-    _fill(index, caches, extractors, decoder, range(caches[0].blocks), None)
-    found = []
-    for cache in caches:
-        blocks = [cache.read(block) for block in range(cache.blocks)]
-        if any(block is None for block in blocks):
-            raise DataError(f"what was just written to {cache.folder} cannot be read back; check the disk")
-        found.append(np.concatenate(blocks))
-    return found
+    found = [[cache.read(block) for block in range(cache.blocks)] for cache in caches]
+    missing = [block for block in range(caches[0].blocks) if any(blocks[block] is None for blocks in found)]
+    _fill(index, caches, extractors, decoder, missing, None)
+    for cache, blocks in zip(caches, found, strict=True):
+        for block in missing:
+            blocks[block] = cache.read(block)
+            if blocks[block] is None:
+                raise DataError(f"what was just written to {cache.folder} cannot be read back; check the disk")
+    return [np.concatenate(blocks) for blocks in found]
 
 
 def _remove_others(home: Path, caches: Sequence[Sequence[FeatureCache]]) -> None:

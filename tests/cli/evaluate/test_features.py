@@ -198,6 +198,18 @@ def test_two_processes_find_what_one_finds(fresh):
     assert log.read_text().count("learned from 170 train images") == 3
 
 
+def test_what_other_machines_wrote_elsewhere_is_made_again(fresh, decoded, monkeypatch):
+    expected = knn(Path("run"), options=PLAIN)
+    sound = blocks(fresh)
+    (fresh / "run" / "evaluation" / "features" / sorted(sound)[1]).unlink()
+    fill = module._fill
+    monkeypatch.setattr(module, "_fill", lambda *a: fill(*a) if a[-1] is None else None)  # no share of its own
+    decoded.clear()
+    assert knn(Path("run"), options=PLAIN) == expected
+    assert decoded == [64]
+    assert blocks(fresh) == sound
+
+
 def test_blocks_are_whole_batches_and_cover_the_split():
     for samples in (1, 63, 64, 65, 5000, 50_000, 1_281_167):
         cache = FeatureCache(Path("nowhere"), samples, 4)
