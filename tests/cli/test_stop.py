@@ -11,6 +11,10 @@ PREAMBLE = """
 import ctypes, os, signal, sys, threading, time
 from mimcl.cli.stop import StopSignals
 
+# A suite that was started in the background, or by nohup, hands down signals that are ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def say(line):
     sys.stderr.write(line + "\\n")
 

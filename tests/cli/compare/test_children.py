@@ -21,10 +21,14 @@ Path("began").touch()
 time.sleep(60)
 """
 PARENT = f"""
-import sys
+import signal, sys
 from pathlib import Path
 from mimcl.cli.compare.children import StoppedError, run_to_end
 from mimcl.cli.stop import StopSignals
+
+# A suite that was started in the background, or by nohup, hands down signals that are ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with StopSignals(print) as signals:
     signals.be_patient()
