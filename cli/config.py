@@ -31,6 +31,7 @@ T = typing.TypeVar("T")
 
 _LONGEST = 1 << 16  # bytes of a configuration file
 _DEEPEST = 4  # sections, a list
+_ALL_KEYS = "; `mimcl train --help` says where all keys are listed"
 
 
 class ConfigError(typer.TyperException):
@@ -81,7 +82,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     sections: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"unknown key {key!r}{_suggestion(key, known)}")
+            raise ConfigError(f"unknown key {key!r}{_suggestion(key, known) or _ALL_KEYS}")
         section, _, name = key.rpartition(".")
         sections.setdefault(section, {})[name] = value
     changed = {s: replaced(getattr(config, s), v, f"{s}.") for s, v in sections.items() if s}
@@ -98,7 +99,8 @@ def replaced(owner: T, values: Mapping[str, Any], section: str = "") -> T:
     known = {field.name: field for field in dataclasses.fields(owner)}
     for name in values:
         if name not in known:
-            raise ConfigError(f"unknown key {section + name!r}{_suggestion(name, known)}")
+            near = _suggestion(name, known) or f"; choose of {', '.join(known)}"
+            raise ConfigError(f"unknown key {section + name!r}{near}")
     converted = {name: _convert(section + name, value, kinds[name]) for name, value in values.items()}
     with usage_errors():
         return dataclasses.replace(owner, **converted)
@@ -171,7 +173,7 @@ def _yaml(text: str, where: str) -> Any:
 def _suggestion(key: str, known: Mapping[str, Any]) -> str:
     by_name = [full for full in known if full.rpartition(".")[2] == key.rpartition(".")[2]]
     near = by_name or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else "; `mimcl train --help` says where all keys are listed"
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
