@@ -175,15 +175,15 @@ def test_a_run_killed_before_its_first_checkpoint(copied, monkeypatch):
 
 
 def test_checkpoint(here):
-    path = here / "run" / "checkpoints" / "00000010"
+    path = here / "run" / "checkpoints" / "00000005"
     found, saved = inspect(path), checkpoint.load(path)
-    assert (found.step, found.draw, found.epoch) == (10, 80, 2)
+    assert (found.step, found.draw, found.epoch) == (5, 40, 1)
     assert found.parameters == sum(tensor.numel() for tensor in saved.tensors.values())
     assert found.bytes == sum(file.stat().st_size for file in path.iterdir())
     assert "whole, by its checksums" in text_of(found)["on disk"]
 
 
-@pytest.mark.parametrize("what", ["shards", "run", "run/checkpoints/00000010", "shards/prototypes/default"])
+@pytest.mark.parametrize("what", ["shards", "run", "run/checkpoints/00000005", "shards/prototypes/default"])
 def test_text_is_aligned_and_json_says_the_same(here, monkeypatch, capsys, what):
     before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
     assert mimcl(monkeypatch, here, "inspect", what) == 0
@@ -207,8 +207,8 @@ def test_text_is_aligned_and_json_says_the_same(here, monkeypatch, capsys, what)
         (lambda home: (home / "shards" / "dataset.json").write_text("{"), "shards", "cannot be read"),
         (lambda home: os.truncate(home / "run" / "draw_counts.npy", 90), "run", "draw_counts.npy cannot be read"),
         (
-            lambda home: flip(home / "run" / "checkpoints" / "00000010" / "state.pt", 900),
-            "run/checkpoints/00000010",
+            lambda home: flip(home / "run" / "checkpoints" / "00000005" / "state.pt", 900),
+            "run/checkpoints/00000005",
             "checksum of state.pt differs",
         ),
         (
