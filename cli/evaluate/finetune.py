@@ -17,6 +17,7 @@ from mimcl.cli.console import console
 from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
+from mimcl.curriculum.masking.random import mix64
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import (
     ERASING_NUMBERS,
@@ -106,7 +107,7 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
         draws, groups = batch.draws, batch.draws[:: config.mixing_group]
         images = normalised(batch.images)
         boxes = erasing_boxes(numbers(draws, STREAM_ERASING, ERASING_NUMBERS), size, config.erasing)
-        erase(images, boxes, hash64(config.seed, draws, STREAM_NOISE))
+        erase(images, boxes, hash64(config.seed, draws, STREAM_NOISE), mix64)
         targets = smoothed(task.targets(batch.labels), task.splits.classes, config.label_smoothing)
         share, cuts = mixing_weights(
             numbers(groups, STREAM_MIXING, MIXING_NUMBERS),

@@ -13,7 +13,8 @@ import typer
 from mimcl.cli.console import console, last_words, training_bar, warn
 from mimcl.cli.evaluate.fit_record import FitRecord, save_every
 from mimcl.cli.evaluate.results import Result, record
-from mimcl.cli.evaluate.task import PATIENCE, VAL_BATCH, Course, Learner, Task, decoder_of, train_batches, val_batches
+from mimcl.cli.evaluate.task import PATIENCE, Course, Learner, Task, decoder_of, train_batches, val_batches
+from mimcl.cli.extract import BATCH
 from mimcl.cli.memory import keep_freed_memory
 from mimcl.cli.run import claimed
 from mimcl.cli.stop import StopSignals
@@ -98,7 +99,7 @@ def _trained(
     )
     _take_up(training, folder / "checkpoints", first)
     decoder, choice = decoder_of(decoder_name, task, task.splits.train, max(stop - start for start, stop in parts))
-    for_val, _ = decoder_of(decoder.name, task, task.splits.val, VAL_BATCH)
+    for_val, _ = decoder_of(decoder.name, task, task.splits.val, BATCH)
     if first:
         console.print(choice)
         if training.position:

@@ -20,19 +20,19 @@ from mimcl.cli.config import ConfigError
 from mimcl.cli.console import console
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.extract import central
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import sent
-from mimcl.pipeline.augment import central_crops, hash64, random_crops
+from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import Decoder, make_decoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.plan import Among, InOrder
+from mimcl.pipeline.plan import Among
 from mimcl.pipeline.stream import Batch, Stream, micro_batches
 
 PATIENCE = 600.0  # seconds that a process waits for data, or for another process
-VAL_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,4 @@ def val_batches(task: Task, decoder: Decoder) -> Stream:
     index, world = task.splits.val, task.world
     labelled = np.flatnonzero(index.label >= 0)
     share = labelled[world.rank * len(labelled) // world.size : (world.rank + 1) * len(labelled) // world.size]
-    return Stream(
-        InOrder(share),
-        index,
-        decoder,
-        central_crops,
-        seed=0,  # nothing here is random
-        batch_size=VAL_BATCH,
-        micro_batch_size=VAL_BATCH,
-        prefetch=4,
-        device=task.device,
-        stall_timeout=PATIENCE,
-    )
+    return central(index, decoder, share)

@@ -7,6 +7,7 @@ functions of the draw.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ _AREA, _ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # of an erased box: its share of
 ERASING_NUMBERS = 2 * _ATTEMPTS + 3
 MIXING_NUMBERS = 5
 
-_GAMMA, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+Mix64 = Callable[[Tensor], Tensor]  # one splitmix64 output per element of an int64 tensor
 
 
 def erasing_boxes(numbers: NDArray[np.float64], side: int, probability: float) -> NDArray[np.int64]:
@@ -39,7 +40,7 @@ def erasing_boxes(numbers: NDArray[np.float64], side: int, probability: float) -
     return np.stack([top, left, height, width], axis=1).astype(np.int64)
 
 
-def erase(images: Tensor, boxes: NDArray[np.int64], keys: NDArray[np.uint64]) -> None:
+def erase(images: Tensor, boxes: NDArray[np.int64], keys: NDArray[np.uint64], mix64: Mix64) -> None:
     """Puts standard normal noise, another value at each pixel and colour, where the boxes (n, 4) are, in place.
 
     `images` are normalised, float (n, 3, S, S); an image's noise is a pure function of its key of `keys` (n,).
@@ -52,16 +53,16 @@ def erase(images: Tensor, boxes: NDArray[np.int64], keys: NDArray[np.uint64]) ->
     top, left, height, width = sent(boxes[places].T.copy(), device)[:, :, None, None]
     row, column = torch.arange(side, device=device)[:, None], torch.arange(side, device=device)
     inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
-    noise = normals(sent(keys[places].view(np.int64), device), images[0].numel()).view(-1, *images.shape[1:])
+    noise = normals(sent(keys[places].view(np.int64), device), images[0].numel(), mix64).view(-1, *images.shape[1:])
     images[which] = torch.where(inside[:, None], noise, images[which])
 
 
-def normals(keys: Tensor, count: int) -> Tensor:
+def normals(keys: Tensor, count: int, mix64: Mix64) -> Tensor:
     """`count` standard normal numbers for each key, int64 (n,): float32 (n, count).
 
     Pairs by Box and Muller (1958) from the halves of splitmix64 words.
     """
-    words = _mix64(keys[:, None] ^ torch.arange((count + 1) // 2, device=keys.device))
+    words = mix64(keys[:, None] ^ torch.arange((count + 1) // 2, device=keys.device))
     high, low = (words >> 32) & 0xFFFFFFFF, words & 0xFFFFFFFF
     radius = torch.sqrt(-2 * torch.log((high.double() + 1) * 2.0**-32))
     angle = low.double() * (2 * math.pi * 2.0**-32)
@@ -119,15 +120,3 @@ def sent(array: NDArray, device: torch.device) -> Tensor:
     """The array on the device, without waiting for it."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _mix64(x: Tensor) -> Tensor:
-    """One splitmix64 output per element of an int64 tensor, which stands for 64 unsigned bits."""
-    z = x + _GAMMA
-    z = (z ^ _shift(z, 30)) * _MIX_1
-    z = (z ^ _shift(z, 27)) * _MIX_2
-    return z ^ _shift(z, 31)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & (2 ** (64 - bits) - 1)  # torch's shift copies the sign bit

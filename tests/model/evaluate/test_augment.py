@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mimcl.curriculum.masking.random import mix64
 from mimcl.model.evaluate.augment import (
     ERASING_NUMBERS,
     MIXING_NUMBERS,
@@ -45,7 +46,7 @@ def test_erased_boxes_have_the_areas_and_aspects_that_were_asked_for():
 
 def test_erasing_puts_noise_into_the_box_alone_and_another_for_each_key():
     images = torch.zeros(3, 3, 16, 16)
-    erase(images, np.array([[2, 3, 5, 7], [0, 0, 0, 0], [2, 3, 5, 7]]), keys(3))
+    erase(images, np.array([[2, 3, 5, 7], [0, 0, 0, 0], [2, 3, 5, 7]]), keys(3), mix64)
     inside = torch.zeros(16, 16, dtype=torch.bool)
     inside[2:7, 3:10] = True
     for place in (0, 2):
@@ -54,14 +55,14 @@ def test_erasing_puts_noise_into_the_box_alone_and_another_for_each_key():
     assert not images[1].any()
     assert not torch.equal(images[0], images[2])
     again = torch.zeros(1, 3, 16, 16)
-    erase(again, np.array([[2, 3, 5, 7]]), keys(3)[2:])
+    erase(again, np.array([[2, 3, 5, 7]]), keys(3)[2:], mix64)
     assert torch.equal(again[0], images[2])
 
 
 def test_normals_are_standard_normal():
     from scipy.stats import kstest
 
-    found = normals(torch.from_numpy(keys(50).view(np.int64)), 401)
+    found = normals(torch.from_numpy(keys(50).view(np.int64)), 401, mix64)
     assert found.shape == (50, 401)
     assert kstest(found.flatten().numpy(), "norm").pvalue > 0.01
     assert np.corrcoef(found[:, 0::2][:, :200].flatten(), found[:, 1::2].flatten())[0, 1] == pytest.approx(0, abs=0.03)
