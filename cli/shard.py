@@ -57,7 +57,7 @@ def shard(
     from mimcl.cli.console import console, image_bar
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import PackConfig, pack
-    from mimcl.pipeline.sources import image_folder
+    from mimcl.pipeline.sources.folder import image_folder
 
     if out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, where its shards would be taken for images; give another --out")

@@ -28,6 +28,7 @@ STREAM_ORDER = 19  # systematic: the order of a window's draws
 STREAM_PASS = 20  # uniform: the order of the images in a pass
 STREAM_SUBSTITUTE = 32  # plus the retry, 0 to 15: a number in [0, 1) for each draw whose sample is bad
 
+STRETCH = 1 << 14  # draws that are read together, at most: 2 GB of ImageNet
 _CHUNK = 1 << 16  # images worked on at once: 512 KB of weights
 
 
@@ -39,6 +40,7 @@ class WindowPlan:
     first_draw: int
     sample_ids: NDArray[np.int64]  # (W,), of the draws first_draw, first_draw + 1, ...
     distances: NDArray[np.float32]  # (W,), of those samples; NaN where the plan has none
+    stretches: NDArray[np.int64]  # ascending, from 0 to W: draws between two of them are read together
     temperature: float  # math.inf: uniform
     effective_fraction: float  # r(temperature)
     phase: Literal["curriculum", "uniform"]
@@ -120,7 +122,8 @@ class Plan:
         else:
             ids = self._systematic(number, count, tau)
         phase = "curriculum" if in_curriculum else "uniform"
-        return WindowPlan(number, first, ids, self._distances_of(ids), tau, fraction, phase)
+        stretches = np.minimum(np.arange(0, count + STRETCH, STRETCH), count)
+        return WindowPlan(number, first, ids, self._distances_of(ids), stretches, tau, fraction, phase)
 
     def substitutes(
         self, window_number: int, draws: NDArray[np.int64], retry: int

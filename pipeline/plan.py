@@ -10,14 +10,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+STRETCH = 1 << 12  # draws
+
 
 class Window(Protocol):
-    """A stretch of draws with one temperature; the stream uses its first four columns and passes the rest on."""
+    """A stretch of draws with one temperature; the stream passes on what it does not use.
+
+    `stretches` cuts it: draws [stretches[k], stretches[k + 1]) of the window are read together, ahead of their use.
+    """
 
     number: int
     first_draw: int
     sample_ids: NDArray[np.int64]
     distances: NDArray[np.float32]
+    stretches: NDArray[np.int64]
     temperature: float
     effective_fraction: float
     phase: str
@@ -60,7 +66,9 @@ class InOrder:
     def window(self, number: int) -> Window:
         first = number * self.window_length
         sample_ids = self._sample_ids[first : first + self.window_length]
-        return _InOrderWindow(number, first, sample_ids, np.full(len(sample_ids), np.nan, np.float32))
+        distances = np.full(len(sample_ids), np.nan, np.float32)
+        stretches = np.minimum(np.arange(0, len(sample_ids) + STRETCH, STRETCH), len(sample_ids))
+        return _InOrderWindow(number, first, sample_ids, distances, stretches)
 
     def substitutes(
         self, window_number: int, draws: NDArray[np.int64], retry: int
@@ -95,6 +103,7 @@ class _InOrderWindow:
     first_draw: int
     sample_ids: NDArray[np.int64]
     distances: NDArray[np.float32]
+    stretches: NDArray[np.int64]
     temperature: float = math.inf
     effective_fraction: float = math.nan
     phase: str = "in order"

@@ -22,7 +22,7 @@ from mimcl.pipeline.decode import to_rgb
 from mimcl.pipeline.examine import EXTENSIONS, Header, NotUsable, examine
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
 from mimcl.pipeline.index import DATASET_FORMAT
-from mimcl.pipeline.sources import Item, Source
+from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.writer import SplitWriter
 
 _OURS = re.compile(r"rejected\.jsonl|(train|val)(\.arrow|-\d{6}\.(tar|idx))")

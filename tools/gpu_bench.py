@@ -21,7 +21,7 @@ from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import Decoder, Encoded, make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import ShardStore
 from mimcl.pipeline.stream import Stream
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 
 WIDTH, HEIGHT, COUNT = 500, 375, 128
 

@@ -14,7 +14,7 @@ from mimcl.cli.verify import verify_sets
 from mimcl.curriculum.prototypes import build_prototypes
 from mimcl.pipeline.index import read_dataset
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 
 SCRIPT = Path(sys.executable).parent / "mimcl"
 

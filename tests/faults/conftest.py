@@ -8,7 +8,7 @@ import ranks
 from images import write_flat
 
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 
 _OPTIONS = shlex.split("""train --data shards --recipe cpu_small --decoder reference --epochs 3 --resume
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32

@@ -13,7 +13,7 @@ from images import write_flat
 
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 
 BAD = (20, 33)
 

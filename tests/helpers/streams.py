@@ -19,6 +19,7 @@ class Window:
     first_draw: int
     sample_ids: np.ndarray
     distances: np.ndarray
+    stretches: np.ndarray
     temperature: float
     effective_fraction: float = 0.5
     phase: str = "curriculum"
@@ -43,7 +44,7 @@ class Windows:
         first = number * self.window_length
         draws = np.arange(first, min(first + self.window_length, self.draws))
         ids = (hash64(99, draws, 16) % np.uint64(self.samples)).astype(np.int64)
-        return Window(number, first, ids, self.distances_of(ids), 0.1 * (number + 1))
+        return Window(number, first, ids, self.distances_of(ids), np.array([0, len(ids)]), 0.1 * (number + 1))
 
     def substitutes(self, window_number, draws, retry):
         assert 0 <= retry < self.retries

@@ -4,7 +4,7 @@ import pytest
 from images import write_flat, write_train_val
 
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 
 
 @pytest.fixture(scope="session")

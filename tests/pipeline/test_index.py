@@ -18,7 +18,7 @@ from PIL import Image
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, file_digest, read_dataset, write_index
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 
 ROWS = [
     ("000000000", "a/x.jpg", 0, 512, 1000, 2**64 - 1, 64, 48, 3),

@@ -17,7 +17,8 @@ from wds2idx import IndexCreator
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import Item, Source, image_folder
+from mimcl.pipeline.sources.folder import image_folder
+from mimcl.pipeline.sources.item import FileItem, Source
 
 SMALL = PackConfig(workers=2)
 LARGE = (400, 300)  # of noise: about 300 KB as PNG, so that a few fill a shard of 1 MB
@@ -245,7 +246,8 @@ def test_names_are_never_paths(tmp_path):
     # A source may name its items as it likes; names go to the index and nowhere else.
     items = image_folder(tmp_path / "src").splits["train"]
     hostile = ["../../../escaped.jpg", "/absolute.jpg"]
-    items += [Item(tmp_path / "src" / "-rf.jpg", name, -1) for name in hostile]
+    file = tmp_path / "src" / "-rf.jpg"
+    items += [FileItem(name, -1, file.stat().st_size, file) for name in hostile]
     packed(Source({"train": items}), tmp_path / "out")
     with tarfile.open(tmp_path / "out" / "train-000000.tar") as tar:
         assert tar.getnames() == [f"{number:09d}.jpg" for number in range(10)]

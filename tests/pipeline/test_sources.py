@@ -5,9 +5,10 @@ import os
 import pytest
 from images import write_classes, write_flat, write_train_val
 
-from mimcl.pipeline import sources
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources import folder as sources
+from mimcl.pipeline.sources import item as items
+from mimcl.pipeline.sources.folder import image_folder
 
 
 def names(source, split="train"):
@@ -130,7 +131,7 @@ def test_what_cannot_be_read_is_an_os_error(tmp_path, monkeypatch):
         nowhere.read()
     with pytest.raises(OSError, match="not a regular file"):
         pipe.read()
-    monkeypatch.setattr(sources, "_MAX_BYTES", image.file.stat().st_size - 1)
+    monkeypatch.setattr(items, "_MAX_BYTES", image.file.stat().st_size - 1)
     with pytest.raises(OSError, match="larger than"):
         image.read()
 

@@ -13,7 +13,7 @@ from bad_samples import flip_byte, reading_can_fail, unreadable
 from mimcl.pipeline import store
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import Defect, ShardStore
 
 

@@ -11,7 +11,7 @@ from images import encoded, write_train_val
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, read_dataset
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.verify import verify
 from mimcl.pipeline.writer import tar_header
 

@@ -170,7 +170,7 @@ def make_data() -> None:
     """60 soft random images, packed, with prototypes from their pixels."""
     from mimcl.cli.prototypes import BuildConfig, build
     from mimcl.pipeline.shards import PackConfig, pack
-    from mimcl.pipeline.sources import image_folder
+    from mimcl.pipeline.sources.folder import image_folder
 
     rng = np.random.default_rng(0)
     Path("images").mkdir()

@@ -36,7 +36,7 @@ from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import Item, Source
+from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.stream import Stream, micro_batches
 
 GOAL = 1.05
@@ -147,7 +147,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root, above = options.data or Path(name) / "shards", []
         if not options.data:
-            items = [MadeUp(Path(), f"{number:09d}", -1) for number in range(options.samples)]
+            items = [MadeUp(f"{number:09d}", -1, 1000) for number in range(options.samples)]
             pack(Source({"train": items}), root, PackConfig(), on_progress=lambda count: None)
         for curriculum in options.curriculum:
             process = multiprocessing.get_context("spawn").Process(

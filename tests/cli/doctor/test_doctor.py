@@ -20,7 +20,7 @@ from mimcl.cli.doctor.verdict import IMAGENET
 from mimcl.model import mae
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import ShardStore
 
 SECONDS, IMAGES = 0.2, 22  # the eleven formats of tests/helpers/images.py, twice

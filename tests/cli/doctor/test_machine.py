@@ -11,7 +11,7 @@ from mimcl.cli.doctor import machine
 from mimcl.cli.doctor.machine import disk, limits, usable_cores
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources import image_folder
+from mimcl.pipeline.sources.folder import image_folder
 
 
 def by_name(findings):

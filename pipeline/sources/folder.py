@@ -1,45 +1,15 @@
-"""What can be packed. A source names its splits and yields an Item per file; bytes are read only when asked for."""
+"""A folder of images as a source: ImageNet's layout, class folders, or flat."""
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
 from mimcl.pipeline.files import DataError
-
-_MAX_BYTES = 2**31 - 1  # readers count in 32 bits; no image within the limit on pixels needs more
-
-
-@dataclass(frozen=True)
-class Item:
-    """One candidate: where it lies, its name relative to the source (recorded in the index), its label (-1 = none)."""
-
-    file: Path
-    name: str
-    label: int
-
-    def read(self) -> bytes:
-        """The file's content. Raises OSError, also for what would never end or fit: a pipe, a device, over 2 GiB."""
-        status = self.file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("not a regular file")
-        if status.st_size > _MAX_BYTES:
-            raise OSError("larger than 2 GiB")
-        return self.file.read_bytes()
-
-
-@dataclass
-class Source:
-    """Splits in the order they are packed; classes sorted by name, a label is a position in them."""
-
-    splits: dict[str, list[Item]]
-    classes: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what was passed over, for the user to read
+from mimcl.pipeline.sources.item import FileItem, Source
 
 
 def image_folder(root: Path, holdout: float = 0.0) -> Source:
@@ -69,7 +39,8 @@ def image_folder(root: Path, holdout: float = 0.0) -> Source:
     per_split = {split: _folders(split_root) for split, split_root in roots.items()}
     classes = sorted(set().union(*per_split.values()))
     label_of = {name: label for label, name in enumerate(classes)}
-    splits = {}
+    splits: dict[str, list[FileItem]] = {}
+    modified = 0
     for split, split_root in roots.items():
         flat = not per_split[split]
         if flat and classes:
@@ -77,16 +48,19 @@ def image_folder(root: Path, holdout: float = 0.0) -> Source:
         paths = sorted(path.split("/") for path in _walk(split_root))
         if not flat and (beside := sum(len(path) == 1 for path in paths)):
             notes.append(f"passed over beside the class folders of {split}: files, {beside} in number")
-        splits[split] = [
-            Item(split_root.joinpath(*path), _recordable("/".join(path)), -1 if flat else label_of[path[0]])
-            for path in paths
-            if flat or len(path) > 1
-        ]
+        splits[split] = []
+        for path in paths:
+            if flat or len(path) > 1:
+                file = split_root.joinpath(*path)
+                nbytes, changed = _size_and_change(file)
+                modified = max(modified, changed)
+                label = -1 if flat else label_of[path[0]]
+                splits[split].append(FileItem(_recordable("/".join(path)), label, nbytes, file))
     if not any(splits.values()):
         raise DataError("; ".join([f"{root} holds no files to pack", *notes, "give a folder of images"]))
     if holdout:
         splits = _hold_out(splits["train"], holdout)
-    return Source(splits, [_recordable(name) for name in classes], notes)
+    return Source(splits, [_recordable(name) for name in classes], notes, modified)
 
 
 def _folders(folder: Path) -> list[str]:
@@ -121,12 +95,21 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def _size_and_change(file: Path) -> tuple[int, int]:
+    """Bytes and ns since 1970; zeros for a link that leads nowhere, of which reading tells."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def _recordable(name: str) -> str:
     """The name in UTF-8 whatever its bytes are."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _hold_out(items: list[Item], share: float) -> dict[str, list[Item]]:
+def _hold_out(items: list[FileItem], share: float) -> dict[str, list[FileItem]]:
     count = round(share * len(items))
     if not 0 < count < len(items):
         raise DataError(f"--holdout {share} of {len(items)} files leaves a split empty; choose another share")

@@ -1,0 +1,13 @@
+"""Where what can be had again is kept on this machine, for all runs and processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """MIMCL_CACHE; else mimcl/ in XDG_CACHE_HOME; else ~/.cache/mimcl. It may not exist yet."""
+    if chosen := os.environ.get("MIMCL_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimcl"
