@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 # As torchrun does for its processes. The number of threads decides the order of sums, and so bits that tests compare;
 # set here, since one server starts the processes of all tests and has the environment of the first that asked for it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# For this process and all that it starts: nothing of a test is remembered in the user's own folder.
+_cache = tempfile.TemporaryDirectory(prefix="mimcl-cache-")
+os.environ["MIMCL_CACHE"] = _cache.name
 
 _BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "golden"
 

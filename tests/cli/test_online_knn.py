@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torchruns
 from images import write_flat, write_train_val
-from small_runs import assert_same_run, back_to, metrics, weights
+from small_runs import assert_same_run, back_to, keep_every_checkpoint, metrics, weights
 from typed import mimcl
 
 from mimcl.cli.evaluate.features import FeatureOptions
@@ -33,6 +33,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     write_train_val(folder / "images", TRAIN, VAL)
     with pytest.MonkeyPatch.context() as patch:
+        keep_every_checkpoint(patch)
         assert mimcl(patch, folder, "shard", "images") == 0
         assert mimcl(patch, folder, *WORDS, "--out", "plain") == 0
         assert mimcl(patch, folder, *WORDS, *EVERY, "--out", "watched") == 0

@@ -36,9 +36,8 @@ def train(home):
     """Trains 30 steps to run/ in a process, or `size` of them, and gives what was printed."""
 
     def run(*arguments, code=0, size=1, out="run", **environment):
-        ranks.run(
-            home, *_OPTIONS, "--out", out, *arguments, code=code, size=size, **environment, before=ranks.shrink_model
-        )
+        before = ranks.shrink_model_and_keep_checkpoints
+        ranks.run(home, *_OPTIONS, "--out", out, *arguments, code=code, size=size, **environment, before=before)
         return ranks.said(home, size)
 
     run.options = [*_OPTIONS, "--out", "run"]

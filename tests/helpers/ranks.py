@@ -45,6 +45,15 @@ def shrink_model() -> None:
     mae.SIZES["vit_tiny"] = (64, 2, 2)
 
 
+def shrink_model_and_keep_checkpoints() -> None:
+    """For tests that look at a checkpoint which is not the first."""
+    import pytest
+    from small_runs import keep_every_checkpoint
+
+    shrink_model()
+    keep_every_checkpoint(pytest.MonkeyPatch())
+
+
 def start(
     folder: Path,
     *arguments: str,

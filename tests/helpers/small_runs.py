@@ -4,9 +4,13 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
+
+from mimcl.model.saver import Saver
 
 IMAGES, BATCH, STEPS, EVERY = 40, 64, 20, 8  # steps between checkpoints
 _VARIES = ("images_per_second", "data_wait")
@@ -33,6 +37,17 @@ def train(out: Path | str, *settings: str, steps: int = STEPS, decoder: str = "r
     flags = ["--recipe", "cpu_small", "--curriculum", "proto", "--epochs", str(steps * BATCH / IMAGES)]
     words = [word for setting in (*_SMALL, *settings) for word in ("--set", setting)]
     return ["train", *flags, "--decoder", decoder, *words, "--out", str(out)]
+
+
+def keep_every_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """Training in this process waits for the checkpoint before: on a busy machine one that is due is left out."""
+    start = Saver.start
+
+    def waiting(self: Saver, *arguments: Any, **options: Any) -> None:
+        self.settle()
+        start(self, *arguments, **options)
+
+    patch.setattr(Saver, "start", waiting)
 
 
 def metrics(run: Path) -> list[dict]:
