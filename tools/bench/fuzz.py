@@ -88,7 +88,7 @@ def make(root: Path) -> None:
     assert len(index.shards) > 1
     features = rng.normal(size=(IMAGES, 8)).astype(np.float32)
     about = {"features_name": "pixels", "features_reason": "", "index_fingerprint": index.fingerprint}
-    build_prototypes(features, 4, 0, **about).save(shards / "prototypes" / "default")
+    build_prototypes([features], 4, 0, **about).save(shards / "prototypes" / "default")
     tensors = {f"blocks.{n}": torch.from_numpy(rng.normal(size=(8, 8)).astype(np.float32)) for n in range(3)}
     state = {"position": 4096, "optimizers": [{"state": {0: {"step": torch.tensor(7.0)}}}]}
     meta = {
