@@ -136,7 +136,7 @@ class Recorder:
             "window": {"number": window.number, "digest": window.digest},
         }
         step = trainer.position // self._config.data.batch_size
-        state = trainer.state_dict() | {"draw_counts": torch.from_numpy(counts.counts.view(np.int32))}
+        state = trainer.state_dict()
         if self._plan.learned:
             state[LEARNED] = self._plan.learned.state_dict()
 
@@ -144,7 +144,8 @@ class Recorder:
             counts.save(self._folder / "draw_counts.npy")
             self._log.sync()
 
-        self._saver.start(step, trainer.tensors(), state, meta, write_first)
+        copies = {"draw_counts": torch.from_numpy(counts.counts.view(np.int32))}
+        self._saver.start(step, trainer.tensors(), state, meta, write_first, copies)
 
     def _difficulty(self) -> dict[str, float]:
         return {"temperature": self._window.temperature, "effective_fraction": self._window.effective_fraction}

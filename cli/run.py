@@ -24,6 +24,7 @@ from mimcl.cli.config import Config, ConfigError, flatten, nested_keys, override
 from mimcl.cli.recipes import recipe
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
+from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.index import ShardIndex
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.
@@ -169,7 +170,7 @@ def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | N
     from mimcl.curriculum.prototypes import PrototypeSet
 
     folder = index.root / "prototypes" / config.curriculum.prototypes
-    return PrototypeSet.load(folder, index.fingerprint).distance
+    return PrototypeSet.load(folder, index.fingerprint, check_once).distance
 
 
 def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> dict[str, str | None]:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.hardness import Hardness
 from mimcl.curriculum.temperature import UNIFORM_WITHIN, EffectiveFraction
 
 _SUMS = 5
@@ -74,7 +75,7 @@ class LearnedTemperature:
     ) -> None:
         self._config, self._batch_size, self._warm = config, batch_size, warm
         self._window_length = config.window_length(len(distances), batch_size)
-        self.curve = EffectiveFraction(config.hardness(np.asarray(distances, np.float32)))
+        self.curve = EffectiveFraction(Hardness(config, np.asarray(distances, np.float32)))
         if config.r0 <= self.curve.lowest:
             raise ValueError(
                 f"curriculum.r0 is {config.r0}: --temp-schedule learned cannot leave the {self.curve.lowest:.3f} that "

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +31,16 @@ from mimcl.curriculum.clustering import (
 FORMAT = "mimcl-prototypes/1"
 _ARRAYS = ("centroids.npy", "train.arrow")
 _COLUMNS = ("cluster", "raw_distance", "distance")
+
+
+# (open files, all else that the check depends on, the check): may leave out what these files have passed before.
+CheckOnce = Callable[[Sequence[BinaryIO], str, Callable[[], None]], None]
+_CHECKS = 1  # the version of what `_check` finds out; raised with it, all are checked anew
+
+
+def always(files: Sequence[BinaryIO], claim: str, check: Callable[[], None]) -> None:
+    """A CheckOnce that remembers nothing."""
+    check()
 
 
 class PrototypeError(Exception):
@@ -80,10 +93,13 @@ class PrototypeSet:
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, index_fingerprint: str | None) -> PrototypeSet:
+    def load(
+        cls, folder: str | os.PathLike, index_fingerprint: str | None, check_once: CheckOnce = always
+    ) -> PrototypeSet:
         """The set in `folder`, arrays memory-mapped; PrototypeError if it is missing, for another index, or damaged.
 
-        None takes a set for any index: to look at, not to draw by.
+        None takes a set for any index: to look at, not to draw by. `check_once` may know that these files were checked
+        before, and spare their being read.
         """
         folder, advice = Path(folder), "run `mimcl prototypes build`"
         if not (folder / "prototypes.json").is_file():
@@ -94,19 +110,18 @@ class PrototypeSet:
                 raise PrototypeError(f"{folder} has format {info['format']!r}, this version reads {FORMAT!r}: {advice}")
             if (made_for := info["index_fingerprint"]) != index_fingerprint and index_fingerprint is not None:
                 raise PrototypeError(f"{folder} was made for index {made_for}, not {index_fingerprint}: {advice}")
-            if info.pop("xxh128") != {name: _digest(folder / name) for name in _ARRAYS}:
-                raise ValueError("the arrays are not those that were written")
-            centroids = np.load(folder / "centroids.npy", mmap_mode="r", allow_pickle=False)
-            table = pa.ipc.open_file(pa.memory_map(str(folder / "train.arrow"))).get_batch(0)
-            table.validate()  # the extent of each column: Arrow trusts what it reads
-            columns = {name: table[name].to_numpy(zero_copy_only=True) for name in _COLUMNS}
-            _check_arrays(**columns, centroids=centroids)
+            digests = info.pop("xxh128")
+            with ExitStack() as opened:
+                files = [opened.enter_context(_open(folder / name)) for name in _ARRAYS]
+                mapped = [pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) for file in files]
+                check_once(files, json.dumps([_CHECKS, digests]), lambda: _check(mapped, digests))
+            arrays = _arrays(*mapped)
         except PrototypeError:
             raise
         except Exception as error:  # whatever the libraries raise about files that they did not write
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PrototypeError(f"{folder} is damaged ({reason}): {advice}") from error
-        return cls(**columns, centroids=centroids, info=info)
+        return cls(**arrays, info=info)
 
 
 def build_prototypes(
@@ -156,20 +171,42 @@ def described(clusters: Clusters, cluster: NDArray[np.int32], about: Mapping[str
     }
 
 
+def _arrays(centroids: pa.Buffer, train: pa.Buffer) -> dict[str, NDArray]:
+    """Columns and centroids, as views of their files."""
+    stream = pa.BufferReader(centroids)
+    np.lib.format.read_magic(stream)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    placed = np.frombuffer(centroids, dtype, math.prod(shape), stream.tell()).reshape(shape)
+    table = pa.ipc.open_file(train).get_batch(0)
+    table.validate()  # the extent of each column: Arrow trusts what it reads
+    return {name: table[name].to_numpy(zero_copy_only=True) for name in _COLUMNS} | {"centroids": placed}
+
+
+def _check(mapped: list[pa.Buffer], digests: dict[str, str]) -> None:
+    """Reads all of a set. Raises ValueError, or what Arrow and numpy raise, unless it is one that was written so."""
+    if digests != {name: xxhash.xxh128_hexdigest(buffer) for name, buffer in zip(_ARRAYS, mapped, strict=True)}:
+        raise ValueError("the arrays are not those that were written")
+    _check_arrays(**_arrays(*mapped))
+
+
 def _check_arrays(cluster: NDArray, raw_distance: NDArray, distance: NDArray, centroids: NDArray) -> None:
     """Raises ValueError for arrays that `build_prototypes` never makes."""
     kinds = [(array.dtype, array.ndim) for array in (cluster, raw_distance, distance, centroids)]
     if kinds != [(np.int32, 1), (np.float32, 1), (np.float32, 1), (np.float32, 2)]:
         raise ValueError("the arrays are of other kinds than those of a prototype set")
-    if not ((cluster >= 0) & (cluster < len(centroids))).all():
+    if not (cluster.min() >= 0 and cluster.max() < len(centroids)):
         raise ValueError("a cluster is none of the centroids'")
-    if not ((distance >= 0) & (distance <= 1)).all():  # false for NaN as well
+    if not (distance.min() >= 0 and distance.max() <= 1):  # false for NaN as well
         raise ValueError("a distance is not from 0 to 1")
 
 
-def _digest(path: Path) -> str:
+def _open(path: Path) -> BinaryIO:
     if not path.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{path.name} is missing or no regular file")
+    return open(path, "rb")
+
+
+def _digest(path: Path) -> str:
     with pa.memory_map(str(path)) as file:
         return xxhash.xxh128_hexdigest(file.read_buffer())
 

@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.hardness import Hardness
 from mimcl.curriculum.learned_temperature import LearnedTemperature
 from mimcl.curriculum.order import STRETCH, arrange
 from mimcl.curriculum.permutation import Hash64, KeyedPermutation
@@ -97,7 +98,7 @@ class Plan:
         self._block: tuple[int, NDArray[np.float32]] | None = None  # the last block and its h, in the block's order
         if config.name != "none":
             self.curriculum_draws = self.window_length * round(config.share * draws / self.window_length)
-            self._h = config.hardness(self._distances)
+            self._h = Hardness(config, self._distances)
             self._lowest_h = float(self._h.min())
             self.curve = learned.curve if learned else EffectiveFraction(self._h)
 
@@ -185,7 +186,9 @@ class Plan:
         order = KeyedPermutation(self.window_length, self._key(number, STREAM_ORDER), self._hash64)
         return images(self._search(h, tau, teeth)[order(np.arange(count))])
 
-    def _search(self, h: NDArray[np.float32] | None, tau: float, points: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _search(
+        self, h: Hardness | NDArray[np.float32] | None, tau: float, points: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
         """Where ascending `points` in [0, 1) fall among the images laid end to end, each as wide as its p_tau.
 
         At infinite `tau` all are equally wide and `h` is not looked at. Otherwise `h` is passed over twice, in chunks
@@ -215,6 +218,7 @@ class Plan:
         kept = self._block
         if kept is not None and kept[0] == block:
             return kept[1]
+        self._block = kept = None  # before the next: each has the size of the distances
         ordered = np.empty(self.samples, np.float32)
         for start in range(0, self.samples, _CHUNK):
             stop = min(start + _CHUNK, self.samples)

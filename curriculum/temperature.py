@@ -17,6 +17,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mimcl.curriculum.hardness import Hardness
+
 _CHUNK = 1 << 16  # images worked on at once, so that temporaries stay in the cache
 _BINS = 1 << 15  # of the histogram of h
 UNIFORM_WITHIN = 1e-3  # a target this near to r(infinity) is uniform
@@ -65,7 +67,7 @@ class EffectiveFraction:
     equal: then no temperature changes anything.
     """
 
-    def __init__(self, h: NDArray[np.floating]) -> None:
+    def __init__(self, h: NDArray[np.floating] | Hardness) -> None:
         low, high = float(h.min()), float(h.max())
         if not low < high:
             raise ValueError(f"all {len(h)} distances are equal ({low:g}): there is nothing to order the images by")

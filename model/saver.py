@@ -34,10 +34,12 @@ class Saver:
         state: dict[str, Any],
         meta: dict[str, Any],
         first: Callable[[], None],
+        copies: dict[str, Tensor] | None = None,
     ) -> None:
         """Copies what is given and writes it in the background; `first` is called there before.
 
-        Left out, with a word, while the one before is still being written.
+        `copies` belong to the state as well, on the host, and are not copied: nobody else changes them any more. Left
+        out, with a word, while the one before is still being written.
         """
         if self._writing and not self._writing.done():
             self._on_trouble(f"no checkpoint at step {step}: the one before is still being written")
@@ -47,7 +49,7 @@ class Saver:
 
         def write() -> int:
             first()
-            checkpoint.save(self._folder, step, copied["tensors"], copied["state"], meta, **self._keep)
+            checkpoint.save(self._folder, step, copied["tensors"], copied["state"] | (copies or {}), meta, **self._keep)
             return step
 
         self._writing = self._pool.submit(write)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import atomic_file
 
+_ONE = np.uint32(1)  # of the counts' own type: with another one numpy goes a way that takes twenty times as long
+
 
 class DrawCounts:
     """uint32 counts (N,), by whole windows: a window is counted when it begins."""
@@ -18,14 +20,13 @@ class DrawCounts:
 
     def add(self, sample_ids: NDArray[np.int64]) -> None:
         """Counts one window."""
-        self.counts += self._of(sample_ids)
+        np.add.at(self.counts, sample_ids, _ONE)
 
     def without(self, sample_ids: NDArray[np.int64]) -> DrawCounts:
         """A copy in which one window, or none, is not counted."""
-        return DrawCounts(self.counts - self._of(sample_ids))
-
-    def _of(self, sample_ids: NDArray[np.int64]) -> NDArray[np.uint32]:
-        return np.bincount(sample_ids, minlength=len(self.counts)).astype(np.uint32)
+        copy = DrawCounts(self.counts.copy())
+        np.subtract.at(copy.counts, sample_ids, _ONE)
+        return copy
 
     @property
     def coverage(self) -> float:

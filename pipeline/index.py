@@ -1,9 +1,11 @@
-"""The index of a split: one Arrow row per sample, memory-mapped, so that opening it costs nothing at any size."""
+"""The index of a split: one Arrow row per sample, memory-mapped and checked once, so that opening it costs nothing."""
 
 from __future__ import annotations
 
 import json
+import mmap
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, open_regular
 
@@ -20,6 +23,8 @@ DATASET_FORMAT = "mimcl-shards/1"
 SPLITS = ("train", "val")
 MAX_BYTES = 2**31 - 1  # of an image: readers count in 32 bits; none within the limit on pixels needs more
 _MAX_DESCRIPTION = 1 << 28  # bytes of dataset.json: over a million shards
+_CHUNK = 1 << 20  # rows looked at at once: tens of megabytes of temporaries, whatever the number of rows
+_CHECKS = 1  # the version of what `_check` finds out; raised with it, all are checked anew
 _AGAIN = "pack again with `mimcl shard`"
 _COLUMNS = {
     "key": pa.large_string(),
@@ -65,7 +70,7 @@ class ShardIndex:
     @property
     def largest(self) -> int:
         """The most pixels that an image has; packing refuses what would not fit into an int32."""
-        return int((self.width * self.height).max())
+        return max(int((self.width[rows] * self.height[rows]).max()) for rows in _chunks(self.samples))
 
     def key(self, sample_id: int) -> str:
         return self._table["key"][int(sample_id)].as_py()
@@ -78,49 +83,94 @@ class ShardIndex:
         return self._table["key"].to_pylist()
 
     @classmethod
-    def load(cls, root: Path, split: str = "train") -> ShardIndex:
-        """Opens the index of one split. Raises DataError when it is missing, damaged, stale or of another format."""
+    def load(cls, root: Path, split: str = "train", *, anew: bool = False) -> ShardIndex:
+        """Opens the index of one split. Raises DataError when it is missing, damaged, stale or of another format.
+
+        All of it is read and checked when it is met for the first time in its state, or with `anew`: a disk that lost
+        bits is not noticed otherwise.
+        """
         description = read_dataset(root)
         if split not in description["splits"]:
             raise DataError(f"{root} has no {split} split; it has {', '.join(description['splits'])}")
         part = description["splits"][split]
         path = root / f"{split}.arrow"
         try:
-            # Before anything is parsed: Arrow trusts what it reads.
-            if file_digest(path) != part["index_xxh128"]:
-                raise DataError(
-                    f"{path} is not the index that dataset.json describes: damaged, or of another packing; {_AGAIN}"
-                )
-            with pa.memory_map(str(path)) as file:
-                reader = pa.ipc.open_file(file)
-                batch = reader.get_batch(0)
-                metadata = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-                batch.validate(full=True)  # the extent of each column, and the places of all texts
+            with open_regular(path) as file:
+                mapped = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                if anew:
+                    _check(path, mapped, part)
+                else:
+                    claim = json.dumps([_CHECKS, part])
+                    check_once([file], claim, lambda: _check(path, mapped, part))
+            batch, _ = _parsed(mapped)
         except (OSError, ValueError, IndexError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(f"{path} cannot be read ({reason}); {_AGAIN}") from None
-        if reader.schema.names != list(_COLUMNS) or reader.schema.types != list(_COLUMNS.values()):
-            raise DataError(f"{path} is not an index of this program's format; {_AGAIN}")
-        if metadata.get("fingerprint") != part["fingerprint"] or batch.num_rows != part["samples"]:
-            raise DataError(f"{path} is not the index that dataset.json describes; {_AGAIN}")
-        if fault := _fault(batch, part):
-            raise DataError(f"{path}: index damaged or hostile ({fault}); {_AGAIN}")
         numbers = [name for name, kind in _COLUMNS.items() if not pa.types.is_large_string(kind)]
         columns = {name: batch[name].to_numpy(zero_copy_only=True) for name in numbers}
         return cls(root, split, part["fingerprint"], part["classes"], part["shards"], **columns, _table=batch)
+
+
+def _parsed(mapped: pa.Buffer) -> tuple[pa.RecordBatch, pa.Schema]:
+    """The rows, as views of the file. Raises what Arrow raises, for what is no such file."""
+    reader = pa.ipc.open_file(mapped)
+    return reader.get_batch(0), reader.schema
+
+
+def _check(path: Path, mapped: pa.Buffer, part: dict[str, Any]) -> None:
+    """Reads all of an index. Raises DataError, or what Arrow raises, unless it is the sound one that `part` describes.
+
+    What it finds depends on these arguments alone.
+    """
+    # Before anything is parsed: Arrow trusts what it reads.
+    if xxhash.xxh128_hexdigest(mapped) != part["index_xxh128"]:
+        raise DataError(
+            f"{path} is not the index that dataset.json describes: damaged, or of another packing; {_AGAIN}"
+        )
+    batch, schema = _parsed(mapped)
+    batch.validate(full=True)  # the extent of each column, and the places of all texts
+    if schema.names != list(_COLUMNS) or schema.types != list(_COLUMNS.values()):
+        raise DataError(f"{path} is not an index of this program's format; {_AGAIN}")
+    fingerprint = (schema.metadata or {}).get(b"fingerprint", b"").decode()
+    if fingerprint != part["fingerprint"] or batch.num_rows != part["samples"]:
+        raise DataError(f"{path} is not the index that dataset.json describes; {_AGAIN}")
+    if fault := _fault(batch, part):
+        raise DataError(f"{path}: index damaged or hostile ({fault}); {_AGAIN}")
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK) for start in range(0, rows, _CHUNK))
 
 
 def _fault(batch: pa.RecordBatch, part: dict[str, Any]) -> str | None:
     """What no row that was packed can say, with the first row that says it; None for a sound index."""
     if any(column.null_count for column in batch.columns):
         return "values are missing"
-    shard, offset, nbytes, width, height, label = (
-        batch[name].to_numpy(zero_copy_only=True) for name in ("shard", "offset", "nbytes", "width", "height", "label")
-    )
+    names = ("shard", "offset", "nbytes", "width", "height", "label")
+    columns = [batch[name].to_numpy(zero_copy_only=True) for name in names]
     sizes = np.array([shard["bytes"] for shard in part["shards"]], np.int64)
+    labels = len(part["classes"]) or np.inf
+    for rows in _chunks(batch.num_rows):
+        if found := _fault_of_rows(*(column[rows] for column in columns), sizes, labels):
+            row, what = found
+            return f"row {rows.start + row} {what}"
+    return None
+
+
+def _fault_of_rows(
+    shard: NDArray[np.int32],
+    offset: NDArray[np.int64],
+    nbytes: NDArray[np.int64],
+    width: NDArray[np.int32],
+    height: NDArray[np.int32],
+    label: NDArray[np.int32],
+    sizes: NDArray[np.int64],
+    labels: float,
+) -> tuple[int, str] | None:
+    """The first row of some at fault and what is wrong with it, for shards of `sizes` bytes and so many `labels`."""
     unknown = (shard < 0) | (shard >= len(sizes))
     if unknown.any():
-        return f"row {unknown.argmax()} lies in no shard"
+        return int(unknown.argmax()), "lies in no shard"
     wrong = {
         "does not lie inside its shard": (offset < 512)
         | (nbytes < 1)
@@ -130,9 +180,9 @@ def _fault(batch: pa.RecordBatch, part: dict[str, Any]) -> str | None:
         "has an impossible size in pixels": (width < 1)
         | (height < 1)
         | (np.multiply(width, height, dtype=np.int64) > MAX_PIXELS),
-        "has an impossible label": (label < -1) | (label >= (len(part["classes"]) or np.inf)),
+        "has an impossible label": (label < -1) | (label >= labels),
     }
-    return next((f"row {rows.argmax()} {what}" for what, rows in wrong.items() if rows.any()), None)
+    return next(((int(rows.argmax()), what) for what, rows in wrong.items() if rows.any()), None)
 
 
 def read_dataset(root: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def verify(root: Path, decode: bool, workers: int, on_progress: Callable[[int], 
 
 def _split(root: Path, split: str, part: dict[str, Any], decode: bool) -> Iterator[Job]:
     try:
-        index = ShardIndex.load(root, split)
+        index = ShardIndex.load(root, split, anew=True)
     except DataError as error:
         yield 0, partial(list, [str(error)])
         index = None

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
+_CHUNK = 1 << 20  # images counted at once
+
 
 @dataclass(frozen=True)
 class ClassBalance:
@@ -43,12 +45,15 @@ def class_balance(index: ShardIndex, counts: NDArray[np.uint32]) -> ClassBalance
     """Of draws (N,) by sample. Raises DataError where there are no classes, or counts of other data."""
     if len(counts) != index.samples:
         raise DataError(f"draw_counts.npy is of {len(counts):,} images, {index.root} has {index.samples:,}")
-    labelled = index.label >= 0
-    if not labelled.any():
+    images, draws = np.zeros(len(index.classes)), np.zeros(len(index.classes))
+    for start in range(0, index.samples, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        labelled = index.label[rows] >= 0
+        labels = index.label[rows][labelled]
+        images += np.bincount(labels, minlength=len(index.classes))
+        draws += np.bincount(labels, weights=counts[rows][labelled], minlength=len(index.classes))
+    if not images.any():
         raise DataError("the images have no labels")
-    labels = index.label[labelled]
-    images = np.bincount(labels, minlength=len(index.classes)).astype(np.float64)
-    draws = np.bincount(labels, weights=counts[labelled], minlength=len(index.classes))
     if not draws.any():
         raise DataError("no draw was counted yet")
     there = np.flatnonzero(images)

@@ -17,6 +17,7 @@ from mimcl.cli.report.several import nn_curve
 Format = Literal["number", "percent", "count", "exponent"]
 XKind = Literal["samples", "time", "times drawn", "class"]
 
+_CHUNK = 1 << 20  # images counted at once
 _MOST_BARS = 50
 _LOG_ABOVE = 30.0  # ratio of the largest to the smallest value
 _KNOWN_FIGURES = {"loss", "lr", "grad_norm", "images_per_second", "data_wait", "nonfinite_steps"} | {
@@ -219,7 +220,11 @@ def draw_counts_chart(counts: NDArray[np.uint32]) -> Chart:
     """How many images were drawn how often; a bar stands for a number of draws, or for several where they are many."""
     least, most = int(counts.min()), int(counts.max())
     width = -(-(most - least + 1) // _MOST_BARS)
-    images = np.bincount((counts - least) // width)
+    bars = (most - least) // width + 1
+    images = sum(
+        np.bincount((counts[start : start + _CHUNK] - least) // width, minlength=bars)
+        for start in range(0, len(counts), _CHUNK)
+    )
     x = least + np.arange(len(images)) * width
     note = "images by number of draws" + (f", in steps of {width}" if width > 1 else "")
     return Chart(

@@ -21,6 +21,7 @@ from mimcl.cli.report.settings import Setting, command, settings
 from mimcl.cli.run import draws_of, fingerprints
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
+from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
@@ -137,7 +138,7 @@ def _or_missing(page: RunPage, what: str, make: Callable[[], T]) -> T | None:
 
 def _gallery(run: RunRecord, index: ShardIndex) -> Picture:
     folder = index.root / "prototypes" / str(run.config["curriculum.prototypes"])
-    found = fingerprints(index, PrototypeSet.load(folder, index.fingerprint).distance)
+    found = fingerprints(index, PrototypeSet.load(folder, index.fingerprint, check_once).distance)
     if run.marks.get("prototypes") not in (None, found["prototypes"]):
         raise DataError(f"{folder} is not what this run was trained with: it was built again since")
     return gallery(folder)
