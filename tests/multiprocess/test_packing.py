@@ -1,9 +1,12 @@
 """torchrun packs as one process does, each rank its share, also when it is killed in between."""
 
+import os
+import sys
 import time
 
 import numpy as np
 import pytest
+import ranks
 import torchruns
 from PIL import Image
 
@@ -44,10 +47,10 @@ def test_two_ranks_killed_and_started_again(packed, tmp_path):
     try:
         shards = tmp_path / "out" / ".packing"
         torchruns.until(lambda: len(list(shards.glob("*.rows"))) > 4, "some shards", log)
-        ranks = torchruns.workers(process)
+        pids = torchruns.workers(process)
     finally:
         torchruns.kill_all(process)
-    while any(map(torchruns.alive, ranks)):
+    while any(map(torchruns.alive, pids)):
         time.sleep(0.01)
     if not (tmp_path / "out" / "dataset.json").exists():  # it may have been faster than this test
         assert list(shards.glob("*.rows"))
@@ -66,12 +69,24 @@ def test_an_error_of_rank_0_is_said_once(packed, tmp_path):
     source, _ = packed
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    log = tmp_path / "log"
-    process = torchrun(tmp_path, log, source)
-    try:
-        assert process.wait(200) == 1
-    finally:
-        torchruns.kill_all(process)
-    lines = [line for line in log.read_text().splitlines() if line.startswith("mimcl: ")]
-    assert lines == ["mimcl: out is not empty; give another --out, or --overwrite to replace what was packed there"]
+    ranks.run(tmp_path, "shard", str(source), "--out", "out", size=2, code=1)
+    refused = "mimcl: out is not empty; give another --out, or --overwrite to replace what was packed there"
+    first, second = ranks.said(tmp_path, 2).split("--- rank 1\n")
+    assert (first.count(refused), second) == (1, "")
     assert contents(tmp_path / "out") == {"notes.txt": b"mine"}
+
+
+def test_ranks_that_see_different_sources(packed, tmp_path):
+    source, _ = packed
+    for rank in (0, 1):
+        (tmp_path / f"src-{rank}").mkdir()
+        (tmp_path / f"src-{rank}" / "a.png").write_bytes((source / f"{rank:03d}.png").read_bytes() + bytes(rank))
+    processes = ranks.start(tmp_path, "shard", "src", "--out", "out", size=2, before=own_source)
+    ranks.finish(tmp_path, processes, code=1)
+    assert "what is to be packed differs between the processes" in ranks.said(tmp_path, 2)
+    assert not (tmp_path / "out").exists()
+
+
+def own_source() -> None:
+    """The folder src is another one for each rank."""
+    sys.argv[2] = f"src-{os.environ['RANK']}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import files_end_at
 from images import encoded, write_flat
 from PIL import Image
 
@@ -314,3 +315,30 @@ def test_two_packings_at_once(source, tmp_path):
     assert refused
     packed(source, tmp_path / "unbroken")
     assert contents(out) == contents(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk(source, tmp_path, workers):
+    out = tmp_path / "out"
+    config = PackConfig(shard_mb=1, workers=workers)
+    with files_end_at(500_000), pytest.raises(DataError, match="File too large.*make room.*goes on") as error:
+        packed(source, out, config)
+    assert "\n" not in str(error.value)
+    assert not list(out.glob(".packing/.*"))
+    packed(source, out, config)
+    packed(source, tmp_path / "unbroken")
+    assert contents(out) == contents(tmp_path / "unbroken")
+
+
+def test_a_full_disk_while_the_index_is_written(tmp_path):
+    write_flat(tmp_path / "src", 60, width=16, height=16)
+    out, said = tmp_path / "out", []
+    fail = pytest.raises(DataError, match="File too large.*make room")
+    with files_end_at(0), fail:
+        packed(tmp_path / "src", out)
+    assert not out.exists()
+    interrupted(tmp_path / "src", out, finished=1)
+    with files_end_at(500), fail:
+        packed(tmp_path / "src", out)
+    packed(tmp_path / "src", out, say=said.append)
+    assert said == ["goes on: 1 of 1 shards are finished"]
