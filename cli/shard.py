@@ -47,9 +47,9 @@ def shard_command(
     from mimcl.cli.console import console
     from mimcl.pipeline.shards import PackConfig
 
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
     with ranks() as mine:
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
         description = shard(source, out, config, holdout=holdout, overwrite=overwrite, ranks=mine)
     if mine.rank:
         return
@@ -102,15 +102,27 @@ def shard(
 @contextmanager
 def ranks() -> Iterator[Ranks]:
     """The place of this process among those that torchrun has started, which are joined while the block lasts."""
-    from mimcl.pipeline.shards import ALONE, Ranks
+    from mimcl.pipeline.shards import ALONE, FirstFailed, Ranks
 
     if "WORLD_SIZE" not in os.environ:  # then nothing is needed that takes seconds to import
         yield ALONE
         return
     import torch
 
-    from mimcl.model.distributed import World, connected, gather
+    from mimcl.model.distributed import DistributedError, World, agree, connected, gather
 
     world = World.from_environment()
-    with connected(world, torch.device("cpu"), _PATIENCE_SECONDS):
-        yield Ranks(world.rank, world.size, lambda text: gather(text)[0])
+
+    def from_first(text: str) -> str:
+        try:
+            return gather(text)[0]
+        except DistributedError:
+            raise DistributedError(
+                "another process that packs is gone; start all of them again, they go on where they were"
+            ) from None
+
+    try:
+        with connected(world, torch.device("cpu"), _PATIENCE_SECONDS):
+            yield Ranks(world.rank, world.size, from_first, agree)
+    except FirstFailed:  # which says it itself
+        raise typer.Exit(1) from None
