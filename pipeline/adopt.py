@@ -97,9 +97,7 @@ def adopt(
         raise DataError(f"shards in {folder} changed while they were read; adopt them when they are whole")
     for split, rows in columns.items():
         if repeated := len(rows) - len({row[0] for row in rows}):
-            notes.append(
-                f"{split}: {repeated:,} keys stand in more than one shard; samples are told apart by their rows"
-            )
+            notes.append(f"{split}: {repeated:,} keys are in several shards; samples are told apart by their rows")
     how = {**state, "label_key": label_key, "every_image_decoded": decode}
     return _write(folder, columns, parts, rejected, names, how), notes
 

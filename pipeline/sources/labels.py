@@ -139,7 +139,7 @@ def named(source: Source, classes: ClassList | None) -> Source:
         most = max(item.label for items in source.splits.values() for item in items)
         if most >= len(names):
             raise DataError(
-                f"label {most} is not in the class list {classes.path}, which has {len(names):,} lines, from 0"
+                f"label {most} is not in the class list {classes.path}: its {len(names):,} lines count from 0"
             )
     else:
         source.splits = {split: _relabelled(items, source.classes, names) for split, items in source.splits.items()}

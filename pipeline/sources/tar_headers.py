@@ -79,8 +79,10 @@ class OpenTar:
         """The member whose headers begin at `at`, by the library; none for headers that are of no member."""
         start, special = at, b""
         while True:
-            header = self.read(at, min(_BLOCK, stop - at))
+            header = self.read(at, max(0, min(_BLOCK, stop - at)))
             if len(header) < _BLOCK:
+                if first and not special:
+                    raise DataError(_no_tar(where, header, True, at, "shorter than a header"))
                 raise DataError(f"{where} ends within a header; fetch it again, whole")
             try:
                 info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
@@ -98,7 +100,9 @@ class OpenTar:
             special += self.read(at, length)
             at += length
         kind = _kind(info)
-        if special:
+        if b"GNU.sparse." in special:  # what is stored is a map of holes and then the rest
+            kind = "other"
+        elif special:
             with io.BytesIO(special + header) as headers:
                 try:
                     with tarfile.open(fileobj=headers, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -107,7 +111,7 @@ class OpenTar:
                     raise DataError(f"{where}: the headers at byte {start:,} cannot be read ({error})") from None
             if whole is None:
                 raise DataError(f"{where}: the headers at byte {start:,} cannot be read")
-            if whole.sparse is not None or b"GNU.sparse" in special:
+            if whole.sparse is not None:
                 kind = "other"
             elif whole.size < 0:
                 raise DataError(f"{where} has a member of {whole.size} bytes at byte {start:,}; it is damaged")
@@ -153,7 +157,7 @@ def _kind(info: tarfile.TarInfo) -> str:
     return "file" if info.type in _FILES else "other"
 
 
-def _no_tar(where: str, header: bytes, first: bool, at: int, error: Exception) -> str:
+def _no_tar(where: str, header: bytes, first: bool, at: int, error: object) -> str:
     if first:
         for magic, kind in _COMPRESSED.items():
             if header.startswith(magic):

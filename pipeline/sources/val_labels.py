@@ -73,7 +73,7 @@ def _by_name(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
     if None in found:
         lacking = found.index(None)
         raise DataError(
-            f"{path} has no label for {found.count(None):,} val images, one is {items[lacking].name!r:.120}"
+            f"{path} has no label for {found.count(None):,} val images, for example {items[lacking].name!r:.120}"
         )
     return found
 
@@ -97,7 +97,7 @@ def _numbers(words: list[str], classes: list[str], path: Path, has_class_list: b
         raise DataError(f"{path} has a number that is no class") from None
     first = 0 if 0 in numbers else 1
     if max(numbers) >= len(classes) + first:
-        raise DataError(f"{path}: {max(numbers)} is not a position in the class list, which has {len(classes):,} lines")
+        raise DataError(f"{path}: {max(numbers)} is not a position in the class list of {len(classes):,} lines")
     return [number - first for number in numbers], [
-        f"{path.name}: its numbers are lines of the class list, from {first}"
+        f"{path.name}: its numbers are lines of the class list, counted from {first}"
     ]
