@@ -49,12 +49,12 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
     kinds = [kind_of(path, options.list_file is not None)]
     if options.val:
         kinds.append(kind_of(options.val))
-    for given, names, kind in (
-        (options.image_column or options.label_column, "--image-column and --label-column", "parquet"),
-        (options.label_key, "--label-key", "webdataset"),
+    for given, what, kind in (
+        (options.image_column or options.label_column, "--image-column and --label-column belong", "parquet"),
+        (options.label_key, "--label-key belongs", "webdataset"),
     ):
         if given and kind not in kinds and not (kind == "webdataset" and {"list", "tar"} & set(kinds)):
-            raise ConfigError(f"{names} belong to {kind}, and {path} is {_ARTICLES[kinds[0]]}")
+            raise ConfigError(f"{what} to {kind}, and {path} is {_ARTICLES[kinds[0]]}")
     source = _opened(path, kinds[0], options)
     if "train" not in source.splits:
         raise DataError(

@@ -65,7 +65,8 @@ class OpenTar:
             if member is None:
                 member, header = self._unusual(at, stop, where, first=at == start)
             if member is None:
-                at = _after(header, at)
+                if (at := _after(header, at)) > stop:
+                    raise DataError(f"{where} ends within its headers; fetch it again, whole")
                 continue
             after = member.offset + -(-member.nbytes // _BLOCK) * _BLOCK
             if member.offset + member.nbytes > stop:
