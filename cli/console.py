@@ -33,7 +33,7 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def image_bar(label: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """A bar with images/s and time left; gives the function that advances it by a number of images."""
     columns = (
         TextColumn("{task.description}", markup=False),

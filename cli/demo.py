@@ -63,7 +63,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     write_images(out / "images", config.train, config.val, config.seed)
     announce(f"mimcl shard {out}/images --out {out}/shards")
     shards = out / "shards"
-    shard(out / "images", shards, PackConfig(), holdout=0.0, overwrite=False)
+    shard(out / "images", shards, PackConfig())
     announce(f"mimcl prototypes build --data {shards} --features sift")
     _, found = build(shards, BuildConfig(features="sift", seed=config.seed))
     index, val = ShardIndex.load(shards), ShardIndex.load(shards, "val")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from mimcl.cli.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig, Ranks
 
 _PATIENCE_SECONDS = 30 * 86400  # a rank waits for those that have more to pack
@@ -20,10 +21,33 @@ def shard_command(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SRC", help="Folder with train/ (and val/), folder of class folders, or flat folder (no labels)."
+            metavar="SRC",
+            help="Folder with train/ (and val/), of class folders, or flat (no labels); a tar, a tar of tars or a "
+            "zip of such a folder; parquet, a file or a folder; a folder of webdataset shards.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for shards and indices.")] = Path("shards"),
+    out: Annotated[Path | None, typer.Option(help="Folder for shards and indices. (default: shards)")] = None,
+    list_file: Annotated[
+        Path | None,
+        typer.Option("--list", help="Text with a path in SRC a line, perhaps a tab and a class: SRC is not searched."),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text with a class a line, in the order of labels; its first word is the name.")
+    ] = None,
+    val: Annotated[Path | None, typer.Option(help="Where the val split comes from, in any of SRC's forms.")] = None,
+    val_labels: Annotated[
+        Path | None,
+        typer.Option(help="Text with FILENAME CLASS a line, or CLASS in the order of file names, for the val split."),
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of parquet with the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of parquet with the labels.")] = None,
+    label_key: Annotated[
+        str | None, typer.Option(help="Field of a webdataset's json with the label. (default: label)")
+    ] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Write an index beside the webdataset shards in SRC, which stay as they are."),
+    ] = False,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).")] = 256,
     short_side: Annotated[
         int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps their bytes.")
@@ -44,15 +68,28 @@ def shard_command(
 
     Killed at any moment, the same command goes on; under torchrun, each process packs its share.
     """
-    from mimcl.cli.console import console
+    from mimcl.cli.adopt import adopt_shards, refuse_packing
+    from mimcl.cli.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig
 
-    with ranks() as mine:
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
-        description = shard(source, out, config, holdout=holdout, overwrite=overwrite, ranks=mine)
-    if mine.rank:
+    options = SourceOptions(list_file, classes, val, val_labels, holdout, image_column, label_column, label_key)
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
+    if adopt:
+        refuse_packing(source, out, config, options)
+        description = adopt_shards(source, options, workers=config.workers, decode=config.decode, overwrite=overwrite)
+        _summarise(description, source, "adopted")
         return
+    out = out or Path("shards")
+    with ranks() as mine:
+        description = shard(source, out, config, options, overwrite=overwrite, ranks=mine)
+    if mine.rank == 0:
+        _summarise(description, out, "packed into")
+
+
+def _summarise(description: dict[str, Any], out: Path, done: str) -> None:
+    from mimcl.cli.console import console
+
     for split, part in description["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"]) / 1e6
         labels = f"{len(part['classes'])} classes" if part["classes"] else "no labels"
@@ -64,32 +101,32 @@ def shard_command(
     if across := description["packed"].get("across_splits"):
         console.print(f"val has {across:,} images that train has too, kept and listed in {out / 'duplicates.jsonl'}")
     data = "" if str(out) == "shards" else f" --data {out}"
-    console.print(f"packed into {out}/ · next: mimcl prototypes build{data}")
+    console.print(f"{done} {out}/ · next: mimcl prototypes build{data}")
 
 
 def shard(
     source: Path,
     out: Path,
     config: PackConfig | None = None,
+    options: SourceOptions | None = None,
     *,
-    holdout: float = 0.0,
     overwrite: bool = False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Packs a folder of images into `out` with a progress bar; returns what dataset.json holds. Raises DataError.
+    """Packs the images of a source into `out` with a progress bar; returns what dataset.json holds.
 
-    `holdout` is the share of the images, 0 to 1, that becomes a val split where the folder has none. Of several
-    processes, each given its `ranks`, the first shows its progress.
+    Of several processes, each given its `ranks`, the first shows its progress. Raises DataError, and ConfigError for
+    options that contradict one another.
     """
     from mimcl.cli.console import console, image_bar
+    from mimcl.cli.sources import SourceOptions, open_source
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import ALONE, PackConfig, pack
-    from mimcl.pipeline.sources.folder import image_folder
 
     if out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, where its shards would be taken for images; give another --out")
     config, ranks = config or PackConfig(), ranks or ALONE
-    found = image_folder(source, holdout)
+    found = open_source(source, options or SourceOptions())
     say = console.print if ranks.rank == 0 else lambda line: None
     for note in found.notes:
         say(note)

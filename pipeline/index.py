@@ -22,6 +22,7 @@ from mimcl.pipeline.files import DataError, open_regular
 DATASET_FORMAT = "mimcl-shards/1"
 SPLITS = ("train", "val")
 MAX_BYTES = 2**31 - 1  # of an image: readers count in 32 bits; none within the limit on pixels needs more
+ADOPTED_NAME = re.compile(r"[^./\0-\x1f][^/\0-\x1f]*\.tar")  # the name of a shard that another program packed
 _MAX_DESCRIPTION = 1 << 28  # bytes of dataset.json: over a million shards
 _CHUNK = 1 << 20  # rows looked at at once: tens of megabytes of temporaries, whatever the number of rows
 _CHECKS = 1  # the version of what `_check` finds out; raised with it, all are checked anew
@@ -202,8 +203,10 @@ def read_dataset(root: Path) -> dict[str, Any]:
         description = json.loads(text)
         kind = description["format"]
         if kind == DATASET_FORMAT:
+            packed = description.get("packed")
+            adopted = isinstance(packed, dict) and packed.get("adopted") is True
             for split, part in description["splits"].items():
-                _check_split(root, split, part)
+                _check_split(root, split, part, adopted)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -216,8 +219,11 @@ def read_dataset(root: Path) -> dict[str, Any]:
     return description
 
 
-def _check_split(root: Path, split: str, part: dict[str, Any]) -> None:
-    """Raises ValueError, KeyError or TypeError for what was never packed, DataError for what was packed long ago."""
+def _check_split(root: Path, split: str, part: dict[str, Any], adopted: bool) -> None:
+    """Raises ValueError, KeyError or TypeError for what was never packed, DataError for what was packed long ago.
+
+    Shards that were `adopted` have plain file names, others those that packing gives.
+    """
     if split not in SPLITS:
         raise ValueError(f"a split called {split!r:.80}")
     if "index_xxh128" not in part and "fingerprint" in part:
@@ -225,8 +231,8 @@ def _check_split(root: Path, split: str, part: dict[str, Any]) -> None:
     texts = [part["fingerprint"], part["index_xxh128"], *part["classes"]]
     numbers = [part["samples"]]
     for place, shard in enumerate(part["shards"]):
-        # A name is joined to the folder and opened: nothing but the one that packing gives may stand here.
-        if shard["name"] != f"{split}-{place:06d}.tar":
+        # A name is joined to the folder and opened: nothing that would lead out of it may stand here.
+        if shard["name"] != f"{split}-{place:06d}.tar" and not (adopted and ADOPTED_NAME.fullmatch(shard["name"])):
             raise ValueError(f"a shard called {shard['name']!r:.80}")
         texts.append(shard["xxh128"])
         numbers += [shard["bytes"], shard["samples"]]

@@ -74,9 +74,12 @@ class ShardsDescription:
         for split in self.splits:
             lines += split.lines()
         packed = self.packed
-        how = [f"shards of {packed.get('shard_mb')} MB"]
-        side = packed.get("short_side")
-        how.append(f"larger images shrunk to a short side of {side}" if side else "images keep their bytes")
+        if packed.get("adopted"):
+            how = ["by another program, adopted in place"]
+        else:
+            how = [f"shards of {packed.get('shard_mb')} MB"]
+            side = packed.get("short_side")
+            how.append(f"larger images shrunk to a short side of {side}" if side else "images keep their bytes")
         how.append("every image decoded" if packed.get("every_image_decoded") else "headers checked")
         lines.append(("packed", ", ".join(how)))
         rejected = packed.get("rejected", 0)

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import xxhash
 
-_MAX_BYTES = 2**31 - 1  # readers count in 32 bits; no image within the limit on pixels needs more
+MAX_BYTES = 2**31 - 1  # readers count in 32 bits; no image within the limit on pixels needs more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One candidate: its name relative to the source (recorded in the index), its label (-1 = none).
 
@@ -32,7 +32,7 @@ class Item:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileItem(Item):
     """A file of its own."""
 
@@ -43,12 +43,12 @@ class FileItem(Item):
         status = self.file.stat()
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
-        if status.st_size > _MAX_BYTES:
+        if status.st_size > MAX_BYTES:
             raise OSError("larger than 2 GiB")
         return self.file.read_bytes()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RangeItem(Item):
     """Bytes [offset, offset + nbytes) of a larger file, as members of tars are."""
 
@@ -57,7 +57,7 @@ class RangeItem(Item):
 
     def read(self) -> bytes:
         """The bytes. Raises OSError, also where the file ends before them."""
-        if self.nbytes > _MAX_BYTES:
+        if self.nbytes > MAX_BYTES:
             raise OSError("larger than 2 GiB")
         descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_an_os_error(tmp_path, monkeypatch):
         nowhere.read()
     with pytest.raises(OSError, match="not a regular file"):
         pipe.read()
-    monkeypatch.setattr(items, "_MAX_BYTES", image.file.stat().st_size - 1)
+    monkeypatch.setattr(items, "MAX_BYTES", image.file.stat().st_size - 1)
     with pytest.raises(OSError, match="larger than"):
         image.read()
 

@@ -1,0 +1,77 @@
+"""`mimcl shard --adopt`: an index beside the shards of another program."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mimcl.cli.config import ConfigError
+from mimcl.pipeline.files import DataError
+
+if TYPE_CHECKING:
+    from mimcl.cli.sources import SourceOptions
+    from mimcl.pipeline.shards import PackConfig
+
+
+def refuse_packing(folder: Path, out: Path | None, config: PackConfig, options: SourceOptions) -> None:
+    """Raises ConfigError for options that are of packing: shards that are adopted stay as they are."""
+    given = {
+        "--short-side": config.short_side,
+        "--dedup": config.dedup,
+        "--holdout": options.holdout,
+        "--val": options.val,
+        "--val-labels": options.val_labels,
+        "--image-column": options.image_column,
+        "--label-column": options.label_column,
+    }
+    if wrong := [name for name, value in given.items() if value]:
+        raise ConfigError(f"--adopt leaves shards as they are; {wrong[0]} needs packing, leave one of them out")
+    if out is not None and out.resolve() != folder.resolve():
+        raise ConfigError(f"--adopt writes the index beside the shards, into {folder}; leave --out out")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--adopt works in one process; start it without torchrun")
+
+
+def adopt_shards(
+    folder: Path, options: SourceOptions, *, workers: int = 1, decode: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Indexes the webdataset shards in `folder`, or those that a list names, with a progress bar.
+
+    Returns what dataset.json holds. Raises DataError.
+    """
+    from mimcl.cli.console import console, image_bar
+    from mimcl.pipeline.adopt import adopt
+    from mimcl.pipeline.sources.labels import read_classes
+    from mimcl.pipeline.sources.listed import read_list
+    from mimcl.pipeline.sources.splits import files_below
+    from mimcl.pipeline.sources.webdataset import LABEL_KEY
+
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give the folder of the shards")
+    if options.list_file:
+        listing = read_list(options.list_file, folder)
+        if not listing.shards:
+            raise DataError(f"{options.list_file} lists more than shards, which end in .tar; --adopt takes these alone")
+        shards = [folder / name for name in listing.labels]
+    else:
+        shards = [path for path in files_below(folder, ".tar") if path.parent == folder]
+        if not shards:
+            below = any(folder.glob("*/*.tar"))
+            more = ", only in folders in it; adopt each of these, or pack them anew" if below else ""
+            raise DataError(f"{folder} has no shards (.tar) in it{more}")
+    classes = read_classes(options.classes) if options.classes else None
+    with image_bar("reading", None) as advance:
+        description, notes = adopt(
+            folder,
+            shards,
+            classes,
+            label_key=options.label_key or LABEL_KEY,
+            workers=workers,
+            decode=decode,
+            overwrite=overwrite,
+            on_progress=advance,
+        )
+    for note in notes:
+        console.print(note)
+    return description

@@ -1,0 +1,152 @@
+"""What `mimcl shard` is given, and how it is opened: a folder, an archive, parquet, shards of others, a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mimcl.cli.config import ConfigError
+from mimcl.pipeline.files import DataError
+
+if TYPE_CHECKING:
+    from mimcl.pipeline.sources.item import Source
+
+_LOOKED_AT = 1000  # entries of a folder, to find out what it holds
+_FOLDERS = 16  # in it that are looked into
+_MAGIC = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"PAR1": "parquet"}
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a source. Columns are of parquet, `label_key` is a field of a webdataset's json."""
+
+    list_file: Path | None = None
+    classes: Path | None = None
+    val: Path | None = None
+    val_labels: Path | None = None
+    holdout: float = 0.0
+    image_column: str | None = None
+    label_column: str | None = None
+    label_key: str | None = None
+
+
+def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
+    """The images at `path`, whatever holds them, with labels, classes and splits as the options say.
+
+    Raises DataError with one line for what cannot be read, ConfigError for options that contradict one another.
+    """
+    from mimcl.pipeline.sources.labels import join, named, read_classes
+    from mimcl.pipeline.sources.layout import hold_out
+    from mimcl.pipeline.sources.val_labels import label_val
+
+    if options.val and options.holdout:
+        raise ConfigError("--val gives a val split and --holdout makes one; leave one of them out")
+    # Read first: it is small, and a mistake in it is found before a source of millions has been listed.
+    classes = read_classes(options.classes) if options.classes else None
+    kinds = [kind_of(path, options.list_file is not None)]
+    if options.val:
+        kinds.append(kind_of(options.val))
+    for given, what, kind in (
+        (options.image_column or options.label_column, "--image-column and --label-column belong", "parquet"),
+        (options.label_key, "--label-key belongs", "webdataset"),
+    ):
+        if given and kind not in kinds and not (kind == "webdataset" and {"list", "tar"} & set(kinds)):
+            raise ConfigError(f"{what} to {kind}, and {path} is {_ARTICLES[kinds[0]]}")
+    source = _opened(path, kinds[0], options)
+    if "train" not in source.splits:
+        raise DataError(
+            f"{path} has no train split, only {', '.join(source.splits)}; give it with --val beside another"
+        )
+    if options.val:
+        source = join(source, _opened(options.val, kinds[1], options), options.val, given=classes)
+    source = named(source, classes)
+    if options.val_labels:
+        source = label_val(source, options.val_labels, classes is not None)
+    return hold_out(source, options.holdout, path)
+
+
+_ARTICLES = {
+    "images": "a folder of images",
+    "parquet": "parquet",
+    "webdataset": "a folder of shards",
+    "tar": "a tar",
+    "zip": "a zip",
+    "list": "read by a list",
+}
+
+
+def kind_of(path: Path, has_list: bool = False) -> str:
+    """images, parquet or webdataset for a folder, parquet, zip or tar for a file, list where one is given."""
+    if has_list:
+        if not path.is_dir():
+            raise DataError(f"{path} is not a folder; --list names files in it")
+        return "list"
+    if path.is_dir():
+        return _kind_of_folder(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a folder of images, a tar, a zip, parquet or a folder of shards")
+    from mimcl.pipeline.files import open_regular
+
+    try:
+        with open_regular(path) as file:
+            start = file.read(512)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "tar")
+    if kind == "tar" and b"\0" not in start and start.isascii():
+        raise DataError(f"{path} is a text; a list of images goes with --list {path}, and SRC is their folder")
+    return kind
+
+
+def _kind_of_folder(folder: Path) -> str:
+    """By the first files that it holds: parquet and tars lie at the top or two folders below, as the hub has them."""
+    try:
+        for found in _files(folder, depth=2):
+            if found.endswith(".parquet"):
+                return "parquet"
+            if found.endswith(".tar"):
+                return "webdataset"
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed: {error.strerror}") from None
+    return "images"
+
+
+def _files(folder: Path, depth: int) -> Iterator[str]:
+    entries = list(islice(folder.iterdir(), _LOOKED_AT))
+    yield from (entry.name for entry in entries if entry.suffix in (".parquet", ".tar"))
+    if depth and len(entries) < _LOOKED_AT:
+        folders = sorted(entry for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        for entry in folders[:_FOLDERS]:
+            yield from _files(entry, depth - 1)
+
+
+def _opened(path: Path, kind: str, options: SourceOptions) -> Source:
+    if kind == "images":
+        from mimcl.pipeline.sources.folder import image_folder
+
+        return image_folder(path)
+    if kind == "parquet":
+        from mimcl.pipeline.sources.parquet import parquet_images
+
+        return parquet_images(path, options.image_column, options.label_column)
+    if kind == "zip":
+        from mimcl.pipeline.sources.zips import zip_images
+
+        return zip_images(path)
+    from mimcl.pipeline.sources.listed import listed_images, read_list
+    from mimcl.pipeline.sources.splits import files_below
+    from mimcl.pipeline.sources.tars import tar_images
+    from mimcl.pipeline.sources.webdataset import LABEL_KEY, webdataset
+
+    label_key = options.label_key or LABEL_KEY
+    if kind == "tar":
+        return tar_images(path, label_key)
+    if kind == "webdataset":
+        return webdataset(files_below(path, ".tar"), label_key, path)
+    listing = read_list(options.list_file, path)
+    if listing.shards:
+        return webdataset([path / name for name in listing.labels], label_key, path)
+    return listed_images(path, listing)

@@ -1,0 +1,145 @@
+"""`mimcl shard` on every kind of source, as typed; and bad input, which ends in one line and writes nothing."""
+
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from archives import pictures, tar_bytes, tar_of, write_parquet, write_shards, zip_of
+from images import write_classes, write_flat, write_train_val
+from typed import mimcl
+
+from mimcl.cli.sources import kind_of
+from mimcl.pipeline.index import ShardIndex
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Sources of all kinds, small."""
+    home = tmp_path_factory.mktemp("home")
+    write_train_val(home / "folder", {"n02": 2, "n01": 3}, {"n01": 2})
+    tar_of(home / "folder", home / "x.tar")
+    zip_of(home / "folder", home / "x.zip")
+    paths = write_classes(home / "classes", {"n02": 2, "n01": 3})
+    inner = {f"{name}.tar": tar_bytes({path.name: path.read_bytes() for path in paths[name]}) for name in paths}
+    (home / "train.tar").write_bytes(tar_bytes(inner))
+    val = write_flat(home / "flat", 3, seed=77)
+    tar_of(home / "flat", home / "val.tar")
+    (home / "classes.txt").write_text("n02 goldfish, Carassius\nn01 tench, Tinca tinca\n")
+    (home / "val.txt").write_text("2\n1\n2\n")
+    (home / "solution.csv").write_text(
+        "ImageId,PredictionString\n" + "".join(f"{path.stem},n01 1 2 3 4 \n" for path in reversed(val))
+    )
+    write_parquet(home / "hub" / "data" / "train-00000-of-00001.parquet", pictures(4), [0, 1, 1, 0], names=["a", "b"])
+    write_parquet(home / "hub" / "data" / "validation-00000-of-00001.parquet", pictures(2), [1, 1], names=["a", "b"])
+    (home / "hub" / "README.md").write_text("words")
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), home / "text.parquet")
+    write_shards(home / "wds", {"set-train-0.tar": 4, "set-val-0.tar": 2}, classes=2)
+    (home / "shards.txt").write_text("set-train-0.tar\nset-train-1.tar\n")
+    (home / "images.txt").write_text("train/n01/00000.jpg\nval/n01/00001.jpg\n")
+    return home
+
+
+def tops(home, name) -> dict[str, tuple[int, list[str], list[int]]]:
+    description = json.loads((home / name / "dataset.json").read_text())
+    return {
+        split: (index.samples, index.classes, index.label.tolist())
+        for split in description["splits"]
+        for index in [ShardIndex.load(home / name, split)]
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["x.tar"], {"train": (5, ["n01", "n02"], [0, 0, 0, 1, 1]), "val": (2, ["n01", "n02"], [0, 0])}),
+        (
+            ["x.zip", "--classes", "classes.txt"],
+            {"train": (5, ["n02", "n01"], [1, 1, 1, 0, 0]), "val": (2, ["n02", "n01"], [1, 1])},
+        ),
+        (
+            ["train.tar", "--classes", "classes.txt", "--val", "val.tar", "--val-labels", "val.txt"],
+            {"train": (5, ["n02", "n01"], [1, 1, 1, 0, 0]), "val": (3, ["n02", "n01"], [1, 0, 1])},
+        ),
+        (
+            ["train.tar", "--val", "flat", "--val-labels", "solution.csv"],
+            {"train": (5, ["n01", "n02"], [0, 0, 0, 1, 1]), "val": (3, ["n01", "n02"], [0, 0, 0])},
+        ),
+        (["hub"], {"train": (4, ["a", "b"], [0, 1, 1, 0]), "val": (2, ["a", "b"], [1, 1])}),
+        (["wds"], {"train": (4, ["0", "1"], [0, 1, 0, 1]), "val": (2, ["0", "1"], [1, 0])}),
+        (
+            ["wds", "--classes", "classes.txt"],
+            {"train": (4, ["n02", "n01"], [0, 1, 0, 1]), "val": (2, ["n02", "n01"], [1, 0])},
+        ),
+        (["folder", "--list", "images.txt"], {"train": (1, ["n01"], [0]), "val": (1, ["n01"], [0])}),
+    ],
+    ids=["tar", "zip", "imagenet", "kaggle", "hub", "webdataset", "webdataset-named", "list"],
+)  # fmt: skip
+def test_sources(home, tmp_path, monkeypatch, arguments, expected):
+    assert mimcl(monkeypatch, home, "shard", *arguments, "--out", str(tmp_path / "out"), "--workers", "1") == 0
+    assert tops(tmp_path, "out") == expected
+    assert mimcl(monkeypatch, tmp_path, "verify", "out") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.tar", "--classes", "none.txt"], "the class list none.txt cannot be read: No such file"),
+        (["train.tar", "--classes", "images.txt"], "class 'n01' is not in the class list images.txt"),
+        (["train.tar", "--val", "val.tar", "--val-labels", "none.txt"], "the label file none.txt cannot be read"),
+        (["train.tar", "--val", "val.tar", "--val-labels", "val.txt"], "give that list with --classes"),
+        (["train.tar", "--val-labels", "val.txt"], "there is no val split that --val-labels val.txt could belong to"),
+        (["train.tar", "--val", "none.tar"], "none.tar does not exist"),
+        (["x.tar", "--val", "val.tar"], "has a val split of its own"),
+        (["x.tar", "--val", "val.tar", "--holdout", "0.5"], "leave one of them out"),
+        (["x.tar", "--holdout", "0.5"], "x.tar already has val/"),
+        (["text.parquet"], "has no column with the bytes of images; its columns are text (string), label (int64)"),
+        (["hub", "--image-column", "picture"], "has no column 'picture' (--image-column)"),
+        (["x.zip", "--label-column", "label"], "belong to parquet, and x.zip is a zip"),
+        (["hub", "--label-key", "label"], "--label-key belongs to webdataset, and hub is parquet"),
+        (["wds", "--list", "shards.txt"], "shard wds/set-train-1.tar does not exist; take it out of the list"),
+        (["wds", "--list", "none.txt"], "the list none.txt cannot be read"),
+        (["x.tar", "--list", "images.txt"], "x.tar is not a folder; --list names files in it"),
+        (["images.txt"], "a list of images goes with --list images.txt"),
+        (["none"], "none does not exist"),
+        (["wds", "--adopt", "--list", "shards.txt"], "set-train-1.tar does not exist"),
+        (["wds", "--adopt", "--list", "images.txt"], "lists more than shards"),
+        (["wds", "--adopt", "--short-side", "64"], "--adopt leaves shards as they are; --short-side needs packing"),
+        (["wds", "--adopt", "--holdout", "0.5"], "--holdout needs packing"),
+        (["folder", "--adopt"], "folder has no shards (.tar) in it"),
+        (["x.tar", "--adopt"], "x.tar is not a folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    more = [] if "--adopt" in arguments else ["--out", "new"]
+    assert mimcl(monkeypatch, home, "shard", *arguments, *more) in (1, 2)
+    said = capfd.readouterr().err
+    assert message in said
+    assert said.startswith("mimcl: ")
+    assert len(said.splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+
+
+def test_adopting_somewhere_else_is_refused(home, monkeypatch, capfd):
+    assert mimcl(monkeypatch, home, "shard", "wds", "--adopt", "--out", "new") == 2
+    assert "--adopt writes the index beside the shards" in capfd.readouterr().err
+
+
+def test_what_a_source_is(home, tmp_path):
+    kinds = {
+        "folder": "images",
+        "flat": "images",
+        "x.tar": "tar",
+        "x.zip": "zip",
+        "hub": "parquet",
+        "wds": "webdataset",
+    }
+    assert {name: kind_of(home / name) for name in kinds} == kinds
+    assert kind_of(home / "text.parquet") == "parquet"
+    write_shards(tmp_path / "in" / "train", {"0.tar": 1})
+    assert kind_of(tmp_path / "in") == "webdataset"
+    with tarfile.open(tmp_path / "x.bin", "w:gz") as tar:  # refused when it is opened, by its content
+        tar.add(home / "flat", ".")
+    assert kind_of(tmp_path / "x.bin") == "tar"

@@ -1,0 +1,173 @@
+"""Class lists, and label files of val images in the forms in which ImageNet's come."""
+
+from pathlib import Path
+
+import pytest
+
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.item import FileItem, Source
+from mimcl.pipeline.sources.labels import join, labels_of, named, read_classes
+from mimcl.pipeline.sources.val_labels import label_val
+
+VAL = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)]
+
+
+def items(names, labels=None):
+    return [
+        FileItem(name, label, 1, Path(name)) for name, label in zip(names, labels or [-1] * len(names), strict=True)
+    ]
+
+
+def source(classes=("ant", "bee", "cat"), val=VAL):
+    return Source({"train": items(["a", "b", "c"], [0, 1, 2]), "val": items(val)}, list(classes))
+
+
+def class_list(tmp_path, text):
+    (tmp_path / "classes.txt").write_text(text)
+    return read_classes(tmp_path / "classes.txt")
+
+
+def val_labels(tmp_path, text, given=None, has_class_list=True):
+    (tmp_path / "val.txt").write_text(text)
+    return label_val(given or source(), tmp_path / "val.txt", has_class_list)
+
+
+def labels(found, split="val"):
+    return [item.label for item in found.splits[split]]
+
+
+def test_a_class_list_gives_the_order_of_labels(tmp_path):
+    found = named(source(), class_list(tmp_path, "cat a small tiger\nnone\nemu, a bird\nant x\nbee\n"))
+    assert found.classes == ["cat", "none", "emu,", "ant", "bee"]
+    assert labels(found, "train") == [3, 4, 0]
+
+
+def test_names_of_several_words(tmp_path):
+    whole = ["tench, Tinca tinca", "goldfish, Carassius", "great white shark"]
+    found = named(source(whole), class_list(tmp_path, "\n".join(reversed(whole))))
+    assert found.classes == whole[::-1]
+    assert labels(found, "train") == [2, 1, 0]
+
+
+def test_numbers_are_positions_in_the_list_or_names(tmp_path):
+    numbers = labels_of({"train": items("ab")}, {"train": [2, 0]}, "x")
+    assert named(numbers, class_list(tmp_path, "ant\nbee\ncat\n")).classes == ["ant", "bee", "cat"]
+    assert named(labels_of({"train": items("ab")}, {"train": [2, 0]}, "x"), None).classes == ["0", "1", "2"]
+    with pytest.raises(DataError, match=r"label 2 is not in the class list .*: its 2 lines count from 0"):
+        named(labels_of({"train": items("ab")}, {"train": [2, 0]}, "x"), class_list(tmp_path, "ant\nbee\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ant\ncat\n", "class 'bee' is not in the class list .*classes.txt; add a line for it"),
+        ("\n", "is empty"),
+        ("ant\nbee\nant\n", "has 'ant' twice"),
+    ],
+)
+def test_class_lists_that_are_refused(tmp_path, text, message):
+    with pytest.raises(DataError, match=message) as error:
+        named(source(), class_list(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_class_list(tmp_path):
+    with pytest.raises(DataError, match=r"the class list .*classes.txt cannot be read: No such file"):
+        read_classes(tmp_path / "classes.txt")
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="is not text in UTF-8"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_joined_sources_share_their_classes():
+    train = Source({"train": items("ab", [0, 1])}, ["ant", "cat"], ["one"], 5)
+    val = Source({"train": items("cd", [1, 0])}, ["bee", "cat"], ["two"], 9)
+    found = join(train, val, "val.tar")
+    assert found.classes == ["ant", "bee", "cat"]
+    assert (labels(found, "train"), labels(found)) == ([0, 2], [2, 1])
+    assert (found.notes, found.modified) == (["one", "two"], 9)
+
+
+def test_sources_that_do_not_join(tmp_path):
+    train = Source({"train": items("ab", [0, 1])}, ["ant", "cat"])
+    with pytest.raises(DataError, match="has train and val; give what holds the val images alone"):
+        join(train, source(), "x")
+    with pytest.raises(DataError, match="has a val split of its own"):
+        join(source(), train, "x")
+    numbers = labels_of({"train": items("cd")}, {"train": [1, 0]}, "x")
+    with pytest.raises(DataError, match="give --classes"):
+        join(train, numbers, "x")
+    found = join(train, numbers, "x", class_list(tmp_path, "cat\nant\n"))
+    assert sorted(found.classes) == ["ant", "cat"]
+    assert [found.classes[label] for label in labels(found)] == ["ant", "cat"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{VAL[1]} bee\n{VAL[0]} cat\n{VAL[3]} cat\n{VAL[2]} ant\n",
+        f"{VAL[1]}\tbee\n{VAL[0]}\tcat\n{VAL[3]}\tcat\n{VAL[2]}\tant\n",
+        "cat\nbee\nant\ncat\n",
+        "2\n1\n0\n2\n",
+        "3\n2\n1\n3\n",
+        f"{VAL[0]} 2\n{VAL[1]} 1\n{VAL[2]} 0\n{VAL[3]} 2\n",
+        # Kaggle's: no ending, headings, boxes after the class and after them more of the same.
+        "ImageId,PredictionString\n"
+        + "".join(
+            f"{name[:-5]},{word} 1 2 3 4 {word} 5 6 7 8 \n"
+            for name, word in zip(VAL, ("cat", "bee", "ant", "cat"), strict=True)
+        ),
+    ],
+    ids=["names", "tabs", "order", "from-0", "from-1", "names-numbers", "kaggle"],
+)
+def test_forms_of_label_files(tmp_path, text):
+    found = val_labels(tmp_path, text)
+    assert labels(found) == [2, 1, 0, 2]
+    assert found.classes == ["ant", "bee", "cat"]
+    if text[0] in "23":
+        assert found.notes == [f"val.txt: its numbers are lines of the class list, counted from {int(text[0]) - 2}"]
+
+
+def test_classes_of_a_source_without_any(tmp_path):
+    given = Source({"train": items("ab"), "val": items(VAL)})
+    found = val_labels(tmp_path, "emu\ncat\nemu\ndog\n", given, has_class_list=False)
+    assert (found.classes, labels(found), labels(found, "train")) == (["cat", "dog", "emu"], [2, 0, 2, 1], [-1, -1])
+
+
+def test_paths_and_names_that_several_images_have(tmp_path):
+    given = source(val=["a/1.jpg", "b/1.jpg", "c/2.jpg"])
+    assert labels(val_labels(tmp_path, "a/1.jpg ant\nb/1.jpg bee\n2 cat\n", given)) == [0, 1, 2]
+    with pytest.raises(DataError, match=r"line 1: several val images are called '1.jpg'; give their folders"):
+        val_labels(tmp_path, "1.jpg ant\n1.jpg bee\n2.jpg cat\n", given)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1\n2\n3\n", "has 3 labels, but there are 4 val images"),
+        ("1\n2\n3\n4\n", "4 is not a position in the class list of 3 lines"),
+        ("0\n1\n2\n3\n", "3 is not a position in the class list of 3 lines"),
+        ("ant\nbee\nemu\nant\n", "class 'emu' is not one of the 3 classes"),
+        (f"{VAL[0]} ant\n", "has no label for 3 val images, for example 'ILSVRC2012_val_00000002.JPEG'"),
+        (f"{VAL[0]} ant\nother.JPEG ant\n", "line 2: there is no val image called 'other.JPEG'"),
+        (f"{VAL[0]} ant\n{VAL[1]}\n", "line 2: 'ILSVRC2012_val_00000002.JPEG' has no class"),
+        ("", "is empty"),
+        ("9" * 5000 + "\n1\n1\n1\n", "has a number that is no class"),
+    ],
+    ids=["count", "above", "above-0", "unknown", "without", "other", "no-class", "empty", "digits"],
+)
+def test_label_files_that_are_refused(tmp_path, text, message):
+    with pytest.raises(DataError, match=message) as error:
+        val_labels(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_need_a_class_list(tmp_path):
+    with pytest.raises(DataError, match="give that list with --classes"):
+        val_labels(tmp_path, "1\n2\n3\n1\n", has_class_list=False)
+
+
+def test_no_val_split(tmp_path):
+    given = Source({"train": items("ab")})
+    with pytest.raises(DataError, match="there is no val split"):
+        val_labels(tmp_path, "ant\n", given)

@@ -1,0 +1,145 @@
+"""Parquet as Hugging Face distributes it: columns found, splits, names, rows read once."""
+
+import pickle
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from archives import pictures, write_parquet
+
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources import parquet
+from mimcl.pipeline.sources.parquet import parquet_images
+
+NAMES = ["ant", "bee", "zebra, striped"]
+
+
+def test_the_hub_s_layout(tmp_path):
+    train, val = pictures(7), pictures(2, 50)
+    for number, rows in enumerate((slice(0, 4), slice(4, 7))):
+        path = tmp_path / "data" / f"train-{number:05d}-of-00002.parquet"
+        write_parquet(path, train[rows], [2, 0, 1, -1][: len(train[rows])], names=NAMES)
+    write_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", val, [1, 1], names=NAMES)
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", val, [-1, -1], names=NAMES)
+    source = parquet_images(tmp_path)
+    assert source.classes == NAMES
+    assert [item.read() for item in source.splits["train"]] == train
+    assert [item.read() for item in source.splits["val"]] == val
+    assert [item.label for item in source.splits["train"]] == [2, 0, 1, -1, 2, 0, 1]
+    names = [item.name for item in source.splits["train"]]
+    assert names[4] == "data/train-00001-of-00002.parquet/000000000/picture_0.JPEG"
+    assert names == sorted(set(names))
+    assert source.notes == ["passed over as test: 1 files", "without a label: 1 images"]
+    newest = max(path.stat().st_mtime_ns for path in (tmp_path / "data").glob("[tv][ra]*"))
+    assert source.modified == newest
+
+
+@pytest.mark.parametrize("labels", [["b", "a", "c"], [2, 1, 0]])
+def test_one_file_with_names_or_numbers(tmp_path, labels):
+    path = write_parquet(tmp_path / "images.parquet", pictures(3), labels)
+    source = parquet_images(path)
+    assert source.classes == (["a", "b", "c"] if labels[0] == "b" else [])
+    assert [item.label for item in source.splits["train"]] == ([1, 0, 2] if labels[0] == "b" else [2, 1, 0])
+
+
+def test_plain_bytes_dictionaries_and_large_types(tmp_path):
+    images = pictures(3)
+    table = pa.table(
+        {
+            "jpeg": pa.array(images, pa.large_binary()),
+            "class": pa.array(["x", None, "y"]).dictionary_encode(),
+            "url": pa.array(["a", "b", "c"]),
+        }
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    source = parquet_images(tmp_path / "x.parquet")
+    assert [item.read() for item in source.splits["train"]] == images
+    assert [item.label for item in source.splits["train"]] == [0, -1, 1]
+    assert source.splits["train"][0].name == "x.parquet/000000000"
+
+
+def test_estimated_sizes_add_up(tmp_path):
+    images = pictures(9)
+    items = parquet_images(write_parquet(tmp_path / "x.parquet", images)).splits["train"]
+    assert not items[0].exact
+    assert 1 <= sum(item.nbytes for item in items) / sum(map(len, images)) < 2  # a group's statistics count as well
+
+
+def test_a_row_group_is_read_once(tmp_path, monkeypatch):
+    images = pictures(9)
+    items = parquet_images(write_parquet(tmp_path / "x.parquet", images)).splits["train"]
+    groups = []
+    read = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda self, group, **more: groups.append(group) or read(self, group, **more)
+    )
+    parquet._images.cache_clear()
+    assert [pickle.loads(pickle.dumps(item)).read() for item in items] == images
+    assert groups == [0, 1, 2]
+
+
+def test_rows_without_an_image_are_rejected(tmp_path):
+    one, two = pictures(2)
+    source = parquet_images(write_parquet(tmp_path / "x.parquet", [one, None, two], [0, 0, 1], names=["a", "b"]))
+    description = pack(source, tmp_path / "out", PackConfig(workers=1), on_progress=lambda count: None)
+    assert description["splits"]["train"]["samples"] == 2
+    assert "no image in this row" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
+def test_no_image_column(tmp_path):
+    pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "x.parquet")
+    message = r"no column with the bytes of images; its columns are text \(string\), label \(int64\)"
+    with pytest.raises(DataError, match=message) as error:
+        parquet_images(tmp_path / "x.parquet")
+    assert "\n" not in str(error.value)
+
+
+def test_which_column_is_asked(tmp_path):
+    one, two = pictures(2)
+    table = pa.table({"left": [one], "right": [two], "fine": [3], "coarse": [1]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="which column has the images.*--image-column.*left.*right"):
+        parquet_images(tmp_path / "x.parquet")
+    (item,) = parquet_images(tmp_path / "x.parquet", "right", "coarse").splits["train"]
+    assert (item.read(), item.label) == (two, 1)
+    with pytest.raises(DataError, match="no column 'middle'.*--image-column"):
+        parquet_images(tmp_path / "x.parquet", "middle")
+    with pytest.raises(DataError, match="'fine' does not hold the bytes"):
+        parquet_images(tmp_path / "x.parquet", "fine")
+    with pytest.raises(DataError, match="'left' does not hold numbers or names"):
+        parquet_images(tmp_path / "x.parquet", "right", "left")
+
+
+def test_several_labels_are_asked_about(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", pictures(2), [0, 1], labels_too=[1, 0])
+    pq.write_table(pq.read_table(path).rename_columns(["image", "label", "labels"]), path)
+    with pytest.raises(DataError, match="which column has the labels.*--label-column"):
+        parquet_images(path)
+
+
+def test_a_label_that_the_metadata_do_not_know(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", pictures(2), [0, 5], names=["a", "b"])
+    with pytest.raises(DataError, match="label 5 is not one of the 2 classes"):
+        parquet_images(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"PAR1", b"PAR1" + b"rubbish" * 50 + b"PAR1", b""], ids=["mark", "rubbish", "empty"]
+)
+def test_no_parquet(tmp_path, content):
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(DataError, match="is not a parquet file that can be read") as error:
+        parquet_images(tmp_path / "x.parquet")
+    assert "\n" not in str(error.value)
+
+
+def test_a_row_group_that_is_damaged_is_rejected(tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", pictures(6), [0, 1, 0, 1, 0, 1])
+    items = parquet_images(path).splits["train"]
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    parquet._images.cache_clear()
+    with pytest.raises(OSError, match="its row group cannot be read"):
+        items[0].read()

@@ -1,0 +1,84 @@
+"""Shards of a webdataset as a source: keys, labels, splits, what is passed over."""
+
+import json
+
+import pytest
+from archives import pictures, tar_bytes, write_shard, write_shards
+
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.webdataset import key_of, webdataset
+
+
+def test_every_sample_with_its_label(tmp_path):
+    samples = write_shards(tmp_path, {"set-train-000.tar": 4, "set-train-001.tar": 3, "set-validation-000.tar": 2})
+    source = webdataset(sorted(tmp_path.glob("*.tar")))
+    items = source.splits["train"] + source.splits["val"]
+    assert {split: len(found) for split, found in source.splits.items()} == {"train": 7, "val": 2}
+    assert [item.read() for item in items] == [sample["jpg"] for sample in samples]
+    assert [item.label for item in items] == [sample["cls"] for sample in samples]
+    assert items[0].name == "set-train-000.tar/part/set-train-000_picture_0000.jpg"
+    assert source.modified == max(path.stat().st_mtime_ns for path in tmp_path.glob("*.tar"))
+
+
+def test_keys_as_webdataset_has_them():
+    assert key_of("a/b.c/d.seg.png") == "a/b.c/d"
+    assert key_of("./0001.jpg") == "0001"
+
+
+def test_labels_in_json(tmp_path):
+    images = pictures(3)
+    labels = [{"label": "zebra"}, {"label": "ant", "more": [1]}, {"other": 1}]
+    samples = [
+        {"__key__": f"{number}", "jpg": image, "json": label}
+        for number, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    path = write_shard(tmp_path / "x.tar", samples)
+    source = webdataset([path])
+    assert source.classes == ["ant", "zebra"]
+    assert [item.label for item in source.splits["train"]] == [1, 0, -1]
+    source = webdataset([path], "other")
+    assert [item.label for item in source.splits["train"]] == [-1, -1, 1]
+
+
+def test_every_ending_of_an_image_in_any_case(tmp_path):
+    endings = ["jpg", "JPEG", "png", "webp"]
+    (tmp_path / "x.tar").write_bytes(tar_bytes({f"{n}.{end}": b"%d" % n for n, end in enumerate(endings)}))
+    assert [item.read() for item in webdataset([tmp_path / "x.tar"]).splits["train"]] == [b"0", b"1", b"2", b"3"]
+
+
+def test_what_cannot_be_used_is_passed_over_and_said(tmp_path):
+    members = {"1.jpg": b"1", "1.cls": b"0", "2.txt": b"words", "3.jpg": b"3", "3.json": b"{", "4.seg.png": b"mask"}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members | {"5.jpg": b""}))
+    source = webdataset([tmp_path / "x.tar"])
+    assert [item.read() for item in source.splits["train"]] == [b"1"]
+    assert source.notes == [
+        "passed over: samples, 4 in number, for example x.tar/2.txt: a sample without an image (jpg, jpeg, png, webp)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"1.jpg": b"1", "1.cls": b"0", "2.jpg": b"2", "2.cls": b"ant"}, "some labels are numbers and some are names"),
+        ({"1.jpg": b"1", "1.cls": b"99999999999"}, "label 99999999999 is no class"),
+        ({"1.txt": b"1"}, "holds no samples with images"),
+    ],
+)
+def test_what_is_refused(tmp_path, members, message):
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    with pytest.raises(DataError, match=message) as error:
+        webdataset([tmp_path / "x.tar"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("label", [b"9" * 5000, json.dumps([1]).encode(), b"\xff\xfe", b"[" * 100_000])
+def test_labels_made_to_do_harm(tmp_path, label):
+    members = {"1.jpg": b"1", "1.cls": b"0", "2.jpg": b"2", "2.json": b'{"label": ' + label + b"}"}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    assert len(webdataset([tmp_path / "x.tar"]).splits["train"]) == 1
+
+
+def test_a_shard_that_does_not_exist(tmp_path):
+    write_shards(tmp_path, {"a.tar": 1})
+    with pytest.raises(DataError, match=r"b.tar does not exist; take it out of the list"):
+        webdataset([tmp_path / "a.tar", tmp_path / "b.tar"])

@@ -1,0 +1,227 @@
+"""Adopted shards: untouched, indexed exactly, again only where something changed, verified."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import xxhash
+from archives import pictures, tar_bytes, write_shard, write_shards
+from damage import flip
+from images import encoded, write_flat
+
+from mimcl.pipeline.adopt import adopt
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources.folder import image_folder
+from mimcl.pipeline.sources.labels import read_classes
+from mimcl.pipeline.store import ShardStore
+from mimcl.pipeline.verify import verify
+
+COUNTS = {"img-train-{000}.tar": 5, "img-train-{001}.tar": 4, "img-val.tar": 2}
+
+
+def adopted(folder, classes=None, **more):
+    return adopt(folder, sorted(folder.glob("*.tar")), classes, on_progress=lambda count: None, **more)
+
+
+def state(folder) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        path.name: (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes())
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def shards(tmp_path):
+    return tmp_path / "wds", write_shards(tmp_path / "wds", COUNTS)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_image_is_indexed_where_it_lies(shards, workers):
+    folder, samples = shards
+    before = state(folder)
+    description, notes = adopted(folder, workers=workers)
+    after = state(folder)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"dataset.json", "train.arrow", "val.arrow", "rejected.jsonl"}
+    assert notes == []
+    for split, expected in (("train", samples[:9]), ("val", samples[9:])):
+        index = ShardIndex.load(folder, split)
+        assert index.keys() == [sample["__key__"] for sample in expected]
+        assert index.label.tolist() == [sample["cls"] for sample in expected]
+        assert index.classes == ["0", "1", "2"]
+        store = ShardStore(index)
+        read = store.read(np.arange(index.samples))
+        assert [bytes(data) for data in read] == [sample["jpg"] for sample in expected]
+        assert set(index.width.tolist()) == {24}
+    for part in description["splits"].values():
+        for shard in part["shards"]:
+            assert shard["xxh128"] == xxhash.xxh128_hexdigest((folder / shard["name"]).read_bytes())
+    assert description["packed"]["adopted"] is True
+    assert read_dataset(folder) == description
+    assert verify(folder, True, 2, lambda count: None) == []
+
+
+def test_again_only_where_something_changed(shards):
+    folder, _ = shards
+    first, _ = adopted(folder)
+    before = state(folder)
+    again, notes = adopted(folder)
+    assert (again, notes) == (first, ["adopted before, and nothing changed since"])
+    assert state(folder) == before
+    write_shard(folder / "img-val.tar", [{"__key__": "new", "jpg": pictures(1)[0], "cls": 1}])
+    with pytest.raises(DataError, match="changed since they were adopted; --overwrite makes a new index"):
+        adopted(folder)
+    assert {name: known for name, known in state(folder).items() if name != "img-val.tar"} == {
+        name: known for name, known in before.items() if name != "img-val.tar"
+    }
+    adopted(folder, overwrite=True)
+    assert ShardIndex.load(folder, "val").keys() == ["new"]
+    (folder / "img-val.tar").unlink()
+    adopted(folder, overwrite=True)
+    assert list(read_dataset(folder)["splits"]) == ["train"]
+    assert not (folder / "val.arrow").exists()
+
+
+def test_the_class_list_names_the_numbers(shards, tmp_path):
+    folder, samples = shards
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\ndog\n")
+    adopted(folder, read_classes(tmp_path / "classes.txt"))
+    index = ShardIndex.load(folder)
+    assert index.classes == ["ant", "bee", "cat", "dog"]
+    assert index.label.tolist() == [sample["cls"] for sample in samples[:9]]
+    with pytest.raises(DataError, match="or the options, changed"):
+        adopted(folder)
+
+
+def test_what_is_no_usable_image_is_listed(tmp_path):
+    one, two = pictures(2)
+    members = {
+        "1.jpg": one,
+        "1.cls": b"0",
+        "2.jpg": two[:-40],
+        "3.txt": b"words",
+        "4.png": b"rubbish",
+        "5.jpg": b"",
+        "1.webp": encoded("webp"),
+        "6.png": encoded("png"),
+        "6.json": b"{",
+        "k" * 2000 + ".jpg": one,
+        "7.jpeg": encoded("png"),  # by its content
+    }
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    adopted(tmp_path)
+    assert ShardIndex.load(tmp_path).keys() == ["1", "7"]
+    rejected = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    reasons = {row["path"][:8]: row["reason"] for row in rejected}
+    assert reasons == {
+        "x.tar/2.": "truncated: the jpg data end before the image does",
+        "x.tar/3.": "a sample without an image (jpg, jpeg, png, webp)",
+        "x.tar/4.": "not a JPEG, PNG or WebP image",
+        "x.tar/5.": "empty file",
+        "x.tar/1.": "its key '1' has been in this shard before",
+        "x.tar/6.": "its label cannot be read from 6.json",
+        "x.tar/kk": "its key is longer than 1,000 bytes",
+    }
+    assert verify(tmp_path, False, 1, lambda count: None) == []
+
+
+def test_keys_in_several_shards_are_said(tmp_path):
+    for name in ("a.tar", "b.tar"):
+        write_shard(tmp_path / name, [{"__key__": f"{n}", "jpg": image} for n, image in enumerate(pictures(3))])
+    _, notes = adopted(tmp_path)
+    assert notes == ["train: 3 keys are in several shards; samples are told apart by their rows"]
+    assert ShardIndex.load(tmp_path).keys() == ["0", "1", "2"] * 2
+
+
+def test_what_verify_finds(shards):
+    folder, _ = shards
+    adopted(folder)
+    index = ShardIndex.load(folder)
+    flip(folder / "img-train-{000}.tar", int(index.offset[2]) + 100)
+    assert verify(folder, False, 2, lambda count: None) == [
+        "img-train-{000}.tar: its checksum differs from that in dataset.json",
+        "img-train-{000}.tar: sample 'part/img-train-{000}_picture_0002': its bytes do not match the index",
+    ]
+    os.truncate(folder / "img-val.tar", 2000)
+    (finding,) = verify(folder, False, 2, lambda count: None)[2:]
+    assert finding.startswith("img-val.tar: has 2,000 bytes")
+
+
+def packed_by_us(folder):
+    write_flat(folder.parent / "src", 2)
+    pack(image_folder(folder.parent / "src"), folder, PackConfig(workers=1), on_progress=lambda count: None)
+
+
+def foreign(folder):
+    write_shards(folder, {"a.tar": 1})
+    (folder / "dataset.json").write_text('{"name": "laion"}')
+
+
+def stopped(folder):
+    write_shards(folder, {"a.tar": 1})
+    (folder / "train.arrow").write_bytes(b"half")
+
+
+def cut(folder):
+    write_shards(folder, {"a.tar": 3, "b.tar": 3})
+    os.truncate(folder / "b.tar", 3000)
+
+
+def val_alone(folder):
+    write_shards(folder, {"x-val.tar": 1})
+
+
+def no_images(folder):
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(tar_bytes({"1.txt": b"words"}))
+
+
+def strange_name(folder):
+    write_shards(folder, {"a\n.tar": 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (packed_by_us, "has been packed by mimcl and needs no adoption"),
+        (foreign, "dataset.json is not of this program's making"),
+        (stopped, "has train.arrow but no dataset.json.*--overwrite replaces it"),
+        (cut, "b.tar ends (before|within)"),
+        (val_alone, "has no shards of train"),
+        (no_images, "no sample of train has a usable image, for example a.tar/1.txt: a sample without"),
+        (strange_name, "which no data set can hold; rename it"),
+    ],
+)
+def test_what_is_refused(tmp_path, make, message):
+    make(tmp_path / "wds")
+    before = state(tmp_path / "wds")
+    with pytest.raises(DataError, match=message) as error:
+        adopted(tmp_path / "wds")
+    assert "\n" not in str(error.value)
+    assert state(tmp_path / "wds") == before
+    assert not [path for path in (tmp_path / "wds").iterdir() if path.is_dir()]
+
+
+def test_a_shard_of_the_list_that_does_not_exist_or_lies_elsewhere(shards, tmp_path):
+    folder, _ = shards
+    for path, message in ((folder / "none.tar", "does not exist"), (tmp_path / "other.tar", "lie in one folder")):
+        if path.parent == tmp_path:
+            write_shards(tmp_path, {"other.tar": 1})
+        with pytest.raises(DataError, match=message):
+            adopt(folder, [*sorted(folder.glob("*.tar")), path], on_progress=lambda count: None)
+
+
+@pytest.mark.parametrize("name", ["../x.tar", "/tmp/x.tar", ".x.tar", "a/b.tar", "x", "a\nb.tar", 7])
+def test_names_in_the_description_are_plain(shards, name):
+    folder, _ = shards
+    adopted(folder)
+    description = json.loads((folder / "dataset.json").read_text())
+    description["splits"]["train"]["shards"][0]["name"] = name
+    (folder / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match="cannot be read") as error:
+        read_dataset(folder)
+    assert "\n" not in str(error.value)
