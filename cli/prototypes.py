@@ -153,12 +153,12 @@ def build(
             "batch": BATCH,
         }
         images = partial(sample_images, index, decoder, extractor.fit_images)
-        on_first_rank(world, lambda: building.begin(made_from, extractor, images))
+        on_first_rank(world, lambda: building.begin(made_from, extractor, images), sets)
         agree("what the features are made with", building.join(extractor))
         fill(index, [building.features], [extractor], decoder, mine, "features" if world.rank == 0 else None)
         barrier()
         of_clusters = {"k": config.k, "seed": config.seed, "sample": config.sample, "iterations": ITERATIONS}
-        on_first_rank(world, lambda: building.clusters(of_clusters))
+        on_first_rank(world, lambda: building.clusters(of_clusters), sets)
         clusters = building.read_clusters(of_clusters)
         building.assign(clusters, mine)
         barrier()
@@ -179,7 +179,7 @@ def build(
             found.save(folder, config.overwrite, {"gallery.png": draw_gallery(index, found)})
             building.remove()
 
-        on_first_rank(world, finish)
+        on_first_rank(world, finish, sets)
     return folder, PrototypeSet.load(folder, index.fingerprint)
 
 

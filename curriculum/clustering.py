@@ -22,7 +22,7 @@ Features = NDArray[np.float32]  # (n, D), one row a sample
 Labels = NDArray[np.integer]  # (n,), each the row of a centroid
 Singletons = Literal["far", "near"]
 
-_CHUNK = 16_384  # rows at a time wherever a float64 copy is needed
+_CHUNK = 4096  # rows at a time wherever a float64 copy is needed
 _PER_CENTROID = 256  # rows for each that k-means learns from: more would place it no better
 
 

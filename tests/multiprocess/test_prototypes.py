@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import time
 
 import pytest
+import ranks
 import torchruns
 from images import write_flat
 
@@ -41,56 +43,80 @@ def bytes_of(shards):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def command(*more):
-    python = str(torchruns.BIN / "python")
-    words = ["prototypes", "build", "--features", "sift", "--k", "6", "--decoder", "reference", *more]
-    return [python, "-m", "mimcl.cli.main", *words]
+BUILD = ["prototypes", "build", "--features", "sift", "--k", "6", "--decoder", "reference"]
+
+
+def slow_writes():
+    """A part of features takes a while, so that a kill finds some there and others missing."""
+    from mimcl.cli.row_parts import RowParts
+
+    write = RowParts.write
+    RowParts.write = lambda self, part, rows: (write(self, part, rows), time.sleep(0.6))
 
 
 def test_two_processes_write_what_one_writes_after_a_kill_as_well(home, data):
     parts = parts_of(ShardIndex.load(data))
     assert len(parts) >= 5
     assert [row for part in parts for row in part] == list(range(IMAGES))
-    log = data.parent / "log"
-    slow = "import time; from mimcl.cli.row_parts import RowParts as R; w = R.write; "
-    slow += "R.write = lambda self, part, rows: (w(self, part, rows), time.sleep(0.6)); "
-    slow += "from mimcl.cli.main import main; main()"
-    words = [str(torchruns.BIN / "python"), "-c", slow, *command()[3:]]
     features = data / "prototypes" / ".default.building" / "features"
-    process = torchruns.start(log, ["--nproc-per-node", "2"], words, data.parent)
+    processes = ranks.start(data.parent, *BUILD, size=2, before=slow_writes)
     try:
-        torchruns.until(lambda: len(list(features.glob("*.npy"))) >= 2, "two parts", log)
-        os.kill(torchruns.workers(process)[1], signal.SIGKILL)
-        assert process.wait(60) != 0
+        torchruns.until(lambda: len(list(features.glob("*.npy"))) >= 2, "two parts", data.parent / "rank-0.log")
+        os.kill(processes[1].pid, signal.SIGKILL)
+        processes[0].join(60)
+        assert processes[0].exitcode == 1
     finally:
-        torchruns.kill_all(process)
-    made = {path.name: path.stat().st_mtime_ns for path in features.glob("*.npy")}
+        for process in processes:
+            process.kill()
+    made = sorted(path.name for path in features.glob("*.npy"))
     assert 2 <= len(made) < len(parts)
     assert os.listdir(data / "prototypes") == [".default.building"]
 
-    seen = "import sys; from mimcl.cli.row_parts import RowParts as R; w = R.write; R.write = lambda self, part, rows: "
-    seen += '(w(self, part, rows), print("WROTE", self.folder.name, part)); from mimcl.cli.main import main; main()'
-    process = torchruns.start(log, ["--nproc-per-node", "2"], [words[0], "-c", seen, *words[3:]], data.parent)
+    log, python = data.parent / "log", str(torchruns.BIN / "python")
+    process = torchruns.start(log, ["--nproc-per-node", "2"], [python, "-c", SEEN, *BUILD], data.parent)
     try:
         assert process.wait(120) == 0, log.read_text()
     finally:
         torchruns.kill_all(process)
     wrote = [line.split()[1:] for line in log.read_text().splitlines() if line.startswith("WROTE")]
-    assert len([part for kind, part in wrote if kind == "features"]) == len(parts) - len(made)
-    assert len([part for kind, part in wrote if kind == "assigned"]) == len(parts)
+    kinds = [kind for kind, _, _ in wrote]
+    assert kinds.count("features") == len(parts) - len(made)
+    assert kinds.count("assigned") == len(parts)
+    assert all(int(part) % 2 == int(rank) for _, part, rank in wrote)
     assert f"{len(made)} of {len(parts)} parts have features" in log.read_text()
     assert bytes_of(data) == bytes_of(home / "shards")
     assert os.listdir(data / "prototypes") == ["default"]
 
 
-def test_an_error_of_the_first_process_is_one_line_on_all(home, data):
-    log = data.parent / "log"
-    few = ["--features", "pixels", "--min-cluster", "1000"]
-    process = torchruns.start(log, ["--nproc-per-node", "2"], command(*few), data.parent)
-    try:
-        assert process.wait(120) != 0
-    finally:
-        torchruns.kill_all(process)
-    said = [line for line in log.read_text().splitlines() if line.startswith("mimcl: ")]
-    assert len(said) == 2
-    assert all("all distances are equal" in line for line in said)
+SEEN = """
+import os
+from mimcl.cli.row_parts import RowParts
+write = RowParts.write
+def noting(self, part, rows):
+    write(self, part, rows)
+    print("WROTE", self.folder.name, part, os.environ["RANK"], flush=True)
+RowParts.write = noting
+from mimcl.cli.main import main
+main()
+"""
+
+
+def test_an_error_of_the_first_process_is_one_line_on_all(data):
+    ranks.run(data.parent, *BUILD, "--features", "pixels", "--min-cluster", "1000", size=2, code=1)
+    for rank in range(2):
+        (line,) = [
+            line for line in (data.parent / f"rank-{rank}.log").read_text().splitlines() if line.startswith("mimcl: ")
+        ]
+        assert "all distances are equal" in line
+
+
+def test_two_processes_repack_as_one_does(home, tmp_path):
+    shards = home / "shards"
+    ranks.run(tmp_path, "repack", str(shards), "--out", "one", "--shard-mb", "1")
+    ranks.run(tmp_path, "repack", str(shards), "--out", "two", "--shard-mb", "1", size=2)
+    one, two = (
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("one", "two")
+    )
+    assert "prototypes/default/train.arrow" in one
+    assert one == two

@@ -1,0 +1,209 @@
+"""`mimcl prototypes build` goes on where it was stopped, with what still fits and is sound, and with nothing else."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from full_disk import files_end_at
+from images import write_flat
+from typed import mimcl
+
+from mimcl.cli import building, gallery
+from mimcl.cli.building import Building, parts_of
+from mimcl.cli.extract import extract, fill, open_decoder
+from mimcl.cli.prototypes import BuildConfig, build
+from mimcl.cli.row_parts import RowParts
+from mimcl.curriculum.features import PixelFeatures, SiftFeatures
+from mimcl.curriculum.prototypes import PrototypeError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources.folder import image_folder
+
+IMAGES, ROWS = 110, 30  # of a part: 4 of them
+BUILT = ["build", "--features", "pixels", "--k", "6", "--decoder", "reference"]
+PIXELS, SIFT = (BuildConfig(features, 6, decoder="reference") for features in ("pixels", "sift"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """Parts of few images; sift learns from few and the gallery shows few, which is faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "MOST_ROWS", ROWS)
+        patch.setattr(SiftFeatures, "fit_images", 12)
+        patch.setattr(gallery, "_CLUSTERS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    write_flat(folder / "images", IMAGES)
+    pack(image_folder(folder / "images"), folder / "shards", PackConfig(workers=1), on_progress=lambda count: None)
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def expected(packed, tmp_path_factory):
+    """The files of sets that were built in one go, by their features."""
+    shutil.copytree(packed, folder := tmp_path_factory.mktemp("built") / "shards")
+    sets = [build(folder, replace(config, name=config.features))[0] for config in (PIXELS, SIFT)]
+    return {folder.name: bytes_of(folder) for folder in sets}
+
+
+@pytest.fixture
+def data(packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+@pytest.fixture
+def wrote(monkeypatch):
+    """What is written, (kind, part); set `left` to how many writes are still to succeed."""
+
+    class Writes(list):
+        left = 1000
+
+    writes, write = Writes(), RowParts.write
+
+    def noting(self, part, rows):
+        if not writes.left:
+            raise KeyboardInterrupt
+        writes.left -= 1
+        writes.append((self.folder.name, part))
+        write(self, part, rows)
+
+    monkeypatch.setattr(RowParts, "write", noting)
+    return writes
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stopped_after(writes, data, wrote, config=PIXELS):
+    wrote.left = writes
+    with pytest.raises(KeyboardInterrupt):
+        build(data, config)
+    wrote.left = 1000
+    wrote.clear()
+    return data / "prototypes" / f".{config.name}.building"
+
+
+FEATURES, ASSIGNED = ([(kind, part) for part in range(4)] for kind in ("features", "assigned"))
+
+
+def test_parts_are_shards_and_pieces_of_large_ones(packed):
+    parts = parts_of(ShardIndex.load(packed))
+    assert [(part.start, part.stop) for part in parts] == [(0, 30), (30, 60), (60, 90), (90, 110)]
+
+
+def test_features_in_parts_are_those_of_the_images(packed, tmp_path):
+    """Parts that end within a batch, the last of all, and one made without those before it."""
+    index, extractor = ShardIndex.load(packed), PixelFeatures()
+    decoder = open_decoder("reference", extractor.image_size, index)
+    whole = extract(index, extractor, decoder)
+    store = RowParts(tmp_path / "features", parts_of(index), np.float32)
+    fill(index, [store], [extractor], decoder, [2])
+    assert store.read(1) is None
+    fill(index, [store], [extractor], decoder, range(4))
+    np.testing.assert_array_equal(np.concatenate([store.read(part) for part in range(4)]), whole)
+
+
+@pytest.mark.parametrize("writes", [0, 2, 4, 7])
+def test_a_stopped_build_goes_on_at_what_is_missing(expected, data, wrote, writes):
+    config = SIFT if writes == 2 else PIXELS
+    stopped_after(writes, data, wrote, config)
+    assert os.listdir(data / "prototypes") == [".default.building"]
+    folder, _ = build(data, config)
+    assert wrote == [*FEATURES, *ASSIGNED][writes:]
+    assert os.listdir(data / "prototypes") == ["default"]
+    assert bytes_of(folder) == expected[config.features]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+@pytest.mark.parametrize("kind", ["features", "assigned"])
+def test_a_damaged_part_is_made_again(expected, data, wrote, damage, kind):
+    made = stopped_after(7, data, wrote) / kind
+    first, second = ((made / f"{row:09d}.npy").read_bytes() for row in (0, 30))
+    flipped = second[:200] + bytes([second[200] ^ 1]) + second[201:]
+    part, content = {"cut": (1, second[:-9]), "flipped": (1, flipped), "other": (2, first[:-16] + second[-16:])}[damage]
+    (made / f"{30 * part:09d}.npy").write_bytes(content)
+    folder, _ = build(data, PIXELS)
+    assert wrote == [(kind, part), ("assigned", 3)]
+    assert bytes_of(folder) == expected["pixels"]
+
+
+def test_other_settings_take_up_what_does_not_depend_on_them(expected, data, wrote, capsys):
+    stopped_after(7, data, wrote, replace(PIXELS, k=5))
+    folder, _ = build(data, PIXELS)
+    assert wrote == ASSIGNED  # to other centroids
+    assert bytes_of(folder) == expected["pixels"]
+    stopped_after(3, data, wrote, replace(SIFT, name="two"))
+    capsys.readouterr()
+    folder, _ = build(data, replace(PIXELS, name="two"))
+    assert "was begun with other images or features: begun anew" in capsys.readouterr().out
+    assert wrote == [*FEATURES, *ASSIGNED]
+    assert bytes_of(folder) == expected["pixels"]
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("settings.json", [*FEATURES, *ASSIGNED]),
+        ("constants.safetensors", [*FEATURES, *ASSIGNED]),
+        ("clustering.json", ASSIGNED),
+        ("clustering.safetensors", ASSIGNED),
+    ],
+)
+def test_damage_to_what_all_parts_share_is_noticed(expected, data, wrote, name, again):
+    made = stopped_after(6, data, wrote, SIFT)
+    content = (made / name).read_bytes()
+    (made / name).write_bytes(content[:-20] + bytes(8) + content[-12:])
+    folder, _ = build(data, SIFT)
+    assert wrote == again
+    assert bytes_of(folder) == expected["sift"]
+
+
+def test_what_depends_on_nothing_else_is_written_down(data, wrote):
+    made = stopped_after(6, data, wrote, SIFT)
+    settings = json.loads((made / "settings.json").read_text())
+    index = ShardIndex.load(data)
+    assert settings["features"] == "sift"
+    assert settings["index_fingerprint"] == index.fingerprint
+    assert settings["shards"] == [30, 30, 30, 20]
+    assert Building(made, index).all_features()[3].shape == (20, 1024)
+
+
+def test_the_sample_is_an_option_and_recorded(data, monkeypatch, capsys):
+    assert mimcl(monkeypatch, data.parent, "prototypes", *BUILT, "--sample", "60") == 0
+    info = json.loads((data / "prototypes" / "default" / "prototypes.json").read_text())
+    assert (info["sample"], info["samples"], info["k"]) == (60, IMAGES, 6)
+    assert mimcl(monkeypatch, data.parent, "prototypes", *BUILT, "--sample", "5", "--overwrite") == 2
+    assert "--sample 5 is too few for --k 6" in capsys.readouterr().err
+
+
+def test_a_set_that_is_there_stays_until_the_new_one_is_whole(data, wrote):
+    folder, _ = build(data, PIXELS)
+    with pytest.raises(PrototypeError, match="exists; give another --name"):
+        build(data, PIXELS)
+    before, other = bytes_of(folder), replace(PIXELS, k=4, overwrite=True)
+    stopped_after(6, data, wrote, other)
+    assert bytes_of(folder) == before
+    assert len(build(data, other)[1].centroids) == 4
+
+
+@pytest.mark.parametrize("room", [500, 80_000, 100_000])
+def test_a_full_disk_is_a_line_and_the_same_command_goes_on(data, expected, monkeypatch, capfd, room):
+    """Full at what belongs to all parts, at a part's features, at the set itself."""
+    words = ["prototypes", *BUILT]
+    with files_end_at(room):
+        assert mimcl(monkeypatch, data.parent, *words) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "cannot be written to (File too large)" in line
+    assert "make room and go on with the same command" in line
+    assert os.listdir(data / "prototypes") == [".default.building"]
+    assert mimcl(monkeypatch, data.parent, *words) == 0
+    assert bytes_of(data / "prototypes" / "default") == expected["pixels"]
