@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.console import console, image_bar
+from mimcl.cli.row_parts import RowParts
 from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
 from mimcl.pipeline.decode import Decoder, make_decoder
@@ -67,6 +68,50 @@ def extract(
             found.append(torch.from_numpy(extractor(batch.images)))
             advance(len(found[-1]))
     return gather_rows(torch.cat(found)[: len(share)]).numpy()
+
+
+def fill(
+    index: ShardIndex,
+    stores: Sequence[RowParts],
+    extractors: Sequence[Callable[[torch.Tensor], NDArray[np.float32]]],
+    decoder: Decoder,
+    parts: Iterable[int],
+    label: str | None = None,
+) -> None:
+    """Computes and stores those of the parts that are not there, decoding each image once for all extractors.
+
+    The stores have the same parts. Batches are cut within a part: which images are computed together, and so every
+    bit, depends on nothing else. With a `label` there is a progress bar.
+    """
+    ranges = stores[0].parts
+    missing = {part: [store.read(part) is None for store in stores] for part in parts}
+    missing = {part: lacking for part, lacking in missing.items() if any(lacking)}
+    if not missing:
+        return
+    rows = [_whole_batches(ranges[part], last=part == len(ranges) - 1) for part in missing]
+    batches = iter(central(index, decoder, np.concatenate(rows)))
+    with image_bar(label or "", sum(len(ranges[part]) for part in missing), shown=label is not None) as advance:
+        for part, lacking in missing.items():
+            made: list[NDArray[np.float32] | None] = [None] * len(stores)
+            for first in range(0, len(ranges[part]), BATCH):
+                images = next(batches).images
+                count = min(BATCH, len(ranges[part]) - first)
+                for number, extractor in enumerate(extractors):
+                    if lacking[number]:
+                        features = extractor(images)[:count]
+                        if made[number] is None:
+                            made[number] = np.empty((len(ranges[part]), features.shape[1]), np.float32)
+                        made[number][first : first + count] = features
+                advance(count)
+            for store, features in zip(stores, made, strict=True):
+                if features is not None:
+                    store.write(part, features)
+
+
+def _whole_batches(rows: range, last: bool) -> NDArray[np.int64]:
+    """The rows, and the last of them again until a batch is full: parts that follow begin with one of their own."""
+    sample_ids = np.arange(rows.start, rows.stop)
+    return sample_ids if last else np.pad(sample_ids, (0, -len(rows) % BATCH), mode="edge")
 
 
 def central(index: ShardIndex, decoder: Decoder, sample_ids: NDArray[np.int64]) -> Stream:

@@ -40,6 +40,13 @@ class MaeFeatures:
     def fit(self, images: Tensor) -> None:
         """Nothing to learn."""
 
+    def constants(self) -> dict[str, Tensor]:
+        """The weights."""
+        return self._model.state_dict()
+
+    def restore(self, constants: dict[str, Tensor]) -> None:
+        """Nothing was learned."""
+
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """uint8 (B, 3, S, S) to float32 (B, width)."""

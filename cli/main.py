@@ -17,6 +17,7 @@ from mimcl.cli.inspect.command import inspect_command
 from mimcl.cli.masks import masks_command
 from mimcl.cli.plan import plan_command
 from mimcl.cli.prototypes import prototypes
+from mimcl.cli.repack import repack_command
 from mimcl.cli.report.command import report_command
 from mimcl.cli.shard import shard_command
 from mimcl.cli.train import train_command
@@ -34,6 +35,7 @@ _DATA, _TRAINING, _RESULTS, _HELP = "The data", "Training", "What came of it", "
 app.command("shard", rich_help_panel=_DATA)(shard_command)
 app.command("verify", rich_help_panel=_DATA)(verify_command)
 app.add_typer(prototypes, name="prototypes", rich_help_panel=_DATA)
+app.command("repack", rich_help_panel=_DATA)(repack_command)
 app.command("inspect", rich_help_panel=_DATA)(inspect_command)
 app.command("plan", rich_help_panel=_TRAINING)(plan_command)
 app.command("train", rich_help_panel=_TRAINING)(train_command)

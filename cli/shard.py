@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from mimcl.pipeline.shards import PackConfig
+    from mimcl.pipeline.shards import PackConfig, Ranks
+
+_PATIENCE_SECONDS = 30 * 86400  # a rank waits for those that have more to pack
 
 
 def shard_command(
@@ -24,45 +28,89 @@ def shard_command(
     short_side: Annotated[
         int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps their bytes.")
     ] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read and check images.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that pack, a shard at a time. (default: one a core)")
+    ] = None,
     holdout: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the images put into a val split, 0 to 1.")
     ] = 0.0,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
+    dedup: Annotated[
+        bool, typer.Option("--dedup", help="Leave out and list what has the same bytes as an earlier image.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was packed in --out before.")] = False,
 ) -> None:
-    """Pack images into webdataset shards with an index; what is no usable image is left out and listed."""
+    """Pack images into webdataset shards with an index; what is no usable image is left out and listed.
+
+    Killed at any moment, the same command goes on; under torchrun, each process packs its share.
+    """
     from mimcl.cli.console import console
     from mimcl.pipeline.shards import PackConfig
 
-    config = PackConfig(shard_mb=shard_mb, short_side=short_side, workers=workers, decode=decode)
-    description = shard(source, out, config, holdout=holdout, overwrite=overwrite)
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
+    with ranks() as mine:
+        description = shard(source, out, config, holdout=holdout, overwrite=overwrite, ranks=mine)
+    if mine.rank:
+        return
     for split, part in description["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"]) / 1e6
         labels = f"{len(part['classes'])} classes" if part["classes"] else "no labels"
         console.print(f"{split}: {part['samples']:,} images, {labels}, {size:,.1f} MB, shards: {len(part['shards'])}")
     if rejected := description["packed"]["rejected"]:
         console.print(f"left out: {rejected:,} files, listed with reasons in {out / 'rejected.jsonl'}")
+    if duplicates := description["packed"].get("duplicates"):
+        console.print(f"left out: {duplicates:,} exact duplicates, listed in {out / 'duplicates.jsonl'}")
+    if across := description["packed"].get("across_splits"):
+        console.print(f"val has {across:,} images that train has too, kept and listed in {out / 'duplicates.jsonl'}")
     data = "" if str(out) == "shards" else f" --data {out}"
     console.print(f"packed into {out}/ · next: mimcl prototypes build{data}")
 
 
 def shard(
-    source: Path, out: Path, config: PackConfig | None = None, *, holdout: float = 0.0, overwrite: bool = False
+    source: Path,
+    out: Path,
+    config: PackConfig | None = None,
+    *,
+    holdout: float = 0.0,
+    overwrite: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Packs a folder of images into `out` with a progress bar; returns what dataset.json holds. Raises DataError.
 
-    `holdout` is the share of the images, 0 to 1, that becomes a val split where the folder has none.
+    `holdout` is the share of the images, 0 to 1, that becomes a val split where the folder has none. Of several
+    processes, each given its `ranks`, the first shows its progress.
     """
     from mimcl.cli.console import console, image_bar
     from mimcl.pipeline.files import DataError
-    from mimcl.pipeline.shards import PackConfig, pack
+    from mimcl.pipeline.shards import ALONE, PackConfig, pack
     from mimcl.pipeline.sources.folder import image_folder
 
     if out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, where its shards would be taken for images; give another --out")
+    config, ranks = config or PackConfig(), ranks or ALONE
     found = image_folder(source, holdout)
+    say = console.print if ranks.rank == 0 else lambda line: None
     for note in found.notes:
-        console.print(note)
-    with image_bar("packing", sum(map(len, found.splits.values()))) as advance:
-        return pack(found, out, config or PackConfig(), overwrite=overwrite, on_progress=advance)
+        say(note)
+    share = -(-found.items() // ranks.size) * (1 + config.dedup)
+    label = "packing" if ranks.size == 1 else f"packing, process 1 of {ranks.size}"
+    with image_bar(label, share, shown=ranks.rank == 0) as advance:
+        return pack(found, out, config, overwrite=overwrite, on_progress=advance, say=say, ranks=ranks)
+
+
+@contextmanager
+def ranks() -> Iterator[Ranks]:
+    """The place of this process among those that torchrun has started, which are joined while the block lasts."""
+    from mimcl.pipeline.shards import ALONE, Ranks
+
+    if "WORLD_SIZE" not in os.environ:  # then nothing is needed that takes seconds to import
+        yield ALONE
+        return
+    import torch
+
+    from mimcl.model.distributed import World, connected, gather
+
+    world = World.from_environment()
+    with connected(world, torch.device("cpu"), _PATIENCE_SECONDS):
+        yield Ranks(world.rank, world.size, lambda text: gather(text)[0])

@@ -60,6 +60,12 @@ class FeatureExtractor(Protocol):
     def fit(self, images: Tensor) -> None:
         """Learn constants that depend on the data from a sample, uint8 (n, 3, S, S); most have none."""
 
+    def constants(self) -> dict[str, Tensor]:
+        """All that features depend on beside the images and the name: weights, and what was learned."""
+
+    def restore(self, constants: dict[str, Tensor]) -> None:
+        """Take what another one learned, as `constants` gave it, in place of `fit`."""
+
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """Features of uint8 images (B, 3, S, S), float32 (B, D)."""
 
@@ -72,6 +78,9 @@ class PixelFeatures(FeatureExtractor):
 
     def __init__(self, image_size: int = 16) -> None:
         self.image_size = image_size
+
+    def constants(self) -> dict[str, Tensor]:
+        return {}
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         _check(images, self.image_size)
@@ -114,10 +123,18 @@ class SiftFeatures(FeatureExtractor):
         kmeans.train(reduced)
         self._words = kmeans.centroids
 
+    def constants(self) -> dict[str, Tensor]:
+        """Of the PCA (128,) and (128, width), and the words (words, width); RuntimeError before `fit`."""
+        self._check_fitted()
+        learned = {"centre": self._centre, "axes": self._axes, "words": self._words}
+        return {name: torch.from_numpy(array) for name, array in learned.items()}
+
+    def restore(self, constants: dict[str, Tensor]) -> None:
+        self._centre, self._axes, self._words = (constants[name].numpy() for name in ("centre", "axes", "words"))
+
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """VLAD vectors of unit length, float32 (B, 1024), of uint8 images (B, 3, 96, 96). RuntimeError before `fit`."""
-        if self._centre is None:
-            raise RuntimeError("SiftFeatures: call fit(images) first")
+        self._check_fitted()
         points = (self._descriptors(images) - self._centre) @ self._axes  # (B, P, width)
         nearest = (points @ (2 * self._words.T) - (self._words**2).sum(1)).argmax(2)
         member = np.eye(self.words, dtype=np.float32)[nearest]  # (B, P, words)
@@ -125,6 +142,10 @@ class SiftFeatures(FeatureExtractor):
         residual /= np.linalg.norm(residual, axis=2, keepdims=True) + 1e-6
         vlad = residual.reshape(len(images), -1)
         return vlad / (np.linalg.norm(vlad, axis=1, keepdims=True) + 1e-6)
+
+    def _check_fitted(self) -> None:
+        if self._centre is None:
+            raise RuntimeError("SiftFeatures: call fit(images) first")
 
     def _descriptors(self, images: Tensor) -> NDArray[np.float32]:
         """RootSIFT descriptors of unit length (zero where the image is flat), float32 (n, 149, 128)."""
@@ -181,6 +202,9 @@ class TimmFeatures(FeatureExtractor):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.mean, self.std = (torch.tensor(config[n], device=self.device).view(3, 1, 1) for n in ("mean", "std"))
+
+    def constants(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:

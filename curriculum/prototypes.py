@@ -1,8 +1,4 @@
-"""Prototypes of a data set: k-means in feature space, and each sample's distance to its own prototype.
-
-Lin et al., CVPR 2025 (arXiv 2411.10685): features standardised, then of unit length; k-means, K by the Davies-Bouldin
-index; Euclidean distance to the own centroid, min-max normalised inside the cluster: 0 = typical.
-"""
+"""Prototype sets: each sample's distance to its own prototype (see `clustering.py`), as they are stored."""
 
 from __future__ import annotations
 
@@ -15,22 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from mimcl.curriculum.clustering import (
+    ITERATIONS,
+    SAMPLE,
+    Clusters,
+    Features,
+    Singletons,
+    make_clusters,
+    normalise_distances,
+)
+
 FORMAT = "mimcl-prototypes/1"
-ITERATIONS = 25
-FLAT = 1e-5  # a cluster whose distances span less than this share of the largest has no typical member
-
-Features = NDArray[np.float32]  # (N, D), one row a sample
-Labels = NDArray[np.integer]  # (N,), each the row of a centroid
-Singletons = Literal["far", "near"]
-
-_CHUNK = 16_384  # rows at a time wherever a float64 copy of features is needed
 _ARRAYS = ("centroids.npy", "train.arrow")
 _COLUMNS = ("cluster", "raw_distance", "distance")
 
@@ -47,115 +45,6 @@ def always(files: Sequence[BinaryIO], claim: str, check: Callable[[], None]) -> 
 
 class PrototypeError(Exception):
     """A stored set that is missing, damaged, made for something else, or in the way; the message is one line."""
-
-
-def standardise(features: Features) -> Features:
-    """(f - mean) / (std + 1e-6) for each dimension over the data set, then unit length for each sample.
-
-    `features` (N, D) float32 is overwritten and returned: at ImageNet's size a copy would cost gigabytes. Sums are in
-    float64. A sample that equals the mean stays zero. ValueError for features that are not finite.
-    """
-    count, chunks = len(features), _chunks(len(features), _CHUNK)
-    mean = sum(features[rows].sum(0, dtype=np.float64) for rows in chunks) / count
-    variance = sum(((features[rows] - mean) ** 2).sum(0) for rows in chunks) / count
-    if not np.isfinite(variance).all():
-        raise ValueError("the features are not all finite numbers")
-    for rows in chunks:
-        scaled = (features[rows] - mean) / (np.sqrt(variance) + 1e-6)
-        features[rows] = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
-    return features
-
-
-def kmeans(features: Features, k: int, seed: int, iterations: int = ITERATIONS) -> tuple[Features, NDArray[np.int32]]:
-    """Centroids (k, D) float32 and every sample's nearest one (N,) int32, by exact search.
-
-    Lloyd's algorithm (faiss) from k random samples, on at most 256 random samples for each centroid; the best of five
-    runs where k <= 64: one bad start spoils much of so few clusters, and five cost little. ValueError unless k <= N.
-    """
-    import faiss
-
-    if not 1 <= k <= len(features):
-        raise ValueError(f"{k} clusters cannot be made of {len(features)} samples")
-    start = int(np.random.default_rng([seed, 0]).integers(2**31))  # faiss wants a C int
-    options = {"niter": iterations, "min_points_per_centroid": 1, "max_points_per_centroid": 256}
-    search = faiss.Kmeans(features.shape[1], k, seed=start, nredo=5 if k <= 64 else 1, **options)
-    search.train(features)
-    index = faiss.IndexFlatL2(features.shape[1])
-    index.add(search.centroids)
-    labels = np.concatenate([index.search(features[rows], 1)[1][:, 0] for rows in _chunks(len(features), _CHUNK)])
-    return search.centroids, labels.astype(np.int32)
-
-
-def davies_bouldin(features: Features, labels: Labels, centroids: NDArray[np.floating]) -> float:
-    """The Davies-Bouldin index (1979): mean over clusters of the largest (s_i + s_j) / |c_i - c_j|, lower is better.
-
-    s = a cluster's mean distance to its centroid. Empty clusters do not count; coinciding centroids give 0, as in
-    scikit-learn. ValueError for fewer than two clusters with members.
-    """
-    full, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    if len(full) < 2:
-        raise ValueError("the Davies-Bouldin index needs two clusters with members")
-    spread = np.bincount(members, cluster_distances(features, centroids, labels)) / sizes
-    centres = centroids[full].astype(np.float64)
-    square, worst = (centres**2).sum(1), np.empty(len(centres))
-    for rows in _chunks(len(centres), 1024):
-        apart = np.sqrt(np.maximum(square[rows, None] + square - 2 * centres[rows] @ centres.T, 0))
-        apart[apart <= 1e-7 * math.sqrt(square.max())] = np.inf  # itself, or no distance beyond rounding
-        worst[rows] = ((spread[rows, None] + spread) / apart).max(1)
-    return float(worst.mean())
-
-
-def choose_k(features: Features, seed: int) -> tuple[int, list[tuple[int, float]]]:
-    """The number of clusters with the lowest Davies-Bouldin index, and the grid of (k, index) it was chosen from.
-
-    Eight values, evenly spaced in the logarithm, from sqrt(N)/4 to min(4 sqrt(N), N/20), at least 2. Each is tried with
-    10 iterations on the same random samples, 40 for each cluster of the largest k: enough to place a centroid, and
-    20 million million operations for ImageNet (N = 1.3 million, D = 384), some minutes on two cores.
-    """
-    count = len(features)
-    if count < 2 or not np.ptp(features, axis=0).any():
-        raise ValueError(f"the {count} images are all alike in these features: there is nothing to cluster")
-    high = max(min(4 * math.sqrt(count), count / 20), 2)
-    low = min(max(math.sqrt(count) / 4, 2), high)
-    grid = sorted({round(float(k)) for k in np.geomspace(low, high, 8)})
-    random = np.random.default_rng([seed, 1])
-    chosen = random.choice(count, min(count, 40 * grid[-1]), replace=False)
-    sample, scores = features[np.sort(chosen)], []
-    for k in grid:
-        centroids, labels = kmeans(sample, k, seed, iterations=10)
-        scores.append((k, davies_bouldin(sample, labels, centroids)))
-    return min(scores, key=lambda score: score[1])[0], scores
-
-
-def cluster_distances(features: Features, centroids: NDArray[np.floating], labels: Labels) -> NDArray[np.float32]:
-    """Euclidean distance of each sample (N, D) to the centroid (K, D) that its label names, (N,) float32."""
-    raw = np.empty(len(features), np.float32)
-    for rows in _chunks(len(features), _CHUNK):
-        raw[rows] = np.linalg.norm(features[rows].astype(np.float64) - centroids[labels[rows]], axis=1)
-    return raw
-
-
-def normalise_distances(
-    raw: NDArray[np.floating], labels: Labels, k: int, min_cluster: int = 3, singletons: Singletons = "far"
-) -> NDArray[np.float32]:
-    """(raw - min) / (max - min) inside each of the k clusters, (N,) float32 in [0, 1], 0 = most typical.
-
-    A cluster with fewer than `min_cluster` members, or without a spread of distances, has no typical member: all of it
-    is 1 for "far", 0 for "near". The published code is "near" with `min_cluster` 1. ValueError if all samples come out
-    equal: such distances order nothing.
-    """
-    raw = raw.astype(np.float64)
-    low, high = np.full(k, np.inf), np.full(k, -np.inf)
-    np.minimum.at(low, labels, raw)
-    np.maximum.at(high, labels, raw)
-    span = high - low
-    typical = (np.bincount(labels, minlength=k) >= min_cluster) & (span > FLAT * high)
-    span[~typical] = 1
-    scaled = (raw - low[labels]) / span[labels]
-    distance = np.where(typical[labels], scaled, {"far": 1.0, "near": 0.0}[singletons]).astype(np.float32)
-    if distance.min() == distance.max():
-        raise ValueError("all distances are equal: no sample is more typical than another; use fewer clusters")
-    return distance
 
 
 @dataclass(frozen=True)
@@ -236,47 +125,50 @@ class PrototypeSet:
 
 
 def build_prototypes(
-    features: Features,
+    parts: Sequence[Features],
     k: int | None,
     seed: int,
     *,
     features_name: str,
     features_reason: str,
     index_fingerprint: str,
+    sample: int = SAMPLE,
     iterations: int = ITERATIONS,
     min_cluster: int = 3,
     singletons: Singletons = "far",
 ) -> PrototypeSet:
-    """From features (N, D) float32, rows as in the index and overwritten (see `standardise`), to prototypes.
+    """From features in parts, each float32 (n, D), together rows as in the index, to prototypes.
 
     `k` None chooses it; the texts are only recorded. ValueError if there are no k clusters or all distances are equal.
     """
-    features = standardise(features)
-    chosen, scores = choose_k(features, seed) if k is None else (k, None)
-    centroids, cluster = kmeans(features, chosen, seed, iterations)
-    raw = cluster_distances(features, centroids, cluster)
-    distance = normalise_distances(raw, cluster, chosen, min_cluster, singletons)
-    sizes = np.bincount(cluster, minlength=chosen).tolist()
-    info = {
-        "format": FORMAT,
+    clusters = make_clusters(parts, k, seed, sample, iterations)
+    cluster, raw = (np.concatenate(column) for column in zip(*map(clusters.assign, parts), strict=True))
+    distance = normalise_distances(raw, cluster, len(clusters.centroids), min_cluster, singletons)
+    about = {
         "features": features_name,
         "features_reason": features_reason,
-        "k": chosen,
         "seed": seed,
+        "sample": sample,
         "iterations": iterations,
-        "normalisation": "features: standardised, unit length; distance: min-max inside the cluster",
         "singletons": singletons,
         "min_cluster": min_cluster,
-        "davies_bouldin": [list(score) for score in scores] if scores else None,
-        "cluster_sizes": [min(sizes), max(sizes)],
         "index_fingerprint": index_fingerprint,
-        "samples": len(features),
     }
-    return PrototypeSet(cluster, raw, distance, centroids, info)
+    return PrototypeSet(cluster, raw, distance, clusters.centroids, described(clusters, cluster, about))
 
 
-def _chunks(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]
+def described(clusters: Clusters, cluster: NDArray[np.int32], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The info of a set with these assignments (N,); `about` has what it depends on."""
+    sizes = np.bincount(cluster, minlength=len(clusters.centroids)).tolist()
+    return {
+        "format": FORMAT,
+        **about,
+        "k": len(clusters.centroids),
+        "normalisation": "features: standardised, unit length; distance: min-max inside the cluster",
+        "davies_bouldin": [list(score) for score in clusters.scores] if clusters.scores else None,
+        "cluster_sizes": [min(sizes), max(sizes)],
+        "samples": len(cluster),
+    }
 
 
 def _arrays(centroids: pa.Buffer, train: pa.Buffer) -> dict[str, NDArray]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from mimcl.pipeline.colours import to_rgb
 from mimcl.pipeline.files import DataError
 
 DECODERS = ("dali-gpu", "dali-cpu", "reference")  # best first
@@ -87,15 +88,6 @@ def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: 
         return f"it does not decode: {' '.join(str(error).split()) or type(error).__name__}"
     resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Three 8-bit channels: grey is repeated, alpha dropped, 16-bit grey divided by 257 (Pillow would saturate it)."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours; Pillow warns about the direct way
-    return image.convert("RGB")
 
 
 def make_decoder(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> tuple[Decoder, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.examine import MAX_PIXELS
-from mimcl.pipeline.files import DataError, atomic_file, open_regular
+from mimcl.pipeline.files import DataError, open_regular
 
 DATASET_FORMAT = "mimcl-shards/1"
 SPLITS = ("train", "val")
@@ -37,28 +37,6 @@ _COLUMNS = {
     "height": pa.int32(),
     "label": pa.int32(),  # position in the split's classes; -1 = none
 }
-_HASHED = np.dtype([("key", "S9"), ("nbytes", "<i8"), ("xxh64", "<u8"), ("label", "<i4")])
-
-
-def write_index(path: Path, rows: list[tuple]) -> str:
-    """Writes rows in the order of the columns above; returns the fingerprint, which the file carries as well."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
-    named = dict(zip(_COLUMNS, columns, strict=True))
-    fingerprint = fingerprint_of(named)
-    metadata = {"format": DATASET_FORMAT, "fingerprint": fingerprint}
-    schema = pa.schema(list(_COLUMNS.items()), metadata=metadata)
-    arrays = [pa.array(named[name], kind) for name, kind in _COLUMNS.items()]
-    with atomic_file(path) as file, pa.ipc.new_file(file, schema) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=schema))
-    return fingerprint
-
-
-def fingerprint_of(columns: Mapping[str, Sequence]) -> str:
-    """xxh128 over key, nbytes, xxh64 and label, row by row: what the images are, wherever they lie."""
-    hashed = np.empty(len(columns["key"]), _HASHED)
-    for name in _HASHED.names:
-        hashed[name] = columns[name]
-    return xxhash.xxh128_hexdigest(hashed.tobytes())
 
 
 def file_digest(path: Path) -> str:

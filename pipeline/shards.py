@@ -1,182 +1,198 @@
-"""Packs a source into webdataset shards with DALI's and our own index: same input, same bytes."""
+"""Packs a source into webdataset shards with DALI's and our own index: same input, same bytes.
+
+However many processes do it, and however often they are killed and started again: one shard is one job, which is
+finished or not begun, and what it holds depends on the source and the settings alone.
+"""
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import shutil
-from collections import deque
+import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import xxhash
-from PIL import Image
-
-from mimcl.pipeline.decode import to_rgb
-from mimcl.pipeline.examine import EXTENSIONS, Header, NotUsable, examine
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
-from mimcl.pipeline.index import DATASET_FORMAT
+from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.cuts import cuts
+from mimcl.pipeline.packing.duplicates import find_duplicates, hash_jobs
+from mimcl.pipeline.packing.finish import describe, move
+from mimcl.pipeline.packing.plan import STAGING, begin, claimed, described, is_packed, leave
+from mimcl.pipeline.packing.pool import run
+from mimcl.pipeline.packing.work import ShardJob, hash_items, is_whole, pack_shard, packed_shard
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.writer import SplitWriter
 
-_OURS = re.compile(r"rejected\.jsonl|(train|val)(\.arrow|-\d{6}\.(tar|idx))")
-_CHUNK = 32  # files a worker takes at once
-_JPEG_QUALITY = 95
+__all__ = ["ALONE", "PackConfig", "Ranks", "pack"]
 
-
-@dataclass(frozen=True)
-class PackConfig:
-    """How to pack. `shard_mb` in 10^6 bytes; `short_side` in pixels, 0 keeps the bytes; `decode` checks every pixel."""
-
-    shard_mb: int = 256
-    short_side: int = 0
-    workers: int = os.cpu_count() or 1
-    decode: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("shard_mb", 1), ("short_side", 0), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+_MOST = 10**9  # items of a split: keys have nine digits
 
 
 @dataclass(frozen=True)
-class _Sample:
-    data: bytes
-    header: Header
-    xxh64: int
-    changed: bool
+class Ranks:
+    """Which of `size` processes that pack together this one is.
+
+    `from_first(text)` gives rank 0's text on every rank; so it is also where they wait for one another.
+    """
+
+    rank: int = 0
+    size: int = 1
+    from_first: Callable[[str], str] = str
+
+
+ALONE = Ranks()
 
 
 def pack(
-    source: Source, out: Path, config: PackConfig, *, overwrite: bool = False, on_progress: Callable[[int], None]
+    source: Source,
+    out: Path,
+    config: PackConfig,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[int], None],
+    say: Callable[[str], None] = lambda line: None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Writes shards, indices, dataset.json (last) and rejected.jsonl to `out`; returns what dataset.json holds.
+    """Writes shards, indices, rejected.jsonl and, last, dataset.json to `out`; returns what dataset.json holds.
 
-    `on_progress(n)` is called whenever n more files have been dealt with. Raises DataError when `out` is in use or no
-    image is usable. After any failure `out` holds what it held before.
+    Killed or failed, the same call goes on where it was and comes to the same bytes; until all is packed, `out` holds
+    what it held before and a folder .packing. Where all is packed already nothing is done. `on_progress(n)` is called
+    whenever n more items have been dealt with, of this rank's; with `dedup` every item counts twice, hashed and packed.
+    `say(line)` tells of what was found there. Raises DataError when `out` holds something else, when the source
+    changed since the packing was begun or changes meanwhile, when nothing of a split is usable, when a disk is full.
     """
-    staging = _claim(out, overwrite)
-    rejected: list[dict[str, str]] = []
-    splits: dict[str, Any] = {}
-    changed = 0
-    try:
-        with _cancelled_on_failure(ThreadPoolExecutor(config.workers)) as pool:
-            for split, items in source.splits.items():
-                with closing(SplitWriter(staging, split, config.shard_mb * 1_000_000)) as writer:
-                    for item, outcome in _examined(pool, items, config, on_progress):
-                        if isinstance(outcome, str):
-                            rejected.append({"split": split, "path": item.name, "reason": outcome})
-                        else:
-                            writer.add(item.name, item.label, outcome.header, outcome.data, outcome.xxh64)
-                            changed += outcome.changed
-                    splits[split] = writer.finish(source.classes)
-        for split, part in splits.items():
-            if not part["samples"]:
-                lost = [f", for example {r['path']}: {r['reason']}" for r in rejected if r["split"] == split]
-                raise DataError(f"none of the {len(lost)} files of {split} is a usable image" + "".join(lost[:1]))
-        write_json_lines(staging / "rejected.jsonl", rejected)
-        description = {
-            "format": DATASET_FORMAT,
-            "splits": splits,
-            "packed": {
-                "shard_mb": config.shard_mb,
-                "short_side": config.short_side,
-                "bytes_changed": changed,
-                "jpeg_quality": _JPEG_QUALITY if changed else None,
-                "every_image_decoded": config.decode,
-                "rejected": len(rejected),
-            },
+    if empty := [split for split, items in source.splits.items() if not items]:
+        raise DataError(f"none of the 0 files of {empty[0]} is a usable image")
+    first = ranks.rank == 0
+    with _in_one_line(out), claimed(out) if first else nullcontext(), _left_in_order(out) if first else nullcontext():
+        plan = described(source, config)
+        staging = out / STAGING
+        done, moving = _of_first(ranks, lambda: (begin(out, plan, overwrite), is_packed(staging)))
+        if done:
+            say(f"already packed into {out}: nothing to do")
+            return done
+        layout = _layout(source, staging, config, on_progress, ranks)
+        jobs = _jobs(source, staging, config, layout)
+        if not moving:
+            _pack_share([job for found in jobs.values() for job in found], config, on_progress, say, ranks)
+            ranks.from_first("")
+        return _of_first(ranks, lambda: _finish(source, out, plan, jobs, layout))
+
+
+def _of_first(ranks: Ranks, work: Callable[[], Any]) -> Any:
+    """Rank 0 does it; its result, or its DataError, is every rank's."""
+    found, problem = None, None
+    if ranks.rank == 0:
+        try:
+            found = work()
+        except DataError as error:
+            problem = error
+    found, said = json.loads(ranks.from_first(json.dumps([found, problem and str(problem)])))
+    if said:
+        raise DataError(said) from problem
+    return found
+
+
+def _layout(
+    source: Source, staging: Path, config: PackConfig, on_progress: Callable[[int], None], ranks: Ranks
+) -> dict[str, Any]:
+    """Where shards are cut, and what is left out before: positions in the source's lists."""
+    hashing = hash_jobs(source.splits, staging) if config.dedup else []
+    if config.dedup:
+        mine = [job for job in hashing[ranks.rank :: ranks.size] if not job.path.exists()]
+        waiting = sum(len(job.items) for job in mine)
+        on_progress(-(-source.items() // ranks.size) - waiting)
+        run(hash_items, mine, len(mine), config.workers, on_progress)
+        ranks.from_first("")
+
+    def decide() -> dict[str, Any]:
+        path = staging / "layout.json"
+        if path.exists():
+            return json.loads(path.read_bytes())
+        left_out, rows = find_duplicates(source.splits, hashing)
+        if config.dedup:
+            write_json_lines(staging / "duplicates.jsonl", rows)
+        layout = {
+            "left_out": left_out,
+            "across_splits": sum(not row["dropped"] for row in rows),
+            "cuts": {split: cuts(_kept(items, left_out[split]), config) for split, items in source.splits.items()},
         }
-        write_json(staging / "dataset.json", description)
-        _replace(out, staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if not any(out.iterdir()):
-            out.rmdir()
+        write_json(path, layout)
+        return layout
+
+    return _of_first(ranks, decide)
+
+
+def _kept(items: list[Item], left_out: list[int]) -> list[Item]:
+    without = set(left_out)
+    return [item for position, item in enumerate(items) if position not in without] if without else items
+
+
+def _jobs(source: Source, staging: Path, config: PackConfig, layout: dict[str, Any]) -> dict[str, list[ShardJob]]:
+    jobs = {}
+    for split, items in source.splits.items():
+        kept = _kept(items, layout["left_out"][split])
+        if len(kept) > _MOST:
+            raise DataError(f"{split} has more than 10^9 images; pack it as several data sets")
+        jobs[split] = [
+            ShardJob(staging / f"{split}-{number:06d}.tar", first, kept[first:end], config)
+            for number, (first, end) in enumerate(pairwise(layout["cuts"][split]))
+        ]
+    return jobs
+
+
+def _pack_share(
+    jobs: list[ShardJob],
+    config: PackConfig,
+    on_progress: Callable[[int], None],
+    say: Callable[[str], None],
+    ranks: Ranks,
+) -> None:
+    mine = jobs[ranks.rank :: ranks.size]
+    waiting = [job for job in mine if not is_whole(packed_shard(job.tar))]
+    if len(waiting) < len(mine):
+        say(f"goes on: {len(mine) - len(waiting):,} of {len(mine):,} shards are finished")
+        on_progress(sum(len(job.items) for job in mine) - sum(len(job.items) for job in waiting))
+    run(pack_shard, waiting, len(waiting), config.workers, on_progress)
+
+
+def _finish(
+    source: Source, out: Path, plan: dict[str, Any], jobs: dict[str, list[ShardJob]], layout: dict[str, Any]
+) -> dict[str, Any]:
+    staging = out / STAGING
+    shards = {split: [packed_shard(job.tar) for job in found] for split, found in jobs.items()}
+    if is_packed(staging):
+        description = json.loads((staging / "dataset.json").read_bytes())
+    else:
+        if missing := [job.tar for found in jobs.values() for job in found if not is_whole(packed_shard(job.tar))]:
+            raise DataError(
+                f"{missing[0]} was packed by another process and is not here; --out has to be one folder for all"
+            )
+        more = {"json": any(item.json for items in source.splits.values() for item in items)}
+        if plan["dedup"]:
+            more["duplicates"] = sum(map(len, layout["left_out"].values()))
+            more["across_splits"] = layout["across_splits"]
+        description = describe(staging, shards, source.classes, plan, more)
+    move(out, staging, shards, plan["dedup"])
     return description
 
 
 @contextmanager
-def _cancelled_on_failure(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+def _in_one_line(out: Path) -> Iterator[None]:
     try:
-        yield pool
-    finally:  # nothing is left to do then, unless something failed
-        pool.shutdown(cancel_futures=True)
-
-
-def _claim(out: Path, overwrite: bool) -> Path:
-    """Makes `out`, or checks that it may be written to; returns an empty folder in it to pack into."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; give a folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    staging = out / ".packing"
-    if any(path != staging for path in out.iterdir()) and not overwrite:
-        raise DataError(f"{out} is not empty; give another --out, or --overwrite to replace what was packed there")
-    shutil.rmtree(staging, ignore_errors=True)  # of a packing that was killed
-    staging.mkdir()
-    return staging
-
-
-def _replace(out: Path, staging: Path) -> None:
-    """Moves what was packed in place of an earlier packing; dataset.json, which makes it a data set, comes last.
-
-    Prototype sets stay: they know the index that they were made for.
-    """
-    (out / "dataset.json").unlink(missing_ok=True)
-    for path in out.iterdir():
-        if _OURS.fullmatch(path.name):
-            path.unlink()
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == "dataset.json"):
-        os.replace(path, out / path.name)
-
-
-def _examined(
-    pool: ThreadPoolExecutor, items: list[Item], config: PackConfig, on_progress: Callable[[int], None]
-) -> Iterator[tuple[Item, _Sample | str]]:
-    """Every item in order with its sample, or the reason why it has none; workers run a bounded stretch ahead."""
-
-    def work(chunk: list[Item]) -> list[_Sample | str]:
-        return [_prepare(item, config) for item in chunk]
-
-    chunks = (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
-    ahead = deque((chunk, pool.submit(work, chunk)) for chunk in islice(chunks, 2 * config.workers))
-    while ahead:
-        chunk, future = ahead.popleft()
-        yield from zip(chunk, future.result(), strict=True)
-        on_progress(len(chunk))
-        ahead.extend((chunk, pool.submit(work, chunk)) for chunk in islice(chunks, 1))
-
-
-def _prepare(item: Item, config: PackConfig) -> _Sample | str:
-    try:
-        data = item.read()
-        header = examine(data, config.decode)
-        short_side = min(header.width, header.height)
-        changed = bool(config.short_side) and short_side > config.short_side
-        if changed:
-            data, header = _shrink(data, header, config.short_side)
-    except NotUsable as reason:
-        return str(reason)
+        yield
     except OSError as error:
-        return f"unreadable: {error.strerror or error}"
-    return _Sample(data, header, xxhash.xxh64_intdigest(data), changed)
+        raise DataError(
+            f"packing into {out} failed ({error.strerror or error}); what is finished stays there: make room or mend "
+            "it, and the same command goes on"
+        ) from error
 
 
-def _shrink(data: bytes, header: Header, short_side: int) -> tuple[bytes, Header]:
-    """The image with `short_side` pixels on its short side, as RGB in its own format, without metadata."""
-    scale = short_side / min(header.width, header.height)
-    size = (max(1, round(header.width * scale)), max(1, round(header.height * scale)))
+@contextmanager
+def _left_in_order(out: Path) -> Iterator[None]:
     try:
-        image = to_rgb(Image.open(io.BytesIO(data))).resize(size, Image.Resampling.LANCZOS)
-    except Exception as error:
-        raise NotUsable(f"does not decode: {error}") from None
-    image.info = {}  # of which Pillow would write comments, colour profiles and transparency
-    encoded = io.BytesIO()
-    image.save(encoded, EXTENSIONS[header.extension], quality=_JPEG_QUALITY)
-    return encoded.getvalue(), Header(header.extension, *size)
+        yield
+    except BaseException:
+        leave(out)
+        raise

@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
 from mimcl.pipeline.examine import NotUsable, examine, extension_of
 from mimcl.pipeline.files import DataError, open_regular
-from mimcl.pipeline.index import ShardIndex, fingerprint_of, read_dataset
+from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.index_writer import fingerprint_of
 from mimcl.pipeline.writer import BLOCK, end_of_archive, idx_line, idx_text, members_of, padding, tar_header
 
 _ROWS = 64  # looked at by a worker at once
@@ -88,10 +90,10 @@ def _split(root: Path, split: str, part: dict[str, Any], decode: bool) -> Iterat
 
 def _index(index: ShardIndex) -> list[str]:
     findings, keys = [], index.keys()
-    if keys != [f"{row:09d}" for row in range(index.samples)]:
-        findings.append(f"{index.split}.arrow: its keys are not the numbers of the samples")
+    if not all(len(key) == 9 and key.isdigit() for key in keys) or any(a >= b for a, b in pairwise(keys)):
+        findings.append(f"{index.split}.arrow: its keys are not numbers in ascending order")
     columns = {"key": keys, "nbytes": index.nbytes, "xxh64": index.xxh64, "label": index.label}
-    if fingerprint_of(columns) != index.fingerprint:
+    if fingerprint_of(pa.table(columns)) != index.fingerprint:
         findings.append(f"{index.split}.arrow: its fingerprint is not that of its rows")
     return findings
 
@@ -200,7 +202,7 @@ def _sample(shard: _Shard, row: int, decode: bool) -> Iterator[str]:
             size = (int(index.width[row]), int(index.height[row]))
             if (image.width, image.height) != size:
                 yield f"its header says {image.width} x {image.height}, the index {size[0]} x {size[1]}"
-    members = members_of(f"{row:09d}", extension or "jpg", label, data)
+    members = members_of(index.key(row), extension or "jpg", label, data)
     at = 0
     for name, content in members:
         if (header := bytes(record[at : at + BLOCK])) != (expected := tar_header(name, len(content))):

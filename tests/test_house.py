@@ -71,6 +71,7 @@ def test_nothing_is_read_in_a_way_that_runs_code():
         ["masks", "--help"],
         ["report", "--help"],
         ["prototypes", "build", "--help"],
+        ["repack", "--help"],
         ["eval", "knn", "--help"],
         ["eval", "finetune", "--help"],
         ["eval", "linear", "--help"],

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,14 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimcl.cli.alone import alone
 from mimcl.cli.config import ConfigError
-from mimcl.cli.console import console, image_bar
+from mimcl.cli.console import console
 from mimcl.cli.encoder import Encoder
-from mimcl.cli.evaluate.feature_cache import FeatureCache
+from mimcl.cli.evaluate.feature_cache import feature_cache
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.evaluate.results import Result, record
-from mimcl.cli.extract import BATCH, central, open_decoder
+from mimcl.cli.extract import fill, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
+from mimcl.cli.row_parts import RowParts
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World, barrier, connected, gather
 from mimcl.model.mae import SIZES
@@ -93,7 +92,7 @@ def evaluate(
     home = encoder.home / "evaluation" / "features"
     settings = settings | {"pool": options.pool}
     blank = Result(evaluation, encoder.path, data, *splits.counts, splits.classes, settings, {})
-    with connected(world, device, _PATIENCE), _alone(home.parent, world):
+    with connected(world, device, _PATIENCE), alone(home.parent, world):
         caches = [
             [_cache(home / digest, index, encoder, opened, options) for digest in digests] for index in splits[:2]
         ]
@@ -101,8 +100,8 @@ def evaluate(
             _remove_others(home, caches)
         barrier()  # nobody writes before rank 0 is alone here
         for index, of_split in zip(splits, caches, strict=False):
-            mine = range(world.rank, of_split[0].blocks, world.size)
-            _fill(index, of_split, extractors, opened, mine, index.split if world.rank == 0 else None)
+            mine = range(world.rank, len(of_split[0].parts), world.size)
+            fill(index, of_split, extractors, opened, mine, index.split if world.rank == 0 else None)
         barrier()
         result = None
         if world.rank == 0:
@@ -121,53 +120,21 @@ def evaluate(
     return replace(blank, trained=trained, untrained=untrained)
 
 
-def _cache(
-    folder: Path, index: ShardIndex, encoder: Encoder, decoder: Decoder, options: FeatureOptions
-) -> FeatureCache:
+def _cache(folder: Path, index: ShardIndex, encoder: Encoder, decoder: Decoder, options: FeatureOptions) -> RowParts:
     """In the folder of the weights, where the features of a split lie: one name for all else that they depend on."""
     config = encoder.config
     of_images = index.split, index.fingerprint, f"{config.data.image_size}px", decoder.name
     name = "-".join((*of_images, f"patch{config.model.patch_size}", config.trainer.precision, options.pool))
-    return FeatureCache(folder / name, index.samples, SIZES[config.model.name][0])
-
-
-def _fill(
-    index: ShardIndex,
-    caches: Sequence[FeatureCache],
-    extractors: Sequence[MaeFeatures],
-    decoder: Decoder,
-    blocks: Iterable[int],
-    label: str | None,
-) -> None:
-    """Computes and writes those of the blocks that are not there, decoding each image once."""
-    missing = {block: [cache.read(block) is None for cache in caches] for block in blocks}
-    missing = {block: lacking for block, lacking in missing.items() if any(lacking)}
-    if not missing:
-        return
-    rows = [np.arange(len(caches[0].rows(block))) + caches[0].rows(block).start for block in missing]
-    # Only the split's last block may end with less than a batch, and it comes last.
-    batches = iter(central(index, decoder, np.concatenate(rows)))
-    with image_bar(label or "", sum(map(len, rows)), shown=label is not None) as advance:
-        for block, lacking in missing.items():
-            parts: list[list[NDArray[np.float32]]] = [[] for _ in caches]
-            for _ in range(0, len(caches[0].rows(block)), BATCH):
-                images = next(batches).images
-                for part, extractor, needed in zip(parts, extractors, lacking, strict=True):
-                    if needed:
-                        part.append(extractor(images))
-                advance(len(images))
-            for part, cache in zip(parts, caches, strict=True):
-                if part:
-                    cache.write(block, np.concatenate(part))
+    return feature_cache(folder / name, index.samples, SIZES[config.model.name][0])
 
 
 def _read(
-    index: ShardIndex, caches: Sequence[FeatureCache], extractors: Sequence[MaeFeatures], decoder: Decoder
+    index: ShardIndex, caches: Sequence[RowParts], extractors: Sequence[MaeFeatures], decoder: Decoder
 ) -> list[NDArray[np.float32]]:
     """The features of all samples by each encoder; what other machines wrote elsewhere is computed again."""
-    found = [[cache.read(block) for block in range(cache.blocks)] for cache in caches]
-    missing = [block for block in range(caches[0].blocks) if any(blocks[block] is None for blocks in found)]
-    _fill(index, caches, extractors, decoder, missing, None)
+    found = [[cache.read(block) for block in range(len(cache.parts))] for cache in caches]
+    missing = [block for block in range(len(caches[0].parts)) if any(blocks[block] is None for blocks in found)]
+    fill(index, caches, extractors, decoder, missing)
     for cache, blocks in zip(caches, found, strict=True):
         for block in missing:
             blocks[block] = cache.read(block)
@@ -176,7 +143,7 @@ def _read(
     return [np.concatenate(blocks) for blocks in found]
 
 
-def _remove_others(home: Path, caches: Sequence[Sequence[FeatureCache]]) -> None:
+def _remove_others(home: Path, caches: Sequence[Sequence[RowParts]]) -> None:
     """Removes the features of other checkpoints, of which nothing else would ever rid the disk."""
     home.mkdir(exist_ok=True)
     used = {cache.folder.parent for of_split in caches for cache in of_split}
@@ -186,26 +153,5 @@ def _remove_others(home: Path, caches: Sequence[Sequence[FeatureCache]]) -> None
 
 
 def _say_what_stays(home: Path) -> None:
-    size = sum(path.stat().st_size for path in home.rglob("*.features"))
+    size = sum(path.stat().st_size for path in home.rglob("*.npy"))
     console.print(f"features: {size / 1e6:,.1f} MB stay in {home} for the next evaluation; --no-cache removes them")
-
-
-@contextmanager
-def _alone(home: Path, world: World) -> Iterator[None]:
-    """Lets one evaluation at a time work below this folder; the next waits, and finds the features made."""
-    if world.rank:
-        yield
-        return
-    home.mkdir(parents=True, exist_ok=True)
-    held = os.open(home, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.print(f"waiting for another evaluation that works in {home}")
-            fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(held)

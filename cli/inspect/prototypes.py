@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class PrototypesDescription:
     nearest: float  # share of the images at distance 0
     farthest: float  # share at distance 1
     index_fingerprint: str
+    origin: dict[str, str] | None  # index_fingerprint and name of the set that repacking took it from
     shards: Path  # two folders up
     fits: bool | None  # whether it is for their train split; None where there are no shards
 
@@ -46,6 +48,10 @@ class PrototypesDescription:
             False: f"not that of the train images in {self.shards}: build the prototypes again",
             None: f"there are no shards in {self.shards} to compare it with",
         }[self.fits]
+        copied = []
+        if self.origin:
+            was = "set {name} of index {index_fingerprint}, distances copied by mimcl repack"
+            copied = [("origin", was.format(**self.origin))]
         return [
             ("prototypes", str(self.path)),
             ("K", f"{self.k:,} for {self.samples:,} images"),
@@ -56,6 +62,7 @@ class PrototypesDescription:
             ("at distance 0 / 1", f"{self.nearest:.1%} / {self.farthest:.1%} of the images"),
             ("small clusters", f"fewer than {self.min_cluster} images count as {self.singletons}"),
             ("made for index", f"{self.index_fingerprint}, {fits}"),
+            *copied,
         ]
 
 
@@ -85,6 +92,14 @@ def describe_prototypes(path: Path) -> PrototypesDescription:
         nearest=float((found.distance == 0).mean()),
         farthest=float((found.distance == 1).mean()),
         index_fingerprint=info["index_fingerprint"],
+        origin=_origin(info),
         shards=shards,
         fits=fits,
     )
+
+
+def _origin(info: dict[str, Any]) -> dict[str, str] | None:
+    """What was written by hand is not shown."""
+    origin = info.get("origin")
+    known = isinstance(origin, dict) and all(type(origin.get(name)) is str for name in ("index_fingerprint", "name"))
+    return origin if known else None

@@ -6,6 +6,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import xxhash
 
@@ -24,6 +25,7 @@ class Item:
     label: int
     nbytes: int
     json: bytes = field(default=b"", kw_only=True)
+    exact: ClassVar[bool] = True  # False where `nbytes` is an estimate
 
     def read(self) -> bytes:
         """The image's bytes. Raises OSError. Called in another process than the one that listed the source."""
@@ -78,6 +80,10 @@ class Source:
     classes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was passed over, for the user to read
     modified: int = 0
+
+    def items(self) -> int:
+        """How many there are in all splits."""
+        return sum(map(len, self.splits.values()))
 
     def digest(self) -> str:
         """xxh128 over splits, classes and each item's name, label, size and json: what would be packed."""

@@ -28,7 +28,7 @@ def shards(tmp_path):
     features = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     about = dict(features_name="pixels", features_reason="asked for")
     fingerprint = description["splits"]["train"]["fingerprint"]
-    build_prototypes(features, 4, 0, index_fingerprint=fingerprint, **about).save(out / "prototypes" / "default")
+    build_prototypes([features], 4, 0, index_fingerprint=fingerprint, **about).save(out / "prototypes" / "default")
     return out
 
 

@@ -1,4 +1,4 @@
-"""Prototypes: each step against its formula, the build on images of known typicality, and what is stored on disk."""
+"""Prototypes: the build on images of known typicality, and what is stored on disk."""
 
 import io
 import json
@@ -9,152 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.metrics import davies_bouldin_score
 
 from mimcl.curriculum import prototypes
 from mimcl.curriculum.features import build_extractor
-from mimcl.curriculum.prototypes import (
-    PrototypeError,
-    PrototypeSet,
-    build_prototypes,
-    choose_k,
-    cluster_distances,
-    davies_bouldin,
-    kmeans,
-    normalise_distances,
-    standardise,
-)
+from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, build_prototypes
 
-from .typicality import collection, resized
-
-
-def blobs(seed, groups=6, each=80, width=12, spread=0.3):
-    """Groups of Gaussian points, float32 (groups * each, width), and their group numbers."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(groups), each)
-    points = rng.normal(0, 1, (groups, width))[labels] + rng.normal(0, spread, (len(labels), width))
-    return points.astype(np.float32), labels
+from .typicality import blobs, collection, resized
 
 
 def build(features, k=6, seed=0, **options):
     about = dict(features_name="pixels", features_reason="asked for", index_fingerprint="a1b2")
-    return build_prototypes(features.copy(), k, seed, **about, **options)
-
-
-def test_standardise_is_the_formula_in_place_and_across_chunks(monkeypatch):
-    features = np.random.default_rng(0).normal([5, -2, 0], [1, 30, 0.01], (1000, 3)).astype(np.float32)
-    features = np.column_stack([features, np.full(1000, 7, np.float32)])  # a dimension that says nothing
-    exact = (features - features.mean(0, dtype=np.float64)) / (features.std(0, dtype=np.float64) + 1e-6)
-    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-    monkeypatch.setattr(prototypes, "_CHUNK", 77)
-    out = standardise(features)
-    assert out is features
-    np.testing.assert_allclose(out, exact, atol=1e-6)
-
-
-def test_standardise_keeps_precision_far_from_zero_and_refuses_what_is_not_finite():
-    noise = np.random.default_rng(0).normal(0, 1, (50_000, 2))
-    features = (noise + 10_000).astype(np.float32)
-    exact = features.astype(np.float64) - features.mean(0, dtype=np.float64)
-    exact /= exact.std(0)
-    np.testing.assert_allclose(standardise(features), exact / np.linalg.norm(exact, axis=1, keepdims=True), atol=1e-4)
-    for bad in (np.nan, np.inf):
-        broken = np.ones((5, 2), np.float32)
-        broken[3, 1] = bad
-        with pytest.raises(ValueError, match="finite"), np.errstate(invalid="ignore"):
-            standardise(broken)
-
-
-def test_kmeans_finds_groups_and_assigns_to_the_nearest():
-    features, groups = blobs(1)
-    centroids, labels = kmeans(features, 6, seed=0)
-    assert (centroids.dtype, labels.dtype) == (np.float32, np.int32)
-    assert len(set(zip(groups, labels, strict=True))) == 6
-    distances = np.linalg.norm(features[:, None] - centroids, axis=2)
-    np.testing.assert_array_equal(labels, distances.argmin(1))
-    np.testing.assert_allclose(cluster_distances(features, centroids, labels), distances.min(1), rtol=1e-5)
-    for k in (0, len(features) + 1):
-        with pytest.raises(ValueError, match=f"{k} clusters cannot be made of 480 samples"):
-            kmeans(features, k, seed=0)
-
-
-def test_kmeans_with_more_clusters_than_a_chunk_and_every_sample_its_own(monkeypatch):
-    monkeypatch.setattr(prototypes, "_CHUNK", 7)
-    features, _ = blobs(2, each=5)
-    centroids, labels = kmeans(features, 30, seed=0)
-    np.testing.assert_allclose(cluster_distances(features, centroids, labels), 0, atol=1e-5)
-    assert len(np.unique(labels)) == 30
-
-
-@pytest.mark.parametrize(("k", "offset"), [(2, 0), (17, 0), (1100, 0), (17, 50)])
-def test_davies_bouldin_agrees_with_scikit_learn(k, offset):
-    rng = np.random.default_rng(k)
-    labels = rng.permutation(np.arange(4 * k) % k)
-    features = (rng.normal(offset, 1, (k, 8))[labels] + rng.normal(0, 0.5, (len(labels), 8))).astype(np.float32)
-    means = np.stack([features[labels == c].mean(0, dtype=np.float64) for c in range(k)])
-    expected = davies_bouldin_score(features.astype(np.float64), labels)
-    assert davies_bouldin(features, labels, means) == pytest.approx(expected, rel=1e-6)
-    # An empty cluster changes nothing, wherever its centroid lies.
-    assert davies_bouldin(features, labels, np.vstack([means, means[:1] + 0.01])) == pytest.approx(expected, rel=1e-6)
-
-
-def test_davies_bouldin_of_degenerate_clusters():
-    features = np.float32([[0, 1], [0, -1], [1, 0], [-1, 0]])
-    labels = np.array([0, 0, 1, 1])  # both have their mean at the origin
-    assert davies_bouldin(features, labels, np.zeros((2, 2))) == davies_bouldin_score(features, labels) == 0
-    with pytest.raises(ValueError, match="two clusters"):
-        davies_bouldin(features, np.zeros(4, int), np.zeros((2, 2)))
-
-
-def test_choice_of_k_tries_the_grid_and_takes_the_lowest_index():
-    features = standardise(blobs(3, groups=5, each=60, width=24)[0])
-    chosen, scores = choose_k(features, seed=0)
-    grid = [k for k, _ in scores]
-    assert grid == [4, 5, 6, 7, 9, 11, 13, 15]  # sqrt(300) / 4 to 300 / 20
-    assert chosen == min(scores, key=lambda score: score[1])[0] == 5  # the truth
-    assert (chosen, scores) == choose_k(features, seed=0)
-
-
-@pytest.mark.parametrize("count", [2, 5, 50, 200])
-def test_choice_of_k_for_few_samples(count):
-    features = np.random.default_rng(0).normal(0, 1, (count, 4)).astype(np.float32)
-    chosen, scores = choose_k(features, seed=0)
-    assert 2 <= chosen <= max(2, count / 20)
-    assert len(scores) >= 1
-
-
-@settings(deadline=None, max_examples=100)
-@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 10, width=32)), min_size=1, max_size=40), st.booleans())
-def test_normalised_distances_follow_the_rule(members, far):
-    labels, raw = np.array([m[0] for m in members]), np.float32([m[1] for m in members])
-    nothing = 1.0 if far else 0.0
-    expected = np.full(len(raw), nothing)
-    for c in range(6):
-        own = raw[labels == c].astype(np.float64)
-        if len(own) >= 3 and own.max() - own.min() > 1e-5 * own.max():
-            expected[labels == c] = (own - own.min()) / (own.max() - own.min())
-    kind = "far" if far else "near"
-    if np.ptp(expected.astype(np.float32)) == 0:
-        with pytest.raises(ValueError, match="all distances are equal"):
-            normalise_distances(raw, labels, 6, singletons=kind)
-    else:
-        found = normalise_distances(raw, labels, 6, singletons=kind)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-def test_normalised_distances_by_hand():
-    # Three with a spread, a pair, a singleton, three without a spread, three with one below 1e-5; cluster 5 is empty.
-    raw = np.float32([2, 4, 3, 5, 1, 9, 7, 7, 7, 1, 1.000001, 1])
-    labels = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 4, 4, 4])
-    np.testing.assert_array_equal(normalise_distances(raw, labels, 6), [0, 1, 0.5] + 9 * [1])
-    near = normalise_distances(raw, labels, 6, singletons="near")
-    np.testing.assert_array_equal(near, [0, 1, 0.5] + 9 * [0])
-    reference = normalise_distances(raw, labels, 6, min_cluster=1, singletons="near")
-    np.testing.assert_array_equal(reference, [0, 1, 0.5, 1, 0] + 7 * [0])
+    return build_prototypes([features], k, seed, **about, **options)
 
 
 def test_build_is_deterministic_and_depends_on_its_arguments():

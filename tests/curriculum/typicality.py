@@ -50,3 +50,11 @@ def resized(images: list[np.ndarray], side: int) -> np.ndarray:
     """Images of any size to one uint8 array (n, 3, side, side), as an extractor wants them."""
     shrunk = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in images]
     return np.ascontiguousarray(np.stack(shrunk).transpose(0, 3, 1, 2))
+
+
+def blobs(seed, groups=6, each=80, width=12, spread=0.3):
+    """Groups of Gaussian points, float32 (groups * each, width), and their group numbers."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(groups), each)
+    points = rng.normal(0, 1, (groups, width))[labels] + rng.normal(0, spread, (len(labels), width))
+    return points.astype(np.float32), labels

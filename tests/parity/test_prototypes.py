@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mimcl.curriculum.prototypes import cluster_distances, normalise_distances
+from mimcl.curriculum.clustering import cluster_distances, normalise_distances
 
 
 def test_distances(golden):

@@ -16,7 +16,8 @@ from images import write_flat
 from PIL import Image
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import ShardIndex, file_digest, read_dataset, write_index
+from mimcl.pipeline.index import ShardIndex, file_digest, read_dataset
+from mimcl.pipeline.index_writer import table_of, write_index
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 
@@ -83,8 +84,8 @@ def test_the_file_is_what_is_documented(labelled):
 
 def test_fingerprint_is_of_key_nbytes_xxh64_and_label_in_row_order(tmp_path):
     packed = b"".join(struct.pack("<9sqQi", row[0].encode(), row[4], row[5], row[8]) for row in ROWS)
-    assert write_index(tmp_path / "a.arrow", ROWS) == xxhash.xxh128_hexdigest(packed)
-    assert write_index(tmp_path / "b.arrow", ROWS[::-1]) != xxhash.xxh128_hexdigest(packed)
+    assert write_index(tmp_path / "a.arrow", table_of(ROWS)) == xxhash.xxh128_hexdigest(packed)
+    assert write_index(tmp_path / "b.arrow", table_of(ROWS[::-1])) != xxhash.xxh128_hexdigest(packed)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -94,7 +95,9 @@ def test_fingerprint_is_sensitive_to_what_it_covers(tmp_path, column, row):
     changed = [list(values) for values in ROWS]
     value = changed[row][place]
     changed[row][place] = value[:-1] + "9" if isinstance(value, str) else value - 1
-    same = write_index(tmp_path / "a.arrow", ROWS) == write_index(tmp_path / "b.arrow", [tuple(v) for v in changed])
+    same = write_index(tmp_path / "a.arrow", table_of(ROWS)) == write_index(
+        tmp_path / "b.arrow", table_of([tuple(v) for v in changed])
+    )
     assert same == (column not in ("key", "nbytes", "xxh64", "label"))
 
 

@@ -161,18 +161,21 @@ def test_an_image_larger_than_a_shard_has_its_own(tmp_path):
 
 
 def test_dataset_json(classes):
-    _, out, description = classes
+    src, out, description = classes
     assert json.loads((out / "dataset.json").read_text(encoding="utf-8")) == description
     assert description["format"] == "mimcl-shards/1"
     assert [part["samples"] for part in description["splits"].values()] == [32, 5]
     assert [part["classes"] for part in description["splits"].values()] == [["ant", "bee", "cat"]] * 2
     assert description["packed"] == {
+        "source": image_folder(src).digest(),
         "shard_mb": 1,
         "short_side": 0,
         "bytes_changed": 0,
         "jpeg_quality": None,
         "every_image_decoded": False,
         "rejected": 0,
+        "dedup": False,
+        "json": False,
     }
     for part in description["splits"].values():
         assert sum(shard["samples"] for shard in part["shards"]) == part["samples"]
@@ -430,38 +433,39 @@ def test_overwrite_does_not_follow_links(tmp_path):
     assert (tmp_path / "elsewhere" / "kept").read_text() == "mine"
 
 
-@pytest.mark.parametrize("after", [1, 3])
-def test_a_failure_leaves_nothing_of_this_run(tmp_path, after):
-    write_noise(tmp_path / "src", 3 * 32)
-    out = tmp_path / "out"
-    calls = []
-
-    def fail(count):
-        calls.append(count)
-        if len(calls) == after:
-            assert list(out.glob(".packing/*.tar"))  # something had been written
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(image_folder(tmp_path / "src"), out, PackConfig(shard_mb=1, workers=2), on_progress=fail)
-    assert not out.exists()
-
-
-def test_a_failure_while_overwriting_leaves_the_old_data_set(tmp_path):
-    write_noise(tmp_path / "src", 40)
-    out = tmp_path / "out"
-    packed(tmp_path / "src", out, PackConfig(shard_mb=1))
-    (out / "notes.txt").write_text("mine")
-    before = contents(out)
+def test_a_failure_before_anything_is_finished_leaves_nothing(tmp_path):
+    write_flat(tmp_path / "src", 40)
 
     def fail(_count):
-        raise RuntimeError("disk full")
+        assert list((tmp_path / "out" / ".packing").glob(".*.tmp"))  # it is writing
+        raise KeyboardInterrupt
 
-    with pytest.raises(RuntimeError, match="disk full"):
-        pack(image_folder(tmp_path / "src"), out, PackConfig(shard_mb=1), overwrite=True, on_progress=fail)
-    assert contents(out) == before
-    packed(tmp_path / "src", out, PackConfig(shard_mb=1), overwrite=True)
-    assert ShardIndex.load(out).samples == 40
+    with pytest.raises(KeyboardInterrupt):
+        pack(image_folder(tmp_path / "src"), tmp_path / "out", PackConfig(), on_progress=fail)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_while_overwriting_leaves_the_old_data_set(tmp_path, workers):
+    write_noise(tmp_path / "other", 12)
+    write_noise(tmp_path / "src", 20, seed=1)
+    out, config = tmp_path / "out", PackConfig(shard_mb=1, workers=workers)
+    packed(tmp_path / "other", out, config)
+    (out / "notes.txt").write_text("mine")
+    before, said = contents(out), []
+
+    def fail(_count):
+        if len(list(out.glob(".packing/*.rows"))) > 2:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        pack(image_folder(tmp_path / "src"), out, config, overwrite=True, on_progress=fail)
+    assert {name: data for name, data in contents(out).items() if not name.startswith(".packing/")} == before
+    assert not list(out.glob(".packing/.*"))  # nothing half-written
+    packed(tmp_path / "src", out, config, overwrite=True, say=said.append)
+    assert said[0].startswith("goes on: ")
+    packed(tmp_path / "src", tmp_path / "unbroken", config)
+    assert contents(out) == contents(tmp_path / "unbroken") | {"notes.txt": b"mine"}
 
 
 @pytest.mark.parametrize("option", [{"shard_mb": 0}, {"short_side": -1}, {"workers": 0}])

@@ -148,7 +148,7 @@ def test_a_damaged_index_leaves_the_shards_to_their_checksums(copy):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("key", "000000099", "its keys are not the numbers of the samples"),
+        ("key", "000000099", "its keys are not numbers in ascending order"),
         ("nbytes", None, f"sample {KEY}: its bytes do not match the index"),
         ("xxh64", 5, f"sample {KEY}: its bytes do not match the index"),
         ("width", 11, f"sample {KEY}: its header says "),

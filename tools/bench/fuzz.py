@@ -36,7 +36,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
 from PIL import Image
 
 from mimcl.cli.config import ConfigError
@@ -46,12 +45,15 @@ from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import ReferenceDecoder
-from mimcl.pipeline.examine import examine
-from mimcl.pipeline.files import DataError, write_json
-from mimcl.pipeline.index import DATASET_FORMAT, ShardIndex
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.finish import describe
+from mimcl.pipeline.packing.plan import described
+from mimcl.pipeline.packing.work import ShardJob, pack_shard, packed_shard
+from mimcl.pipeline.sources.item import FileItem, Source
 from mimcl.pipeline.stream import Stream
 from mimcl.pipeline.verify import verify
-from mimcl.pipeline.writer import SplitWriter
 
 IMAGES, BATCH, DRAWS, SEED = 60, 16, 128, 3
 OURS = (DataError, PrototypeError, checkpoint.CheckpointError, ConfigError)
@@ -68,20 +70,25 @@ def make(root: Path) -> None:
     rng = np.random.default_rng(0)
     shards = root / "shards"
     shards.mkdir()
-    writer = SplitWriter(shards, "train", 40_000)
+    items = []
     for number in range(IMAGES):
         file = io.BytesIO()
         pixels = rng.integers(0, 256, (5, 5, 3), np.uint8)
         Image.fromarray(pixels).resize((40 + number % 3, 40)).save(file, ("JPEG", "PNG", "WEBP")[number % 3])
-        data = file.getvalue()
-        writer.add(f"{number}.img", number % 4 - 1, examine(data), data, xxhash.xxh64_intdigest(data))
-    splits = {"train": writer.finish(["a", "b", "c"])}
-    write_json(shards / "dataset.json", {"format": DATASET_FORMAT, "splits": splits, "packed": {"decode": False}})
+        name = f"{number}.img"
+        (root / name).write_bytes(file.getvalue())
+        items.append(FileItem(name, number % 4 - 1, len(file.getvalue()), root / name))
+    half, config = IMAGES // 2, PackConfig()
+    jobs = [ShardJob(shards / f"train-{at:06d}.tar", at * half, items[at * half :][:half], config) for at in (0, 1)]
+    for job in jobs:
+        pack_shard(job, lambda items: None)
+    packed = {"train": [packed_shard(job.tar) for job in jobs]}
+    describe(shards, packed, ["a", "b", "c"], described(Source({"train": items}), config), {})
     index = ShardIndex.load(shards)
     assert len(index.shards) > 1
     features = rng.normal(size=(IMAGES, 8)).astype(np.float32)
     about = {"features_name": "pixels", "features_reason": "", "index_fingerprint": index.fingerprint}
-    build_prototypes(features, 4, 0, **about).save(shards / "prototypes" / "default")
+    build_prototypes([features], 4, 0, **about).save(shards / "prototypes" / "default")
     tensors = {f"blocks.{n}": torch.from_numpy(rng.normal(size=(8, 8)).astype(np.float32)) for n in range(3)}
     state = {"position": 4096, "optimizers": [{"state": {0: {"step": torch.tensor(7.0)}}}]}
     meta = {

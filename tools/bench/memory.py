@@ -46,6 +46,8 @@ SIZE = 32  # pixels
 class MadeUp(Item):
     """A JPEG of coarse colours and fine noise, different for each name."""
 
+    exact = False  # of what size, only making it tells
+
     def read(self) -> bytes:
         rng = np.random.default_rng(int(self.name))
         pixels = rng.integers(0, 224, (4, 4, 3), np.uint8).repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)

@@ -14,9 +14,10 @@ from full_disk import files_end_at
 from images import write_train_val
 from typed import mimcl
 
+from mimcl.cli import extract as extract_module
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate import features as module
-from mimcl.cli.evaluate.feature_cache import FeatureCache
+from mimcl.cli.evaluate.feature_cache import feature_cache
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.few_shot import few_shot
 from mimcl.cli.evaluate.knn import knn
@@ -56,19 +57,19 @@ def fresh(home, tmp_path, monkeypatch):
 
 def blocks(folder: Path) -> dict[str, bytes]:
     root = folder / "run" / "evaluation" / "features"
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.features"))}
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.npy"))}
 
 
 @pytest.fixture
 def decoded(monkeypatch):
     """Counts the images that are decoded."""
-    counted, central = [], module.central
+    counted, central = [], extract_module.central
 
     def counting(index, decoder, sample_ids):
         counted.append(len(sample_ids))
         return central(index, decoder, sample_ids)
 
-    monkeypatch.setattr(module, "central", counting)
+    monkeypatch.setattr(extract_module, "central", counting)
     return counted
 
 
@@ -148,16 +149,16 @@ def test_a_killed_evaluation_goes_on_at_the_first_missing_block(fresh, decoded):
 KILLED = """
 import os, signal
 from pathlib import Path
-from mimcl.cli.evaluate.feature_cache import FeatureCache
+from mimcl.cli.row_parts import RowParts
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
-write, written = FeatureCache.write, []
+write, written = RowParts.write, []
 def dying(self, block, features):
     if len(written) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, block, features)
     written.append(block)
-FeatureCache.write = dying
+RowParts.write = dying
 knn(Path("run"), options=FeatureOptions(decoder="reference"))
 """
 
@@ -202,8 +203,8 @@ def test_what_other_machines_wrote_elsewhere_is_made_again(fresh, decoded, monke
     expected = knn(Path("run"), options=PLAIN)
     sound = blocks(fresh)
     (fresh / "run" / "evaluation" / "features" / sorted(sound)[1]).unlink()
-    fill = module._fill
-    monkeypatch.setattr(module, "_fill", lambda *a: fill(*a) if a[-1] is None else None)  # no share of its own
+    fill = module.fill
+    monkeypatch.setattr(module, "fill", lambda *a: fill(*a) if len(a) == 5 else None)  # no share of its own
     decoded.clear()
     assert knn(Path("run"), options=PLAIN) == expected
     assert decoded == [64]
@@ -212,8 +213,8 @@ def test_what_other_machines_wrote_elsewhere_is_made_again(fresh, decoded, monke
 
 def test_blocks_are_whole_batches_and_cover_the_split():
     for samples in (1, 63, 64, 65, 5000, 50_000, 1_281_167):
-        cache = FeatureCache(Path("nowhere"), samples, 4)
-        rows = [cache.rows(block) for block in range(cache.blocks)]
+        cache = feature_cache(Path("nowhere"), samples, 4)
+        rows = cache.parts
         assert [row for part in rows[:3] for row in part] == list(range(min(samples, sum(map(len, rows[:3])))))
         assert sum(map(len, rows)) == samples
         assert all(len(part) % 64 == 0 for part in rows[:-1])

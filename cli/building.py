@@ -1,0 +1,178 @@
+"""What a build of prototypes has made so far, in `prototypes/.NAME.building`, from where it goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import xxhash
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, from_numpy
+
+from mimcl.cli.console import console
+from mimcl.cli.row_parts import RowParts
+from mimcl.curriculum.clustering import Clusters, Standard, make_clusters
+from mimcl.curriculum.features import FeatureExtractor
+from mimcl.model.digest import weights_digest
+from mimcl.pipeline.files import DataError, atomic_file, write_json
+from mimcl.pipeline.index import ShardIndex
+
+MOST_ROWS = 16_384  # of a part: 25 MB of DINO's ViT-S features
+_ASSIGNED = np.dtype([("cluster", "<i4"), ("raw_distance", "<f4")])
+_SETTINGS, _CLUSTERING, _CONSTANTS, _PLACES = "settings.json", "clustering.json", "constants", "clustering"
+
+
+def parts_of(index: ShardIndex) -> list[range]:
+    """The rows of each shard in turn; a shard of very many is cut."""
+    bounds = np.searchsorted(index.shard, np.arange(len(index.shards) + 1)).tolist()
+    return [
+        range(first, min(first + MOST_ROWS, stop))
+        for start, stop in pairwise(bounds)
+        for first in range(start, stop, MOST_ROWS)
+    ]
+
+
+class Building:
+    """A file of features and one of assignments for each part, what features depend on, and the centroids.
+
+    Every file appears whole. What was begun with other settings is not gone on with. The folder is shared by all
+    processes of a build; one writes what belongs to all.
+    """
+
+    def __init__(self, folder: Path, index: ShardIndex) -> None:
+        self.folder = folder
+        self.features = RowParts(folder / "features", parts_of(index), np.float32)
+        self.assigned = RowParts(folder / "assigned", self.features.parts, _ASSIGNED, ())
+
+    def begin(self, settings: dict[str, Any], extractor: FeatureExtractor, images: Callable[[], Tensor]) -> None:
+        """Takes up features made with these settings and weights, or begins anew, learning from `images()`."""
+        known = _read_json(self.folder / _SETTINGS)
+        if known == settings | {_CONSTANTS: self._constants(known, extractor)}:
+            there = sum(1 for _ in self.features.folder.glob("[0-9]*.npy"))
+            console.print(f"going on in {self.folder}/: {there} of {len(self.features.parts)} parts have features")
+            return
+        if self.folder.exists():
+            console.print(f"{self.folder}/ was begun with other images or features: begun anew")
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+        if extractor.fit_images:
+            extractor.fit(images())
+        constants = extractor.constants()
+        if extractor.fit_images:
+            _write_tensors(self.folder / _CONSTANTS, constants)
+        write_json(self.folder / _SETTINGS, settings | {_CONSTANTS: weights_digest(constants)})
+
+    def join(self, extractor: FeatureExtractor) -> str:
+        """Takes the constants that another process learned; a digest of all that features depend on."""
+        known = _read_json(self.folder / _SETTINGS)
+        found = self._constants(known, extractor)
+        if not known or found != known[_CONSTANTS]:
+            raise DataError(
+                f"{self.folder} is not what the first process began, or its weights differ; give all processes the "
+                "same command, the same weights and one folder of shards"
+            )
+        return xxhash.xxh128_hexdigest(json.dumps(known, sort_keys=True).encode())
+
+    def clusters(self, settings: dict[str, Any]) -> None:
+        """Makes the centroids, unless they are there. ValueError, DataError."""
+        if self._known_clusters(settings) is not None:
+            return
+        shutil.rmtree(self.assigned.folder, ignore_errors=True)  # to other centroids
+        made = make_clusters(
+            self.all_features(), settings["k"], *(settings[n] for n in ("seed", "sample", "iterations"))
+        )
+        arrays = {"mean": made.standard.mean, "std": made.standard.std, "centroids": made.centroids}
+        tensors = {name: from_numpy(array) for name, array in arrays.items()}
+        _write_tensors(self.folder / _PLACES, tensors)
+        digest = weights_digest(tensors)
+        write_json(self.folder / _CLUSTERING, {"settings": settings, "scores": made.scores, "digest": digest})
+
+    def read_clusters(self, settings: dict[str, Any]) -> Clusters:
+        """Those that were made. DataError where they are not there."""
+        if (found := self._known_clusters(settings)) is None:
+            raise DataError(f"{self.folder / _CLUSTERING} cannot be read back; all processes need one folder of shards")
+        return found
+
+    def assign(self, clusters: Clusters, parts: range) -> None:
+        """Assigns the samples of those parts that were not yet."""
+        for part in parts:
+            if self.assigned.read(part) is None:
+                cluster, raw = clusters.assign(_there(self.features, part))
+                rows = np.empty(len(cluster), _ASSIGNED)
+                rows["cluster"], rows["raw_distance"] = cluster, raw
+                self.assigned.write(part, rows)
+
+    def columns(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+        """cluster and raw_distance of all samples, and room for their distances: (N,) each, memory-mapped."""
+        count = self.assigned.parts[-1].stop
+        named = {"cluster": np.int32, "raw_distance": np.float32, "distance": np.float32}
+        columns = {
+            name: np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, (count,))
+            for name, kind in named.items()
+        }
+        for part, rows in enumerate(self.assigned.parts):
+            found = _there(self.assigned, part)
+            for name in _ASSIGNED.names:
+                columns[name][rows.start : rows.stop] = found[name]
+        return tuple(columns.values())
+
+    def remove(self) -> None:
+        """The set is stored."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def all_features(self) -> list[NDArray[np.float32]]:
+        """Of every part, memory-mapped."""
+        return [_there(self.features, part) for part in range(len(self.features.parts))]
+
+    def _constants(self, known: dict[str, Any], extractor: FeatureExtractor) -> str | None:
+        """The digest of what the extractor computes with; before that, it takes what was learned for it."""
+        if extractor.fit_images:
+            learned = _read_tensors(self.folder / _CONSTANTS)
+            if learned is None or weights_digest(learned) != known.get(_CONSTANTS):
+                return None
+            extractor.restore(learned)
+        return weights_digest(extractor.constants())
+
+    def _known_clusters(self, settings: dict[str, Any]) -> Clusters | None:
+        known, tensors = _read_json(self.folder / _CLUSTERING), _read_tensors(self.folder / _PLACES)
+        if tensors is None or known.get("settings") != settings or known.get("digest") != weights_digest(tensors):
+            return None
+        scores = known["scores"] and [(k, index) for k, index in known["scores"]]
+        mean, std, centroids = (tensors[name].numpy() for name in ("mean", "std", "centroids"))
+        return Clusters(Standard(mean, std), centroids, scores)
+
+
+def _there(store: RowParts, part: int) -> NDArray:
+    if (rows := store.read(part)) is None:
+        raise DataError(
+            f"part {part} of {store.folder} cannot be read back; check the disk, and that all processes have one "
+            "folder of shards, and go on with the same command"
+        )
+    return rows
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    with atomic_file(path.with_suffix(".safetensors")) as file:
+        file.write(safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor] | None:
+    try:
+        return safetensors.torch.load(path.with_suffix(".safetensors").read_bytes())
+    except (OSError, SafetensorError):
+        return None

@@ -1,0 +1,15 @@
+"""One kind of pixels from every kind of image."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Three 8-bit channels: grey is repeated, alpha dropped, 16-bit grey divided by 257 (Pillow would saturate it)."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours; Pillow warns about the direct way
+    return image.convert("RGB")

@@ -1,0 +1,58 @@
+"""Writes the index of a split, and says what identifies its images: the fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from mimcl.pipeline.files import atomic_file
+from mimcl.pipeline.index import _COLUMNS, DATASET_FORMAT
+
+_KEY_BYTES = 9  # of our own keys
+_ROWS = 1 << 20  # hashed at once
+
+
+def table_of(rows: list[tuple]) -> pa.Table:
+    """Rows, each in the order of the index's columns, as `write_index` takes them."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, _COLUMNS.values(), strict=True)]
+    return pa.table(arrays, schema=pa.schema(list(_COLUMNS.items())))
+
+
+def write_index(path: Path, table: pa.Table) -> str:
+    """Writes the index's columns as one record batch; returns the fingerprint, which the file carries as well.
+
+    Memory: the table once more, where it is in several pieces.
+    """
+    fingerprint = fingerprint_of(table)
+    schema = pa.schema(list(_COLUMNS.items()), metadata={"format": DATASET_FORMAT, "fingerprint": fingerprint})
+    arrays = [_whole(table[name]) for name in _COLUMNS]
+    with atomic_file(path) as file, pa.ipc.new_file(file, schema) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return fingerprint
+
+
+def fingerprint_of(table: pa.Table) -> str:
+    """xxh128 over key, nbytes, xxh64 and label, row by row: what the images are, wherever they lie.
+
+    A key takes nine bytes, or as many as the longest, in UTF-8, filled up with zeros. Other columns are not looked at.
+    """
+    width = max(_KEY_BYTES, pc.max(pc.binary_length(table["key"])).as_py() or 0)
+    kind = np.dtype([("key", f"S{width}"), ("nbytes", "<i8"), ("xxh64", "<u8"), ("label", "<i4")])
+    digest = xxhash.xxh128()
+    for first in range(0, table.num_rows, _ROWS):
+        part = table.slice(first, _ROWS)
+        hashed = np.empty(part.num_rows, kind)
+        hashed["key"] = [key.encode() for key in part["key"].to_pylist()]
+        for name in ("nbytes", "xxh64", "label"):
+            hashed[name] = part[name].to_numpy()
+        digest.update(hashed.tobytes())
+    return digest.hexdigest()
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

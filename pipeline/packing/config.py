@@ -1,0 +1,26 @@
+"""How to pack."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """`shard_mb` in 10^6 bytes; `short_side` in pixels, 0 keeps the bytes; `decode` checks every pixel.
+
+    `dedup` leaves out what has the same bytes as an earlier item of its split. `workers` are processes; they change
+    nothing of what is written.
+    """
+
+    shard_mb: int = 256
+    short_side: int = 0
+    workers: int = os.cpu_count() or 1
+    decode: bool = False
+    dedup: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("shard_mb", 1), ("short_side", 0), ("workers", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")

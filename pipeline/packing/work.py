@@ -1,0 +1,138 @@
+"""What a worker does: pack one shard, or hash a stretch of items. Finished is what has its last file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from mimcl.pipeline.files import atomic_file
+from mimcl.pipeline.index import _COLUMNS
+from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.sample import prepare, read
+from mimcl.pipeline.sources.item import Item
+from mimcl.pipeline.writer import members_of, new_shard
+
+_AT_ONCE = 32  # items between two signs of progress
+_ROWS = pa.schema([(name, kind) for name, kind in _COLUMNS.items() if name != "shard"])  # which finishing adds
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """The items of one shard, the first of which has the key `first`. Beside `tar` come its .idx and its .rows."""
+
+    tar: Path
+    first: int
+    items: Sequence[Item]
+    config: PackConfig
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """A shard that is finished; without samples it has neither tar nor .idx. `rejected` are (name, reason)."""
+
+    tar: Path
+    samples: int
+    nbytes: int
+    xxh128: str
+    changed: int
+    rejected: list[list[str]]
+
+    def rows(self) -> pa.Table:
+        """The index's columns but for `shard`. They lie in the file's pages for as long as they are used."""
+        with pa.memory_map(str(rows_path(self.tar))) as file:
+            return pa.ipc.open_file(file).read_all()
+
+
+def rows_path(tar: Path) -> Path:
+    """Where the rows of a shard lie."""
+    return tar.with_suffix(".rows")
+
+
+def pack_shard(job: ShardJob, advance: Advance) -> None:
+    """Writes tar, .idx and, last, .rows. Raises DataError, and OSError where it cannot write."""
+    rows: dict[str, list] = {name: [] for name in _ROWS.names}
+    rejected, changed, writer = [], 0, None
+    with ExitStack() as stack:
+        for place, item in enumerate(_counted(job.items, advance)):
+            sample = prepare(item, job.config)
+            if isinstance(sample, str):
+                rejected.append([item.name, sample])
+            else:
+                writer = writer or stack.enter_context(new_shard(job.tar))
+                header, key = sample.header, f"{job.first + place:09d}"
+                offset = writer.add(members_of(key, header.extension, item.label, sample.data, item.json))
+                row = (key, item.name, offset, len(sample.data), sample.xxh64, header.width, header.height, item.label)
+                for column, value in zip(rows.values(), row, strict=True):
+                    column.append(value)
+                changed += sample.changed
+    about = {
+        "samples": len(rows["key"]),
+        "nbytes": writer.nbytes if writer else 0,
+        "xxh128": writer.xxh128() if writer else "",
+        "changed": changed,
+        "rejected": rejected,
+    }
+    schema = _ROWS.with_metadata({"about": json.dumps(about)})
+    with atomic_file(rows_path(job.tar)) as file, pa.ipc.new_file(file, schema) as out:
+        out.write_table(pa.table(rows, schema))
+    advance(len(job.items) % _AT_ONCE)
+
+
+def packed_shard(tar: Path) -> PackedShard | None:
+    """What is known of a finished shard, None for one that is not (any more)."""
+    try:
+        with pa.memory_map(str(rows_path(tar))) as file:
+            about: dict[str, Any] = json.loads(pa.ipc.open_file(file).schema.metadata[b"about"])
+    except FileNotFoundError:
+        return None
+    return PackedShard(tar, **about)
+
+
+def is_whole(shard: PackedShard | None) -> bool:
+    """Whether it is finished and its files are there, the tar as long as it was written."""
+    if shard is None:
+        return False
+    if not shard.samples:
+        return True
+    return shard.tar.with_suffix(".idx").exists() and shard.tar.exists() and shard.tar.stat().st_size == shard.nbytes
+
+
+@dataclass(frozen=True)
+class HashJob:
+    """Items at `positions`; their hashes go to `path`."""
+
+    path: Path
+    positions: list[int]
+    items: list[Item]
+
+
+def hash_items(job: HashJob, advance: Advance) -> None:
+    """Writes position and xxh128 (upper, lower half) of what can be read, as .npy: (n, 3) of uint64."""
+    found = []
+    for position, item in zip(job.positions, _counted(job.items, advance), strict=True):
+        try:
+            both = xxhash.xxh128_intdigest(read(item))
+        except OSError:  # packing lists it
+            continue
+        found.append((position, both >> 64, both & (2**64 - 1)))
+    with atomic_file(job.path) as file:
+        np.save(file, np.array(found, np.uint64).reshape(-1, 3))
+    advance(len(job.items) % _AT_ONCE)
+
+
+def _counted(items: Sequence[Item], advance: Advance) -> Iterator[Item]:
+    """The items, telling of all but the last few, of which the job tells when it is finished."""
+    for place, item in enumerate(items, 1):
+        yield item
+        if place % _AT_ONCE == 0:
+            advance(_AT_ONCE)
