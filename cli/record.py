@@ -73,6 +73,8 @@ class Recorder:
         if self._window.number <= self._last_begun:
             return
         self._last_begun = self._window.number
+        if self._saver.writing:  # the counts as they are
+            self._counts = self._counts.without(_NOTHING)
         self._counts.add(self._window.sample_ids)
         self._log.write(
             {
@@ -127,7 +129,8 @@ class Recorder:
     def _save(self) -> None:
         trainer, window = self._trainer, self._window
         # A window whose first step did not come to its end begins again after a resume.
-        counts = self._counts.without(window.sample_ids if window.first_draw >= trainer.position else _NOTHING)
+        begins_again = window.first_draw >= trainer.position
+        counts = self._counts.without(window.sample_ids) if begins_again else self._counts
         meta: dict[str, Any] = {
             "position": trainer.position,
             "samples": len(counts.counts),
@@ -144,8 +147,8 @@ class Recorder:
             counts.save(self._folder / "draw_counts.npy")
             self._log.sync()
 
-        copies = {"draw_counts": torch.from_numpy(counts.counts.view(np.int32))}
-        self._saver.start(step, trainer.tensors(), state, meta, write_first, copies)
+        uncopied = {"draw_counts": torch.from_numpy(counts.counts.view(np.int32))}
+        self._saver.start(step, trainer.tensors(), state, meta, write_first, uncopied)
 
     def _difficulty(self) -> dict[str, float]:
         return {"temperature": self._window.temperature, "effective_fraction": self._window.effective_fraction}

@@ -34,25 +34,32 @@ class Saver:
         state: dict[str, Any],
         meta: dict[str, Any],
         first: Callable[[], None],
-        copies: dict[str, Tensor] | None = None,
+        uncopied: dict[str, Tensor] | None = None,
     ) -> None:
         """Copies what is given and writes it in the background; `first` is called there before.
 
-        `copies` belong to the state as well, on the host, and are not copied: nobody else changes them any more. Left
-        out, with a word, while the one before is still being written.
+        `uncopied` belongs to the state as well, on the host; it must not change while `writing`. Left out, with a word,
+        while the one before is still being written.
         """
-        if self._writing and not self._writing.done():
+        if self.writing:
             self._on_trouble(f"no checkpoint at step {step}: the one before is still being written")
             return
         self.settle()
         copied = _on_host({"tensors": tensors, "state": state})
 
+        copied["state"] |= uncopied or {}
+
         def write() -> int:
             first()
-            checkpoint.save(self._folder, step, copied["tensors"], copied["state"] | (copies or {}), meta, **self._keep)
+            checkpoint.save(self._folder, step, copied["tensors"], copied["state"], meta, **self._keep)
             return step
 
         self._writing = self._pool.submit(write)
+
+    @property
+    def writing(self) -> bool:
+        """Whether what was given is still needed as it is."""
+        return self._writing is not None and not self._writing.done()
 
     def finish(self) -> int | None:
         """Waits for what is being written; returns its step. Raises CheckpointError when it failed."""

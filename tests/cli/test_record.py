@@ -1,5 +1,7 @@
 """What a checkpoint says of the windows that had begun."""
 
+import threading
+
 import numpy as np
 import pytest
 from made_batches import SAMPLES, make_batches, make_plan
@@ -54,3 +56,24 @@ def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, tra
         again.observe(batch, None)
     again.close()
     np.testing.assert_array_equal(again._counts.counts, np.bincount(windows, minlength=SAMPLES))
+
+
+def test_a_window_that_begins_while_a_checkpoint_is_written_is_not_in_it(tmp_path, trainer, monkeypatch):
+    """The counts are not copied for it, as large as they may be, unless a window begins meanwhile."""
+    config, plan, go = Config(data=DataConfig(batch_size=BATCH)), make_plan(), threading.Event()
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *given, **more: go.wait(30) and save(*given, **more))
+    counts = DrawCounts(np.zeros(SAMPLES, np.uint32))
+    recorder = Recorder(tmp_path, config, plan, trainer, {"index": None}, counts, lambda *_: None, pytest.fail)
+    (*first, (begins,)) = list(make_batches(plan, BATCH, BATCH))[:5]
+    for (batch,) in first:
+        recorder.observe(batch, None)
+    trainer.position = 4 * BATCH
+    recorder._save()
+    recorder.observe(begins, None)
+    go.set()
+    recorder.close()
+    saved = checkpoint.load(checkpoint.resolve(tmp_path)).state["draw_counts"].numpy()
+    windows = [np.bincount(plan.window(number).sample_ids, minlength=SAMPLES) for number in range(2)]
+    np.testing.assert_array_equal(saved, windows[0])
+    np.testing.assert_array_equal(recorder._counts.counts, windows[0] + windows[1])

@@ -52,6 +52,19 @@ def alive(pid: int) -> bool:
         return False
 
 
+def orphaned(before: set[str]) -> set[str]:
+    """Files in /dev/shm that came since and that no living process has mapped: those of others do not count."""
+    maps = []
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            maps.append(path.read_text())
+        except OSError:  # it has just ended
+            continue
+    return {
+        name for name in set(os.listdir("/dev/shm")) - before if not any(f"/dev/shm/{name}" in text for text in maps)
+    }
+
+
 def kill_all(process: subprocess.Popen) -> None:
     """torchrun and its workers, if any are left."""
     for pid in [*(workers(process) if process.poll() is None else ()), process.pid]:

@@ -33,7 +33,8 @@ def started(home, tmp_path):
         assert len(pids) == 2
         yield process, run, log
         assert not any(map(torchruns.alive, pids))
-        assert set(os.listdir("/dev/shm")) <= before
+        # Waited for, since another test's file may not be mapped yet.
+        torchruns.until(lambda: not torchruns.orphaned(before), "an empty /dev/shm", log, seconds=5)
     finally:
         torchruns.kill_all(process)
 

@@ -1,0 +1,290 @@
+"""An index of 100 million rows: how long it takes to open, what training holds in memory, and what planning costs.
+
+    python tools/bench/scale.py --folder /tmp/scale
+    python tools/bench/scale.py --folder /tmp/scale --rows 1000000
+
+The index is made up, in a folder of that name, which is removed afterwards: 12 GB for 100 million rows. Its shards are
+links to one tar of 64 small images, so that `mimcl train` really trains on it. Goals: open in less than 1 s; less than
+2 GB of anonymous memory on the one rank that trains (mapped files do not count: the kernel drops and reads them as it
+likes); planning within 5 % of the time that a window takes at 10,000 images/s. Whatever is measured has a process of
+its own, whose anonymous memory is looked at every few milliseconds from outside. Last, what follows for a billion rows,
+on paper: in proportion. Exit code 1 where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+ROWS, BILLION = 100_000_000, 1_000_000_000
+RATE = 10_000  # images a second
+OPEN, MEMORY, PLANNING = 1.0, 2000.0, 0.05  # goals: seconds, MB, of the training time
+BATCH, EPOCHS = 4096, 40
+TRAINED = ("train", "--recipe", "cpu_small", "--decoder", "reference", "--curriculum", "proto", "--epochs", "2")
+SMALL = ("data.image_size=32", "model.patch_size=16", "model.decoder_width=32", "model.decoder_depth=1")
+SMALL += ("trainer.checkpoint_every_steps=100", "trainer.log_every_steps=20", "data.decode_threads=1")
+
+
+class Watched:
+    """The most anonymous memory, in MB, that a process had resident while the block lasted."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak, self._pid, self._ended = 0.0, pid, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.003):
+            try:
+                lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
+            except OSError:
+                return
+            kb = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
+            self.peak = max(self.peak, *(1024 * number / 1e6 for number in kb), 0.0)
+
+
+def measured(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What `function` returns in a new process, and the most anonymous memory that this process had, in MB."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(there, function, *arguments))
+    process.start()
+    there.close()
+    with Watched(process.pid) as watched:
+        result = here.recv()
+    process.join()
+    return result, watched.peak
+
+
+def _send(there: Any, function: Callable[..., Any], *arguments: Any) -> None:
+    there.send(function(*arguments))
+
+
+def open_all(root: Path) -> dict[str, float]:
+    """Seconds: to open the index, the distances, and to find the largest image and the distances' fingerprint."""
+    from mimcl.cli.config import Config, override
+    from mimcl.cli.run import fingerprints, load_distances
+    from mimcl.pipeline.index import ShardIndex
+
+    config, times = override(Config(), {"curriculum.name": "proto"}), [time.perf_counter()]
+    index = ShardIndex.load(root)
+    times.append(time.perf_counter())
+    distances = load_distances(config, index)
+    times.append(time.perf_counter())
+    assert index.largest > 0
+    times.append(time.perf_counter())
+    fingerprints(index, distances)
+    times.append(time.perf_counter())
+    names = ("index", "distances", "largest", "fingerprint")
+    return {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
+
+
+def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
+    """Plans windows with all that training on one rank holds meanwhile: the window that is trained on, the counts, and
+    the copy of them that a checkpoint writes. Seconds of each, of the plan itself, and of what a window's start and a
+    checkpoint add in the thread that trains.
+    """
+    import numpy as np
+
+    from mimcl.cli.config import Config, override
+    from mimcl.cli.run import load_distances
+    from mimcl.curriculum.sampler import Plan
+    from mimcl.model import trainer  # noqa: F401 - with torch and all that belongs to training in memory
+    from mimcl.pipeline.augment import hash64
+    from mimcl.pipeline.draw_counts import DrawCounts
+    from mimcl.pipeline.index import ShardIndex
+
+    index = ShardIndex.load(root)
+    config = override(Config(), {f"curriculum.{name}": value for name, value in settings.items()})
+    more = {"shards": index.shard} if settings.get("order") == "shard" else {}
+    began = time.perf_counter()
+    plan = Plan(
+        config.curriculum,
+        samples=index.samples,
+        distances=load_distances(config, index),
+        draws=BATCH * (EPOCHS * index.samples // BATCH),
+        batch_size=BATCH,
+        seed=0,
+        hash64=hash64,
+        **more,
+    )
+    once, times = time.perf_counter() - began, []
+    counts, saved, trained, in_training = DrawCounts(np.zeros(index.samples, np.uint32)), None, None, []
+    for number in numbers:
+        began = time.perf_counter()
+        window = plan.window(number % plan.windows)
+        times.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        counts.add(window.sample_ids)
+        assert counts.coverage > 0
+        assert counts.max_repeats > 0
+        counted = time.perf_counter()
+        saved = None  # written by now
+        saved = counts.without(window.sample_ids)
+        in_training.append((counted - began, time.perf_counter() - counted))
+        trained = window
+    assert saved is not None
+    assert trained is not None
+    share = plan.window_length / RATE
+    return {"once": once, "times": times, "window": plan.window_length, "seconds": share, "training": in_training}
+
+
+def really_train(folder: Path, resume: bool, until: int) -> tuple[float, float]:
+    """`mimcl train`, stopped after some steps as by Ctrl-C, saved: most anonymous memory, seconds to the first step."""
+    words = ["train", "--resume"] if resume else [*TRAINED, "--data", "shards"]
+    words += [] if resume else [word for setting in SMALL for word in ("--set", setting)]
+    command = [sys.executable, "-m", "mimcl.cli.main", *words, "--out", "run"]
+    run, began, first = folder / "run", time.perf_counter(), 0.0
+    log = folder / "train.log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+    asked = False
+    with Watched(process.pid) as watched:
+        while process.poll() is None:
+            text = log.read_text()
+            steps = [int(line.split()[1].split("/")[0]) for line in text.splitlines() if line.startswith("step ")]
+            if steps and not first:
+                first = time.perf_counter() - began
+            if steps and steps[-1] >= until and not asked:
+                process.send_signal(signal.SIGTERM)
+                asked = True
+            time.sleep(0.05)
+    assert process.returncode == 75, log.read_text()
+    assert (run / "checkpoints" / "latest").exists()
+    return watched.peak, first
+
+
+def kinds() -> dict[str, dict[str, Any]]:
+    """What is planned, by name."""
+    from mimcl.curriculum.config import CurriculumConfig
+
+    found = {
+        "proto, multinomial": {"name": "proto"},
+        "anti, multinomial": {"name": "anti"},
+        "proto, systematic": {"name": "proto", "resampling": "systematic"},
+        "anti, systematic": {"name": "anti", "resampling": "systematic"},
+        "none, uniform passes": {"name": "none"},
+    }
+    if "order" in {field.name for field in fields(CurriculumConfig)}:
+        found |= {f"{name}, --order shard": its | {"order": "shard"} for name, its in found.items()}
+    return found
+
+
+def verdict(what: str, value: float, goal: float, unit: str) -> bool:
+    met = value < goal
+    print(f"{what:<58} {value:>9,.2f} {unit:<3} goal < {goal:,.2f} {unit:<3} {'met' if met else 'MISSED'}", flush=True)
+    return met
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--folder", type=Path, required=True, help="where it is made, and removed afterwards")
+    parser.add_argument("--keep", action="store_true", help="leave it there, and take it if it is there")
+    arguments = parser.parse_args()
+    folder, rows = arguments.folder.resolve(), arguments.rows
+    os.environ["MIMCL_CACHE"] = str(folder / "cache")
+    if not (arguments.keep and folder.exists()):
+        from made_index import make
+
+        folder.mkdir(parents=True)
+        began = time.perf_counter()
+        make(folder, rows)
+        print(f"made in {time.perf_counter() - began:,.0f} s")
+        time.sleep(3)  # until the files are old enough to be remembered
+    try:
+        met = measure(folder, rows)
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(folder)
+    sys.exit(not met)
+
+
+def measure(folder: Path, rows: int) -> bool:
+    """Prints the tables; whether all goals are met."""
+    root = folder / "shards"
+    sizes = {
+        "index": (root / "train.arrow").stat().st_size,
+        "dataset.json": (root / "dataset.json").stat().st_size,
+        "distances, with clusters": (root / "prototypes" / "default" / "train.arrow").stat().st_size,
+        "draw counts": 4 * rows,
+    }
+    print(f"\n{rows:,} rows on {os.cpu_count()} cores")
+    for name, size in sizes.items():
+        print(f"  {name:<26} {size / 1e9:>8.3f} GB")
+    (first, checked_mb), (later, _) = measured(open_all, root), measured(open_all, root)
+    print("\nseconds to open             first, checked whole     later")
+    for name in first:
+        print(f"  {name:<26} {first[name]:>12.2f} {later[name]:>18.3f}")
+    print(f"  anonymous memory of the check {checked_mb:>6,.0f} MB, with torch")
+    print("\nplanning                                 once  first window   later windows   of training   memory")
+    shares, peaks, slowest = {}, {}, 0.0
+    for name, settings in kinds().items():
+        (found, peak) = measured(plan_windows, root, settings, [0, 1, 2, 16, 320])
+        times, seconds = found["times"], found["seconds"]
+        average = (times[0] + 15 * sum(times[1:3]) / 2) / 16  # of a block of 16 windows
+        shares[name], peaks[name] = average / seconds, peak
+        slowest = max(slowest, *map(sum, found["training"]))
+        print(
+            f"  {name:<36} {found['once']:>6.1f} s {times[0]:>9.2f} s {sum(times[1:3]) / 2:>13.2f} s "
+            f"{average / seconds:>11.2%} {peak:>9,.0f} MB",
+            flush=True,
+        )
+    print(f"a window is {found['window']:,} draws, {seconds:,.0f} s at {RATE:,} images/s; memory is the highest, with")
+    print("torch, the window that is trained on, counts, and the copy of them for a checkpoint")
+    print(f"counting a window and copying the counts for a checkpoint hold training up for {slowest:.2f} s at most")
+    trained, start = really_train(folder, False, 250)
+    resumed, restart = really_train(folder, True, 450)
+    print(
+        f"mimcl train: {trained:,.0f} MB, first step after {start:.0f} s; resumed: {resumed:,.0f} MB, {restart:.0f} s\n"
+    )
+    memory = max(*peaks.values(), trained, resumed)
+    results = [
+        verdict("open", later["index"], OPEN, "s"),
+        verdict("open, with prototypes", later["index"] + later["distances"], OPEN, "s"),
+        verdict("anonymous memory on one rank", memory, MEMORY, "MB"),
+        verdict("planning, of the training time, at most", 100 * max(shares.values()), 100 * PLANNING, "%"),
+    ]
+    on_paper(rows, sizes, first, later, max(peaks, key=peaks.get), max(peaks.values()), max(shares.values()))
+    return all(results)
+
+
+def on_paper(rows: int, sizes: dict, first: dict, later: dict, kind: str, peak: float, share: float) -> None:
+    """What a billion rows would take: all in proportion but what torch holds."""
+    times, base = BILLION / rows, measured(only_torch)[1]
+    memory = base + (peak - base) * times
+    print(f"\non paper, {BILLION:,} rows, in proportion")
+    for name, size in sizes.items():
+        print(f"  {name:<40} {size * times / 1e9:>9.1f} GB")
+    print(f"  {'anonymous memory, ' + kind:<40} {memory / 1e3:>9.1f} GB, {base / 1e3:.1f} of it torch")
+    print(f"  {'open, checked whole, from memory':<40} {sum(first.values()) * times:>9.0f} s")
+    print(f"  {'open later':<40} {(later['index'] + later['distances']) * times:>9.2f} s")
+    print(f"  {'planning a window of 1/16 epoch':<40} {share * BILLION / 16 / RATE:>9.0f} s, {share:.2%} of training")
+
+
+def only_torch() -> None:
+    from mimcl.model import trainer  # noqa: F401
+
+    time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()
