@@ -238,6 +238,7 @@ def train(run: Run, world: World | None = None) -> bool:
                 start=trainer.position,
                 rank=world.rank,
                 world_size=world.size,
+                local_size=world.local_size,
                 group_size=masker.group_size,
                 device=device,
             )

@@ -1,5 +1,8 @@
 """Which byte ranges to read for the samples of a stretch of draws: each sample once, small gaps read with them.
 
+What is read in a window is the ranges of each of its stretches, for the draws of one machine: its processes plan the
+same ranges, so that they can share what they read.
+
 A request costs about as much as some hundred KB, but what is read and not needed is wasted. So the smallest gaps are
 bridged first, for as long as the bytes read stay below a given multiple of the bytes needed: no other choice makes
 fewer requests within that limit.
@@ -7,12 +10,14 @@ fewer requests within that limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.plan import Window
 
 AMPLIFICATION = 1.15  # bytes read over bytes needed, at most
 
@@ -49,3 +54,44 @@ def plan_reads(index: ShardIndex, sample_ids: NDArray[np.int64], amplification: 
     first = np.flatnonzero(cut)
     last = first[1:] - 1
     return Reads(shard[first[:-1]], start[first[:-1]], stop[last], distinct, first, needed)
+
+
+@dataclass(frozen=True)
+class ReadFigures:
+    """What the reads of a window come to, on one machine."""
+
+    fetched: int  # bytes, gaps included; what two stretches need counts twice
+    needed: int  # bytes of the window's distinct samples
+    requests: int
+    shards: int  # touched
+
+    @property
+    def amplification(self) -> float:
+        return self.fetched / self.needed if self.needed else 1.0
+
+
+@dataclass(frozen=True)
+class ReadPlanner:
+    """Plans what a machine reads of a window: draws [first, last) of each batch of `batch_size` draws."""
+
+    index: ShardIndex
+    batch_size: int
+    first: int
+    last: int
+
+    def __call__(self, window: Window) -> list[Reads]:
+        """The reads of each stretch, some perhaps of nothing."""
+        draws = np.arange(window.first_draw, window.first_draw + len(window.sample_ids)) % self.batch_size
+        ours = (draws >= self.first) & (draws < self.last)
+        pieces = zip(window.stretches[:-1].tolist(), window.stretches[1:].tolist(), strict=True)
+        return [plan_reads(self.index, window.sample_ids[a:b][ours[a:b]]) for a, b in pieces]
+
+    def figures(self, reads: Sequence[Reads]) -> ReadFigures:
+        """Summed over a window's stretches."""
+        distinct = np.unique(np.concatenate([part.sample_ids for part in reads]))
+        return ReadFigures(
+            fetched=sum(part.fetched for part in reads),
+            needed=int(self.index.nbytes[distinct].sum()),
+            requests=sum(len(part.start) for part in reads),
+            shards=len(np.unique(np.concatenate([part.shard for part in reads]))),
+        )

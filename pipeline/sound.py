@@ -49,14 +49,14 @@ class Samples:
 
     def __init__(self, plan: Plan, index: ShardIndex, transform: Transform, stage: Stage) -> None:
         self._plan, self._index, self._transform, self._stage = plan, index, transform, stage
-        self._store = ShardStore(index)
+        self.store = ShardStore(index)
 
     def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[Part, Encoded]:
         """The draws' images and boxes; bad only by what a decoder may find. Raises DataError after the last retry."""
         places = draws - window.first_draw
         part = Part(window, draws, window.sample_ids[places], window.distances[places], [])
-        self._stage.words = self._store.reading
-        data = [self._sound(part, place, found) for place, found in enumerate(self._store.read(part.sample_ids))]
+        self._stage.words = self.store.reading
+        data = [self._sound(part, place, found) for place, found in enumerate(self.store.read(part.sample_ids))]
         return part, Encoded(data, *self._boxes(part, slice(None)))
 
     def repair(self, part: Part, decoded: Decoded) -> None:
@@ -69,7 +69,7 @@ class Samples:
             pixels: NDArray[np.uint8] | str = reason
             while isinstance(pixels, str):
                 sample_id = int(part.sample_ids[place])
-                data = self._sound(part, place, self._store.defect(sample_id, pixels))
+                data = self._sound(part, place, self.store.defect(sample_id, pixels))
                 (box,), (flip,) = self._boxes(part, slice(place, place + 1))
                 pixels = decode_one(data, box.tolist(), flip, images.shape[-1])
             images[place] = torch.tensor(pixels).permute(2, 0, 1).to(images.device)
@@ -78,7 +78,7 @@ class Samples:
         """The bytes in that place of `part`, of substitutes until one is read without a defect."""
         while isinstance(found, Defect):
             self._replace(part, place, found)
-            (found,) = self._store.read(part.sample_ids[place : place + 1])
+            (found,) = self.store.read(part.sample_ids[place : place + 1])
         return found
 
     def _replace(self, part: Part, place: int, defect: Defect) -> None:
@@ -94,7 +94,7 @@ class Samples:
             )
         self._stage.words = partial("planning window {}".format, part.window.number)
         part.sample_ids[one], part.distances[one] = self._plan.substitutes(part.window.number, part.draws[one], retry)
-        self._stage.words = self._store.reading
+        self._stage.words = self.store.reading
 
     def _boxes(self, part: Part, which: slice) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         sample_ids = part.sample_ids[which]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +18,10 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.reads import Reads
 
 _OPEN_SHARDS = 512  # descriptors kept; of these the usual limit is 1,024 a process. Opening costs microseconds
+
+
+# Of a longer range the kernel reads only its beginning ahead: as much as the device takes at once.
+_ADVISED = 128 << 10
 
 
 class Defect(NamedTuple):
@@ -66,8 +71,11 @@ class ShardStore:
     Not through a memory map: where the disk fails or a file is truncated, touching a map kills the process.
     """
 
+    wants_reads = False  # unless they are in order: what is read at random is best left to the kernel
+
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
+        self._advising: threading.Thread | None = None
         self._kept = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
         self._reading = 0
 
@@ -92,6 +100,32 @@ class ShardStore:
                 data = self._open(shard).read(offset, nbytes, expected)
             found.append(self.defect(self._reading, data) if isinstance(data, str) else data)
         return found
+
+    def expect(self, reads: Reads) -> None:
+        """Has the kernel read these ranges ahead, in order, after those of the call before; returns at once."""
+        arguments = reads, self._advising
+        self._advising = threading.Thread(target=self._advise, args=arguments, name="advise", daemon=True)
+        self._advising.start()
+
+    def _advise(self, reads: Reads, before: threading.Thread | None) -> None:
+        # A thread of its own: advice waits for room in the device's queue, about as long as the reading takes.
+        if before:
+            before.join()
+        descriptor, opened = -1, -1
+        try:
+            for shard, start, stop in zip(reads.shard.tolist(), reads.start.tolist(), reads.stop.tolist(), strict=True):
+                if shard != opened:
+                    if descriptor >= 0:
+                        os.close(descriptor)
+                        descriptor = -1
+                    descriptor, opened = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), shard
+                for place in range(start, stop, _ADVISED):
+                    os.posix_fadvise(descriptor, place, min(_ADVISED, stop - place), os.POSIX_FADV_WILLNEED)
+        except (OSError, AttributeError):  # whoever reads says what is wrong; not every system takes advice
+            pass
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def defect(self, sample_id: int, reason: str) -> Defect:
         """`reason` with the sample's key and shard."""

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimcl.pipeline.ahead import Ahead, Ended
+from mimcl.pipeline.ahead import Ahead, Announced, Ended, Planned
 from mimcl.pipeline.augment import STREAM_MASK, Transform, hash64
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Plan, Window
+from mimcl.pipeline.reads import ReadFigures, ReadPlanner
 from mimcl.pipeline.sound import BadSample, Part, Samples
 from mimcl.pipeline.stall import Stage, StallError
 
@@ -62,6 +63,7 @@ class Batch:
     distances: torch.Tensor  # float32 (n,), on the device; NaN without prototypes
     bad: tuple[BadSample, ...]  # in order of the draws; a draw's in the order they were tried
     window: Window
+    reads: ReadFigures | None  # of that window, on this machine; None where reads are not planned
     position: int  # where the stream goes on once the step of this micro-batch is done
 
 
@@ -110,12 +112,18 @@ class Stream:
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        local_size: int = 1,
         group_size: int = 1,
+        ordered: bool = False,
         device: torch.device | str = "cpu",
         stall_timeout: float = DataConfig.stall_timeout,
         repaint: Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor] | None = None,
     ) -> None:
-        """`repaint(images, draws)` changes decoded images, on the device; the thread that makes batches calls it."""
+        """`repaint(images, draws)` changes decoded images, on the device; the thread that makes batches calls it.
+
+        Of `world_size` ranks `local_size` are on each machine. Reads are planned and announced where the plan's windows
+        are `ordered` by shard, and where the store wants it.
+        """
         if start % batch_size:
             raise ValueError(f"the stream starts at a multiple of the batch size {batch_size}, not at draw {start}")
         if plan.window_length % batch_size:
@@ -125,6 +133,12 @@ class Stream:
         self._samples = Samples(plan, index, transform, self._stage)
         self._seed, self._batch_size, self._start, self._stall_timeout = seed, batch_size, start, stall_timeout
         self._parts = micro_batches(batch_size, micro_batch_size, rank, world_size, group_size)
+        self._reads: ReadPlanner | None = None
+        if ordered or self._samples.store.wants_reads:
+            here = rank - rank % local_size  # the first rank on this machine
+            last = min(here + local_size, world_size) - 1
+            shares = [micro_batches(batch_size, micro_batch_size, one, world_size, group_size) for one in (here, last)]
+            self._reads = ReadPlanner(index, batch_size, shares[0][0][0], shares[1][-1][1])
         self._device, self._repaint = torch.device(device), repaint
         # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
@@ -182,54 +196,67 @@ class Stream:
             ) from None
 
     def _batches(self, free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
-        waiting: deque[Part] = deque()
+        waiting: deque[tuple[Part, ReadFigures | None]] = deque()
         numbered = self._draws(ended)
 
         def decoding() -> str:
             if not waiting:
                 return "starting the decoder"
-            return f"decoding draws {waiting[0].draws[0]} to {waiting[0].draws[-1]}"
+            draws = waiting[0][0].draws
+            return f"decoding draws {draws[0]} to {draws[-1]}"
 
         def encoded() -> Iterator[Encoded]:
-            for window, draws in numbered:
+            for planned, draws in numbered:
                 free.acquire()
                 if ended.done():
                     return
-                part, images = self._samples.read(window, draws)
-                waiting.append(part)
+                part, images = self._samples.read(planned.window, draws)
+                waiting.append((part, planned.figures))
                 self._stage.words = decoding
                 yield images
 
         self._stage.words = decoding
         try:
             for decoded in self._decoder(encoded()):
-                part = waiting.popleft()
+                part, figures = waiting.popleft()
                 self._samples.repair(part, decoded)
-                yield self._batch(decoded.images, part)
+                yield self._batch(decoded.images, part, figures)
                 self._stage.words = decoding
         finally:
             numbered.close()  # ends the planning thread at once, whoever still holds the error's frames
 
-    def _draws(self, ended: Ended) -> Iterator[tuple[Window, NDArray[np.int64]]]:
-        """The window and the draw numbers of each micro-batch; the next window is planned while this one is used."""
+    def _draws(self, ended: Ended) -> Iterator[tuple[Planned, NDArray[np.int64]]]:
+        """The window and the draw numbers of each micro-batch; the next window is planned while this one is used.
+
+        What will be read is announced a stretch ahead, into the next window as soon as that is planned.
+        """
         total, length = self._plan.draws, self._plan.window_length
-        planned = Ahead(self._plan, self._start // length, ended) if self._start < total else None
+
+        def plan_ahead(number: int) -> Ahead | None:
+            return Ahead(self._plan, number, ended, self._reads) if number * length < total else None
+
+        announced = Announced(self._samples.store.expect, self._start)
+        ahead = plan_ahead(self._start // length) if self._start < total else None
         try:
             for first in range(self._start, total, self._batch_size):
                 if first % length == 0 or first == self._start:
                     self._stage.words = partial("planning window {}".format, first // length)
-                    window, following = planned.result(), (first // length + 1)
-                    planned = Ahead(self._plan, following, ended) if following * length < total else None
+                    planned = ahead.result()
+                    announced.add(planned)
+                    ahead = plan_ahead(first // length + 1)
                 for start, stop in self._parts:
                     draws = np.arange(first + start, min(first + stop, total))
                     if len(draws):
-                        yield window, draws
+                        if ahead and (following := ahead.ready()):
+                            announced.add(following)
+                        announced.use(int(draws[-1]))
+                        yield planned, draws
         finally:
             ended.set()
-            if planned:
-                planned.join()
+            if ahead:
+                ahead.join()
 
-    def _batch(self, images: torch.Tensor, part: Part) -> Batch:
+    def _batch(self, images: torch.Tensor, part: Part, figures: ReadFigures | None) -> Batch:
         self._stage.words = _copying
         keys = hash64(self._seed, part.draws, STREAM_MASK).view(np.int64)
         images = self._to_device(images)
@@ -242,6 +269,7 @@ class Stream:
             distances=self._to_device(torch.from_numpy(part.distances)),
             bad=tuple(sorted(part.bad, key=lambda bad: bad.draw)),
             window=part.window,
+            reads=figures,
             position=int(part.draws[0]) // self._batch_size * self._batch_size + self._batch_size,
         )
 

@@ -1,0 +1,118 @@
+"""What the stream tells its store: each stretch once, in order, one ahead of its use; and what the reads come to."""
+
+import itertools
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from streams import BATCH, DRAWS, WINDOW, Windows, make_stream
+
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.reads import plan_reads
+
+CUTS = [0, 20, 52, 64]
+
+
+class Stretches(Windows):
+    def window(self, number):
+        return replace(super().window(number), stretches=np.array(CUTS))
+
+
+@pytest.fixture(scope="module")
+def index(labelled):
+    return ShardIndex.load(labelled[1])
+
+
+def listened_to(index, **options):
+    """A stream in order and what its store was told: ("expect", Reads) and ("read", sample ids), as they came."""
+    stream, heard = make_stream(index, Stretches(index.samples), ordered=True, **options), []
+    store = stream._samples.store
+    expect, read = store.expect, store.read
+    store.expect = lambda reads: (heard.append(("expect", reads)), expect(reads))[1]
+    store.read = lambda ids: (heard.append(("read", ids)), read(ids))[1]
+    return stream, heard
+
+
+def stretches_of(index, ours=slice(0, BATCH), start=0):
+    """The ids of each stretch from draw `start` on, of a part of each batch, with the stretch's first draw."""
+    plan, found = Stretches(index.samples), []
+    for number in range(DRAWS // WINDOW):
+        ids = plan.window(number).sample_ids
+        for a, b in itertools.pairwise(CUTS):
+            draws = np.arange(WINDOW * number + a, WINDOW * number + b)
+            mine = (draws % BATCH >= ours.start) & (draws % BATCH < ours.stop)
+            if draws[-1] >= start:
+                found.append((int(draws[0]), ids[a:b][mine]))
+    return found
+
+
+@pytest.mark.parametrize("start", [0, BATCH, 3 * BATCH])
+@pytest.mark.parametrize("micro", [8, BATCH])
+def test_each_stretch_is_announced_in_order_while_the_one_before_is_used(index, start, micro):
+    stream, heard = listened_to(index, start=start, micro=micro)
+    assert sum(len(batch.draws) for batch in stream) == DRAWS - start
+    wanted = stretches_of(index, start=start)
+    told = [reads for what, reads in heard if what == "expect"]
+    assert len(told) == len(wanted)
+    for reads, (_, ids) in zip(told, wanted, strict=True):
+        expected = plan_reads(index, ids)
+        for name in ("shard", "start", "stop", "sample_ids", "first"):
+            np.testing.assert_array_equal(getattr(reads, name), getattr(expected, name))
+    known, draw = 0, start
+    for what, of in heard:
+        if what == "expect":
+            known += 1
+            # Not before the micro-batch that begins the stretch before.
+            before = wanted[max(0, known - 2)][0]
+            assert before < draw + micro
+        else:
+            draw += len(of)
+            assert known == len(wanted) or wanted[known][0] >= draw  # all that is read was announced
+
+
+def test_the_ranks_of_a_machine_plan_the_same_reads_and_their_figures(index):
+    figures = {}
+    for rank, ours in enumerate([slice(0, 16)] * 2 + [slice(16, 32)] * 2):
+        stream, heard = listened_to(index, rank=rank, world_size=4, local_size=2)
+        found = {batch.window.number: batch.reads for batch in stream}
+        told = [reads for what, reads in heard if what == "expect"]
+        wanted = stretches_of(index, ours)
+        assert [r.sample_ids.tolist() for r in told] == [np.unique(ids).tolist() for _, ids in wanted if len(ids)]
+        for number, figure in found.items():
+            of_window = [ids for first, ids in wanted if first // WINDOW == number]
+            reads, distinct = [plan_reads(index, ids) for ids in of_window], np.unique(np.concatenate(of_window))
+            assert figure.needed == index.nbytes[distinct].sum()
+            assert figure.fetched == sum(r.fetched for r in reads)
+            assert figure.requests == sum(len(r.start) for r in reads)
+            assert figure.shards == len(np.unique(index.shard[distinct]))
+            assert figure.amplification == figure.fetched / figure.needed
+        figures[rank] = found
+    assert figures[0] == figures[1] != figures[2] == figures[3]
+
+
+def test_figures_are_of_whole_windows_wherever_the_stream_begins(index):
+    whole, later = (
+        {batch.window.number: batch.reads for batch in listened_to(index, start=start)[0]} for start in (0, 3 * BATCH)
+    )
+    assert later == {number: figures for number, figures in whole.items() if number}
+
+
+def test_nothing_is_planned_or_announced_for_local_shards_at_random(index):
+    stream = make_stream(index, Stretches(index.samples))
+    stream._samples.store.expect = pytest.fail
+    assert {batch.reads for batch in stream} == {None}
+
+
+def test_the_kernel_is_told_by_a_thread_that_ends(index, tmp_path):
+    store = make_stream(index)._samples.store
+    for _, ids in stretches_of(index):
+        store.expect(plan_reads(index, ids))
+    store._advising.join(10)
+    assert not [thread for thread in threading.enumerate() if thread.name == "advise"]
+    # A shard that is missing is for whoever reads it to tell.
+    gone = replace(index, root=tmp_path)
+    lost = make_stream(gone, ordered=True)._samples.store
+    lost.expect(plan_reads(gone, np.arange(5)))
+    lost._advising.join(10)
+    assert not lost._advising.is_alive()
