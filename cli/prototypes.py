@@ -37,7 +37,7 @@ def _group() -> None:
 
 @prototypes.command("build")
 def build_command(
-    data: Annotated[Path, typer.Option(help="Folder of shards.")] = Path("shards"),
+    data: Annotated[str, typer.Option(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
     features: Annotated[
         str,
         typer.Option(
@@ -60,6 +60,7 @@ def build_command(
     """Cluster the images in feature space and store each one's distance to its prototype."""
     from mimcl.cli.config import ConfigError
     from mimcl.cli.console import console
+    from mimcl.pipeline.urls import shown
 
     if k != "auto" and not (k.isdecimal() and int(k) > 0):
         raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
@@ -74,7 +75,7 @@ def build_command(
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ConfigError(f"--name {name!r} is no name for a folder; use letters, digits, dots, - and _")
     count = None if k == "auto" else int(k)
-    folder, found = build(data, BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite))
+    _, found = build(data, BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite))
     info = found.info
     if info["davies_bouldin"]:
         console.print(
@@ -84,13 +85,17 @@ def build_command(
     console.print(
         f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
     )
-    where = "" if str(data) == "shards" else f" --data {data}"
+    where = "" if data == "shards" else f" --data {shown(data)}"
     where += "" if name == "default" else f" --set curriculum.prototypes={name}"
-    console.print(f"wrote {folder}/ with gallery.png · next: mimcl train --curriculum proto{where}")
+    console.print(
+        f"wrote {shown(data)}/prototypes/{name}/ with gallery.png · next: mimcl train --curriculum proto{where}"
+    )
 
 
-def build(data: Path = Path("shards"), config: BuildConfig = BuildConfig()) -> tuple[Path, PrototypeSet]:
+def build(data: str | Path = "shards", config: BuildConfig = BuildConfig()) -> tuple[Path, PrototypeSet]:
     """Builds and stores a set with its gallery; returns its folder and the set, with a distance for each sample.
+
+    For shards at a URL the folder is in the cache, and what lies there was put beside the shards.
 
     Raises PrototypeError for a set that is there already or cannot be built, DataError for shards that cannot be read.
     """
@@ -99,13 +104,19 @@ def build(data: Path = Path("shards"), config: BuildConfig = BuildConfig()) -> t
     from mimcl.cli.gallery import draw_gallery
     from mimcl.curriculum.prototypes import PrototypeError, build_prototypes
     from mimcl.pipeline.index import ShardIndex
+    from mimcl.pipeline.mirror import set_exists
+    from mimcl.pipeline.remote import can_write, upload
 
     index = ShardIndex.load(data)
-    folder = data / "prototypes" / config.name
-    if folder.exists() and not config.overwrite:
+    if index.url and not can_write(index.url):
+        raise PrototypeError(f"{index.shown} takes no files: build the set beside the shards that were uploaded there")
+    folder = index.root / "prototypes" / config.name
+    if set_exists(index, config.name) and not config.overwrite:
         raise PrototypeError(f"{folder} exists; give another --name, or --overwrite to replace it")
     if config.k is not None and config.k > index.samples / 2:
-        raise PrototypeError(f"--k {config.k} is more than half the {index.samples} images of {data}; give fewer")
+        raise PrototypeError(
+            f"--k {config.k} is more than half the {index.samples} images of {index.shown}; give fewer"
+        )
     extractor, reason = _extractor(config.features, config.seed)
     console.print(f"features: {extractor.name} ({reason})")
     decoder = open_decoder(config.decoder, extractor.image_size, index)
@@ -122,7 +133,9 @@ def build(data: Path = Path("shards"), config: BuildConfig = BuildConfig()) -> t
         min_cluster=config.min_cluster,
         singletons=config.singletons,
     )
-    found.save(folder, config.overwrite, {"gallery.png": draw_gallery(index, found)})
+    found.save(folder, config.overwrite or index.url is not None, {"gallery.png": draw_gallery(index, found)})
+    if index.url:
+        upload(folder, f"{index.url}/prototypes")
     return folder, found
 
 

@@ -25,6 +25,7 @@ from mimcl.cli.recipes import recipe
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.mirror import set_folder
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.
 FREE = {
@@ -163,12 +164,12 @@ def draws_of(config: Config, samples: int) -> int:
 
 
 def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | None:
-    """The prototype distance of each sample, None without a curriculum. Raises PrototypeError."""
+    """The prototype distance of each sample, None without a curriculum. Raises PrototypeError, DataError."""
     if config.curriculum.name == "none":
         return None
     from mimcl.curriculum.prototypes import PrototypeSet
 
-    folder = index.root / "prototypes" / config.curriculum.prototypes
+    folder = set_folder(index, config.curriculum.prototypes)
     return PrototypeSet.load(folder, index.fingerprint).distance
 
 

@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ class ShardCache:
 
     @staticmethod
     def key(url: str, stat: Stat) -> str:
-        return xxhash.xxh128_hexdigest(f"{url}\n{stat.size}\n{stat.etag}")
+        return xxhash.xxh128_hexdigest(f"{url}\n{stat.size}\n{stat.etag}".encode())
 
     def find(self, key: str, size: int, samples: int) -> CachedShard | None:
         """A shard of that many bytes and samples; None if it is not there. Not to be kept: see `_remove`."""
@@ -79,10 +79,8 @@ class ShardCache:
         if now - self._marked.get(key, -math.inf) < _MARK_AGAIN:
             return
         self._marked[key] = now
-        try:
+        with suppress(OSError):  # not there, or somebody else's
             os.utime(self.folder / f"{key}{_SUFFIX}")
-        except OSError:  # not there, or somebody else's
-            pass
 
     def keep(self, nbytes: int, write: Callable[[], None]) -> None:
         """Has `write` write that many bytes, after making room for them; nothing if they are more than may be kept.
@@ -135,10 +133,8 @@ class ShardCache:
             for _, path, nbytes in sorted(found):
                 if used <= target:
                     break
-                try:
+                with suppress(FileNotFoundError):
                     os.unlink(path)
-                except FileNotFoundError:
-                    pass
                 used -= nbytes
 
 
@@ -192,7 +188,9 @@ class CachedShard:
 
     def _lock(self, kind: int, start: int, stop: int) -> bool:
         try:
-            fcntl.fcntl(self._descriptor, _F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, stop - start, 0))
+            fcntl.fcntl(
+                self._descriptor, _F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, stop - start, 0)
+            )
         except (BlockingIOError, PermissionError):
             return False
         except OSError:  # a file system without locks
@@ -211,10 +209,8 @@ def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 def _flocked(folder: Path) -> Iterator[None]:
     held = os.open(folder, os.O_RDONLY)
     try:
-        try:
+        with suppress(OSError):
             fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError:
-            pass
         yield
     finally:
         os.close(held)

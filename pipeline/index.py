@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
+from mimcl.pipeline.mirror import fetch_description, fetch_index, mirror_of
+from mimcl.pipeline.urls import joined, shown, url_of
 
 DATASET_FORMAT = "mimcl-shards/1"
 SPLITS = ("train", "val")
@@ -80,6 +81,21 @@ class ShardIndex:
     height: NDArray[np.int32]
     label: NDArray[np.int32]
     _table: pa.RecordBatch
+    url: str | None = None  # where the shards lie; then `root` is what of the data set is kept on this machine
+
+    @property
+    def location(self) -> str:
+        """Folder or URL, as `load` takes it; it may hold secrets."""
+        return self.url or str(self.root)
+
+    @property
+    def shown(self) -> str:
+        """Folder or URL, as it may be printed."""
+        return shown(self.location)
+
+    def at(self, name: str) -> str:
+        """Path or URL of a shard, as it may be printed."""
+        return joined(self.shown, name) if self.url else str(self.root / name)
 
     @property
     def samples(self) -> int:
@@ -101,12 +117,18 @@ class ShardIndex:
         return self._table["key"].to_pylist()
 
     @classmethod
-    def load(cls, root: Path, split: str = "train") -> ShardIndex:
-        """Opens the index of one split. Raises DataError when it is missing, damaged, stale or of another format."""
+    def load(cls, root: str | Path, split: str = "train") -> ShardIndex:
+        """Opens the index of one split, of a folder or a URL, from where it is fetched once.
+
+        Raises DataError when it is missing, damaged, stale or of another format.
+        """
         description = read_dataset(root)
         if split not in description["splits"]:
-            raise DataError(f"{root} has no {split} split; it has {', '.join(description['splits'])}")
+            raise DataError(f"{shown(root)} has no {split} split; it has {', '.join(description['splits'])}")
         part = description["splits"][split]
+        if url := url_of(root):
+            fetch_index(url, split, part["index_xxh128"])
+        root = mirror_of(url) if url else Path(root)
         path = root / f"{split}.arrow"
         try:
             # Before anything is parsed: Arrow trusts what it reads.
@@ -130,7 +152,7 @@ class ShardIndex:
             raise DataError(f"{path}: index damaged or hostile ({fault}); {_AGAIN}")
         numbers = [name for name, kind in _COLUMNS.items() if not pa.types.is_large_string(kind)]
         columns = {name: batch[name].to_numpy(zero_copy_only=True) for name in numbers}
-        return cls(root, split, part["fingerprint"], part["classes"], part["shards"], **columns, _table=batch)
+        return cls(root, split, part["fingerprint"], part["classes"], part["shards"], **columns, _table=batch, url=url)
 
 
 def _fault(batch: pa.RecordBatch, part: dict[str, Any]) -> str | None:
@@ -158,15 +180,14 @@ def _fault(batch: pa.RecordBatch, part: dict[str, Any]) -> str | None:
     return next((f"row {rows.argmax()} {what}" for what, rows in wrong.items() if rows.any()), None)
 
 
-def read_dataset(root: Path) -> dict[str, Any]:
-    """The content of dataset.json. Raises DataError where there is none, of another format, or not as it is packed."""
-    if scheme := re.match(
-        r"pipe:|[a-z][a-z0-9+.-]+:/", str(root), re.IGNORECASE
-    ):  # a Path has one slash of a URL's two
-        if scheme[0].lower() == "pipe:":
-            raise DataError(f"{root}: pipe: is refused: it would run a command; give a folder of shards")
-        raise DataError(f"{root}: {scheme[0].rstrip('/')} is not supported yet; give a local folder of shards")
-    path = root / "dataset.json"
+def read_dataset(root: str | Path) -> dict[str, Any]:
+    """The content of dataset.json in a folder or at a URL.
+
+    Raises DataError where there is none, of another format, or not as it is packed.
+    """
+    url = url_of(root)
+    path = (fetch_description(url) if url else Path(root)) / "dataset.json"
+    where = joined(shown(url), path.name) if url else path
     try:
         with open_regular(path) as file:
             text = file.read(_MAX_DESCRIPTION + 1)
@@ -176,20 +197,20 @@ def read_dataset(root: Path) -> dict[str, Any]:
         kind = description["format"]
         if kind == DATASET_FORMAT:
             for split, part in description["splits"].items():
-                _check_split(root, split, part)
+                _check_split(shown(root), split, part)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"  # the repr of some errors holds all that was read
-        raise DataError(f"{path} cannot be read ({reason:.200}); {_AGAIN}") from None
+        raise DataError(f"{where} cannot be read ({reason:.200}); {_AGAIN}") from None
     if kind != DATASET_FORMAT:
         raise DataError(
-            f"{path} has format {kind!r:.80}, this program reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
+            f"{where} has format {kind!r:.80}, this program reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
         )
     return description
 
 
-def _check_split(root: Path, split: str, part: dict[str, Any]) -> None:
+def _check_split(root: str, split: str, part: dict[str, Any]) -> None:
     """Raises ValueError, KeyError or TypeError for what was never packed, DataError for what was packed long ago."""
     if split not in SPLITS:
         raise ValueError(f"a split called {split!r:.80}")

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ _BLOCK = 1 << 24
 
 def mirror_of(url: str) -> Path:
     """The folder in the cache for what is kept of the data set at `url`."""
-    return cache_folder() / "sets" / xxhash.xxh128_hexdigest(url)
+    return cache_folder() / "sets" / xxhash.xxh128_hexdigest(url.encode())
 
 
 def fetch_description(url: str) -> Path:
@@ -52,7 +52,7 @@ def fetch_index(url: str, split: str, digest: str) -> None:
 
 
 def set_folder(index: ShardIndex, name: str) -> Path:
-    """Where the prototype set NAME of the index's data set lies, fetched before if that is elsewhere. Raises DataError."""
+    """Where the prototype set NAME beside the index lies, fetched before if that is elsewhere. Raises DataError."""
     local = index.root / "prototypes" / name
     if index.url is None:
         return local
@@ -66,7 +66,9 @@ def set_folder(index: ShardIndex, name: str) -> Path:
     try:
         digests = json.loads(description)["xxh128"]
         # Names are joined to a folder: nothing but plain ones may stand here.
-        if not all(Path(file).name == file and not file.startswith(".") and type(x) is str for file, x in digests.items()):
+        if not all(
+            Path(file).name == file and not file.startswith(".") and type(x) is str for file, x in digests.items()
+        ):
             raise ValueError("a file name that no set has")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{remote.at(there)}/prototypes.json is damaged ({error!r:.80}); build the set again") from None
@@ -91,10 +93,8 @@ def _fetch_set(remote: RemoteFolder, there: str, local: Path, description: bytes
         _make(aside)
         for name, digest in digests.items():
             remote.download(f"{there}/{name}", aside / name, digest)
-        try:
+        with suppress(Missing):  # nothing is computed from it
             _write(aside / "gallery.png", remote.whole(f"{there}/gallery.png", _MOST_TEXT))
-        except Missing:
-            pass  # nothing is computed from it
         _write(aside / "prototypes.json", description)
         shutil.rmtree(local, ignore_errors=True)
         aside.rename(local)
@@ -108,10 +108,8 @@ def _alone(folder: Path) -> Iterator[None]:
     _make(folder)
     held = os.open(folder, os.O_RDONLY)
     try:
-        try:
+        with suppress(OSError):  # a file system without locks: files are whole all the same
             fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: files are whole all the same
-            pass
         yield
     finally:
         os.close(held)

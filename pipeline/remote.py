@@ -51,7 +51,7 @@ class Patience:
 
     def wait(self, what: str, attempt: int) -> float:
         """Between half and one and a half of a time that doubles: by a hash, alike whenever it is asked for."""
-        jitter = 0.5 + xxhash.xxh64_intdigest(f"{what} {attempt}") / 2**64
+        jitter = 0.5 + xxhash.xxh64_intdigest(f"{what} {attempt}".encode()) / 2**64
         return jitter * min(self.longest_wait, self.first_wait * 2**attempt)
 
 
@@ -230,7 +230,7 @@ def _status(error: BaseException | None) -> int | None:
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
         found = (
             getattr(error, "status", None),
-            getattr(error, "code", None),
+            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,  # gcsfs's
             getattr(response, "status_code", None),
             metadata.get("HTTPStatusCode"),
         )

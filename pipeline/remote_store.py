@@ -25,7 +25,10 @@ REQUEST = 1 << 19  # bytes that take about as long as asking for them
 _NOW, _AHEAD = 16, 8  # threads that fetch what is waited for, and what will be needed
 _AHEAD_SHARE = 4  # what is fetched ahead of one stretch is at most this part of the cache
 
+_PATIENT = 5.0  # seconds that fetching ahead waits for who fetches the same
+
 Found = dict[int, NDArray[np.uint8] | str]  # by sample_id: its bytes, or why it is bad
+Look = Callable[[CachedShard, "_Shard", NDArray[np.int64]], tuple[Found, NDArray[np.int64]]]  # found, and missing
 
 
 class _Shard(NamedTuple):
@@ -39,6 +42,8 @@ class _Shard(NamedTuple):
 
 class RemoteStore:
     """Reads samples of one split, in one thread at a time; `expect` may be called from another."""
+
+    wants_reads = True
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
@@ -64,9 +69,7 @@ class RemoteStore:
         if len(missing):
             for part in self._together([partial(self._fetched, *task) for task in self._tasks(missing)]):
                 found |= part
-        return [
-            self.defect(row, data) if isinstance(data := found[row], str) else data for row in sample_ids.tolist()
-        ]
+        return [self.defect(row, data) if isinstance(data := found[row], str) else data for row in sample_ids.tolist()]
 
     def expect(self, reads: Reads) -> None:
         """Fetches what of it is not here, in the background, each shard as is cheaper: whole or by ranges.
@@ -105,6 +108,8 @@ class RemoteStore:
         self._words = f"fetching {name}"
         stat = self._remote.stat(name)
         if stat.size != size:
+            stat = self._remote.stat(name)  # once more: an answer may have been cut short
+        if stat.size != size:
             raise DataError(
                 f"shard {self._remote.at(name)} has {stat.size:,} bytes, the index says {size:,}; upload it again or "
                 "pack again"
@@ -117,18 +122,17 @@ class RemoteStore:
 
     def _cached(self, rows: NDArray[np.int64]) -> Found:
         """Those of the samples, ascending, that are here."""
-        index, found = self._index, Found()
+        found: Found = {}
         for number, of_shard in self._by_shard(rows):
             shard = self._opened(number)
             self._cache.need(shard.key)
             file = self._cache.find(shard.key, shard.stat.size, shard.last - shard.first)
             if file is not None:
                 found |= self._held(file, shard, of_shard)
-        del file
         return found
 
     def _held(self, file: CachedShard, shard: _Shard, rows: NDArray[np.int64]) -> Found:
-        index, found = self._index, Found()
+        index, found = self._index, {}
         for row in rows[self._have(file, shard)[rows - shard.first]].tolist():
             data = file.read(int(index.offset[row]), int(index.nbytes[row]), int(index.xxh64[row]))
             if data is not None:
@@ -171,8 +175,10 @@ class RemoteStore:
         tasks = [partial(self._quietly, partial(self._fetch_ahead, *task)) for task in self._tasks(wanted, some)]
         self._ahead.add(tasks, first=True)
 
-    def _fetch_ahead(self, number: int, rows: NDArray[np.int64]) -> None:
-        self._fetch(self._opened(number), rows, 0.0, partial(self._absent))
+    def _fetch_ahead(self, number: int, rows: NDArray[np.int64], patience: float = 0.0) -> None:
+        if self._fetch(self._opened(number), rows, patience, self._absent) is None and not patience:
+            # Somebody is at it, perhaps at a part of it: the others first.
+            self._ahead.add([partial(self._quietly, partial(self._fetch_ahead, number, rows, _PATIENT))])
 
     def _absent(self, file: CachedShard, shard: _Shard, rows: NDArray[np.int64]) -> tuple[Found, NDArray[np.int64]]:
         return {}, rows[~self._have(file, shard)[rows - shard.first]]
@@ -186,15 +192,15 @@ class RemoteStore:
 
         return self._fetch(self._opened(number), rows, PATIENCE.total, rest)
 
-    def _fetch(self, shard: _Shard, rows: NDArray[np.int64], patience: float, look: Callable) -> Found:
-        """Fetches what `look` says is missing, unless somebody else does it, for whom is waited `patience` seconds."""
+    def _fetch(self, shard: _Shard, rows: NDArray[np.int64], patience: float, look: Look) -> Found | None:
+        """Fetches what `look` does not find; None while others fetch some of it, after waiting `patience` seconds."""
         file = self._cache.open(shard.key, shard.stat.size, shard.last - shard.first)
         start, stop = int(self._index.offset[rows[0]]), int(self._index.offset[rows[-1]] + self._index.nbytes[rows[-1]])
         if self._ranges is False:
             start, stop = 0, shard.stat.size
         with file.locked(start, stop, patience) as mine:
-            if not (mine or patience):
-                return {}
+            if not mine and patience < PATIENCE.total:
+                return None
             found, missing = look(file, shard, rows)
             for attempt in range(ARRIVALS):
                 if not len(missing):
@@ -249,10 +255,10 @@ class RemoteStore:
     def _require_unchanged(self, shard: _Shard) -> None:
         """Raises DataError if the object is another than when it was opened."""
         if (now := self._remote.stat(shard.name)) != shard.stat:
+            before, since = (f"{stat.size:,} bytes and etag {stat.etag or 'none'}" for stat in (shard.stat, now))
             raise DataError(
-                f"shard {self._remote.at(shard.name)} changed while it was in use (it had {shard.stat.size:,} bytes and "
-                f"etag {shard.stat.etag or 'none'}, now {now.size:,} and {now.etag or 'none'}); put the packed one back, "
-                "or pack again"
+                f"shard {self._remote.at(shard.name)} changed while it was in use: it had {before}, now {since}; put "
+                "back the one that was packed, or pack again"
             )
 
     def _together(self, tasks: list[Callable[[], object]]) -> list:

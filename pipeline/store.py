@@ -35,6 +35,8 @@ class Defect(NamedTuple):
 class Store(Protocol):
     """Reads samples of one split, in one thread at a time."""
 
+    wants_reads: bool  # told by `expect`, in whatever order the samples are
+
     def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
         """The image bytes of each sample, or why it is bad. Raises DataError for a shard that cannot be had."""
 
@@ -62,7 +64,7 @@ def open_store(index: ShardIndex) -> Store:
 
 def defect_of(index: ShardIndex, sample_id: int, reason: str) -> Defect:
     """`reason` with the sample's key and shard."""
-    return Defect(index.key(sample_id), index.shards[index.shard[sample_id]]["name"], reason)
+    return Defect(index.key(sample_id), Path(index.shards[index.shard[sample_id]]["name"]).name, reason)
 
 
 class ShardStore:
@@ -126,6 +128,9 @@ class ShardStore:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def close(self) -> None:
+        """Advice that was given needs no taking back."""
 
     def defect(self, sample_id: int, reason: str) -> Defect:
         """`reason` with the sample's key and shard."""
