@@ -38,7 +38,7 @@ def announce(
         f"{config.masking.mask_ratio:g}, batch {data.batch_size} in micro-batches of {data.micro_batch_size}"
     )
     console.print(
-        f"{index.samples:,} images in {data.root}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
+        f"{index.samples:,} images in {index.shown}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
         f"{steps:,} steps"
     )
     console.print(curriculum_line(config, plan))

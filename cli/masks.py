@@ -19,7 +19,7 @@ def masks_command(
     checkpoints: Annotated[
         int, typer.Option(min=1, help="Columns: checkpoints spread evenly from the first that was kept to the last.")
     ] = 4,
-    data: Annotated[Path | None, typer.Option(help="Folder of shards. (default: the run's)")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: the run's)")] = None,
 ) -> None:
     """Draw crops with the masker's scores, masks and reconstructions at several checkpoints of a run."""
     from mimcl.cli.console import console
@@ -28,7 +28,7 @@ def masks_command(
     console.print(f"wrote {out}: {run} at step {', '.join(f'{step:,}' for step in steps)}")
 
 
-def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Path | None = None) -> list[int]:
+def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str | Path | None = None) -> list[int]:
     """Writes the picture to `out` and returns the steps that it shows; `run` may be one checkpoint as well.
 
     Crops are those of evaluation, mask keys those of the run's first draws, the same at every checkpoint. Raises
@@ -44,7 +44,7 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: Pat
 
     found = sorted(checkpoint.candidates(run / "checkpoints")) or [checkpoint.resolve(run)]
     config = checkpoint.read_meta(found[-1])["config"]
-    index = ShardIndex.load(Path(config["data"]["root"]) if data is None else data)
+    index = ShardIndex.load(config["data"]["root"] if data is None else data)
     crops = images_of(index, spread(index.samples, images), config["data"]["image_size"])
     moments = []
     for place in spread(len(found), checkpoints):

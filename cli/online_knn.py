@@ -40,7 +40,7 @@ class OnlineKnn:
         world: World,
     ) -> None:
         """`train` is the index of the run, `draws` its length. Raises DataError where Labelled does."""
-        splits = Labelled.load(train.root)
+        splits = Labelled.load(train.location)
         self._splits = [(index, _chosen(index)) for index in (splits.train, splits.val)]
         self._features = MaeFeatures(self.name, model, precision)
         self._decoder = open_decoder(decoder, model.image_size, splits.train, splits.val, world=world)

@@ -10,7 +10,9 @@ import typer
 Recipe = Annotated[
     str | None, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small. (default: auto)")
 ]
-Data = Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")]
+Data = Annotated[
+    str | None, typer.Option(help="Folder of shards, or s3://, gs://, hf://, http(s)://. (default: shards)")
+]
 Curriculum = Annotated[
     str | None, typer.Option(help="none, proto (typical images first) or anti (far ones first). (default: none)")
 ]

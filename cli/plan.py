@@ -107,7 +107,7 @@ def plan(config: Config) -> Planned:
 
     if config.curriculum.learns:
         raise ConfigError("--temp-schedule learned follows the losses: what it will do is known only by training")
-    index = ShardIndex.load(Path(config.data.root))
+    index = ShardIndex.load(config.data.root)
     with usage_errors():
         found = Plan(
             config.curriculum,
@@ -128,10 +128,12 @@ def plan(config: Config) -> Planned:
 
 def table(planned: Planned, rows: int) -> list[str]:
     """Lines to print: what the run is, a row for each of `rows` windows, what the columns mean."""
+    from mimcl.pipeline.urls import shown
+
     config = planned.config
     lines = [
-        f"{planned.samples:,} images in {config.data.root}, {config.trainer.epochs:g} epochs: {planned.draws:,} draws "
-        f"in {planned.draws // config.data.batch_size:,} steps and {planned.windows:,} windows",
+        f"{planned.samples:,} images in {shown(config.data.root)}, {config.trainer.epochs:g} epochs: "
+        f"{planned.draws:,} draws in {planned.draws // config.data.batch_size:,} steps and {planned.windows:,} windows",
         planned.words,
         f"{'':39}{'mean':>9}   {'different images, expected':>28}   {'drawn most':>10}",
         f"{'epoch':>8}{'draw':>15}{'tau':>9}{'r':>7}{'distance':>9}   {'in the window':>13}{'so far':>15}"

@@ -42,7 +42,7 @@ def _group() -> None:
 
 @prototypes.command("build")
 def build_command(
-    data: Annotated[Path, typer.Option(help="Folder of shards.")] = Path("shards"),
+    data: Annotated[str, typer.Option(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
     features: Annotated[
         str,
         typer.Option(
@@ -73,6 +73,7 @@ def build_command(
     from mimcl.cli.config import ConfigError
     from mimcl.cli.console import console
     from mimcl.model.distributed import World
+    from mimcl.pipeline.urls import shown
 
     if k != "auto" and not (k.isdecimal() and int(k) > 0):
         raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
@@ -91,7 +92,7 @@ def build_command(
         raise ConfigError(f"--sample {sample} is too few for --k {count}; give at least as many, better 40 times")
     config = BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite, sample)
     world = World.from_environment()
-    folder, found = build(data, config, world)
+    _, found = build(data, config, world)
     if world.rank:
         return
     info = found.info
@@ -103,20 +104,22 @@ def build_command(
     console.print(
         f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
     )
-    where = "" if str(data) == "shards" else f" --data {data}"
+    where = "" if data == "shards" else f" --data {shown(data)}"
     where += "" if name == "default" else f" --set curriculum.prototypes={name}"
-    console.print(f"wrote {folder}/ with gallery.png · next: mimcl train --curriculum proto{where}")
+    console.print(
+        f"wrote {shown(data)}/prototypes/{name}/ with gallery.png · next: mimcl train --curriculum proto{where}"
+    )
 
 
 def build(
-    data: Path = Path("shards"), config: BuildConfig = BuildConfig(), world: World | None = None
+    data: str | Path = "shards", config: BuildConfig = BuildConfig(), world: World | None = None
 ) -> tuple[Path, PrototypeSet]:
     """Builds and stores a set with its gallery; returns its folder and the set, with a distance for each sample.
 
     The ranks of `world` share the parts of the data; how many they are changes no bit of the result. What is made lies
     in files from where a build that was stopped goes on: features take 4 N D bytes (2 GB for ImageNet by DINO's ViT-S),
-    which are removed in the end. Raises PrototypeError for a set that is there already or cannot be built, DataError
-    for shards that cannot be read.
+    which are removed in the end. For shards at a URL all that lies in the cache, and the set is put beside the shards.
+    Raises PrototypeError for a set that is there already or cannot be built, DataError for shards that cannot be read.
     """
     from mimcl.cli.alone import alone
     from mimcl.cli.building import Building
@@ -128,15 +131,23 @@ def build(
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, described
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.pipeline.index import ShardIndex
+    from mimcl.pipeline.mirror import set_exists
+    from mimcl.pipeline.remote import can_write, upload
 
     world = world or World()
     index = ShardIndex.load(data)
+    if index.url and not can_write(index.url):
+        raise PrototypeError(f"{index.shown} takes no files: build the set beside the shards that were uploaded there")
+    if index.url and world.size > world.local_size:
+        raise PrototypeError(f"{index.shown}: the machines share no folder to build in; use one of them")
     sets = index.root / "prototypes"
     folder = sets / config.name
-    if folder.exists() and not config.overwrite:
+    if set_exists(index, config.name) and not config.overwrite:
         raise PrototypeError(f"{folder} exists; give another --name, or --overwrite to replace it")
     if config.k is not None and config.k > index.samples / 2:
-        raise PrototypeError(f"--k {config.k} is more than half the {index.samples} images of {data}; give fewer")
+        raise PrototypeError(
+            f"--k {config.k} is more than half the {index.samples} images of {index.shown}; give fewer"
+        )
     building = Building(sets / f".{config.name}.building", index)
     mine = range(world.rank, len(building.features.parts), world.size)
     with connected(world, world.device(), _PATIENCE), alone(sets, world):
@@ -176,7 +187,10 @@ def build(
                 "index_fingerprint": index.fingerprint,
             }
             found = PrototypeSet(cluster, raw, distance, clusters.centroids, described(clusters, cluster, about))
-            found.save(folder, config.overwrite, {"gallery.png": draw_gallery(index, found)})
+            # What the cache has of a set that is not beside the shards any more is not in the way.
+            found.save(folder, config.overwrite or index.url is not None, {"gallery.png": draw_gallery(index, found)})
+            if index.url:
+                upload(folder, f"{index.url}/prototypes")
             building.remove()
 
         on_first_rank(world, finish, sets)

@@ -26,6 +26,7 @@ from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
 from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.mirror import set_folder
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.
 FREE = {
@@ -164,12 +165,12 @@ def draws_of(config: Config, samples: int) -> int:
 
 
 def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | None:
-    """The prototype distance of each sample, None without a curriculum. Raises PrototypeError."""
+    """The prototype distance of each sample, None without a curriculum. Raises PrototypeError, DataError."""
     if config.curriculum.name == "none":
         return None
     from mimcl.curriculum.prototypes import PrototypeSet
 
-    folder = index.root / "prototypes" / config.curriculum.prototypes
+    folder = set_folder(index, config.curriculum.prototypes)
     return PrototypeSet.load(folder, index.fingerprint, check_once).distance
 
 

@@ -159,7 +159,7 @@ def train(run: Run, world: World | None = None) -> bool:
     config, data, world = run.config, run.config.data, world or World()
     is_first = world.rank == 0
     require_libraries(config.log)
-    index = ShardIndex.load(Path(data.root))
+    index = ShardIndex.load(data.root)
     distances = load_distances(config, index)
     draws = draws_of(config, index.samples)
     learned = None

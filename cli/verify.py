@@ -12,7 +12,7 @@ _SHOWN = 20  # findings
 
 
 def verify_command(
-    data: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")] = Path("shards"),
+    data: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of shards.")] = "shards",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and check.")] = os.cpu_count() or 1,
 ) -> None:
@@ -20,8 +20,14 @@ def verify_command(
     from mimcl.cli.console import console
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import read_dataset
+    from mimcl.pipeline.urls import shown, url_of
 
-    findings = verify(data, decode, workers)
+    if url_of(data):
+        raise DataError(
+            f"{shown(data)} is not here: verify checks a folder; images from elsewhere are compared with their "
+            "checksums whenever they are read"
+        )
+    findings = verify(Path(data), decode, workers)
     for finding in findings[:_SHOWN]:
         console.print(finding)
     if len(findings) > _SHOWN:
@@ -30,7 +36,7 @@ def verify_command(
         raise DataError(f"{data}: {len(findings):,} findings; restore what they name, or pack again with `mimcl shard`")
     parts = read_dataset(data)["splits"].values()
     images, shards = sum(part["samples"] for part in parts), sum(len(part["shards"]) for part in parts)
-    beside = f" and {len(sets)} prototype sets" if (sets := sets_of(data)) else ""
+    beside = f" and {len(sets)} prototype sets" if (sets := sets_of(Path(data))) else ""
     console.print(f"{images:,} images in {shards:,} shards{beside}: all checks passed")
 
 

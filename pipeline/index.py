@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, open_regular
+from mimcl.pipeline.mirror import fetch_description, fetch_index, mirror_of
+from mimcl.pipeline.urls import joined, shown, url_of
 
 DATASET_FORMAT = "mimcl-shards/1"
 SPLITS = ("train", "val")
@@ -63,6 +65,21 @@ class ShardIndex:
     height: NDArray[np.int32]
     label: NDArray[np.int32]
     _table: pa.RecordBatch
+    url: str | None = None  # where the shards lie; then `root` is what of the data set is kept on this machine
+
+    @property
+    def location(self) -> str:
+        """Folder or URL, as `load` takes it; it may hold secrets."""
+        return self.url or str(self.root)
+
+    @property
+    def shown(self) -> str:
+        """Folder or URL, as it may be printed."""
+        return shown(self.location)
+
+    def at(self, name: str) -> str:
+        """Path or URL of a shard, as it may be printed."""
+        return joined(self.shown, name) if self.url else str(self.root / name)
 
     @property
     def samples(self) -> int:
@@ -84,16 +101,19 @@ class ShardIndex:
         return self._table["key"].to_pylist()
 
     @classmethod
-    def load(cls, root: Path, split: str = "train", *, anew: bool = False) -> ShardIndex:
-        """Opens the index of one split. Raises DataError when it is missing, damaged, stale or of another format.
+    def load(cls, root: str | Path, split: str = "train", *, anew: bool = False) -> ShardIndex:
+        """Opens the index of one split, of a folder or a URL, from where it is fetched once.
 
         All of it is read and checked when it is met for the first time in its state, or with `anew`: a disk that lost
-        bits is not noticed otherwise.
+        bits is not noticed otherwise. Raises DataError when it is missing, damaged, stale or of another format.
         """
         description = read_dataset(root)
         if split not in description["splits"]:
-            raise DataError(f"{root} has no {split} split; it has {', '.join(description['splits'])}")
+            raise DataError(f"{shown(root)} has no {split} split; it has {', '.join(description['splits'])}")
         part = description["splits"][split]
+        if url := url_of(root):
+            fetch_index(url, split, part["index_xxh128"])
+        root = mirror_of(url) if url else Path(root)
         path = root / f"{split}.arrow"
         try:
             with open_regular(path) as file:
@@ -109,7 +129,7 @@ class ShardIndex:
             raise DataError(f"{path} cannot be read ({reason}); {_AGAIN}") from None
         numbers = [name for name, kind in _COLUMNS.items() if not pa.types.is_large_string(kind)]
         columns = {name: batch[name].to_numpy(zero_copy_only=True) for name in numbers}
-        return cls(root, split, part["fingerprint"], part["classes"], part["shards"], **columns, _table=batch)
+        return cls(root, split, part["fingerprint"], part["classes"], part["shards"], **columns, _table=batch, url=url)
 
 
 def _parsed(mapped: pa.Buffer) -> tuple[pa.RecordBatch, pa.Schema]:
@@ -186,15 +206,14 @@ def _fault_of_rows(
     return next(((int(rows.argmax()), what) for what, rows in wrong.items() if rows.any()), None)
 
 
-def read_dataset(root: Path) -> dict[str, Any]:
-    """The content of dataset.json. Raises DataError where there is none, of another format, or not as it is packed."""
-    if scheme := re.match(
-        r"pipe:|[a-z][a-z0-9+.-]+:/", str(root), re.IGNORECASE
-    ):  # a Path has one slash of a URL's two
-        if scheme[0].lower() == "pipe:":
-            raise DataError(f"{root}: pipe: is refused: it would run a command; give a folder of shards")
-        raise DataError(f"{root}: {scheme[0].rstrip('/')} is not supported yet; give a local folder of shards")
-    path = root / "dataset.json"
+def read_dataset(root: str | Path) -> dict[str, Any]:
+    """The content of dataset.json in a folder or at a URL.
+
+    Raises DataError where there is none, of another format, or not as it is packed.
+    """
+    url = url_of(root)
+    path = (fetch_description(url) if url else Path(root)) / "dataset.json"
+    where = joined(shown(url), path.name) if url else path
     try:
         with open_regular(path) as file:
             text = file.read(_MAX_DESCRIPTION + 1)
@@ -206,20 +225,20 @@ def read_dataset(root: Path) -> dict[str, Any]:
             packed = description.get("packed")
             adopted = isinstance(packed, dict) and packed.get("adopted") is True
             for split, part in description["splits"].items():
-                _check_split(root, split, part, adopted)
+                _check_split(shown(root), split, part, adopted)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"  # the repr of some errors holds all that was read
-        raise DataError(f"{path} cannot be read ({reason:.200}); {_AGAIN}") from None
+        raise DataError(f"{where} cannot be read ({reason:.200}); {_AGAIN}") from None
     if kind != DATASET_FORMAT:
         raise DataError(
-            f"{path} has format {kind!r:.80}, this program reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
+            f"{where} has format {kind!r:.80}, this program reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
         )
     return description
 
 
-def _check_split(root: Path, split: str, part: dict[str, Any], adopted: bool) -> None:
+def _check_split(root: str, split: str, part: dict[str, Any], adopted: bool) -> None:
     """Raises ValueError, KeyError or TypeError for what was never packed, DataError for what was packed long ago.
 
     Shards that were `adopted` have plain file names, others those that packing gives.

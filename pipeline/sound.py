@@ -19,7 +19,7 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Plan, Window
 from mimcl.pipeline.stall import Stage
-from mimcl.pipeline.store import Defect, ShardStore
+from mimcl.pipeline.store import Defect, open_store
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Samples:
 
     def __init__(self, plan: Plan, index: ShardIndex, transform: Transform, stage: Stage) -> None:
         self._plan, self._index, self._transform, self._stage = plan, index, transform, stage
-        self.store = ShardStore(index)
+        self.store = open_store(index)
 
     def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[Part, Encoded]:
         """The draws' images and boxes; bad only by what a decoder may find. Raises DataError after the last retry."""
@@ -89,7 +89,7 @@ class Samples:
         if retry == self._plan.retries:
             also = f", as were the {retry} samples before it that draw {draw} had" if retry else ""
             raise DataError(
-                f"sample {defect.key} in {self._index.root / defect.shard} is bad{also}: {defect.reason}; "
+                f"sample {defect.key} in {self._index.at(defect.shard)} is bad{also}: {defect.reason}; "
                 "restore the shard, or pack again with `mimcl shard --decode`"
             )
         self._stage.words = partial("planning window {}".format, part.window.number)

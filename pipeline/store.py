@@ -1,4 +1,4 @@
-"""Bytes of samples: read from local shards, checked against the index at every read."""
+"""Bytes of samples, checked against the index at every read: what a store is, and that of local shards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import xxhash
@@ -32,8 +32,43 @@ class Defect(NamedTuple):
     reason: str
 
 
+class Store(Protocol):
+    """Reads samples of one split, in one thread at a time."""
+
+    wants_reads: bool  # told by `expect`, in whatever order the samples are
+
+    def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
+        """The image bytes of each sample, or why it is bad. Raises DataError for a shard that cannot be had."""
+
+    def expect(self, reads: Reads) -> None:
+        """These will be needed soon, in the order in which they are expected; returns at once."""
+
+    def defect(self, sample_id: int, reason: str) -> Defect:
+        """`reason` with the sample's key and shard."""
+
+    def reading(self) -> str:
+        """What is being read, or was last."""
+
+    def close(self) -> None:
+        """Nothing more is read ahead."""
+
+
+def open_store(index: ShardIndex) -> Store:
+    """The store for where the shards lie. Raises DataError where that needs a library that is missing."""
+    if index.url is None:
+        return ShardStore(index)
+    from mimcl.pipeline.remote_store import RemoteStore
+
+    return RemoteStore(index)
+
+
+def defect_of(index: ShardIndex, sample_id: int, reason: str) -> Defect:
+    """`reason` with the sample's key and shard."""
+    return Defect(index.key(sample_id), Path(index.shards[index.shard[sample_id]]["name"]).name, reason)
+
+
 class ShardStore:
-    """Reads samples of one split, in one thread at a time.
+    """Reads samples of local shards.
 
     Not through a memory map: where the disk fails or a file is truncated, touching a map kills the process.
     """
@@ -94,9 +129,12 @@ class ShardStore:
             if descriptor >= 0:
                 os.close(descriptor)
 
+    def close(self) -> None:
+        """Advice that was given needs no taking back."""
+
     def defect(self, sample_id: int, reason: str) -> Defect:
         """`reason` with the sample's key and shard."""
-        return Defect(self._index.key(sample_id), self._path(self._index.shard[sample_id]).name, reason)
+        return defect_of(self._index, sample_id, reason)
 
     def reading(self) -> str:
         """Which sample is being read, or was last."""

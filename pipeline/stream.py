@@ -224,6 +224,7 @@ class Stream:
                 self._stage.words = decoding
         finally:
             numbered.close()  # ends the planning thread at once, whoever still holds the error's frames
+            self._samples.store.close()
 
     def _draws(self, ended: Ended) -> Iterator[tuple[Planned, NDArray[np.int64]]]:
         """The window and the draw numbers of each micro-batch; the next window is planned while this one is used.

@@ -36,7 +36,7 @@ def judge(
 
 def judging(evaluation: str, run: Trial, trials: Trials) -> list[str]:
     """The arguments of mimcl that judge a run."""
-    return ["eval", evaluation, str(run.folder), "--data", str(trials.index.root)]
+    return ["eval", evaluation, str(run.folder), "--data", trials.index.location]
 
 
 def of_this_data(protocols: Mapping[str, Any], labelled: Labelled | None) -> dict[str, Any]:

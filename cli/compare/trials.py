@@ -83,10 +83,10 @@ class Trials:
             if owners := [name for name, its in arms.items() if key in its]:
                 raise ConfigError(f"--set {key}: arm {owners[0]} says what it is; leave one of them out")
         base = override(recipe(recipe_name), settings)
-        index = ShardIndex.load(Path(base.data.root))
+        index = ShardIndex.load(base.data.root)
         for its in arms.values():
             load_distances(override(base, its), index)
-        labelled = Labelled.load(index.root) if labels else None
+        labelled = Labelled.load(index.location) if labels else None
         return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe, labelled, processes)
 
     def runs(self, seeds: int, epochs: Mapping[str, float | str]) -> list[Trial]:

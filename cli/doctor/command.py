@@ -29,7 +29,7 @@ class Diagnosis:
 
 
 def doctor_command(
-    data: Annotated[Path | None, typer.Option(help="Folder of shards. (default: generated images)")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: generated images)")] = None,
     recipe: Annotated[
         str, typer.Option(help="What to predict: auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")
     ] = "auto",
@@ -64,7 +64,9 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def doctor(data: Path | None = None, recipe: str = "auto", seconds: float = 5.0, compile: bool = False) -> Diagnosis:
+def doctor(
+    data: str | Path | None = None, recipe: str = "auto", seconds: float = 5.0, compile: bool = False
+) -> Diagnosis:
     """Looks at everything, about 9 times `seconds` long; a check that fails is a finding.
 
     Without `data` the trials take images made for them. Raises ConfigError for an unknown recipe, nothing else.
@@ -77,7 +79,7 @@ def doctor(data: Path | None = None, recipe: str = "auto", seconds: float = 5.0,
 
     sections = {"versions": versions(), "GPU": gpus()}
     try:
-        from mimcl.cli.doctor.machine import disk, machine
+        from mimcl.cli.doctor.machine import cache, disk, machine
         from mimcl.cli.doctor.refused import refused
         from mimcl.cli.doctor.trials import Trials
         from mimcl.cli.doctor.verdict import verdict
@@ -96,9 +98,12 @@ def doctor(data: Path | None = None, recipe: str = "auto", seconds: float = 5.0,
             sections["data"] = [Finding("shards", reason(error), "broken")]
             return Diagnosis(sections, None, None)
         images = None if data is None else index.samples
-        about = f"{index.samples:,} images in {data}" if data else f"{index.samples:,} generated ones"
+        about = f"{index.samples:,} images in {index.shown}" if data else f"{index.samples:,} generated ones"
         sections["data"] = [Finding("images", about, "ok" if data else "info")]
-        sections["data"] += found_by("disk", lambda: disk(index))
+        if index.url is None:
+            sections["data"] += found_by("disk", lambda: disk(index))
+        else:
+            sections["data"] += found_by("cache", cache)
         if data:
             sections["data"] += found_by("headers", lambda: refused(index, seconds))
         trials = Trials(index, config, seconds, compile)
@@ -106,7 +111,7 @@ def doctor(data: Path | None = None, recipe: str = "auto", seconds: float = 5.0,
     return Diagnosis(sections, trials.rates, verdict(trials.rates, config, images, torch.cuda.is_available()))
 
 
-def _index(data: Path | None, folder: Path):  # noqa: ANN202 - a ShardIndex, whose module is heavy
+def _index(data: str | Path | None, folder: Path):  # noqa: ANN202 - a ShardIndex, whose module is heavy
     from mimcl.cli.doctor.generated import generated_shards
     from mimcl.pipeline.index import ShardIndex
 

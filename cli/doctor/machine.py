@@ -15,6 +15,8 @@ import numpy as np
 
 from mimcl.cli.doctor.findings import Finding, found_by
 from mimcl.cli.inspect.words import size
+from mimcl.pipeline.cache import cache_limit
+from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import open_regular
 from mimcl.pipeline.index import ShardIndex
 
@@ -97,6 +99,17 @@ def disk(index: ShardIndex) -> Iterator[Finding]:
     yield Finding("disk, at random", text, "ok", {"images_per_second": rate, "bytes_per_second": speed})
 
 
+def cache() -> Iterator[Finding]:
+    """Where what is fetched from elsewhere is kept, and whether there is room for it."""
+    folder = there = cache_folder()
+    while not there.exists():
+        there = there.parent
+    limit, free = cache_limit(), shutil.disk_usage(there).free
+    text = f"{folder}, at most {size(limit)}, {size(free)} free on its disk"
+    text += "; set MIMCL_CACHE_GB lower, or MIMCL_CACHE to another folder" if free < limit else ""
+    yield Finding("cache", text, "warning" if free < limit else "ok", {"limit": limit, "free": free})
+
+
 def sequential(index: ShardIndex) -> float:
     """Bytes a second of one shard read from its beginning."""
     largest = max(index.shards, key=lambda shard: shard["bytes"])
@@ -142,7 +155,7 @@ def _timed(reads: Iterator[int]) -> tuple[list[int], float]:
 
 def forget_shards(index: ShardIndex) -> None:
     """Has the page cache let go of the shards; of one that cannot be opened the reading will tell."""
-    for shard in index.shards:
+    for shard in index.shards if index.url is None else ():
         with suppress(OSError), open_regular(index.root / shard["name"]) as file:
             _forget(file.fileno())
 

@@ -12,7 +12,7 @@ from mimcl.cli.doctor.findings import Finding
 from mimcl.pipeline.hardware import refusal
 from mimcl.pipeline.headers import agrees_with_reference
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.store import Defect, ShardStore
+from mimcl.pipeline.store import Defect, open_store
 
 _LOOKED_AT, _AT_ONCE = 2000, 50  # images
 
@@ -22,7 +22,7 @@ def refused(index: ShardIndex, seconds: float) -> Iterator[Finding]:
     count = min(index.samples, _LOOKED_AT)
     # Shuffled, so that they are spread over the split however early time is up.
     spread = np.linspace(0, index.samples - 1, count).astype(np.int64)[np.random.default_rng(0).permutation(count)]
-    store, reasons, slow, bad, looked = ShardStore(index), Counter(), 0, 0, 0
+    store, reasons, slow, bad, looked = open_store(index), Counter(), 0, 0, 0
     started = time.perf_counter()
     for start in range(0, count, _AT_ONCE):
         for data in store.read(spread[start : start + _AT_ONCE]):

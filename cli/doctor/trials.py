@@ -27,7 +27,7 @@ from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import DECODERS, Decoded, Encoded, make_decoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.store import Defect, ShardStore
+from mimcl.pipeline.store import Defect, open_store
 from mimcl.pipeline.stream import Stream
 
 _BATCH = 64  # images that are read or decoded at a time
@@ -66,7 +66,7 @@ class Trials:
 
     def read(self) -> Iterator[Finding]:
         """One thread, random images, checksums compared; as in a first epoch not from the page cache."""
-        store = ShardStore(self._index)
+        store = open_store(self._index)
 
         def parts() -> Iterator[np.ndarray]:
             images = self._ids(self._index.samples, seed=1)
@@ -87,7 +87,7 @@ class Trials:
     def decode(self) -> Iterator[Finding]:
         """Every decoder with boxes as in training, from bytes in memory."""
         data, ids = self._config.data, self._ids(_ENCODED)
-        found = ShardStore(self._index).read(ids)
+        found = open_store(self._index).read(ids)
         good = np.array([not isinstance(data, Defect) for data in found])
         ids, found = ids[good], [data for data in found if not isinstance(data, Defect)]
         boxes, flips = random_crops(0)(np.arange(len(ids)), self._index.width[ids], self._index.height[ids])

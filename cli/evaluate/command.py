@@ -16,7 +16,7 @@ _Judged = Annotated[
         help="runs/NAME, one of its checkpoints, or weights: of MAE, timm or Hugging Face.",
     ),
 ]
-_Data = Annotated[Path | None, typer.Option(help="Folder of shards. (default: the run's)")]
+_Data = Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: the run's)")]
 _Decoder = Annotated[str, typer.Option(help="auto, dali-gpu, dali-cpu or reference.")]
 _Pool = Annotated[str, typer.Option(help="mean: of the patch tokens; cls: the CLS token.")]
 _Cache = Annotated[

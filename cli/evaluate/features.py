@@ -59,7 +59,7 @@ class Judged(NamedTuple):
 def evaluate(
     evaluation: str,
     path: Path,
-    data: Path | None,
+    data: str | Path | None,
     settings: dict[str, Any],
     judge: Callable[[Judged], Iterable[tuple[str, float]]],
     check: Callable[[Labelled], None],
@@ -79,7 +79,7 @@ def evaluate(
     encoder = Encoder.load(path)
     if encoder.note and world.rank == 0:
         console.print(encoder.note)
-    data = Path(encoder.config.data.root) if data is None else data
+    data = encoder.config.data.root if data is None else data
     splits = Labelled.load(data)
     check(splits)
     device = world.device()
@@ -91,7 +91,7 @@ def evaluate(
     opened = open_decoder(options.decoder, extractors[0].image_size, splits.train, splits.val, world=world)
     home = encoder.home / "evaluation" / "features"
     settings = settings | {"pool": options.pool}
-    blank = Result(evaluation, encoder.path, data, *splits.counts, splits.classes, settings, {})
+    blank = Result(evaluation, encoder.path, splits.train.shown, *splits.counts, splits.classes, settings, {})
     with connected(world, device, _PATIENCE), alone(home.parent, world):
         caches = [
             [_cache(home / digest, index, encoder, opened, options) for digest in digests] for index in splits[:2]

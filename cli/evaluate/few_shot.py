@@ -18,7 +18,7 @@ from mimcl.pipeline.files import DataError
 
 def few_shot(
     path: Path,
-    data: Path | None = None,
+    data: str | Path | None = None,
     shots: Sequence[int] = SHOTS,
     seeds: int = SEEDS,
     options: FeatureOptions = FeatureOptions(),
@@ -36,7 +36,7 @@ def few_shot(
     def check(splits: Labelled) -> None:
         if shots[-1] > splits.most:
             raise DataError(
-                f"--shots {shots[-1]}: no class of {splits.train.root} has more than {splits.most} train images; "
+                f"--shots {shots[-1]}: no class of {splits.train.shown} has more than {splits.most} train images; "
                 "give fewer"
             )
         short = int((splits.sizes < shots[-1]).sum())

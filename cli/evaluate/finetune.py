@@ -41,7 +41,7 @@ _MICRO_BATCH = {"vit_large": 64, "vit_huge": 32}
 
 def finetune(
     path: Path,
-    data: Path | None = None,
+    data: str | Path | None = None,
     values: Mapping[str, Any] | None = None,
     micro_batch_size: int | None = None,
     decoder: str = "auto",

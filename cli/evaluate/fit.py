@@ -68,7 +68,7 @@ def fit(
     named = {evaluation if name == "top1" else f"{evaluation}_{name}": value for name, value in values.items()}
     splits = task.splits
     result = Result(
-        evaluation, task.encoder.path, splits.train.root, *splits.counts, splits.classes, settings, trained=named
+        evaluation, task.encoder.path, splits.train.shown, *splits.counts, splits.classes, settings, trained=named
     )
     if first:
         record(task.encoder, result, splits.val)

@@ -16,7 +16,7 @@ K = 20
 
 def knn(
     path: Path,
-    data: Path | None = None,
+    data: str | Path | None = None,
     k: int = K,
     options: FeatureOptions = FeatureOptions(),
     world: World | None = None,

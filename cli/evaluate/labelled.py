@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.urls import shown
 
 
 class Labelled(NamedTuple):
@@ -20,18 +21,18 @@ class Labelled(NamedTuple):
     classes: int  # among the train images
 
     @classmethod
-    def load(cls, data: Path) -> Labelled:
+    def load(cls, data: str | Path) -> Labelled:
         """Raises DataError unless there is a val split, both have labels, and train has two classes or more."""
         if "val" not in read_dataset(data)["splits"]:
-            raise _unusable(f"{data} has no val split to judge by")
+            raise _unusable(f"{shown(data)} has no val split to judge by")
         splits = ShardIndex.load(data), ShardIndex.load(data, "val")
         for index in splits:
             if not (index.label >= 0).any():
-                raise _unusable(f"the {index.split} images of {data} have no labels")
+                raise _unusable(f"the {index.split} images of {shown(data)} have no labels")
         train = splits[0]
         known = np.unique(train.label[train.label >= 0])
         if len(known) == 1:
-            raise _unusable(f"the train images of {data} are all of one class, {train.classes[known[0]]}")
+            raise _unusable(f"the train images of {shown(data)} are all of one class, {train.classes[known[0]]}")
         return cls(*splits, len(known))
 
     @property

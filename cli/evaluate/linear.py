@@ -16,7 +16,7 @@ from mimcl.pipeline.files import DataError
 
 def linear(
     path: Path,
-    data: Path | None = None,
+    data: str | Path | None = None,
     epochs: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -34,7 +34,7 @@ def linear(
 
     def check(splits: Labelled) -> None:
         if splits.most == 1:
-            raise DataError(f"no class of {splits.train.root} has two train images, of which one chooses the rate")
+            raise DataError(f"no class of {splits.train.shown} has two train images, of which one chooses the rate")
 
     result = evaluate(
         "linear",

@@ -30,7 +30,7 @@ _MICRO_BATCH = 512  # as many as a GPU had in MAE's recipe: batch statistics are
 
 def linear_mae(
     path: Path,
-    data: Path | None = None,
+    data: str | Path | None = None,
     epochs: float | None = None,
     batch_size: int | None = None,
     decoder: str = "auto",

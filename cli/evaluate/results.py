@@ -28,7 +28,7 @@ class Result:
 
     evaluation: str  # knn, linear, few_shot or finetune
     checkpoint: Path
-    data: Path
+    data: str  # folder or URL, as it may be printed
     train: int  # labelled images learned from
     val: int  # labelled images judged on
     classes: int
@@ -56,7 +56,7 @@ def record(encoder: Encoder, result: Result, judged_on: ShardIndex) -> None:
         "evaluation": result.evaluation,
         "draw": encoder.draw,
         "checkpoint": encoder.path.name,
-        "data": str(judged_on.root),
+        "data": judged_on.shown,
         "index": judged_on.fingerprint,
         "settings": result.settings | {"train": result.train, "val": result.val},
         "values": values,

@@ -46,12 +46,12 @@ class Task:
     world: World
 
     @classmethod
-    def load(cls, path: Path, data: Path | None, world: World) -> Task:
+    def load(cls, path: Path, data: str | Path | None, world: World) -> Task:
         """`data` None: the shards that the encoder was trained on. Raises CheckpointError and DataError."""
         encoder = Encoder.load(path)
         if encoder.note and world.rank == 0:
             console.print(encoder.note)
-        splits = Labelled.load(Path(encoder.config.data.root) if data is None else data)
+        splits = Labelled.load(encoder.config.data.root if data is None else data)
         labels = np.unique(splits.train.label[splits.train.label >= 0])
         return cls(encoder, splits, labels, world.device(), world)
 

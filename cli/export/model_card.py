@@ -12,6 +12,7 @@ from mimcl.cli.evaluate.lines import last_of_each, settings_in_words, shares_in_
 from mimcl.model.lines import read_lines
 from mimcl.model.mae import MEAN, SIZES, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
+from mimcl.pipeline.urls import shown
 
 _LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "mimcl"}
 _TIMM_NOTE = """
@@ -83,7 +84,7 @@ def _training(encoder: Encoder) -> str:
     batch = config.data.batch_size
     rows = {
         "recipe": config.recipe,
-        "data": f"{Path(config.data.root).resolve().name}, {encoder.samples:,} images",
+        "data": f"{Path(shown(config.data.root)).resolve().name}, {encoder.samples:,} images",
         "trained for": f"{encoder.draw / encoder.samples:.4g} of {config.trainer.epochs:g} epochs: {encoder.draw:,} "
         f"draws in {encoder.draw // batch:,} steps of {batch:,}",
         "curriculum": order,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def inspect_command(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A folder of shards, a run, one of its checkpoints, or prototypes.")
-    ] = Path("shards"),
+        str, typer.Argument(metavar="PATH", help="Shards, a run, one of its checkpoints, or prototypes.")
+    ] = "shards",
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Describe shards, a run, a checkpoint or prototypes: counts, sizes, classes, fingerprints, progress."""
@@ -36,13 +36,19 @@ def inspect_command(
         console.print(f"{label:{width}}{text}".rstrip())
 
 
-def inspect(path: Path) -> Description:
+def inspect(path: str | Path) -> Description:
     """Describes what lies at `path`, which is only read. Its `lines()` are labels with texts.
 
     Raises DataError where nothing of ours lies or an index is damaged; CheckpointError, ConfigError, PrototypeError.
     """
     from mimcl.pipeline.files import DataError
+    from mimcl.pipeline.urls import url_of
 
+    if url_of(path):
+        from mimcl.cli.inspect.shards import describe_shards
+
+        return describe_shards(path)
+    path = Path(path)
     if (path / "dataset.json").exists():
         from mimcl.cli.inspect.shards import describe_shards
 

@@ -21,6 +21,7 @@ from mimcl.model.lines import read_lines
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import read_dataset
+from mimcl.pipeline.urls import shown, url_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def describe_run(path: Path) -> RunDescription:
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
     counts = _counts(path / "draw_counts.npy")
-    train = _train_split(Path(config.data.root))
+    train = _train_split(config.data.root)
     fingerprints = newest.get("fingerprints", {})
     fits = None if train is None or not fingerprints else train["fingerprint"] == fingerprints["index"]
     images = None if counts is None else len(counts)
@@ -139,7 +140,7 @@ def describe_run(path: Path) -> RunDescription:
         precision=config.trainer.precision,
         masking=f"{config.masking.name} {config.masking.mask_ratio:g}",
         curriculum=_curriculum(config),
-        data=config.data.root,
+        data=shown(config.data.root),
         data_fits=fits,
         images=images,
         epochs=config.trainer.epochs,
@@ -186,9 +187,10 @@ def _curriculum(config: Config) -> str:
     )
 
 
-def _train_split(root: Path) -> dict[str, Any] | None:
+def _train_split(root: str) -> dict[str, Any] | None:
+    """None where there are no shards any more, or elsewhere: what is here is described at once."""
     try:
-        return read_dataset(root)["splits"].get("train")
+        return None if url_of(root) else read_dataset(root)["splits"].get("train")
     except DataError:
         return None
 

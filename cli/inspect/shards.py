@@ -12,6 +12,7 @@ from mimcl.cli.inspect.words import size, some
 from mimcl.cli.verify import sets_of
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.urls import shown, url_of
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class SetBeside:
 class ShardsDescription:
     """A packed data set with the prototypes beside it."""
 
-    path: Path
+    path: str  # folder or URL, as it may be printed
     splits: list[SplitDescription]
     packed: dict[str, Any]  # how, as dataset.json has it
-    prototypes: list[SetBeside]
+    prototypes: list[SetBeside] | None  # None where they are elsewhere
 
     def lines(self) -> list[tuple[str, str]]:
-        lines = [("shards", str(self.path))]
+        lines = [("shards", self.path)]
         for split in self.splits:
             lines += split.lines()
         packed = self.packed
@@ -84,20 +85,26 @@ class ShardsDescription:
         lines.append(("packed", ", ".join(how)))
         rejected = packed.get("rejected", 0)
         lines.append(("left out", f"{rejected:,} files" + (", listed in rejected.jsonl" if rejected else "")))
-        for found in self.prototypes:
+        for found in self.prototypes or ():
             what = found.fault or f"K {found.k:,}, {found.features} features, fits"
             lines.append(("prototypes", f"{found.name}: {what}"))
-        return lines if self.prototypes else [*lines, ("prototypes", "none; mimcl prototypes build makes them")]
+        if self.prototypes is None:
+            lines.append(("prototypes", "elsewhere; mimcl train fetches those that it needs"))
+        elif not self.prototypes:
+            lines.append(("prototypes", "none; mimcl prototypes build makes them"))
+        return lines
 
 
-def describe_shards(path: Path) -> ShardsDescription:
+def describe_shards(path: str | Path) -> ShardsDescription:
     """Raises DataError for a data set that is not as it was packed."""
     description = read_dataset(path)
     splits = [_split(ShardIndex.load(path, split)) for split in description["splits"]]
     packed = description.get("packed")
     train = description["splits"].get("train")
-    sets = [_beside(folder, train["fingerprint"] if train else "") for folder in sets_of(path)]
-    return ShardsDescription(path, splits, packed if isinstance(packed, dict) else {}, sets)
+    sets = None
+    if url_of(path) is None:
+        sets = [_beside(folder, train["fingerprint"] if train else "") for folder in sets_of(Path(path))]
+    return ShardsDescription(shown(path), splits, packed if isinstance(packed, dict) else {}, sets)
 
 
 def _split(index: ShardIndex) -> SplitDescription:

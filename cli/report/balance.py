@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def open_shards(config: Mapping[str, Any], marks: Mapping[str, str | None]) -> S
     root = config.get("data.root")
     if not isinstance(root, str):
         raise DataError("the configuration names no data.root")
-    index = ShardIndex.load(Path(root))
+    index = ShardIndex.load(str(root))
     if (expected := marks.get("index")) and expected != index.fingerprint:
         raise DataError(f"{root} is not what this run was trained on: it was packed again since")
     return index
@@ -44,7 +43,7 @@ def open_shards(config: Mapping[str, Any], marks: Mapping[str, str | None]) -> S
 def class_balance(index: ShardIndex, counts: NDArray[np.uint32]) -> ClassBalance:
     """Of draws (N,) by sample. Raises DataError where there are no classes, or counts of other data."""
     if len(counts) != index.samples:
-        raise DataError(f"draw_counts.npy is of {len(counts):,} images, {index.root} has {index.samples:,}")
+        raise DataError(f"draw_counts.npy is of {len(counts):,} images, {index.shown} has {index.samples:,}")
     images, draws = np.zeros(len(index.classes)), np.zeros(len(index.classes))
     for start in range(0, index.samples, _CHUNK):
         rows = slice(start, start + _CHUNK)

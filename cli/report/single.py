@@ -24,6 +24,7 @@ from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.mirror import set_folder
 
 T = TypeVar("T")
 _MOST_ROWS = 12  # of an evaluation's table
@@ -137,7 +138,7 @@ def _or_missing(page: RunPage, what: str, make: Callable[[], T]) -> T | None:
 
 
 def _gallery(run: RunRecord, index: ShardIndex) -> Picture:
-    folder = index.root / "prototypes" / str(run.config["curriculum.prototypes"])
+    folder = set_folder(index, str(run.config["curriculum.prototypes"]))
     found = fingerprints(index, PrototypeSet.load(folder, index.fingerprint, check_once).distance)
     if run.marks.get("prototypes") not in (None, found["prototypes"]):
         raise DataError(f"{folder} is not what this run was trained with: it was built again since")

@@ -98,7 +98,8 @@ def main() -> None:
         files, total = prepare(options.data, root / "src", options.mb)
         load = os.getloadavg()[0]
         print(
-            f"{files:,} JPEGs, {total / 1e6:,.0f} MB; {options.workers} workers, {os.cpu_count()} cores, load {load:.1f}"
+            f"{files:,} JPEGs, {total / 1e6:,.0f} MB; {options.workers} workers, "
+            f"{os.cpu_count()} cores, load {load:.1f}"
         )
         print("round   tar MB/s   tar, flushed   mimcl inside   whole process   inside / tar   inside / flushed")
         ratios = []

@@ -151,7 +151,7 @@ def test_labels_at_random_are_not_learned(run):
     values = PLAIN | {"base_lr": 0.02, "epochs": 12, "batch_size": 12, "mixing_group": 4, "layer_decay": 0.9}
     found = finetune(run, Path("permuted"), values, decoder="reference")
     assert found.trained["finetune"] < 0.75
-    assert (found.train, found.val, found.classes, found.data) == (60, 33, 3, Path("permuted"))
+    assert (found.train, found.val, found.classes, found.data) == (60, 33, 3, "permuted")
 
 
 def die(step: int) -> None:

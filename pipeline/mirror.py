@@ -1,0 +1,151 @@
+"""What of a remote data set is kept whole on this machine: its description, its indices, its prototype sets."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.files import DataError, atomic_file, open_regular
+from mimcl.pipeline.remote import Missing, RemoteFolder
+
+if TYPE_CHECKING:
+    from mimcl.pipeline.index import ShardIndex
+
+_MOST_TEXT = 1 << 28  # bytes of a description
+_BLOCK = 1 << 24
+
+
+def mirror_of(url: str) -> Path:
+    """The folder in the cache for what is kept of the data set at `url`."""
+    return cache_folder() / "sets" / xxhash.xxh128_hexdigest(url.encode())
+
+
+def fetch_description(url: str) -> Path:
+    """Asks for dataset.json anew, since it says what all else must be; returns the mirror. Raises DataError."""
+    remote, folder = RemoteFolder(url), mirror_of(url)
+    try:
+        content = remote.whole("dataset.json", _MOST_TEXT)
+    except Missing:
+        raise DataError(
+            f"{remote.shown} is not a packed data set (no dataset.json); make one with `mimcl shard SRC` and upload it"
+        ) from None
+    with _alone(folder):
+        _write(folder / "dataset.json", content)
+    return folder
+
+
+def fetch_index(url: str, split: str, digest: str) -> None:
+    """Has SPLIT.arrow with that xxh128 lie in the mirror; fetched once. Raises DataError."""
+    path = mirror_of(url) / f"{split}.arrow"
+    with _alone(path.parent):
+        if _digest(path) != digest:
+            RemoteFolder(url).download(path.name, path, digest)
+
+
+def set_folder(index: ShardIndex, name: str) -> Path:
+    """Where the prototype set NAME beside the index lies, fetched before if that is elsewhere. Raises DataError."""
+    local = index.root / "prototypes" / name
+    if index.url is None:
+        return local
+    remote, there = RemoteFolder(index.url), f"prototypes/{name}"
+    try:
+        description = remote.whole(f"{there}/prototypes.json", _MOST_TEXT)
+    except Missing:
+        raise DataError(
+            f"no prototypes in {remote.at(there)}: run `mimcl prototypes build --data {remote.shown}`"
+        ) from None
+    try:
+        digests = json.loads(description)["xxh128"]
+        # Names are joined to a folder: nothing but plain ones may stand here.
+        if not all(
+            Path(file).name == file and not file.startswith(".") and type(x) is str for file, x in digests.items()
+        ):
+            raise ValueError("a file name that no set has")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{remote.at(there)}/prototypes.json is damaged ({error!r:.80}); build the set again") from None
+    with _alone(index.root):
+        if {file: _digest(local / file) for file in digests} != digests or _read(local) != description:
+            _fetch_set(remote, there, local, description, digests)
+    return local
+
+
+def set_exists(index: ShardIndex, name: str) -> bool:
+    """Whether there is a prototype set of that name."""
+    if index.url is None:
+        return (index.root / "prototypes" / name).exists()
+    return RemoteFolder(index.url).exists(f"prototypes/{name}/prototypes.json")
+
+
+def _fetch_set(remote: RemoteFolder, there: str, local: Path, description: bytes, digests: dict[str, str]) -> None:
+    """Makes the folder aside and moves it into place whole."""
+    aside = local.with_name(f".{local.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        _make(aside)
+        for name, digest in digests.items():
+            remote.download(f"{there}/{name}", aside / name, digest)
+        with suppress(Missing):  # nothing is computed from it
+            _write(aside / "gallery.png", remote.whole(f"{there}/gallery.png", _MOST_TEXT))
+        _write(aside / "prototypes.json", description)
+        shutil.rmtree(local, ignore_errors=True)
+        aside.rename(local)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process changes the mirror while the block lasts; a killed one's lock is gone with it."""
+    _make(folder)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: files are whole all the same
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}); name another folder in MIMCL_CACHE") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        with atomic_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written ({error.strerror}); make room, or name another folder in MIMCL_CACHE"
+        ) from None
+
+
+def _read(folder: Path) -> bytes | None:
+    try:
+        return (folder / "prototypes.json").read_bytes()
+    except OSError:
+        return None
+
+
+def _digest(path: Path) -> str | None:
+    """xxh128 of a file, None where there is none."""
+    found = xxhash.xxh128()
+    try:
+        with open_regular(path) as file:
+            while block := file.read(_BLOCK):
+                found.update(block)
+    except OSError:
+        return None
+    return found.hexdigest()

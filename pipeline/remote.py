@@ -1,0 +1,303 @@
+"""Files of a folder elsewhere, through fsspec: fetched patiently, or refused in one line that says why.
+
+Time-outs, broken connections, HTTP 5xx and 429 and bodies of the wrong length are tried again, after waits that double
+and jitter; refused credentials and missing files are not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import xxhash
+
+from mimcl.pipeline.files import DataError, atomic_file
+from mimcl.pipeline.urls import joined, shown
+
+T = TypeVar("T")
+
+CHUNK = 8 << 20  # bytes of a request at most, as far as it is for us to say
+ARRIVALS = 3  # of wrong bytes, after which they are what lies there
+_TRY_AGAIN = {408, 425, 429}  # of the HTTP codes below 500
+_NO_CREDENTIALS = {
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
+    *("TokenRetrievalError", "DefaultCredentialsError", "RefreshError", "LocalTokenNotFoundError"),
+}
+_OUR_FAULT = (TypeError, ValueError, AttributeError, NotImplementedError)  # and so no reason to try again
+_MEND = {
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`; FSSPEC_GS_TOKEN=anon "
+    "for a public bucket",
+    "hf": "set HF_TOKEN, or run `hf auth login`",
+    "http": "put user and password into ~/.netrc",
+}
+_LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp"}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long is waited, in seconds. All of it together is less than data.stall_timeout, so that its error wins."""
+
+    connect: float = 20.0  # until a server is reached
+    read: float = 60.0  # for the next bytes
+    attempts: int = 8
+    total: float = 240.0  # after which no further attempt begins
+    first_wait: float = 0.5
+    longest_wait: float = 30.0
+
+    def wait(self, what: str, attempt: int) -> float:
+        """Between half and one and a half of a time that doubles: by a hash, alike whenever it is asked for."""
+        jitter = 0.5 + xxhash.xxh64_intdigest(f"{what} {attempt}".encode()) / 2**64
+        return jitter * min(self.longest_wait, self.first_wait * 2**attempt)
+
+
+PATIENCE = Patience()
+
+
+class Stat(NamedTuple):
+    """What an object is: another size or etag, another object."""
+
+    size: int
+    etag: str  # empty where the server has none
+
+
+class Unsuitable(Exception):
+    """What came is not what was asked for."""
+
+
+class RemoteFolder:
+    """The folder at a URL, as `urls.url_of` returned it. Any number of threads may use it."""
+
+    def __init__(self, url: str) -> None:
+        """Contacts nobody. Raises DataError when the library for the scheme is missing."""
+        self.url, self.shown = url, shown(url)
+        scheme = url.partition("://")[0].lower()
+        self.kind = "http" if scheme == "https" else scheme
+        self._patience = PATIENCE
+        self._files = _file_system(self.kind, self._patience)
+
+    def stat(self, name: str) -> Stat:
+        """Raises DataError, as all methods here do: missing, refused, or not to be had within our patience."""
+
+        def look() -> Stat:
+            info = self._files.info(self._path(name))
+            if not isinstance(info.get("size"), int):
+                raise Unsuitable("the server does not say how large it is")
+            marks = ("ETag", "etag", "blob_id", "xet_hash", "Last-Modified", "LastModified", "generation")
+            etag = next((str(info[mark]) for mark in marks if info.get(mark)), "")
+            return Stat(info["size"], etag)
+
+        return self.patiently(f"{name} stat", name, look)
+
+    def exists(self, name: str) -> bool:
+        try:
+            self.stat(name)
+        except Missing:
+            return False
+        return True
+
+    def fetch(self, name: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
+        """Bytes [start, stop) of an object of `size` bytes, and `start`; all of them, and 0, from a server that
+        knows no ranges.
+        """
+        path = self._path(name)
+
+        def get() -> tuple[int, bytes]:
+            if self._files.async_impl:
+                data = self._files.cat_file(path, start=start, end=stop)
+            else:  # which would read ahead
+                data = self._files.cat_file(path, start=start, end=stop, cache_type="none")
+            if len(data) == stop - start:
+                return start, data
+            if len(data) == size:
+                return 0, data
+            raise Unsuitable(f"{len(data):,} bytes came in place of {stop - start:,}")
+
+        return self.patiently(f"{name} {start} {stop}", name, get)
+
+    def whole(self, name: str, most: int) -> bytes:
+        """A small file. Raises DataError where it has more than `most` bytes."""
+        size = self.stat(name).size
+        if size > most:
+            raise DataError(f"{self.at(name)} has {size:,} bytes, more than the {most:,} that it may have")
+        return self.fetch(name, 0, size, size)[1] if size else b""
+
+    def download(self, name: str, path: Path, digest: str) -> None:
+        """A file of any size, which appears at `path` only as a whole and with this xxh128."""
+        for attempt in range(ARRIVALS):
+            size, done, found = self.stat(name).size, 0, xxhash.xxh128()
+            try:
+                with atomic_file(path) as file:
+                    while done < size:
+                        begin, data = self.fetch(name, done, min(done + CHUNK, size), size)
+                        data = data[done - begin :]
+                        file.write(data)
+                        found.update(data)
+                        done += len(data)
+                    if found.hexdigest() != digest:
+                        raise Unsuitable
+            except Unsuitable:
+                time.sleep(self._patience.wait(f"{self.url} {name}", attempt))
+            except OSError as error:
+                raise DataError(
+                    f"{path} cannot be written ({error.strerror}); make room, or name another folder in MIMCL_CACHE"
+                ) from None
+            else:
+                return
+        raise DataError(
+            f"{self.at(name)} is not the file that the data set's description tells of: its checksum differs; "
+            "upload it again"
+        )
+
+    def upload(self, path: Path, name: str) -> None:
+        """Puts a local file there."""
+        self.patiently(f"{name} upload", name, lambda: self._files.put_file(str(path), self._path(name)))
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there."""
+        if self.exists(name):
+            self.patiently(f"{name} remove", name, lambda: self._files.rm_file(self._path(name)))
+
+    def at(self, name: str) -> str:
+        """The address of a file, without secrets."""
+        return joined(self.shown, name)
+
+    def patiently(self, what: str, name: str, act: Callable[[], T]) -> T:
+        """What `act` returns, in the end; `what` tells waits apart. Raises DataError."""
+        patience, began, attempt = self._patience, time.monotonic(), 0
+        while True:
+            try:
+                return act()
+            except DataError:
+                raise
+            except Exception as error:
+                self._raise_final(error, name)
+                attempt += 1
+                wait = patience.wait(f"{self.url} {what}", attempt - 1)
+                waited = time.monotonic() - began
+                if attempt >= patience.attempts or waited + wait > patience.total:
+                    raise DataError(
+                        f"{self.at(name)} could not be had in {attempt} attempts and {waited:.0f} seconds "
+                        f"({self._reason(error)}); look at the server and the network, then go on with --resume"
+                    ) from None
+            time.sleep(wait)
+
+    def _path(self, name: str) -> str:
+        return self._files._strip_protocol(joined(self.url, name))
+
+    def _raise_final(self, error: Exception, name: str) -> None:
+        """Raises the DataError of what no further attempt would mend."""
+        where, status = self.at(name), _status(error)
+        if status in (401, 403):
+            raise DataError(
+                f"{where}: credentials refused (HTTP {status}), or nothing of this name may be seen; {_MEND[self.kind]}"
+            ) from None
+        if _name_in(error, _NO_CREDENTIALS):
+            raise DataError(f"{where}: no credentials ({self._reason(error)}); {_MEND[self.kind]}") from None
+        if status in (404, 410):
+            raise Missing(f"{where} is not there (HTTP {status}); look at the address, or upload it again") from None
+        if status is not None and 300 <= status < 500 and status not in _TRY_AGAIN:
+            raise DataError(f"{where} was refused ({self._reason(error)}); look at the address") from None
+        if isinstance(error, _OUR_FAULT) or _name_in(error, {"ParamValidationError"}):
+            raise DataError(f"{where} cannot be asked for ({self._reason(error)}); look at the address") from None
+
+    def _reason(self, error: BaseException) -> str:
+        """In a line, without the URL, which may hold secrets."""
+        status = _status(error)
+        while error.__cause__ is not None:  # libraries wrap what really happened
+            error = error.__cause__
+        text = " ".join(str(error).split())
+        if status is not None and self.kind == "http":  # aiohttp's texts hold the URL
+            return f"HTTP {status}"
+        if self.url != self.shown:
+            text = ""
+        return f"{type(error).__name__}: {text:.200}".removesuffix(": ")
+
+
+class Missing(DataError):
+    """There is no such file."""
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP code behind an error, or the one that it stands for; None for trouble on the way."""
+    first = error
+    while error is not None:
+        response = getattr(error, "response", None)
+        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        found = (
+            getattr(error, "status", None),
+            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,  # gcsfs's
+            getattr(response, "status_code", None),
+            metadata.get("HTTPStatusCode"),
+        )
+        for status in found:
+            if isinstance(status, int) and status >= 100:
+                return status
+        last, error = error, error.__cause__
+    if isinstance(last, FileNotFoundError):
+        return 404
+    if isinstance(last, PermissionError) or (isinstance(first, OSError) and str(first).startswith("Forbidden")):
+        return 403
+    return None
+
+
+def _name_in(error: BaseException | None, names: set[str]) -> bool:
+    """Whether it, or what it came from, is called so; the libraries that define them need not be there."""
+    while error is not None:
+        if type(error).__name__ in names:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _file_system(kind: str, patience: Patience) -> Any:
+    """Of its own for each folder: fsspec's are kept by their options, not by the environment that they read."""
+    import fsspec
+
+    library = _LIBRARIES[kind]
+    try:
+        options: dict[str, Any] = {}
+        if kind == "http":
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=patience.connect, sock_read=patience.read)
+            # Compressed bodies have no ranges of the file; proxies and ~/.netrc count.
+            headers = {"Accept-Encoding": "identity"}
+            options = {"client_kwargs": {"timeout": timeout, "headers": headers, "trust_env": True}}
+        elif kind == "s3":
+            once = {"total_max_attempts": 1}  # the waiting between attempts is ours
+            timeouts = {"connect_timeout": patience.connect, "read_timeout": patience.read}
+            options = {"config_kwargs": {"retries": once, "max_pool_connections": 32, **timeouts}}
+        elif kind == "gs":
+            options = {"requests_timeout": patience.connect + patience.read}
+        files = fsspec.filesystem(kind, skip_instance_cache=True, use_listings_cache=False, **options)
+    except ImportError:
+        raise DataError(f"{kind}:// needs {library}: pip install 'mimcl[{kind}]'") from None
+    except Exception as error:
+        if _name_in(error, _NO_CREDENTIALS):
+            raise DataError(f"{kind}://: no credentials ({type(error).__name__}); {_MEND[kind]}") from None
+        raise
+    if kind == "s3":
+        files.retries = 1
+    return files
+
+
+def can_write(url: str) -> bool:
+    """Whether files can be put there at all: a web server only serves. Credentials may still say no."""
+    return not url.lower().startswith(("http://", "https://"))
+
+
+def upload(folder: Path, url: str, last: str = "prototypes.json") -> None:
+    """Puts the files of a folder under `url`/NAME-OF-FOLDER/, `last` after all others and gone before they change.
+
+    So whoever reads meanwhile finds either no set, or a whole one. Raises DataError.
+    """
+    remote = RemoteFolder(url)
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    remote.remove(f"{folder.name}/{last}")
+    for name in sorted(names, key=lambda name: name == last):
+        remote.upload(folder / name, f"{folder.name}/{name}")

@@ -1,0 +1,90 @@
+"""A packed data set on a web server and in a bucket, both behind a proxy that does harm."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from images import write_classes, write_train_val
+from servers import Proxy, started
+
+from mimcl.curriculum.prototypes import build_prototypes
+from mimcl.pipeline import remote, remote_store
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources.folder import image_folder
+
+IMPATIENT = dataclasses.replace(remote.PATIENCE, first_wait=0.02, longest_wait=0.1, connect=5.0, read=5.0)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """A folder of shards: 46 images in several, with prototypes."""
+    root = tmp_path_factory.mktemp("remote")
+    write_train_val(root / "src", {"ant": 20, "bee": 20}, {"ant": 3, "bee": 3})
+    write_classes(root / "src" / "train", {"cat": 4}, seed=9)
+    for number in range(3):  # large enough for several shards
+        noise = np.random.default_rng(number).integers(0, 256, (500, 700, 3), np.uint8)
+        from PIL import Image
+
+        Image.fromarray(noise).save(root / "src" / "train" / "cat" / f"noise{number}.png")
+    out = root / "www" / "shards"
+    description = pack(image_folder(root / "src"), out, PackConfig(shard_mb=1, workers=2), on_progress=lambda n: None)
+    train = description["splits"]["train"]
+    assert len(train["shards"]) >= 3
+    features = np.random.default_rng(0).normal(size=(train["samples"], 6)).astype(np.float32)
+    about = dict(features_name="pixels", features_reason="asked for", index_fingerprint=train["fingerprint"])
+    build_prototypes(features, 4, 0, **about).save(out / "prototypes" / "default", files={"gallery.png": b"a picture"})
+    return out
+
+
+@pytest.fixture(scope="session")
+def _web(shards):
+    with started("files", str(shards.parent)) as url, started("proxy", url) as harmful:
+        yield Proxy(harmful)
+
+
+@pytest.fixture(scope="session")
+def _bucket(shards):
+    with started("s3") as url, started("proxy", url) as harmful:
+        with pytest.MonkeyPatch.context() as patch:
+            _s3_environment(patch, url)
+            files = remote.RemoteFolder("s3://pictures")._files
+            files.mkdir("pictures")
+            files.put(str(shards), "pictures/shards", recursive=True)
+        yield Proxy(harmful)
+
+
+def _s3_environment(patch, url):
+    patch.setenv("AWS_ENDPOINT_URL", url)
+    patch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch, tmp_path):
+    """Short waits, and a cache of the test's own."""
+    monkeypatch.setattr(remote, "PATIENCE", IMPATIENT)
+    monkeypatch.setattr(remote_store, "PATIENCE", IMPATIENT)
+    monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def web(_web):
+    """The proxy before the web server; the shards are at `web.root`."""
+    _web.harm()
+    _web.root = f"{_web.url}/shards"
+    return _web
+
+
+@pytest.fixture
+def bucket(_bucket, monkeypatch):
+    """The proxy before S3; the shards are at `bucket.root`."""
+    _bucket.harm()
+    _s3_environment(monkeypatch, _bucket.url)
+    _bucket.root = "s3://pictures/shards"
+    return _bucket
+
+
+@pytest.fixture(params=["web", "bucket"])
+def server(request):
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,50 @@
+"""Samples from elsewhere: the bytes of local files through all harm, or one line; each byte fetched once."""
+
+import numpy as np
+import pytest
+
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.store import ShardStore, open_store
+
+
+def same_bytes(url, shards, ids=None):
+    index, local = ShardIndex.load(url), ShardIndex.load(shards)
+    ids = np.arange(local.samples) if ids is None else ids
+    store = open_store(index)
+    found = store.read(ids)
+    assert [data.tobytes() for data in found] == [data.tobytes() for data in ShardStore(local).read(ids)]
+    return store
+
+
+def refused(url, ids=(0,)) -> str:
+    with pytest.raises(DataError) as error:
+        open_store(ShardIndex.load(url)).read(np.array(ids))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_same_bytes_as_local_ones(server, shards):
+    rng = np.random.default_rng(0)
+    same_bytes(server.root, shards, rng.integers(0, 40, 100))
+
+
+HARM = [
+    dict(what="status", value=500, times=2),
+    dict(what="status", value=503, times=2),
+    dict(what="status", value=429, times=1),
+    dict(what="reset", times=2),
+    dict(what="truncate", times=2),
+    dict(what="short", times=2),
+    dict(what="delay", value=0.3),
+    dict(what="corrupt", times=1),
+    dict(what="whole"),
+]
+
+
+@pytest.mark.parametrize(
+    "harm", HARM, ids=lambda harm: "-".join(str(harm[key]) for key in ("what", "value") if key in harm)
+)
+def test_through_harm(server, shards, harm):
+    server.harm(dict(path=r"\.tar", **harm) | ({} if harm["what"] in ("status", "delay") else {"method": "GET"}))
+    same_bytes(server.root, shards)

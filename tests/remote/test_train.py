@@ -1,0 +1,34 @@
+"""`mimcl` on data that lie elsewhere: the draws, losses and weights of local files, through all harm."""
+
+import pytest
+from small_runs import FEW_PATCHES, assert_same_run, train
+from typed import mimcl
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def local(shards, tmp_path_factory):
+    """A run on the local files."""
+    folder = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patch:
+        assert mimcl(patch, folder, *train("run", FEW_PATCHES, steps=STEPS), "--data", str(shards)) == 0
+    return folder / "run"
+
+
+HARM = [
+    dict(path=r".", what="delay", value=0.02),
+    dict(path=r"000000\.tar", what="status", value=500, times=3),
+    dict(path=r"000001\.tar", what="reset", times=2, method="GET"),
+    dict(path=r"000002\.tar", what="truncate", times=2, method="GET"),
+    dict(path=r"000000\.tar", what="corrupt", times=1, method="GET"),
+    dict(path=r"dataset|arrow|prototypes", what="status", value=503, times=2),
+    dict(path=r"\.tar", what="short", times=1, method="GET"),
+]
+
+
+def test_training_through_harm_is_that_on_local_files(server, local, tmp_path, monkeypatch):
+    server.harm(*HARM)
+    assert mimcl(monkeypatch, tmp_path, *train("run", FEW_PATCHES, steps=STEPS), "--data", server.root) == 0
+    assert_same_run(tmp_path / "run", local)
+    assert len(server.asked()) > 3
