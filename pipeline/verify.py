@@ -90,7 +90,7 @@ def _split(root: Path, split: str, part: dict[str, Any], decode: bool) -> Iterat
 
 def _index(index: ShardIndex) -> list[str]:
     findings, keys = [], index.keys()
-    if not all(len(key) == 9 and key.isdigit() for key in keys) or any(a >= b for a, b in pairwise(keys)):
+    if not all(map(_is_key, keys)) or any(a >= b for a, b in pairwise(keys)):
         findings.append(f"{index.split}.arrow: its keys are not numbers in ascending order")
     columns = {"key": keys, "nbytes": index.nbytes, "xxh64": index.xxh64, "label": index.label}
     if fingerprint_of(pa.table(columns)) != index.fingerprint:
@@ -202,7 +202,8 @@ def _sample(shard: _Shard, row: int, decode: bool) -> Iterator[str]:
             size = (int(index.width[row]), int(index.height[row]))
             if (image.width, image.height) != size:
                 yield f"its header says {image.width} x {image.height}, the index {size[0]} x {size[1]}"
-    members = members_of(index.key(row), extension or "jpg", label, data)
+    key = index.key(row)
+    members = members_of(key if _is_key(key) else f"{row:09d}", extension or "jpg", label, data)
     at = 0
     for name, content in members:
         if (header := bytes(record[at : at + BLOCK])) != (expected := tar_header(name, len(content))):
@@ -216,6 +217,10 @@ def _sample(shard: _Shard, row: int, decode: bool) -> Iterator[str]:
         at += padding(len(content))
     if shard.idx and shard.idx[place] != idx_line(offset, [(name, len(content)) for name, content in members]):
         yield "its line in the .idx file differs"
+
+
+def _is_key(key: str) -> bool:
+    return len(key) == 9 and key.isascii() and key.isdigit()
 
 
 def _difference(header: bytes, expected: bytes) -> str:
