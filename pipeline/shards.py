@@ -82,6 +82,7 @@ def pack(
             say(f"already packed into {out}: nothing to do")
             return done
         layout = _layout(source, staging, config, on_progress, ranks)
+        on_progress(sum(map(len, layout["left_out"].values())) // ranks.size)
         jobs = _jobs(source, staging, config, layout)
         if not moving:
             _pack_share([job for found in jobs.values() for job in found], config, on_progress, say, ranks)

@@ -96,11 +96,8 @@ def main() -> None:
         script = root / "pack.py"
         script.write_text(PACK)
         files, total = prepare(options.data, root / "src", options.mb)
-        load = os.getloadavg()[0]
-        print(
-            f"{files:,} JPEGs, {total / 1e6:,.0f} MB; {options.workers} workers, "
-            f"{os.cpu_count()} cores, load {load:.1f}"
-        )
+        machine = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        print(f"{files:,} JPEGs, {total / 1e6:,.0f} MB; {options.workers} workers, {machine}")
         print("round   tar MB/s   tar, flushed   mimcl inside   whole process   inside / tar   inside / flushed")
         ratios = []
         for number in range(options.rounds):
