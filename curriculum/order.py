@@ -1,15 +1,16 @@
 """The order of a window's draws by shards: each byte range is read once, several shards at a time, shuffled inside.
 
 What is drawn is not changed, only where in the window it stands. The shards that have draws come in keyed random
-order, in groups of at least SHARDS; those of a group are read side by side, each from its first drawn sample to its
+order, in groups of SHARDS or more; those of a group are read side by side, each from its first drawn sample to its
 last, about STRETCH draws at a time. These draws, a stretch, are shuffled as a whole. So what has to be kept of the data
 at a time is a stretch, and the one that is fetched meanwhile.
 
 What is traded for it: a batch mixes the images of a stretch, not of the window. Where shards were packed class by
-class, SHARDS of them hold some dozens of classes; the more shards a stretch's draws come from, the better it mixes, so
-short slices mix best. And the draws of one sample come within a stretch, where they would be spread over the window.
-There they stand equally far apart, from a random place on: draws are uniform over the stretch all the same, and a batch
-holds a sample twice only where it is drawn more often than the stretch has batches.
+class, it has the classes of those shards: of 534 shards with ImageNet's thousand classes, a stretch reads from about
+110 at slices of 1/16, and from some 64 at slices of 1. Fewer would save no requests. And the draws of one sample come
+within a stretch, where they would be spread over the window. There they stand equally far apart, from a random place
+on: draws are uniform over the stretch all the same, and a batch holds a sample twice only where it is drawn about as
+often as the stretch has batches.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from mimcl.curriculum.permutation import Hash64
 
 STRETCH = 1 << 14  # draws that are read together, about: 2 GB of ImageNet
-SHARDS = 16  # that are read side by side, at least, where so many have draws
+SHARDS = 64  # that are read side by side, about, where so many have draws
 
 # Uses of the key's randomness.
 _ORDER, _CUTS, _PLACES = range(3)

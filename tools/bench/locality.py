@@ -17,7 +17,8 @@ windows to shards, requests, and bytes, in data sets, fetched without a cache, w
 ImageNet, the default; what was needed least recently leaves first, what is bridged is not kept) and with one that holds
 all (it fetches what is distinct). Draws at random, without a cache, make N requests for one data set. Amplification is
 bytes fetched over bytes of a window's distinct samples, without a cache. Of parts longer than 11 epochs 4 windows are
-simulated, evenly spaced, each after as many as fill the cache.
+simulated, evenly spaced, each after windows of 1.5 epochs that fill the cache, which began empty: a longer memory would
+fetch less.
 """
 
 from __future__ import annotations
