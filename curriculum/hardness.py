@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.permutation import KeyedPermutation
 
 
 class Hardness:
     """h (N,) of a curriculum over `distances` (N,) in [0, 1]: as much of an array as plans and curves need.
 
-    A slice or sample ids give float32, of the distances' order.
+    A slice gives float32, in the order of the distances, or in that of `order`.
     """
 
-    def __init__(self, config: CurriculumConfig, distances: NDArray[np.float32]) -> None:
-        self._config, self._distances = config, distances
+    def __init__(
+        self, config: CurriculumConfig, distances: NDArray[np.float32], order: KeyedPermutation | None = None
+    ) -> None:
+        self._config, self._distances, self._order = config, distances, order
 
     def __len__(self) -> int:
         return len(self._distances)
 
-    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
-        return self._config.hardness(self._distances[rows])
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        chosen = self._order(np.arange(*rows.indices(len(self)))) if self._order else rows
+        return self._config.hardness(self._distances[chosen])
 
     def min(self) -> np.float32:
         return min(self._ends())

@@ -57,11 +57,16 @@ def arrange(
     before = first - first[begin][of] + _unit(hash64(key, touched, _CUTS))[of]
     piece = np.minimum((before * (pieces / draws)[of]).astype(np.int64), pieces[of] - 1)
     stretch = stretch[of] + piece
+    del of, before, piece, shard  # of large data sets each is as large as the window
     # Per draw: the stretch, then a place in [0, 1) within it.
-    nth = np.arange(len(ids)) - np.repeat(first, times)
-    places = (nth + np.repeat(_unit(hash64(key, distinct, _PLACES)), times)) / np.repeat(times, times)
-    places = np.minimum(places * 2.0**_FRACTION_BITS, 2.0**_FRACTION_BITS - 1)  # some may have been rounded to 1
-    ranks = np.repeat(stretch << _FRACTION_BITS, times) | places.astype(np.int64)
+    places = np.repeat(_unit(hash64(key, distinct, _PLACES)), times)
+    places += np.arange(len(ids)) - np.repeat(first, times)
+    places /= np.repeat(times, times)
+    places *= 2.0**_FRACTION_BITS
+    np.minimum(places, 2.0**_FRACTION_BITS - 1, out=places)  # some may have been rounded to 1
+    ranks = np.repeat(stretch << _FRACTION_BITS, times)
+    ranks |= places.astype(np.int64)
+    del places, distinct, first
     ends = np.cumsum(np.bincount(stretch, times, count)).astype(np.int64)
     return ids[np.argsort(ranks, kind="stable")], np.unique([0, *ends])
 

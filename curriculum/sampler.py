@@ -31,6 +31,7 @@ STREAM_PASS = 20  # uniform: the order of the images in a pass
 STREAM_ARRANGE = 21  # order "shard": of the shards, and of the draws inside
 STREAM_SUBSTITUTE = 32  # plus the retry, 0 to 15: a number in [0, 1) for each draw whose sample is bad
 
+_KEPT = 1 << 25  # images of which a block's order is kept: 128 MB; planning slows down by half without it
 _CHUNK = 1 << 16  # images worked on at once: 512 KB of weights
 
 
@@ -213,18 +214,17 @@ class Plan:
             found[inside] = start + np.searchsorted(sums, within, side="right")
         return found
 
-    def _block_h(self, block: int, images: KeyedPermutation) -> NDArray[np.float32]:
-        """h in the block's order; kept for the block's other windows, which changes nothing but the time."""
+    def _block_h(self, block: int, images: KeyedPermutation) -> Hardness | NDArray[np.float32]:
+        """h in the block's order; up to _KEPT images it is kept for the block's other windows, to be quicker."""
+        ordered = Hardness(self.config, self._distances, images)
+        if self.samples > _KEPT:
+            return ordered
         kept = self._block
         if kept is not None and kept[0] == block:
             return kept[1]
-        self._block = kept = None  # before the next: each has the size of the distances
-        ordered = np.empty(self.samples, np.float32)
-        for start in range(0, self.samples, _CHUNK):
-            stop = min(start + _CHUNK, self.samples)
-            ordered[start:stop] = self._h[images(np.arange(start, stop))]
-        self._block = block, ordered
-        return ordered
+        h = np.concatenate([ordered[start : start + _CHUNK] for start in range(0, self.samples, _CHUNK)])
+        self._block = block, h
+        return h
 
     def _passes(self, first: int, count: int) -> NDArray[np.int64]:
         """Every image once in each stretch of N draws from the curriculum's end on; `count` draws from `first` on."""

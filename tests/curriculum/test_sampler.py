@@ -6,6 +6,7 @@ import pytest
 import xxhash
 from scipy.stats import chisquare
 
+from mimcl.curriculum import sampler
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
 from mimcl.curriculum.temperature import EffectiveFraction, effective_fraction, p_tau
@@ -279,6 +280,15 @@ def test_systematic_distinct_share(tau):
     expected = np.minimum(1, n * p_tau(distances_of(n), tau)).mean()
     print(f"tau {tau}: distinct {share:.4f}, expected {expected:.4f}")
     assert share == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["proto", "anti"])
+def test_a_block_too_large_to_be_kept_gives_the_same_windows(name, monkeypatch):
+    monkeypatch.setattr(sampler, "_CHUNK", 1 << 10)
+    options = {"name": name, "resampling": "systematic", "share": 0.5}
+    kept = all_ids(make_plan(**options))
+    monkeypatch.setattr(sampler, "_KEPT", 0)
+    np.testing.assert_array_equal(all_ids(make_plan(**options)), kept)
 
 
 def test_systematic_draws_are_in_random_order():

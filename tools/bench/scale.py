@@ -23,7 +23,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +128,9 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
     once, times = time.perf_counter() - began, []
     counts, saved, trained, in_training = DrawCounts(np.zeros(index.samples, np.uint32)), None, None, []
     for number in numbers:
-        began = time.perf_counter()
-        window = plan.window(number % plan.windows)
-        times.append(time.perf_counter() - began)
+        began, began_cpu = time.perf_counter(), time.thread_time()
+        window = plan.window(number)
+        times.append((time.perf_counter() - began, time.thread_time() - began_cpu))
         began = time.perf_counter()
         counts.add(window.sample_ids)
         assert counts.coverage > 0
@@ -174,18 +173,13 @@ def really_train(folder: Path, resume: bool, until: int) -> tuple[float, float]:
 
 def kinds() -> dict[str, dict[str, Any]]:
     """What is planned, by name."""
-    from mimcl.curriculum.config import CurriculumConfig
-
-    found = {
+    return {
         "proto, multinomial": {"name": "proto"},
         "anti, multinomial": {"name": "anti"},
         "proto, systematic": {"name": "proto", "resampling": "systematic"},
-        "anti, systematic": {"name": "anti", "resampling": "systematic"},
         "none, uniform passes": {"name": "none"},
+        "proto, multinomial, --order shard": {"name": "proto", "order": "shard"},
     }
-    if "order" in {field.name for field in fields(CurriculumConfig)}:
-        found |= {f"{name}, --order shard": its | {"order": "shard"} for name, its in found.items()}
-    return found
 
 
 def verdict(what: str, value: float, goal: float, unit: str) -> bool:
@@ -235,22 +229,21 @@ def measure(folder: Path, rows: int) -> bool:
     for name in first:
         print(f"  {name:<26} {first[name]:>12.2f} {later[name]:>18.3f}")
     print(f"  anonymous memory of the check {checked_mb:>6,.0f} MB, with torch")
-    print("\nplanning                                 once  first window   later windows   of training   memory")
+    print("\nplanning                                 once    a window   on the clock   of training    memory")
     shares, peaks, slowest = {}, {}, 0.0
     for name, settings in kinds().items():
-        (found, peak) = measured(plan_windows, root, settings, [0, 1, 2, 16, 320])
-        times, seconds = found["times"], found["seconds"]
-        average = (times[0] + 15 * sum(times[1:3]) / 2) / 16  # of a block of 16 windows
-        shares[name], peaks[name] = average / seconds, peak
+        (found, peak) = measured(plan_windows, root, settings, [0, 1, 2])
+        clock, busy = (sum(column) / len(column) for column in zip(*found["times"], strict=True))
+        shares[name], peaks[name] = busy / found["seconds"], peak
         slowest = max(slowest, *map(sum, found["training"]))
-        print(
-            f"  {name:<36} {found['once']:>6.1f} s {times[0]:>9.2f} s {sum(times[1:3]) / 2:>13.2f} s "
-            f"{average / seconds:>11.2%} {peak:>9,.0f} MB",
-            flush=True,
-        )
-    print(f"a window is {found['window']:,} draws, {seconds:,.0f} s at {RATE:,} images/s; memory is the highest, with")
-    print("torch, the window that is trained on, counts, and the copy of them for a checkpoint")
-    print(f"counting a window and copying the counts for a checkpoint hold training up for {slowest:.2f} s at most")
+        print(f"  {name:<36} {found['once']:>6.1f} s {busy:>8.2f} s {clock:>12.2f} s {shares[name]:>13.2%} ", end="")
+        print(f"{peak:>6,.0f} MB", flush=True)
+    print(
+        f"a window is {found['window']:,} draws, {found['seconds']:,.0f} s at {RATE:,} images/s; the share is that of"
+    )
+    print("the seconds that a core was busy, the mean of three windows; memory is the highest, with torch, the window")
+    print("that is trained on, counts, and a copy of them, as while a window begins and a checkpoint is being written;")
+    print(f"counting a window and copying the counts held training up for {slowest:.2f} s at most")
     trained, start = really_train(folder, False, 250)
     resumed, restart = really_train(folder, True, 450)
     print(
