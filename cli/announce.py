@@ -42,6 +42,8 @@ def announce(
         f"{steps:,} steps"
     )
     console.print(curriculum_line(config, plan))
+    if config.curriculum.order == "shard":
+        console.print(f"draws come shard by shard within windows of {plan.window_length:,} draws")
     by_epochs = config.masking.name in ("hard-patches", "learned") and config.masking.clock == "epoch"
     if by_epochs and config.trainer.epochs <= 1:
         console.print("masks do not get harder in a single epoch; --set masking.clock=step moves them at each step")

@@ -25,7 +25,8 @@ def chosen(config: Config, samples: int | None) -> dict[str, tuple[Any, Any]]:
     as_long = replace(recipe, trainer=replace(recipe.trainer, epochs=config.trainer.epochs))
     window = recipe.curriculum.window or config.curriculum.window
     if samples is not None and recipe.curriculum.window is None:
-        window = recipe.curriculum.window_length(samples, config.data.batch_size)
+        as_sliced = replace(recipe.curriculum, slice=config.curriculum.slice)
+        window = as_sliced.window_length(samples, config.data.batch_size)
     left_open, had, has = flatten(recipe), flatten(resolve(as_long, window, config.data.decoder)), flatten(config)
     had["trainer.epochs"] = recipe.trainer.epochs
     return {

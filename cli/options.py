@@ -26,6 +26,12 @@ Temperature = Annotated[
     float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
 ]
 Resampling = Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")]
+Order = Annotated[
+    str | None, typer.Option(help="random, or shard: draws in the order of the shards. (default: random)")
+]
+Slice = Annotated[
+    float | None, typer.Option(help="Length of a window in epochs, above 0, at most 1. (default: 0.0625)")
+]
 Epochs = Annotated[
     float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
 ]

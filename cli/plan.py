@@ -50,6 +50,7 @@ def plan_command(
     curriculum_share: options.CurriculumShare = None,
     temperature: options.Temperature = None,
     resampling: options.Resampling = None,
+    slice: options.Slice = None,
     epochs: options.Epochs = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
@@ -70,6 +71,7 @@ def plan_command(
         "curriculum.share": curriculum_share,
         "curriculum.temperature": temperature,
         "curriculum.resampling": resampling,
+        "curriculum.slice": slice,
         "trainer.epochs": epochs,
     }
     values = read_yaml(config) if config else {}
@@ -115,6 +117,7 @@ def plan(config: Config) -> Planned:
             batch_size=config.data.batch_size,
             seed=config.seed,
             hash64=hash64,
+            shards=index.shard,
         )
     shown = sorted({round(place * (found.windows - 1) / (_CURVE - 1)) for place in range(_CURVE)})
     name = config.curriculum.temp_schedule

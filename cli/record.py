@@ -22,6 +22,7 @@ from mimcl.model.metrics import Report
 from mimcl.model.saver import Saver
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
+from mimcl.pipeline.reads import ReadFigures
 from mimcl.pipeline.stream import Batch
 
 _NOTHING = np.empty(0, np.int64)
@@ -80,6 +81,7 @@ class Recorder:
                 **self._difficulty(),
                 **self._gradient(),
                 "digest": self._window.digest,
+                **_reads(batch.reads),
                 **_quantiles(self._window.distances),
                 "coverage": self._counts.coverage,
                 "max_repeats": self._counts.max_repeats,
@@ -153,6 +155,17 @@ class Recorder:
             return {}
         terms = self._plan.learned.gradient(self._window.number)
         return {"temperature_gradient_loss": terms.loss, "temperature_gradient_entropy": terms.entropy}
+
+
+def _reads(figures: ReadFigures | None) -> dict[str, float]:
+    """What this machine reads in the window, where that is planned."""
+    if figures is None:
+        return {}
+    return {
+        "read_amplification": figures.amplification,
+        "requests": figures.requests,
+        "shards_touched": figures.shards,
+    }
 
 
 def _quantiles(distances: NDArray[np.float32]) -> dict[str, float]:

@@ -55,7 +55,7 @@ def take_up(
     if not feeds_the_plan and plan.window(window["number"]).digest != window["digest"]:
         raise checkpoint.CheckpointError(
             f"window {window['number']} of {saved.path} was drawn otherwise than it is here; resume with the same "
-            "versions of mimcl and numpy on the same kind of processor"
+            "shards and versions of mimcl and numpy, on the same kind of processor"
         )
     try:
         trainer.load(saved.tensors, saved.state)

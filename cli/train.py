@@ -38,6 +38,8 @@ def train_command(
     curriculum_share: options.CurriculumShare = None,
     temperature: options.Temperature = None,
     resampling: options.Resampling = None,
+    order: options.Order = None,
+    slice: options.Slice = None,
     masking: Annotated[
         str | None, typer.Option(help="random, block, grid, hard-patches (HPM) or learned (CL-MAE). (default: random)")
     ] = None,
@@ -94,6 +96,8 @@ def train_command(
         "curriculum.share": curriculum_share,
         "curriculum.temperature": temperature,
         "curriculum.resampling": resampling,
+        "curriculum.order": order,
+        "curriculum.slice": slice,
         "masking.name": masking,
         "trainer.epochs": epochs,
         "trainer.online_knn_epochs": online_knn,
@@ -172,6 +176,7 @@ def train(run: Run, world: World | None = None) -> bool:
             seed=config.seed,
             hash64=hash64,
             learned=learned,
+            shards=index.shard,
         )
     keep_freed_memory()
     device = world.device()
@@ -240,6 +245,7 @@ def train(run: Run, world: World | None = None) -> bool:
                 world_size=world.size,
                 local_size=world.local_size,
                 group_size=masker.group_size,
+                ordered=config.curriculum.order == "shard",
                 device=device,
             )
         if is_first:

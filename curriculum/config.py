@@ -24,11 +24,13 @@ class CurriculumConfig:
     learned_may_fall: bool = False  # the learned schedule may lower the temperature as well
     resampling: Literal["multinomial", "systematic"] = "multinomial"
     uniform: Literal["epochs", "replacement"] = "epochs"  # after the curriculum: every image once a pass, or i.i.d.
-    window: int | None = None  # draws; None: batch_size * max(4, ceil(samples / (16 batch_size)))
+    order: Literal["random", "shard"] = "random"  # of a window's draws: shard by shard, they are read in order
+    slice: float = 1 / 16  # length of a window, in epochs: the larger, the more of what is read in order is adjacent
+    window: int | None = None  # its length in draws; None: batch_size * max(4, ceil(slice * samples / batch_size))
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for knob in ("name", "temp_schedule", "resampling", "uniform"):
+        for knob in ("name", "temp_schedule", "resampling", "uniform", "order"):
             allowed = get_args(hints[knob])
             if getattr(self, knob) not in allowed:
                 raise ValueError(f"curriculum.{knob} is {getattr(self, knob)!r}: choose one of {', '.join(allowed)}")
@@ -43,6 +45,8 @@ class CurriculumConfig:
         for knob in ("learned_eta", "learned_beta"):
             if not 0 < getattr(self, knob) < math.inf:
                 raise ValueError(f"curriculum.{knob} is {getattr(self, knob)}: choose a number above 0, such as 0.1")
+        if not 0 < self.slice <= 1:
+            raise ValueError(f"curriculum.slice is {self.slice}: choose epochs above 0, at most 1, such as 0.0625")
         if self.window is not None and self.window <= 0:
             raise ValueError(f"curriculum.window is {self.window}: choose a positive number of draws, or leave it out")
 
@@ -53,7 +57,7 @@ class CurriculumConfig:
 
     def window_length(self, samples: int, batch_size: int) -> int:
         """W, in draws. Raises ValueError unless it is whole batches, at least 4 for the learned schedule."""
-        length = self.window or batch_size * max(4, math.ceil(samples / (16 * batch_size)))
+        length = self.window or batch_size * max(4, math.ceil(self.slice * samples / batch_size))
         if length % batch_size:
             raise ValueError(
                 f"curriculum.window is {length} draws: choose a multiple of data.batch_size ({batch_size})"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.learned_temperature import LearnedTemperature
+from mimcl.curriculum.order import STRETCH, arrange
 from mimcl.curriculum.permutation import Hash64, KeyedPermutation
 from mimcl.curriculum.temperature import SCHEDULES, EffectiveFraction, uniform_fraction, weights
 
@@ -26,9 +27,9 @@ STREAM_BLOCK = 17  # systematic: the order of the images in a block
 STREAM_COMB = 18  # systematic: the offset of a block's first comb
 STREAM_ORDER = 19  # systematic: the order of a window's draws
 STREAM_PASS = 20  # uniform: the order of the images in a pass
+STREAM_ARRANGE = 21  # order "shard": of the shards, and of the draws inside
 STREAM_SUBSTITUTE = 32  # plus the retry, 0 to 15: a number in [0, 1) for each draw whose sample is bad
 
-STRETCH = 1 << 14  # draws that are read together, at most: 2 GB of ImageNet
 _CHUNK = 1 << 16  # images worked on at once: 512 KB of weights
 
 
@@ -54,12 +55,14 @@ class WindowPlan:
 class Plan:
     """All windows of a run. `window(number)` depends on its argument and on what is given here, on nothing else.
 
-    `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none"), `draws` the
-    run's length T, `hash64(seed, numbers, stream)` the source of randomness, `learned` the temperatures of the learned
-    schedule. Attributes: `learned`, `samples`, `draws`, `window_length` (W, in draws), `windows` (their number),
-    `curriculum_draws` (G, 0 without a curriculum), `curve` (r of a temperature, None without a curriculum), `retries`
-    (how many substitutes a draw has). Raises ValueError for distances that the curriculum cannot use and for a window
-    that is no multiple of `batch_size`.
+    `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none"), `draws`
+    the run's length T, `hash64(seed, numbers, stream)` the source of randomness, `learned` the temperatures of the
+    learned schedule, `shards` (N,), ascending, the shard of each sample (needed for order "shard" alone, which
+    arranges what a window draws, and does not change it). Attributes: `learned`, `samples`, `draws`,
+    `window_length` (W, in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `curve`
+    (r of a temperature, None without a curriculum), `retries` (how many substitutes a draw has). Raises ValueError
+    for distances that the curriculum cannot use, for a window that is no multiple of `batch_size`, and for want of
+    shards.
     """
 
     retries = 16
@@ -75,11 +78,15 @@ class Plan:
         seed: int,
         hash64: Hash64,
         learned: LearnedTemperature | None = None,
+        shards: NDArray[np.int32] | None = None,
     ) -> None:
         _check(config, samples, distances, draws, batch_size)
         if config.learns and learned is None:
             raise ValueError("curriculum.temp_schedule is 'learned': the plan needs a LearnedTemperature")
+        if config.order == "shard" and (shards is None or shards.shape != (samples,)):
+            raise ValueError("curriculum.order is 'shard': the plan needs the shard of each sample")
         self.config, self.samples, self.draws = config, samples, draws
+        self._shards = shards if config.order == "shard" else None
         self.window_length = config.window_length(samples, batch_size)
         self.windows = math.ceil(draws / self.window_length)
         self.curriculum_draws = 0
@@ -122,7 +129,10 @@ class Plan:
         else:
             ids = self._systematic(number, count, tau)
         phase = "curriculum" if in_curriculum else "uniform"
-        stretches = np.minimum(np.arange(0, count + STRETCH, STRETCH), count)
+        if self._shards is None:
+            stretches = np.minimum(np.arange(0, count + STRETCH, STRETCH), count)
+        else:
+            ids, stretches = arrange(ids, self._shards, self._key(number, STREAM_ARRANGE), self._hash64)
         return WindowPlan(number, first, ids, self._distances_of(ids), stretches, tau, fraction, phase)
 
     def substitutes(

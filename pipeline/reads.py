@@ -41,7 +41,7 @@ class Reads:
 
 def plan_reads(index: ShardIndex, sample_ids: NDArray[np.int64], amplification: float = AMPLIFICATION) -> Reads:
     """The fewest ranges that hold the samples (any order, repeats allowed) within `amplification` times their bytes."""
-    distinct = np.unique(sample_ids)
+    distinct = _distinct(sample_ids)
     shard, start = index.shard[distinct], index.offset[distinct]
     stop = start + index.nbytes[distinct]
     needed = int((stop - start).sum())
@@ -88,10 +88,16 @@ class ReadPlanner:
 
     def figures(self, reads: Sequence[Reads]) -> ReadFigures:
         """Summed over a window's stretches."""
-        distinct = np.unique(np.concatenate([part.sample_ids for part in reads]))
+        distinct = _distinct(np.concatenate([part.sample_ids for part in reads]))
         return ReadFigures(
             fetched=sum(part.fetched for part in reads),
             needed=int(self.index.nbytes[distinct].sum()),
             requests=sum(len(part.start) for part in reads),
-            shards=len(np.unique(np.concatenate([part.shard for part in reads]))),
+            shards=len(_distinct(np.concatenate([part.shard for part in reads]))),
         )
+
+
+def _distinct(numbers: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Those that are there, ascending; none is negative. np.unique may hash them, which is slow for millions."""
+    ordered = np.sort(numbers)
+    return ordered[np.diff(ordered, prepend=-1) != 0]

@@ -54,6 +54,17 @@ def test_the_table_tells_what_the_same_flags_did_in_training(home, monkeypatch, 
         assert row[2:4] == [tau, f"{line['effective_fraction']:.3f}"]
 
 
+def test_a_slice_is_the_length_of_a_window_whatever_the_order(home, monkeypatch, capsys):
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    more = ("--slice", "0.8", "--set", "curriculum.order=shard")
+    assert mimcl(monkeypatch, home, "plan", *FLAGS, *settings, *more, "--out", "sliced.png") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "48 images in shards, 12 epochs: 576 draws in 72 steps and 15 windows"
+    assert "in windows of 40" in out[1]  # 5 batches
+    assert mimcl(monkeypatch, home, "plan", *FLAGS, *settings, "--slice", "1.2") != 0
+    assert "curriculum.slice is 1.2: choose epochs above 0, at most 1" in capsys.readouterr().err
+
+
 def metrics(home):
     return [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
 

@@ -157,6 +157,8 @@ FIXED = {  # another value of each, and what it may say
     "curriculum.learned_may_fall": True,
     "curriculum.resampling": "systematic",
     "curriculum.uniform": "replacement",
+    "curriculum.order": "shard",
+    "curriculum.slice": 0.25,
     "curriculum.window": 512,
     "masking.name": "block",
     "masking.mask_ratio": 0.6,

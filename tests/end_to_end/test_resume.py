@@ -83,15 +83,18 @@ def dies(home: Path, *arguments: str, size: int = 1, rank: int = 0, at: str) -> 
     assert all(code in (1, -signal.SIGKILL) for code in codes), codes
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("precision", "order"), [("float32", "random"), ("bfloat16", "shard")])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision):
+def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision, order):
     # Before the first checkpoint; where the curriculum ends; while a checkpoint is being written; the last step.
     out = f"steps-{size}-{precision}"
     for number, step in enumerate((3, 8, 11, STEPS)):
-        dies(home, *options(out, precision), size=size, rank=number % size, at=f"step {step}")
-    ranks.run(home, *options(out, precision), size=size, before=ranks.shrink_model)
-    assert result(home / out) == unbroken(size, precision)
+        dies(home, *options(out, precision), "--order", order, size=size, rank=number % size, at=f"step {step}")
+    ranks.run(home, *options(out, precision), "--order", order, size=size, before=ranks.shrink_model)
+    more = ("--order", order) if order != "random" else ()  # the float32 runs serve other tests too
+    assert result(home / out) == unbroken(size, precision, *more)
+    windows = [line for line in result(home / out)["lines"] if "window" in line]
+    assert all(("requests" in line) == (order == "shard") for line in windows)
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -39,10 +39,15 @@ def nothing() -> None:
 
 
 def shrink_model() -> None:
-    """Makes vit_tiny a twentieth of its size, for tests in which only its being trained matters."""
+    """Makes vit_tiny a twentieth of its size, for tests in which only its being trained matters.
+
+    Stretches as well: of order "shard", a window of some batches has several.
+    """
+    from mimcl.curriculum import order
     from mimcl.model import mae
 
     mae.SIZES["vit_tiny"] = (64, 2, 2)
+    order.STRETCH = 24
 
 
 def start(

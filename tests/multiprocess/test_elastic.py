@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import ranks
-from small_runs import BATCH, EVERY, STEPS, assert_close_runs, assert_same_run, back_to, train
+from small_runs import BATCH, EVERY, STEPS, assert_close_runs, assert_same_run, back_to, metrics, train
 
 # Between numbers of processes only the order of float32 sums differs: of the losses by so much over 20 steps.
 TOLERANCE = 1e-5
@@ -13,7 +13,12 @@ OF_DECODERS = 1e-3
 STREAMS = {  # 8 steps under the curriculum, then 12 in the uniform phase
     "random": ("masking.name=random", "curriculum.resampling=multinomial"),
     "block": ("masking.name=block", "curriculum.resampling=systematic"),
-    "grid": ("masking.name=grid", "curriculum.resampling=systematic", "curriculum.uniform=replacement"),
+    "grid": (
+        "masking.name=grid",
+        "curriculum.resampling=systematic",
+        "curriculum.uniform=replacement",
+        "curriculum.order=shard",
+    ),
 }
 
 
@@ -63,11 +68,25 @@ def test_the_three_streams_are_not_the_same(trained):
     assert (random["masks"] != block["masks"]).any()
     assert (block["masks"] != grid["masks"]).any()
     assert (random["sample_ids"] != block["sample_ids"]).any()
+    assert (block["sample_ids"] != grid["sample_ids"]).any()
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 2), (3, 3)])
-def test_a_checkpoint_goes_on_with_as_many_processes_as_there_are(home, trained, tmp_path, before, after):
-    unbroken = trained(size=before)
+def test_what_is_read_for_a_window_stands_in_its_line(trained):
+    for masking in STREAMS:
+        windows = [line for line in metrics(trained(masking)) if "window" in line]
+        assert all(("requests" in line) == (masking == "grid") for line in windows)
+    for line in windows:
+        assert line["shards_touched"] == 1  # of 40 small images there is one
+        assert 1 <= line["requests"] <= 40 * STEPS
+        assert 1 <= line["read_amplification"] <= 1.15
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stream"),
+    [(1, 3, "random"), (3, 2, "random"), (2, 2, "random"), (3, 3, "random"), (1, 2, "grid")],
+)
+def test_a_checkpoint_goes_on_with_as_many_processes_as_there_are(home, trained, tmp_path, before, after, stream):
+    unbroken = trained(stream, size=before)
     run = back_to(EVERY, unbroken, tmp_path / "run")
     ranks.run(home, "train", "--out", str(run), "--resume", size=after, before=ranks.shrink_model)
     assert "going on at draw 512, step 8" in ranks.said(home)

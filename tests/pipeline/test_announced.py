@@ -1,6 +1,7 @@
 """What the stream tells its store: each stretch once, in order, one ahead of its use; and what the reads come to."""
 
 import itertools
+import shutil
 import threading
 from dataclasses import replace
 
@@ -8,6 +9,10 @@ import numpy as np
 import pytest
 from streams import BATCH, DRAWS, WINDOW, Windows, make_stream
 
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.sampler import Plan
+from mimcl.pipeline.augment import hash64
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.reads import plan_reads
 
@@ -102,6 +107,34 @@ def test_nothing_is_planned_or_announced_for_local_shards_at_random(index):
     stream = make_stream(index, Stretches(index.samples))
     stream._samples.store.expect = pytest.fail
     assert {batch.reads for batch in stream} == {None}
+
+
+def test_a_shard_without_draws_is_never_opened(labelled, tmp_path):
+    """All but the nearest samples are never drawn at this temperature; the shards of the others are not there."""
+    index = ShardIndex.load(shutil.copytree(labelled[1], tmp_path / "copy"))
+    near = index.shard == 1
+    plan = Plan(
+        CurriculumConfig(name="proto", temp_schedule="constant", temperature=1e-3, order="shard", window=WINDOW),
+        samples=index.samples,
+        distances=(~near).astype(np.float32),
+        draws=DRAWS,
+        batch_size=BATCH,
+        seed=0,
+        hash64=hash64,
+        shards=index.shard,
+    )
+    for number, shard in enumerate(index.shards):
+        if number != 1:
+            (index.root / shard["name"]).unlink()
+    batches = list(make_stream(index, plan, ordered=True))
+    assert sum(len(batch.draws) for batch in batches) == DRAWS
+    assert {int(shard) for batch in batches for shard in index.shard[batch.sample_ids]} == {1}
+    assert {batch.reads.shards for batch in batches} == {1}
+    uniform = replace(plan.config, name="none", temp_schedule="cosine")
+    sizes = {"samples": index.samples, "draws": DRAWS, "batch_size": BATCH}
+    every = Plan(uniform, distances=None, seed=0, hash64=hash64, shards=index.shard, **sizes)
+    with pytest.raises(DataError, match=r"train-00000\d.tar cannot be read"):  # the check can fail
+        list(make_stream(index, every, ordered=True))
 
 
 def test_the_kernel_is_told_by_a_thread_that_ends(index, tmp_path):

@@ -26,6 +26,7 @@ from streams import (
     read_until_error,
 )
 
+from mimcl.curriculum import order
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
 from mimcl.pipeline.augment import STREAM_MASK, central_crops, hash64, random_crops
@@ -237,6 +238,61 @@ def test_the_order_of_the_proto_plan_comes_through(index):
     np.testing.assert_array_equal(torch.cat([batch.distances for batch in batches]).numpy(), distances[ids])
     assert [batch.window.number for batch in batches] == [int(batch.draws[0]) // WINDOW for batch in batches]
     assert {batch.window.digest for batch in batches} == {plan.window(w).digest for w in range(plan.windows)}
+
+
+@pytest.fixture(scope="module")
+def by_shard(index):
+    """The plan of order "shard", in stretches of some 20 draws from two shards or more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "STRETCH", 20)
+        patch.setattr(order, "SHARDS", 2)
+        yield Plan(
+            CurriculumConfig(name="proto", window=WINDOW, order="shard", share=0.5),
+            samples=index.samples,
+            distances=np.linspace(0, 1, index.samples, dtype=np.float32),
+            draws=DRAWS,
+            batch_size=BATCH,
+            seed=SEED,
+            hash64=hash64,
+            shards=index.shard,
+        )
+
+
+@pytest.fixture(scope="module")
+def whole_by_shard(index, by_shard):
+    return collect(index, plan=by_shard, ordered=True)
+
+
+def test_crops_follow_the_place_that_a_draw_has_in_the_order_of_the_shards(index, by_shard, whole_by_shard):
+    draws, ids = np.arange(DRAWS), whole_by_shard["sample_ids"]
+    windows = [by_shard.window(number) for number in range(by_shard.windows)]
+    assert min(len(window.stretches) for window in windows) > 2
+    np.testing.assert_array_equal(ids, np.concatenate([window.sample_ids for window in windows]))
+    np.testing.assert_array_equal(whole_by_shard["draws"], draws)
+    np.testing.assert_array_equal(whole_by_shard["keys"].view(np.uint64), hash64(SEED, draws, STREAM_MASK))
+    boxes, flips = random_crops(SEED)(draws, index.width[ids], index.height[ids])
+    np.testing.assert_array_equal(whole_by_shard["boxes"], boxes)
+    np.testing.assert_array_equal(whole_by_shard["flips"], flips)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"world_size": 2, "local_size": 2},
+        {"world_size": 3, "micro": 5, "prefetch": 1},
+        {"prefetch": 100, "micro": 64},
+        {"ordered": False},
+    ],
+    ids=str,
+)
+def test_nothing_depends_on_how_the_order_of_the_shards_is_read(index, by_shard, whole_by_shard, options):
+    assert_same(collect(index, **{"plan": by_shard, "ordered": True} | options), whole_by_shard)
+
+
+@pytest.mark.parametrize("start", [BATCH, 2 * BATCH, 5 * BATCH])
+def test_the_order_of_the_shards_goes_on_from_any_batch(index, by_shard, whole_by_shard, start):
+    found = collect(index, plan=by_shard, ordered=True, start=start, world_size=2)
+    assert_same(found, {name: column[start:] for name, column in whole_by_shard.items()})
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

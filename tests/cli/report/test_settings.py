@@ -51,6 +51,7 @@ def test_what_differs_from_the_recipe_is_marked_unless_it_is_of_the_machine(tmp_
 def test_what_a_run_of_this_length_finds_by_itself_is_not_marked_but_another_choice_is(tmp_path, epochs):
     def marked(samples=6400, **values):
         config = override(recipe("cpu_small"), {"trainer.epochs": epochs})
+        config = override(config, {key: value for key, value in values.items() if key == "curriculum.slice"})
         window = config.curriculum.window_length(6400, config.data.batch_size)
         config = override(resolve(config, window, "reference"), values)
         write_yaml(tmp_path / "config.yaml", config)
@@ -65,6 +66,8 @@ def test_what_a_run_of_this_length_finds_by_itself_is_not_marked_but_another_cho
     assert marked(**{"optim.warmup_epochs": 1.0}) == {"optim.warmup_epochs"}
     assert marked(**{"trainer.precision": other}) == {"trainer.precision"}
     assert marked(**{"curriculum.window": 640}) == {"curriculum.window"}
+    assert marked(**{"curriculum.order": "shard"}) == {"curriculum.order"}
+    assert marked(**{"curriculum.slice": 0.5}) == {"curriculum.slice"}  # and not the window that follows from it
     assert marked(**{"data.decoder": "auto", "data.decode_threads": 99, "data.root": "there"}) == set()
 
 
