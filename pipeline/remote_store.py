@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from mimcl.pipeline.remote import ARRIVALS, CHUNK, PATIENCE, RemoteFolder, Stat
 from mimcl.pipeline.store import Defect, defect_of
 
 REQUEST = 1 << 19  # bytes that take about as long as asking for them
+NEAR = 1 << 16  # bytes between samples that are always fetched with them
 _NOW, _AHEAD = 16, 8  # threads that fetch what is waited for, and what will be needed
 _AHEAD_SHARE = 4  # what is fetched ahead of one stretch is at most this part of the cache
 
@@ -52,7 +55,7 @@ class RemoteStore:
         self._bad: dict[int, str] = {}  # so that a bad sample is not fetched at each of its draws
         self._now, self._ahead = Crew("fetch", _NOW), Crew("fetch ahead", _AHEAD)
         self._ranges: bool | None = None  # whether the server knows them; None until it was asked
-        self._one_at_a_time = threading.Lock()  # while it is not known to, since each answer may be a whole shard
+        self._one_at_a_time = threading.Lock()  # while it is not known to: each answer may be a whole shard
         self._words = "starting"
 
     def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
@@ -78,10 +81,8 @@ class RemoteStore:
         """
         ahead = np.cumsum(reads.stop - reads.start) <= self._cache.limit // _AHEAD_SHARE
         rows = reads.sample_ids[: reads.first[np.count_nonzero(ahead)]]
-        shards, starts = np.unique(self._index.shard[rows], return_index=True)
         self._ahead.add(
-            partial(self._quietly, partial(self._line_up, shard, wanted))
-            for shard, wanted in zip(shards.tolist(), np.split(rows, starts[1:]), strict=True)
+            partial(self._quietly, partial(self._line_up, shard, wanted)) for shard, wanted in self._by_shard(rows)
         )
 
     def defect(self, sample_id: int, reason: str) -> Defect:
@@ -95,7 +96,6 @@ class RemoteStore:
     def close(self) -> None:
         """Nothing more is fetched ahead; what has begun ends by itself. The store may be used again."""
         self._ahead.drop()
-        self._now.drop()
 
     def _opened(self, number: int) -> _Shard:
         """The shard as it was found when it was first asked for."""
@@ -144,12 +144,12 @@ class RemoteStore:
 
     def _by_shard(self, rows: NDArray[np.int64]) -> Iterable[tuple[int, NDArray[np.int64]]]:
         shards, starts = np.unique(self._index.shard[rows], return_index=True)
-        return zip(shards.tolist(), np.split(rows, starts[1:]), strict=False)
+        return zip(shards.tolist(), np.split(rows, starts[1:]), strict=False)  # of no rows there is one empty part
 
     def _tasks(self, rows: NDArray[np.int64], reads: Reads | None = None) -> list[tuple[int, NDArray[np.int64]]]:
         """What a request each fetches: a shard and the samples wanted of it, ascending."""
         index, tasks = self._index, []
-        reads = reads or plan_reads(index, rows)
+        reads = reads or _ranges(index, rows)
         for number, first, last in zip(reads.shard.tolist(), reads.first[:-1], reads.first[1:], strict=True):
             wanted = reads.sample_ids[first:last]
             # A cut wherever another CHUNK of the range is full.
@@ -167,9 +167,9 @@ class RemoteStore:
         wanted = wanted[~here[wanted - shard.first]]
         if not len(wanted):
             return
-        some = plan_reads(self._index, wanted)
+        some = _ranges(self._index, wanted)
         if shard.stat.size <= self._cache.limit // _AHEAD_SHARE:
-            every = plan_reads(self._index, shard.first + np.flatnonzero(~here))
+            every = _ranges(self._index, shard.first + np.flatnonzero(~here))
             if self._ranges is False or _cost(every) <= _cost(some):
                 some = every
         tasks = [partial(self._quietly, partial(self._fetch_ahead, *task)) for task in self._tasks(wanted, some)]
@@ -198,7 +198,8 @@ class RemoteStore:
         start, stop = int(self._index.offset[rows[0]]), int(self._index.offset[rows[-1]] + self._index.nbytes[rows[-1]])
         if self._ranges is False:
             start, stop = 0, shard.stat.size
-        with file.locked(start, stop, patience) as mine:
+        alone = nullcontext() if self._ranges else self._one_at_a_time
+        with alone, file.locked(start, stop, patience) as mine:
             if not mine and patience < PATIENCE.total:
                 return None
             found, missing = look(file, shard, rows)
@@ -241,16 +242,9 @@ class RemoteStore:
         return {row: np.frombuffer(bytes(sound[row][1]), np.uint8) for row in wanted.tolist() if row in sound}
 
     def _bytes(self, shard: _Shard, start: int, stop: int) -> tuple[int, bytes]:
-        fetch = partial(self._remote.fetch, shard.name, start, stop, shard.stat.size)
-        if self._ranges:
-            return fetch()
-        with self._one_at_a_time:
-            begin, data = fetch()
-            if len(data) != shard.stat.size or stop - start == shard.stat.size:
-                self._ranges = True
-            else:
-                self._ranges = False
-            return begin, data
+        begin, data = self._remote.fetch(shard.name, start, stop, shard.stat.size)
+        self._ranges = len(data) == stop - start
+        return begin, data
 
     def _require_unchanged(self, shard: _Shard) -> None:
         """Raises DataError if the object is another than when it was opened."""
@@ -278,8 +272,18 @@ class RemoteStore:
         """What fails ahead of its use is tried once more when it is needed, and complained of then."""
         try:
             task()
-        except DataError:
+        except Exception:
             self._ahead.drop()
+
+
+def _ranges(index: ShardIndex, rows: NDArray[np.int64]) -> Reads:
+    """As they are planned, but over gaps that are nothing beside a request, which small images have many of."""
+    reads = plan_reads(index, rows)
+    apart = np.ones(len(reads.start), bool)
+    apart[1:] = (reads.shard[1:] != reads.shard[:-1]) | (reads.start[1:] - reads.stop[:-1] > NEAR)
+    begin = np.flatnonzero(apart)
+    stop, first = reads.stop[np.append(begin[1:], len(apart)) - 1], np.append(reads.first[begin], reads.first[-1])
+    return replace(reads, shard=reads.shard[begin], start=reads.start[begin], stop=stop, first=first)
 
 
 def _cost(reads: Reads) -> int:

@@ -131,8 +131,8 @@ def proxy(url: str) -> None:
             kept = {key: value for key, value in answer.headers.items() if key.lower() not in HOP_BY_HOP}
             length = answer.headers.get("Content-Length", str(len(data)))
         if "etag" in chosen:
-            kept["ETag"] = '"another"'
-        if "corrupt" in chosen:
+            kept = {key: value for key, value in kept.items() if key.lower() != "etag"} | {"ETag": '"another"'}
+        if "corrupt" in chosen and data:
             data = data[:-9] + bytes([data[-9] ^ 255]) + data[-8:]
         if "short" in chosen:
             data, length = data[: len(data) // 2], str(len(data) // 2)

@@ -31,7 +31,6 @@ def test_the_same_bytes_as_local_ones(server, shards):
 
 HARM = [
     dict(what="status", value=500, times=2),
-    dict(what="status", value=503, times=2),
     dict(what="status", value=429, times=1),
     dict(what="reset", times=2),
     dict(what="truncate", times=2),

@@ -1,0 +1,62 @@
+"""Prototype sets of data elsewhere: fetched whole, put there whole, refused where nothing can be put."""
+
+import json
+
+import numpy as np
+import pytest
+from typed import mimcl
+
+from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.mirror import set_folder
+from mimcl.pipeline.remote import upload
+
+
+def test_a_set_is_fetched_once_and_again_when_it_changed_there(bucket, shards, tmp_path):
+    index = ShardIndex.load(bucket.root)
+    folder = set_folder(index, "default")
+    found = PrototypeSet.load(folder, index.fingerprint)
+    np.testing.assert_array_equal(
+        found.distance, PrototypeSet.load(shards / "prototypes" / "default", index.fingerprint).distance
+    )
+    assert (folder / "gallery.png").read_bytes() == b"a picture"
+    bucket.harm()
+    assert set_folder(index, "default") == folder
+    assert not bucket.asked("npy|train.arrow")
+    (folder / "centroids.npy").write_bytes(b"damage")
+    PrototypeSet.load(set_folder(index, "default"), index.fingerprint)
+
+
+def test_a_set_that_is_half_there_is_none(bucket, shards):
+    index = ShardIndex.load(bucket.root)
+    bucket.harm(dict(path=r"centroids\.npy", what="status", value=404))
+    with pytest.raises(DataError, match=r"centroids\.npy is not there"):
+        set_folder(index, "default")
+    assert not (index.root / "prototypes" / "default").exists()
+    assert not list((index.root / "prototypes").glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", ".hidden"])
+def test_names_in_a_description_are_never_paths(bucket, shards, tmp_path, name):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    (folder / "prototypes.json").write_text(json.dumps({"xxh128": {name: "0"}}))
+    upload(folder, f"{bucket.root}/prototypes")
+    with pytest.raises(DataError, match="is damaged"):
+        set_folder(ShardIndex.load(bucket.root), "hostile")
+
+
+def test_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, monkeypatch, tmp_path, capfd):
+    words = ("prototypes", "build", "--features", "pixels", "--k", "3", "--name", "mine", "--decoder", "reference")
+    assert mimcl(monkeypatch, tmp_path, *words, "--data", web.root) == 1
+    assert "takes no files" in capfd.readouterr().err
+    assert mimcl(monkeypatch, tmp_path, *words, "--data", bucket.root) == 0
+    assert f"wrote {bucket.root}/prototypes/mine/" in " ".join(capfd.readouterr().out.split())
+    assert mimcl(monkeypatch, tmp_path, *words, "--data", bucket.root) == 1
+    assert "exists; give another --name" in capfd.readouterr().err
+    put = [line["path"].rpartition("/")[2] for line in bucket.asked("mine/") if line["method"] == "PUT"]
+    assert put[-1] == "prototypes.json"
+    monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "another"))
+    index = ShardIndex.load(bucket.root)
+    assert PrototypeSet.load(set_folder(index, "mine"), index.fingerprint).info["k"] == 3

@@ -1,0 +1,217 @@
+"""What is wrong with data elsewhere is one line that says what to do; what will not mend is not asked for again."""
+
+import builtins
+import dataclasses
+import time
+
+import fsspec
+import numpy as np
+import pytest
+from full_disk import files_end_at
+from typed import mimcl
+
+from mimcl.pipeline import remote
+from mimcl.pipeline.cache import ShardCache, cache_limit
+from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.mirror import set_folder
+from mimcl.pipeline.remote import RemoteFolder
+from mimcl.pipeline.store import Defect, open_store
+from mimcl.pipeline.urls import joined, shown, url_of
+
+
+def refused(act) -> str:
+    with pytest.raises(DataError) as error:
+        act()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def read(root, ids=(0,)):
+    return open_store(ShardIndex.load(root)).read(np.array(ids))
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_credentials(server, status):
+    server.harm(dict(path=r"\.tar", what="status", value=status))
+    said = refused(lambda: read(server.root))
+    assert f"{server.root}/train-000000.tar: credentials refused" in said
+    assert ("AWS_PROFILE" if server.root.startswith("s3") else "~/.netrc") in said
+    assert len(server.asked()) <= 2
+
+
+def test_no_credentials_at_all(bucket, monkeypatch, tmp_path):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "AWS_ACCESS_KEY_ID" in refused(lambda: ShardIndex.load(bucket.root))
+
+
+def test_a_shard_that_does_not_exist(web):
+    web.harm(dict(path=r"000001\.tar", what="status", value=404))
+    index = ShardIndex.load(web.root)
+    row = int(np.flatnonzero(index.shard == 1)[0])
+    assert f"{web.root}/train-000001.tar is not there" in refused(lambda: open_store(index).read(np.array([row])))
+
+
+def test_no_data_set_there(server):
+    assert "is not a packed data set (no dataset.json)" in refused(lambda: ShardIndex.load(server.root + "/nothing"))
+    assert "has no third split" in refused(lambda: ShardIndex.load(server.root, "third"))
+
+
+def test_patience_ends_with_a_clear_error(server):
+    server.harm(dict(path=r"\.tar", what="status", value=500))
+    said = refused(lambda: read(server.root))
+    assert "train-000000.tar could not be had in 8 attempts" in said
+
+
+def test_time_outs_are_tried_again_and_named(server, monkeypatch):
+    short = dataclasses.replace(remote.PATIENCE, read=0.3, attempts=2)
+    index = ShardIndex.load(server.root)
+    monkeypatch.setattr(remote, "PATIENCE", short)
+    server.harm(dict(path=r"\.tar", what="delay", value=3))
+    began = time.monotonic()
+    said = refused(lambda: open_store(index).read(np.array([0])))
+    assert "could not be had in 2 attempts" in said
+    assert "imeout" in said
+    assert time.monotonic() - began < 2.5
+    server.harm(dict(path=r"\.tar", what="delay", value=3, times=1))
+    assert len(open_store(index).read(np.array([0]))[0]) == index.nbytes[0]
+
+
+def test_nobody_listens():
+    assert "could not be had in 8 attempts" in refused(lambda: ShardIndex.load("http://127.0.0.1:1/shards"))
+
+
+def test_an_object_that_changed(server, shards):
+    store = open_store(ShardIndex.load(server.root))
+    store.read(np.array([0]))
+    server.harm(dict(path=r"\.tar", what="corrupt"), dict(path=r"\.tar", what="etag"))
+    said = refused(lambda: store.read(np.array([1])))
+    assert f"{server.root}/train-000000.tar changed while it was in use" in said
+    assert "pack again" in said
+
+
+def test_an_object_of_another_size(web, shards, tmp_path):
+    index = ShardIndex.load(web.root)
+    index.shards[0]["bytes"] += 512
+    assert "the index says" in refused(lambda: open_store(index).read(np.array([0])))
+
+
+def test_a_sample_that_never_matches_is_bad_and_no_trouble_of_transport(web):
+    index = ShardIndex.load(web.root)
+    store = open_store(index)
+    web.harm(dict(path=r"\.tar", what="corrupt", method="GET"))
+    (found,) = store.read(np.array([2]))
+    assert found == Defect(index.key(2), "train-000000.tar", "its bytes do not match the index")
+    asked = len(web.asked())
+    assert store.read(np.array([2])) == [found]  # remembered
+    assert len(web.asked()) == asked
+
+
+@pytest.mark.parametrize("room", [0, 20_000])
+def test_a_full_cache_disk(web, room):
+    index = ShardIndex.load(web.root)
+    rows = np.arange(index.samples)
+    with files_end_at(room):
+        said = refused(lambda: open_store(index).read(rows))
+    assert f"the cache {cache_folder() / 'shards'} cannot be written" in said
+    assert "MIMCL_CACHE" in said
+    assert all(len(data) == index.nbytes[row] for row, data in enumerate(open_store(index).read(rows)))
+
+
+def test_a_full_disk_while_the_index_comes(web):
+    with files_end_at(100):
+        said = refused(lambda: ShardIndex.load(web.root))
+    assert "cannot be written" in said
+    assert "MIMCL_CACHE" in said
+    assert not list(cache_folder().rglob("*.tmp"))
+    ShardIndex.load(web.root)
+
+
+def test_an_index_that_is_damaged_on_the_way_or_here(web):
+    web.harm(dict(path=r"train\.arrow", what="corrupt", times=1, method="GET"))
+    index = ShardIndex.load(web.root)
+    path = index.root / "train.arrow"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    assert ShardIndex.load(web.root).fingerprint == index.fingerprint
+    web.harm(dict(path=r"val\.arrow", what="corrupt", method="GET"))
+    assert "checksum" in refused(lambda: ShardIndex.load(web.root, "val"))  # botocore has its own
+
+
+def test_prototypes_that_are_not_there(server):
+    index = ShardIndex.load(server.root)
+    said = refused(lambda: set_folder(index, "other"))
+    assert f"no prototypes in {server.root}/prototypes/other: run `mimcl prototypes build" in said
+
+
+@pytest.mark.parametrize("text", ["none", "0", "-1", "nan"])
+def test_a_limit_that_is_none(monkeypatch, text):
+    monkeypatch.setenv("MIMCL_CACHE_GB", text)
+    assert "MIMCL_CACHE_GB is" in refused(cache_limit)
+
+
+def test_a_cache_where_none_can_be(monkeypatch, tmp_path, web):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "file"))
+    assert "MIMCL_CACHE" in refused(lambda: ShardIndex.load(web.root))
+    with pytest.raises(DataError):
+        ShardCache().open("key", 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("url", "library"),
+    [("s3://b/x", "s3fs"), ("gs://b/x", "gcsfs"), ("http://h/x", "aiohttp"), ("hf://d/x", "huggingface_hub")],
+)
+def test_a_missing_library(monkeypatch, url, library):
+    import sys
+
+    real = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.partition(".")[0] == library:
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] in (library, "fsspec")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    said = refused(lambda: RemoteFolder(url))
+    assert f"needs {library}: pip install 'mimcl[" in said
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/x", "gs://bucket/x", "hf://datasets/user/set", "http://h/x", "https://h/x"]
+)
+def test_every_scheme_opens_without_contacting_anybody(url, monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})  # what FSSPEC_GS_TOKEN sets
+    folder = RemoteFolder(url)
+    assert folder.at("train-000000.tar") == f"{url}/train-000000.tar"
+
+
+def test_addresses():
+    secret = "https://me:pass@host:81/sets/a/?sig=abc"
+    assert url_of(secret) == secret
+    assert joined(secret, "dataset.json") == "https://me:pass@host:81/sets/a/dataset.json?sig=abc"
+    assert shown(secret) == "https://host:81/sets/a/"
+    assert url_of("s3://bucket/a/") == "s3://bucket/a"
+    assert url_of("a/b") is None
+    for bad in ("s3://", "http://h::file:///etc", "s3:/b/x", "ftp://h/x"):
+        refused(lambda bad=bad: url_of(bad))
+
+
+def test_secrets_are_not_printed(web, capfd, monkeypatch, tmp_path):
+    root = web.root.replace("http://", "http://me:hidden@") + "?sig=hidden"
+    ShardIndex.load(root)
+    web.harm(dict(path=r".", what="status", value=500))
+    assert "hidden" not in refused(lambda: ShardIndex.load(root))
+    assert mimcl(monkeypatch, tmp_path, "inspect", root) == 1
+    out, err = capfd.readouterr()
+    assert "hidden" not in out + err
+    assert "hidden" not in refused(lambda: ShardIndex.load("http://me:hidden@127.0.0.1:1/x?sig=hidden"))

@@ -1,0 +1,178 @@
+"""The cache: shared by the processes of a machine, limited, and true after any kill."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from mimcl.pipeline.cache import ShardCache
+from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.reads import plan_reads
+from mimcl.pipeline.remote import Stat
+from mimcl.pipeline.remote_store import RemoteStore
+from mimcl.pipeline.store import ShardStore, open_store
+
+spawn = multiprocessing.get_context("spawn")
+
+
+def read_all(url, shards, expected, times):
+    """In a process of its own: every sample in some order, `times` over, compared with the local ones."""
+    index = ShardIndex.load(url)
+    store, local = open_store(index), ShardStore(ShardIndex.load(shards))
+    if expected:
+        store.expect(plan_reads(index, np.arange(index.samples)))
+    for time_ in range(times):
+        for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 7):
+            found = [data.tobytes() for data in store.read(ids)]
+            assert found == [data.tobytes() for data in local.read(ids)]
+
+
+def started(url, shards, expected=True, times=2):
+    process = spawn.Process(target=read_all, args=(url, str(shards), expected, times))
+    process.start()
+    return process
+
+
+def used() -> int:
+    return sum(path.stat().st_blocks * 512 for path in (cache_folder() / "shards").glob("*.shard"))
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_two_processes_fetch_every_byte_about_once(server, shards, expected):
+    index = ShardIndex.load(server.root)
+    total = int(index.nbytes.sum())
+    server.harm(dict(path=r"\.tar", what="delay", value=0.05))
+    processes = [started(server.root, shards, expected) for _ in range(2)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert total <= server.sent() < 1.3 * total
+    server.harm()
+    assert len(RemoteStore(index).read(np.arange(index.samples))) == index.samples
+    assert server.sent() == 0  # all of it is here
+
+
+def test_threads_of_one_process_share_as_well(web, shards):
+    index = ShardIndex.load(web.root)
+    web.harm(dict(path=r"\.tar", what="delay", value=0.1))
+    threads = [threading.Thread(target=lambda: open_store(index).read(np.arange(index.samples))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert web.sent() < 1.3 * index.nbytes.sum()
+
+
+def test_what_is_expected_is_there_when_it_is_needed(web, shards):
+    index = ShardIndex.load(web.root)
+    store = open_store(index)
+    few = np.flatnonzero(index.shard == 0)[::7]
+    store.expect(plan_reads(index, few))
+    deadline = time.monotonic() + 20
+    while len(store._cached(few)) < len(few):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    asked = len(web.asked())
+    store.read(few)
+    assert len(web.asked()) == asked
+    store.close()
+
+
+def test_whole_shards_or_ranges_whichever_is_cheaper(web, shards):
+    index = ShardIndex.load(web.root)
+    large = int(index.nbytes.argmax())  # a megabyte beside it is worth a request
+    for rows in (np.array([large]), np.arange(index.samples)):
+        store = open_store(index)
+        web.harm()
+        store.expect(plan_reads(index, rows))
+        store.read(rows)
+        store.close()
+        if len(rows) == 1:
+            assert web.sent() < 1.2 * index.nbytes[large]
+    gets = [line for line in web.asked() if line["method"] == "GET"]
+    assert len(gets) <= 2 * len(index.shards)
+
+
+def test_a_server_without_ranges_is_asked_once_for_each_shard(web, shards):
+    index = ShardIndex.load(web.root)
+    web.harm(dict(path=r"\.tar", what="whole"))
+    store = open_store(index)
+    for ids in np.array_split(np.random.default_rng(0).permutation(index.samples), 5):
+        store.read(ids)
+    assert web.sent() <= 1.5 * sum(shard["bytes"] for shard in index.shards)
+
+
+@pytest.mark.parametrize("gigabytes", ["0.0009", "0.000001"])
+def test_a_limit_smaller_than_the_data(web, shards, monkeypatch, gigabytes):
+    monkeypatch.setenv("MIMCL_CACHE_GB", gigabytes)
+    local, index = ShardStore(ShardIndex.load(shards)), ShardIndex.load(web.root)
+    store, sent = open_store(index), []
+    for time_ in range(3):
+        for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
+            store.expect(plan_reads(index, ids))
+            assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
+        sent.append(web.sent())
+    store.close()
+    assert used() <= float(gigabytes) * 1e9 + 200_000 + index.nbytes.max()
+    assert sent[-1] > sent[0]
+
+
+def test_what_was_needed_longest_ago_is_removed_first(tmp_path):
+    cache = ShardCache(tmp_path / "shards", 40_000)
+    data = b"x" * 8192
+    for number in range(3):
+        file = cache.open(f"key{number}", len(data), 1)
+        cache.keep(len(data), lambda file=file: file.write(0, 0, data))
+        os.utime(tmp_path / "shards" / f"key{number}.shard", (number, number))
+        del file
+    cache.need("key0")
+    file = cache.open("key3", len(data), 1)
+    cache.keep(len(data), lambda: file.write(0, 0, data))
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
+        "key0.shard",
+        "key2.shard",
+        "key3.shard",
+    ]
+    assert cache.find("key1", len(data), 1) is None
+    assert cache.find("key0", len(data), 1).have(0, 1).all()
+
+
+def test_another_etag_or_size_is_another_file():
+    keys = {ShardCache.key(url, Stat(size, etag)) for url in "ab" for size in (1, 2) for etag in ("", "x")}
+    assert len(keys) == 8
+
+
+def test_a_kill_in_the_middle_leaves_neither_lock_nor_lie(web, shards):
+    web.harm(dict(path=r"\.tar", what="delay", value=0.2))
+    process = started(web.root, shards)
+    deadline = time.monotonic() + 30
+    while not web.sent() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    web.harm()
+    index = ShardIndex.load(web.root)
+    began_at = time.monotonic()
+    found = open_store(index).read(np.arange(index.samples))
+    assert [d.tobytes() for d in found] == [
+        d.tobytes() for d in ShardStore(ShardIndex.load(shards)).read(np.arange(index.samples))
+    ]
+    assert time.monotonic() - began_at < 10
+
+
+def test_what_was_damaged_in_the_cache_is_fetched_again(web):
+    index = ShardIndex.load(web.root)
+    good = open_store(index).read(np.arange(index.samples))
+    web.harm()
+    for path in (cache_folder() / "shards").glob("*.shard"):
+        with open(path, "r+b") as file:
+            file.seek(int(index.offset[0]))
+            file.write(b"damage")
+    again = open_store(index).read(np.arange(index.samples))
+    assert [d.tobytes() for d in again] == [d.tobytes() for d in good]
+    assert 0 < web.sent() < index.nbytes.sum()
