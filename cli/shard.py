@@ -73,15 +73,17 @@ def shard_command(
     from mimcl.pipeline.shards import PackConfig
 
     options = SourceOptions(list_file, classes, val, val_labels, holdout, image_column, label_column, label_key)
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
-    if adopt:
-        refuse_packing(source, out, config, options)
-        description = adopt_shards(source, options, workers=config.workers, decode=config.decode, overwrite=overwrite)
-        _summarise(description, source, "adopted")
-        return
-    out = out or Path("shards")
     with ranks() as mine:
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
+        if adopt:
+            refuse_packing(source, out, config, options)
+            description = adopt_shards(
+                source, options, workers=config.workers, decode=config.decode, overwrite=overwrite
+            )
+            _summarise(description, source, "adopted")
+            return
+        out = out or Path("shards")
         description = shard(source, out, config, options, overwrite=overwrite, ranks=mine)
     if mine.rank == 0:
         _summarise(description, out, "packed into")
@@ -139,15 +141,27 @@ def shard(
 @contextmanager
 def ranks() -> Iterator[Ranks]:
     """The place of this process among those that torchrun has started, which are joined while the block lasts."""
-    from mimcl.pipeline.shards import ALONE, Ranks
+    from mimcl.pipeline.shards import ALONE, FirstFailed, Ranks
 
     if "WORLD_SIZE" not in os.environ:  # then nothing is needed that takes seconds to import
         yield ALONE
         return
     import torch
 
-    from mimcl.model.distributed import World, connected, gather
+    from mimcl.model.distributed import DistributedError, World, agree, connected, gather
 
     world = World.from_environment()
-    with connected(world, torch.device("cpu"), _PATIENCE_SECONDS):
-        yield Ranks(world.rank, world.size, lambda text: gather(text)[0])
+
+    def from_first(text: str) -> str:
+        try:
+            return gather(text)[0]
+        except DistributedError:
+            raise DistributedError(
+                "another process that packs is gone; start all of them again, they go on where they were"
+            ) from None
+
+    try:
+        with connected(world, torch.device("cpu"), _PATIENCE_SECONDS):
+            yield Ranks(world.rank, world.size, from_first, agree)
+    except FirstFailed:  # which says it itself
+        raise typer.Exit(1) from None

@@ -19,7 +19,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # In JPEG's entropy-coded data 0xff is followed by a stuffed zero, a restart marker or fill; anything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_EOI = 0xD9
+_TAIL = 64  # bytes, in which an image almost always ends
+_SOF0, _SOF1, _EOI, _SOS = 0xC0, 0xC1, 0xD9, 0xDA
 
 
 class NotUsable(ValueError):
@@ -80,15 +81,22 @@ def extension_of(data: bytes | memoryview) -> str | None:
 
 def _jpeg_is_complete(data: bytes | memoryview) -> bool:
     # Segments are skipped by their length, so that the end marker of an embedded thumbnail does not count.
-    position = 2
+    position, components = 2, None
     while found := _MARKER.search(data, position):
-        code, position = data[found.start() + 1], found.end()
+        code, start = data[found.start() + 1], found.end()
         if code == _EOI:
             return True
+        position = start
         if code not in _STANDALONE:
-            if position + 2 > len(data):
+            if start + 2 > len(data):
                 return False
-            position += struct.unpack_from(">H", data, position)[0]
+            position += struct.unpack_from(">H", data, start)[0]
+        if code in (_SOF0, _SOF1):
+            components = data[start + 7 : start + 8]
+        # The only scan: in what follows these two bytes stand for nothing else. Not there, the search goes on.
+        only_scan = code == _SOS and data[start + 2 : start + 3] == components
+        if only_scan and b"\xff\xd9" in bytes(data[max(position, len(data) - _TAIL) :]):
+            return True
     return False
 
 

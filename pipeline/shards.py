@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
 from mimcl.pipeline.packing.config import PackConfig
 from mimcl.pipeline.packing.cuts import cuts
@@ -24,7 +26,7 @@ from mimcl.pipeline.packing.pool import run
 from mimcl.pipeline.packing.work import ShardJob, hash_items, is_whole, pack_shard, packed_shard
 from mimcl.pipeline.sources.item import Item, Source
 
-__all__ = ["ALONE", "PackConfig", "Ranks", "pack"]
+__all__ = ["ALONE", "FirstFailed", "PackConfig", "Ranks", "pack"]
 
 _MOST = 10**9  # items of a split: keys have nine digits
 
@@ -33,15 +35,21 @@ _MOST = 10**9  # items of a split: keys have nine digits
 class Ranks:
     """Which of `size` processes that pack together this one is.
 
-    `from_first(text)` gives rank 0's text on every rank; so it is also where they wait for one another.
+    `from_first(text)` gives rank 0's text on every rank; so it is also where they wait for one another. `agree(what,
+    digest)` raises unless all have the same.
     """
 
     rank: int = 0
     size: int = 1
     from_first: Callable[[str], str] = str
+    agree: Callable[[str, str], None] = lambda what, digest: None
 
 
 ALONE = Ranks()
+
+
+class FirstFailed(DataError):
+    """Rank 0's error, on another rank."""
 
 
 def pack(
@@ -67,6 +75,7 @@ def pack(
     first = ranks.rank == 0
     with _in_one_line(out), claimed(out) if first else nullcontext(), _left_in_order(out) if first else nullcontext():
         plan = described(source, config)
+        ranks.agree("what is to be packed", xxhash.xxh128_hexdigest(json.dumps(plan).encode()))
         staging = out / STAGING
         done, moving = _of_first(ranks, lambda: (begin(out, plan, overwrite), is_packed(staging)))
         if done:
@@ -81,7 +90,7 @@ def pack(
 
 
 def _of_first(ranks: Ranks, work: Callable[[], Any]) -> Any:
-    """Rank 0 does it; its result, or its DataError, is every rank's."""
+    """Rank 0 does it; its result, or its DataError as FirstFailed, is every rank's."""
     found, problem = None, None
     if ranks.rank == 0:
         try:
@@ -89,8 +98,10 @@ def _of_first(ranks: Ranks, work: Callable[[], Any]) -> Any:
         except DataError as error:
             problem = error
     found, said = json.loads(ranks.from_first(json.dumps([found, problem and str(problem)])))
+    if problem:
+        raise problem
     if said:
-        raise DataError(said) from problem
+        raise FirstFailed(said)
     return found
 
 

@@ -72,8 +72,8 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, Any] | 
         pass
     elif (out / "dataset.json").exists():
         description = _finished(out, plan)
-        if begun == plan:
-            shutil.rmtree(staging)  # killed when nothing but this was left to do
+        if begun in (None, plan):  # killed when nothing but this was left to do
+            shutil.rmtree(staging, ignore_errors=True)
         return description
     elif begun is not None and begun != plan:
         raise DataError(f"{out}: {_difference(begun, plan)}, or {_ANEW}")
