@@ -69,19 +69,24 @@ def shard_command(
     Killed at any moment, the same command goes on; under torchrun, each process packs its share.
     """
     from mimcl.cli.adopt import adopt_shards, refuse_packing
+    from mimcl.cli.config import ConfigError
     from mimcl.cli.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig
 
     options = SourceOptions(list_file, classes, val, val_labels, holdout, image_column, label_column, label_key)
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
-    if adopt:
-        refuse_packing(source, out, config, options)
-        description = adopt_shards(source, options, workers=config.workers, decode=config.decode, overwrite=overwrite)
-        _summarise(description, source, "adopted")
-        return
-    out = out or Path("shards")
     with ranks() as mine:
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
+        if adopt:
+            if mine.size > 1:
+                raise ConfigError("--adopt runs in one process; leave torchrun out")
+            refuse_packing(source, out, config, options)
+            description = adopt_shards(
+                source, options, workers=config.workers, decode=config.decode, overwrite=overwrite
+            )
+            _summarise(description, source, "adopted")
+            return
+        out = out or Path("shards")
         description = shard(source, out, config, options, overwrite=overwrite, ranks=mine)
     if mine.rank == 0:
         _summarise(description, out, "packed into")

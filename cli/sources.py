@@ -102,9 +102,13 @@ def kind_of(path: Path, has_list: bool = False) -> str:
 
 
 def _kind_of_folder(folder: Path) -> str:
-    """By the first files that it holds: parquet and tars lie at the top or two folders below, as the hub has them."""
+    """By the first files that it holds: parquet and tars lie at the top or two folders below, as the hub has them.
+
+    Beside a train/ they may be what was unpacked, so it alone is looked into.
+    """
     try:
-        for found in _files(folder, depth=2):
+        train = folder / "train"
+        for found in _files(train if train.is_dir() else folder, depth=2):
             if found.endswith(".parquet"):
                 return "parquet"
             if found.endswith(".tar"):

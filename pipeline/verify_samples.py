@@ -56,7 +56,7 @@ class Shard:
     starts: NDArray[np.int64]  # of the first header
     ends: NDArray[np.int64]  # of the padding of the last member that the index knows of
     idx: list[str]
-    json: bool  # each sample has a KEY.json at its end, whose size its header tells
+    json: bool  # samples may have a KEY.json at their end, whose size its header tells
 
     def end(self, place: int) -> int:
         """Where a sample's record ends; without its KEY.json where there is none. Raises OSError."""
@@ -64,10 +64,12 @@ class Shard:
         if not self.json:
             return end
         try:
-            size = tarfile.TarInfo.frombuf(self.tar.read(end, end + BLOCK), "utf-8", "surrogateescape").size
+            header = tarfile.TarInfo.frombuf(self.tar.read(end, end + BLOCK), "utf-8", "surrogateescape")
         except tarfile.HeaderError:
             return end
-        return end + BLOCK + size + padding(size) if 0 < size <= _MOST_JSON else end
+        if header.name != f"{self.index.key(self.rows[place])}.json" or not 0 < header.size <= _MOST_JSON:
+            return end
+        return end + BLOCK + header.size + padding(header.size)
 
 
 def samples(shard: Shard, rows: range, decode: bool) -> list[str]:
@@ -142,7 +144,7 @@ def _sample(shard: Shard, row: int, decode: bool) -> Iterator[str]:
         if bytes(record[at : at + padding(len(content))]).strip(b"\0"):
             yield f"there are bytes between {name} and what follows"
         at += padding(len(content))
-    if shard.json:
+    if beside:
         yield from _beside(f"{key}.json", beside, label)
     if shard.idx and shard.idx[place] != idx_line(offset, [(name, len(content)) for name, content in members]):
         yield "its line in the .idx file differs"
@@ -155,9 +157,6 @@ def is_own_key(key: str) -> bool:
 
 def _beside(name: str, content: bytes, label: int) -> Iterator[str]:
     """What is wrong with the json of a sample."""
-    if not content:
-        yield f"it has no {name}"
-        return
     try:
         said = json.loads(content)
     except (ValueError, RecursionError):

@@ -64,7 +64,7 @@ def read_list(path: Path, root: Path) -> Listing:
 def listed_images(root: Path, listing: Listing) -> Source:
     """The files that a list names, below `root`: splits and, where the list has no classes, labels by their folders.
 
-    A file that does not exist is found out when it is read. Takes about 550 bytes of memory a line. Raises DataError.
+    A file that does not exist is found out when it is read. Takes up to 950 bytes of memory a line. Raises DataError.
     """
     make = FileItems(root)
     source = arrange(root, listing.labels, (), make) if not _has_classes(listing) else _with_classes(listing, make)

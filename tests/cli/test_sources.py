@@ -140,6 +140,9 @@ def test_what_a_source_is(home, tmp_path):
     assert kind_of(home / "text.parquet") == "parquet"
     write_shards(tmp_path / "in" / "train", {"0.tar": 1})
     assert kind_of(tmp_path / "in") == "webdataset"
+    write_classes(tmp_path / "unpacked" / "train", {"a": 1})
+    write_shards(tmp_path / "unpacked", {"train.tar": 1})
+    assert kind_of(tmp_path / "unpacked") == "images"
     with tarfile.open(tmp_path / "x.bin", "w:gz") as tar:  # refused when it is opened, by its content
         tar.add(home / "flat", ".")
     assert kind_of(tmp_path / "x.bin") == "tar"

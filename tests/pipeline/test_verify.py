@@ -1,8 +1,10 @@
 """Every kind of damage to a packed data set is found and named; a sound one has no findings."""
 
+import json
 import os
 import shutil
 import tarfile
+from dataclasses import replace
 
 import pytest
 from damage import edit_dataset, flip, hollow_png, seal_image, seal_index, seal_rows, seal_shard
@@ -332,3 +334,40 @@ def test_only_decoding_finds_pixels_that_are_missing(copy):
 def test_an_image_cut_short(copy):
     seal_image(copy, ROW, encoded("baseline")[:300], 64, 48)
     assert any("truncated" in finding for finding in found(copy))
+
+
+@pytest.fixture
+def with_json(tmp_path):
+    """Ten images with a json of different lengths beside all but one of them, and gaps in the keys."""
+    write_train_val(tmp_path / "src", {"ant": 6, "bee": 6}, {"bee": 2})
+    (tmp_path / "src" / "train" / "ant" / "00002.jpg").write_bytes(b"no image")
+    source = image_folder(tmp_path / "src")
+    source.splits["train"] = [
+        replace(item, json=b"" if row == 4 else json.dumps({"label": item.label, "x": "y" * 97 * row}).encode())
+        for row, item in enumerate(source.splits["train"])
+    ]
+    pack(source, tmp_path / "out", PackConfig(workers=1), on_progress=lambda count: None)
+    return tmp_path / "out"
+
+
+def test_samples_with_json(with_json):
+    assert ShardIndex.load(with_json).key(2) == "000000003"
+    assert found(with_json) == []
+    assert found(with_json, decode=True, workers=1) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'{"label": 1', b'{"label": 0', "000000006.json says label 0, the index 1"),
+        (b'{"label": 1', b'["label": 1', "000000006.json is no JSON"),
+        (b"000000006.json", b"000000007.json", "the index does not know what lies before it, which is no tar member"),
+    ],
+)
+def test_a_json_that_is_not_as_it_was_packed(with_json, old, new, message):
+    content = (with_json / "train-000000.tar").read_bytes()
+    place = content.index(old, content.index(b"000000006.json"))
+    content = content[:place] + new + content[place + len(old) :]
+    seal_shard(with_json, content)
+    findings = found(with_json)
+    assert any(finding.endswith(message) for finding in findings), findings
