@@ -5,8 +5,8 @@
 ImageNet's size: 65,536 draws of 1,281,167 images in under 100 ms and 100 MB, the temperature's search included.
 N/16 draws of 100 million images in under 10 s; `--images` adds other sizes. Excluded are the distances themselves, and
 what is done once a run (checks, histogram), which is shown as "once". The first window of a systematic block also
-orders the block's images; the next one reuses that. Memory is the peak of numpy's allocations (tracemalloc), the
-order kept for the block included.
+orders the block's images; the next one reuses that. "by shard" is multinomial in the order of shards of 2,333 images.
+Memory is the peak of numpy's allocations (tracemalloc), the order kept for the block included.
 """
 
 import argparse
@@ -36,14 +36,15 @@ def distances_like_prototypes(n: int) -> np.ndarray:
     return d
 
 
-def row(n: int, window: int, resampling: str, distances: np.ndarray, repeats: int, goal: str) -> None:
-    config = CurriculumConfig("proto", resampling=resampling, window=window)
+def row(n: int, window: int, kind: str, distances: np.ndarray, repeats: int, goal: str) -> None:
+    chosen = {"order": "shard"} if kind == "by shard" else {"resampling": kind}
+    config = CurriculumConfig("proto", window=window, **chosen)
+    shards = (np.arange(n) // 2333).astype(np.int32)
 
     def plan() -> Plan:
         # 40 epochs or so, all windows of a block within the run; the batch size plays no part in the work.
-        return Plan(
-            config, samples=n, distances=distances, draws=640 * window, batch_size=window, seed=0, hash64=hash64
-        )
+        sizes = {"samples": n, "draws": 640 * window, "batch_size": window}
+        return Plan(config, distances=distances, seed=0, hash64=hash64, shards=shards, **sizes)
 
     once, first, later = [], [], []
     for repeat in range(repeats):
@@ -64,7 +65,7 @@ def row(n: int, window: int, resampling: str, distances: np.ndarray, repeats: in
     tracemalloc.stop()
     once, first, later = (1e3 * statistics.median(seconds) for seconds in (once, first, later))
     print(
-        f"{n:>11,} {window:>9,}  {resampling:<11} {once:>8,.0f} ms {first:>8,.0f} ms {later:>8,.0f} ms "
+        f"{n:>11,} {window:>9,}  {kind:<11} {once:>8,.0f} ms {first:>8,.0f} ms {later:>8,.0f} ms "
         f"{peak:>7,.0f} MB   {goal}",
         flush=True,
     )
@@ -76,14 +77,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    print(
-        f"{'images':>11} {'draws':>9}  {'resampling':<11} {'once':>11} {'window':>11} {'next':>11} {'peak':>10}   goal"
-    )
+    print(f"{'images':>11} {'draws':>9}  {'drawn':<11} {'once':>11} {'window':>11} {'next':>11} {'peak':>10}   goal")
     sizes = [(IMAGENET, 65_536, 5, "< 100 ms, < 100 MB"), (HUGE, HUGE // 16, 1, "< 10,000 ms")]
     for n, window, repeats, goal in sizes + [(n, math.ceil(n / 16), 3, "-") for n in arguments.images]:
         distances = distances_like_prototypes(n)
-        for resampling in ("multinomial", "systematic"):
-            row(n, window, resampling, distances, repeats, goal)
+        for kind in ("multinomial", "systematic", "by shard"):
+            row(n, window, kind, distances, repeats, goal)
 
 
 if __name__ == "__main__":
