@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from images import write_classes, write_train_val
+from PIL import Image
 from servers import Proxy, started
 
 from mimcl.curriculum.prototypes import build_prototypes
@@ -23,8 +24,6 @@ def shards(tmp_path_factory):
     write_classes(root / "src" / "train", {"cat": 4}, seed=9)
     for number in range(3):  # large enough for several shards
         noise = np.random.default_rng(number).integers(0, 256, (500, 700, 3), np.uint8)
-        from PIL import Image
-
         Image.fromarray(noise).save(root / "src" / "train" / "cat" / f"noise{number}.png")
     out = root / "www" / "shards"
     description = pack(image_folder(root / "src"), out, PackConfig(shard_mb=1, workers=2), on_progress=lambda n: None)

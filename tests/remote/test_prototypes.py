@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from typed import mimcl
 
-from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.cli.prototypes import BuildConfig, build
+from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.mirror import set_folder
@@ -49,12 +50,12 @@ def test_names_in_a_description_are_never_paths(bucket, shards, tmp_path, name):
 
 def test_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, monkeypatch, tmp_path, capfd):
     words = ("prototypes", "build", "--features", "pixels", "--k", "3", "--name", "mine", "--decoder", "reference")
-    assert mimcl(monkeypatch, tmp_path, *words, "--data", web.root) == 1
-    assert "takes no files" in capfd.readouterr().err
+    with pytest.raises(PrototypeError, match="takes no files"):
+        build(web.root)
     assert mimcl(monkeypatch, tmp_path, *words, "--data", bucket.root) == 0
     assert f"wrote {bucket.root}/prototypes/mine/" in " ".join(capfd.readouterr().out.split())
-    assert mimcl(monkeypatch, tmp_path, *words, "--data", bucket.root) == 1
-    assert "exists; give another --name" in capfd.readouterr().err
+    with pytest.raises(PrototypeError, match="exists; give another --name"):
+        build(bucket.root, BuildConfig(name="mine"))
     put = [line["path"].rpartition("/")[2] for line in bucket.asked("mine/") if line["method"] == "PUT"]
     assert put[-1] == "prototypes.json"
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "another"))
