@@ -194,6 +194,7 @@ def test_the_features_are_never_whole_in_memory(tmp_path, monkeypatch):
         path = tmp_path / f"{number}.npy"
         np.save(path, np.random.default_rng(number).standard_normal((5000, 96), np.float32))
         parts.append(np.load(path, mmap_mode="r"))
+    kmeans(parts[0][:100], 2, 0)  # imports its library
     tracemalloc.start()
     try:
         found = make_clusters(parts, None, 0, sample=2000)
