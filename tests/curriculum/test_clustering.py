@@ -1,5 +1,7 @@
 """Clustering: each step against its formula; features in parts against the same in one."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -182,3 +184,23 @@ def test_normalised_distances_by_hand(monkeypatch):
     np.testing.assert_array_equal(near, [0, 1, 0.5] + 9 * [0])
     reference = normalise_distances(raw, labels, 6, min_cluster=1, singletons="near")
     np.testing.assert_array_equal(reference, [0, 1, 0.5, 1, 0] + 7 * [0])
+
+
+def test_the_features_are_never_whole_in_memory(tmp_path, monkeypatch):
+    """numpy's own allocations, beside 38 MB of features on the disk."""
+    monkeypatch.setattr(clustering, "_CHUNK", 512)
+    parts = []
+    for number in range(20):
+        path = tmp_path / f"{number}.npy"
+        np.save(path, np.random.default_rng(number).standard_normal((5000, 96), np.float32))
+        parts.append(np.load(path, mmap_mode="r"))
+    kmeans(parts[0][:100], 2, 0)  # imports its library
+    tracemalloc.start()
+    try:
+        found = make_clusters(parts, None, 0, sample=2000)
+        raw = [found.assign(part)[1] for part in parts]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(map(len, raw)) == 100_000
+    assert peak < sum(part.nbytes for part in parts) / 8
