@@ -30,7 +30,8 @@ ROWS, BILLION = 100_000_000, 1_000_000_000
 RATE = 10_000  # images a second
 OPEN, MEMORY, PLANNING = 1.0, 2000.0, 0.05  # goals: seconds, MB, of the training time
 BATCH, EPOCHS = 4096, 40
-TRAINED = ("train", "--recipe", "cpu_small", "--decoder", "reference", "--curriculum", "proto", "--epochs", "2")
+TRAINED = ("train", "--recipe", "cpu_small", "--decoder", "reference", "--curriculum", "proto", "--order", "shard")
+TRAINED += ("--epochs", "2")
 SMALL = ("data.image_size=32", "model.patch_size=16", "model.decoder_width=32", "model.decoder_depth=1")
 SMALL += ("trainer.checkpoint_every_steps=100", "trainer.log_every_steps=20", "data.decode_threads=1")
 
@@ -147,7 +148,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
 
 
 def really_train(folder: Path, resume: bool, until: int) -> tuple[float, float]:
-    """`mimcl train`, stopped after some steps as by Ctrl-C, saved: most anonymous memory, seconds to the first step."""
+    """`mimcl train --order shard`, stopped after some steps as by Ctrl-C, saved: most anonymous memory, seconds to the first step."""
     words = ["train", "--resume"] if resume else [*TRAINED, "--data", "shards"]
     words += [] if resume else [word for setting in SMALL for word in ("--set", setting)]
     command = [sys.executable, "-m", "mimcl.cli.main", *words, "--out", "run"]
@@ -247,7 +248,7 @@ def measure(folder: Path, rows: int) -> bool:
     trained, start = really_train(folder, False, 250)
     resumed, restart = really_train(folder, True, 450)
     print(
-        f"mimcl train: {trained:,.0f} MB, first step after {start:.0f} s; resumed: {resumed:,.0f} MB, {restart:.0f} s\n"
+        f"mimcl train --order shard: {trained:,.0f} MB, first step after {start:.0f} s; resumed: {resumed:,.0f} MB, {restart:.0f} s\n"
     )
     memory = max(*peaks.values(), trained, resumed)
     results = [
