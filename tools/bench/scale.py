@@ -148,7 +148,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
 
 
 def really_train(folder: Path, resume: bool, until: int) -> tuple[float, float]:
-    """`mimcl train --order shard`, stopped after some steps as by Ctrl-C, saved: most anonymous memory, seconds to the first step."""
+    """`mimcl train`, stopped after some steps as by Ctrl-C, saved: most anonymous memory, seconds to the first step."""
     words = ["train", "--resume"] if resume else [*TRAINED, "--data", "shards"]
     words += [] if resume else [word for setting in SMALL for word in ("--set", setting)]
     command = [sys.executable, "-m", "mimcl.cli.main", *words, "--out", "run"]
@@ -248,7 +248,8 @@ def measure(folder: Path, rows: int) -> bool:
     trained, start = really_train(folder, False, 250)
     resumed, restart = really_train(folder, True, 450)
     print(
-        f"mimcl train --order shard: {trained:,.0f} MB, first step after {start:.0f} s; resumed: {resumed:,.0f} MB, {restart:.0f} s\n"
+        f"mimcl train --order shard: {trained:,.0f} MB, first step after {start:.0f} s; resumed: {resumed:,.0f} MB, "
+        f"{restart:.0f} s\n"
     )
     memory = max(*peaks.values(), trained, resumed)
     results = [
