@@ -167,7 +167,7 @@ def _with_known_classes(source: Source, folder: Path) -> Source:
     if not (folder / "dataset.json").is_file():
         return source
     try:
-        classes = [part["classes"] for part in read_dataset(folder)["splits"].values()][0]
+        classes = next(part["classes"] for part in read_dataset(folder)["splits"].values())
         return named(source, ClassList(folder / "dataset.json", classes, classes)) if classes else source
     except DataError:  # not this program's, or other shards than it says
         return source
