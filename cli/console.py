@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -34,7 +34,10 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar with images/s and time left; gives the function that advances it by a number of images."""
+    """A bar with images/s and time left; gives the function that advances it by a number of images.
+
+    Nothing stays of a bar that was never advanced: there was nothing to do, or it failed at once.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -44,7 +47,20 @@ def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Cal
     )
     with Progress(*columns, console=console, disable=not shown) as progress:
         task = progress.add_task(label, total=total)
-        yield lambda images: progress.advance(task, images)
+        try:
+            yield lambda images: progress.advance(task, images)
+        finally:
+            if not progress.tasks[0].completed:
+                progress.live.transient = True
+                progress.live.stop()
+                progress.disable = True  # else an empty line is printed
+
+
+@contextmanager
+def busy(label: str, shown: bool = True) -> Iterator[None]:
+    """Says on a terminal what is being done, for as long as the block lasts."""
+    with console.status(label) if shown else nullcontext():
+        yield
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def shard(
     Of several processes, each given its `ranks`, the first shows its progress. Raises DataError, and ConfigError for
     options that contradict one another.
     """
-    from mimcl.cli.console import console, image_bar
+    from mimcl.cli.console import busy, console, image_bar
     from mimcl.cli.sources import SourceOptions, open_source
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import ALONE, PackConfig, pack
@@ -131,7 +131,8 @@ def shard(
     if out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside {source}, where its shards would be taken for images; give another --out")
     config, ranks = config or PackConfig(), ranks or ALONE
-    found = open_source(source, options or SourceOptions())
+    with busy(f"listing {source}", shown=ranks.rank == 0):
+        found = open_source(source, options or SourceOptions())
     say = console.print if ranks.rank == 0 else lambda line: None
     for note in found.notes:
         say(note)

@@ -65,6 +65,8 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
     source = named(source, classes)
     if options.val_labels:
         source = label_val(source, options.val_labels, classes is not None)
+    elif options.val and source.classes and all(item.label < 0 for item in source.splits["val"]):
+        source.notes.append(f"{options.val} has no classes: its images get no label; --val-labels gives them")
     return hold_out(source, options.holdout, path)
 
 
@@ -149,8 +151,23 @@ def _opened(path: Path, kind: str, options: SourceOptions) -> Source:
     if kind == "tar":
         return tar_images(path, label_key)
     if kind == "webdataset":
-        return webdataset(files_below(path, ".tar"), label_key, path)
+        source = webdataset(files_below(path, ".tar"), label_key, path)
+        return source if options.classes else _with_known_classes(source, path)
     listing = read_list(options.list_file, path)
     if listing.shards:
         return webdataset([path / name for name in listing.labels], label_key, path)
     return listed_images(path, listing)
+
+
+def _with_known_classes(source: Source, folder: Path) -> Source:
+    """With the classes of the data set that these shards are, if they are one and its classes are theirs."""
+    from mimcl.pipeline.index import read_dataset
+    from mimcl.pipeline.sources.labels import ClassList, named
+
+    if not (folder / "dataset.json").is_file():
+        return source
+    try:
+        classes = next(part["classes"] for part in read_dataset(folder)["splits"].values())
+        return named(source, ClassList(folder / "dataset.json", classes, classes)) if classes else source
+    except DataError:  # not this program's, or other shards than it says
+        return source

@@ -122,6 +122,34 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
+def test_shards_packed_here_keep_the_names_of_their_classes(home, tmp_path, monkeypatch):
+    """Their KEY.cls are numbers; shards that came to the folder afterwards, with other classes, have numbers alone."""
+    assert mimcl(monkeypatch, home, "shard", "folder", "--out", str(tmp_path / "first"), "--workers", "1") == 0
+    assert mimcl(monkeypatch, tmp_path, "shard", "first", "--out", "again", "--workers", "1") == 0
+    assert tops(tmp_path, "again") == tops(tmp_path, "first")
+    assert tops(tmp_path, "again")["train"][1] == ["n01", "n02"]
+    write_shards(tmp_path / "first", {"train-7.tar": 3}, classes=3)
+    assert mimcl(monkeypatch, tmp_path, "shard", "first", "--out", "more", "--workers", "1") == 0
+    assert tops(tmp_path, "more")["train"][1] == ["0", "1", "2"]
+
+
+def test_val_images_without_labels_are_spoken_of(home, tmp_path, monkeypatch, capfd):
+    arguments = ["train.tar", "--val", "val.tar", "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert mimcl(monkeypatch, home, "shard", *arguments) == 0
+    assert "val.tar has no classes: its images get no label; --val-labels gives them" in capfd.readouterr().out
+    assert tops(tmp_path, "out")["val"][2] == [-1, -1, -1]
+
+
+def test_no_bar_where_there_is_nothing_to_do(home, tmp_path, monkeypatch, capfd):
+    arguments = ["x.tar", "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert mimcl(monkeypatch, home, "shard", *arguments) == 0
+    assert "packing " in capfd.readouterr().out
+    assert mimcl(monkeypatch, home, "shard", *arguments) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[0].startswith("already packed into")
+    assert not any("packing" in line or not line.strip() for line in said)
+
+
 def test_adopting_somewhere_else_is_refused(home, monkeypatch, capfd):
     assert mimcl(monkeypatch, home, "shard", "wds", "--adopt", "--out", "new") == 2
     assert "--adopt writes the index beside the shards" in capfd.readouterr().err

@@ -31,7 +31,7 @@ def photograph():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("short_side", [64, 149, 150, 151, 256, 599])
 def test_scaled_while_decoding_is_close_to_decoded_whole(tmp_path, photograph, kind, short_side):
-    """Within 6 of 255 levels on average, of an image with much finer detail than photographs have (those: within 3)."""
+    """Within 6 of 255 levels on average, of an image with much finer detail than photographs have (those: within 4)."""
     (tmp_path / "image").write_bytes(FORMATS[kind][1](photograph))
     item = FileItem("image", -1, (tmp_path / "image").stat().st_size, tmp_path / "image")
     made = prepare(item, PackConfig(short_side=short_side))
