@@ -26,6 +26,7 @@ from mimcl.model.trackers import LogConfig
 from mimcl.model.trainer import TrainerConfig
 from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.stream import DataConfig
+from mimcl.pipeline.urls import shown
 
 T = typing.TypeVar("T")
 
@@ -74,6 +75,11 @@ class Config:
 def flatten(config: Config) -> dict[str, Any]:
     """Dotted keys to values, for example {"seed": 0, "data.root": "shards", ...}."""
     return nested_keys(dataclasses.asdict(config))
+
+
+def without_secrets(config: Config) -> Config:
+    """As it may be kept and shown: user, password and query of a web address of data are left out."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=shown(config.data.root)))
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:

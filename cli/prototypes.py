@@ -143,7 +143,8 @@ def build(
     sets = index.root / "prototypes"
     folder = sets / config.name
     if set_exists(index, config.name) and not config.overwrite:
-        raise PrototypeError(f"{folder} exists; give another --name, or --overwrite to replace it")
+        there = index.at(f"prototypes/{config.name}")
+        raise PrototypeError(f"{there} exists; give another --name, or --overwrite to replace it")
     if config.k is not None and config.k > index.samples / 2:
         raise PrototypeError(
             f"--k {config.k} is more than half the {index.samples} images of {index.shown}; give fewer"

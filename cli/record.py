@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimcl.cli.config import Config, write_yaml
+from mimcl.cli.config import Config, without_secrets, write_yaml
 from mimcl.cli.take_up import LEARNED
 from mimcl.cli.trackers import trackers_of_run
 from mimcl.curriculum.sampler import Plan, WindowPlan
@@ -43,6 +43,7 @@ class Recorder:
         show: Callable[[int, str], None],
         on_trouble: Callable[[str], None],
     ) -> None:
+        config = without_secrets(config)
         self._folder, self._config, self._plan, self._trainer = folder, config, plan, trainer
         self._fingerprints, self._show = fingerprints, show
         self._saver = Saver(

@@ -51,8 +51,7 @@ class Ahead(threading.Thread):
             if self._reads is None:
                 self._planned.set_result(Planned(window, [], None))
             else:
-                reads = self._reads(window)
-                self._planned.set_result(Planned(window, reads, self._reads.figures(reads)))
+                self._planned.set_result(Planned(window, *self._reads(window)))
         except Exception as error:
             self._planned.set_exception(error)
 

@@ -22,16 +22,17 @@ _SETTLED = 2.0  # seconds, the coarsest clock of a file system: within them a wr
 _MAX_NOTE = 1 << 16  # bytes of what is remembered
 
 
-def check_once(files: Sequence[BinaryIO], claim: str, check: Callable[[], None]) -> None:
+def check_once(files: Sequence[BinaryIO], claim: str, check: Callable[[], None], kind: str = "") -> None:
     """Calls `check`, unless these open files passed it under the same claim and are as they were then.
 
+    Of several kinds of checks of the same files each is remembered by itself, under the latest claim.
     `claim` is all that `check` depends on besides the files: its version, and what others say about them. What is read
     has to be read from these very files, mapped or not, so that none can be exchanged in between. Raises what `check`
     raises. Where the cache folder cannot be used nothing is remembered, and no error is made of it.
     """
     before = _states(files)
     wanted = {"files": before, "claim": hashlib.sha256(claim.encode()).hexdigest()}
-    note = _note(files)
+    note = _note(files, kind)
     if _remembered(note) == wanted:
         return
     began = time.time()
@@ -50,9 +51,9 @@ def _states(files: Sequence[BinaryIO]) -> list[list[int]]:
     return [[stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in found]
 
 
-def _note(files: Sequence[BinaryIO]) -> Path:
+def _note(files: Sequence[BinaryIO], kind: str) -> Path:
     """Where the state of these files is remembered, one note for each place whatever lies there."""
-    places = "\0".join(os.path.realpath(file.name) for file in files)
+    places = "\0".join([kind, *(os.path.realpath(file.name) for file in files)])
     return cache_folder() / "checked" / f"{hashlib.sha256(places.encode()).hexdigest()[:32]}.json"
 
 

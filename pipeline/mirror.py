@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
 from mimcl.pipeline.remote import Missing, RemoteFolder
 
@@ -47,7 +48,7 @@ def fetch_index(url: str, split: str, digest: str) -> None:
     """Has SPLIT.arrow with that xxh128 lie in the mirror; fetched once. Raises DataError."""
     path = mirror_of(url) / f"{split}.arrow"
     with _alone(path.parent):
-        if _digest(path) != digest:
+        if not _is(path, digest):
             RemoteFolder(url).download(path.name, path, digest)
 
 
@@ -73,7 +74,7 @@ def set_folder(index: ShardIndex, name: str) -> Path:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{remote.at(there)}/prototypes.json is damaged ({error!r:.80}); build the set again") from None
     with _alone(index.root):
-        if {file: _digest(local / file) for file in digests} != digests or _read(local) != description:
+        if _read(local) != description or not all(_is(local / file, digest) for file, digest in digests.items()):
             _fetch_set(remote, there, local, description, digests)
     return local
 
@@ -139,13 +140,19 @@ def _read(folder: Path) -> bytes | None:
         return None
 
 
-def _digest(path: Path) -> str | None:
-    """xxh128 of a file, None where there is none."""
-    found = xxhash.xxh128()
+def _is(path: Path, digest: str) -> bool:
+    """Whether a file has this xxh128. It is read again only where it is not as it was then: indices have gigabytes."""
+
+    def check() -> None:
+        found = xxhash.xxh128()
+        while block := file.read(_BLOCK):
+            found.update(block)
+        if found.hexdigest() != digest:
+            raise ValueError("another checksum")
+
     try:
         with open_regular(path) as file:
-            while block := file.read(_BLOCK):
-                found.update(block)
-    except OSError:
-        return None
-    return found.hexdigest()
+            check_once([file], digest, check, "xxh128")
+    except (OSError, ValueError):
+        return False
+    return True

@@ -10,7 +10,7 @@ fewer requests within that limit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,11 @@ class Reads:
     shard: NDArray[np.int32]  # (R,)
     start: NDArray[np.int64]  # (R,)
     stop: NDArray[np.int64]  # (R,)
-    sample_ids: NDArray[np.int64]  # distinct samples, ascending
+    sample_ids: NDArray[
+        np.int64
+    ]  # distinct samples, ascending: those needed, and what is read for want of cheaper ways
     first: NDArray[np.int64]  # (R + 1,): range k holds sample_ids[first[k] : first[k + 1]]
-    needed: int  # bytes of the samples
+    needed: int  # bytes of the samples that are needed
 
     @property
     def fetched(self) -> int:
@@ -39,16 +41,22 @@ class Reads:
         return int((self.stop - self.start).sum())
 
 
-def plan_reads(index: ShardIndex, sample_ids: NDArray[np.int64], amplification: float = AMPLIFICATION) -> Reads:
-    """The fewest ranges that hold the samples (any order, repeats allowed) within `amplification` times their bytes."""
-    distinct = _distinct(sample_ids)
+def plan_reads(
+    index: ShardIndex, sample_ids: NDArray[np.int64], amplification: float = AMPLIFICATION, near: int = 0
+) -> Reads:
+    """The fewest ranges that hold the samples (any order, repeats allowed) within `amplification` times their bytes.
+
+    Gaps of up to `near` bytes are bridged whatever that comes to.
+    """
+    distinct = distinct_of(sample_ids)
     shard, start = index.shard[distinct], index.offset[distinct]
     stop = start + index.nbytes[distinct]
     needed = int((stop - start).sum())
     joinable = np.flatnonzero(shard[1:] == shard[:-1])
     gaps = start[joinable + 1] - stop[joinable]
     by_size = np.argsort(gaps, kind="stable")
-    bridged = np.searchsorted(np.cumsum(gaps[by_size]), (amplification - 1) * needed, side="right")
+    afforded = np.searchsorted(np.cumsum(gaps[by_size]), (amplification - 1) * needed, side="right")
+    bridged = max(afforded, np.searchsorted(gaps[by_size], near, side="right") if near else 0)
     cut = np.ones(len(distinct) + 1, bool)
     cut[joinable[by_size[:bridged]] + 1] = False
     first = np.flatnonzero(cut)
@@ -75,29 +83,26 @@ class ReadPlanner:
     """Plans what a machine reads of a window: draws [first, last) of each batch of `batch_size` draws."""
 
     index: ShardIndex
+    plan: Callable[[NDArray[np.int64]], Reads]  # of the samples of a stretch; a store's, who knows what reading costs
     batch_size: int
     first: int
     last: int
 
-    def __call__(self, window: Window) -> list[Reads]:
-        """The reads of each stretch, some perhaps of nothing."""
+    def __call__(self, window: Window) -> tuple[list[Reads], ReadFigures]:
+        """The reads of each stretch, some perhaps of nothing, and what they come to."""
         draws = np.arange(window.first_draw, window.first_draw + len(window.sample_ids)) % self.batch_size
         ours = (draws >= self.first) & (draws < self.last)
         pieces = zip(window.stretches[:-1].tolist(), window.stretches[1:].tolist(), strict=True)
-        return [plan_reads(self.index, window.sample_ids[a:b][ours[a:b]]) for a, b in pieces]
-
-    def figures(self, reads: Sequence[Reads]) -> ReadFigures:
-        """Summed over a window's stretches."""
-        distinct = _distinct(np.concatenate([part.sample_ids for part in reads]))
-        return ReadFigures(
+        reads = [self.plan(window.sample_ids[a:b][ours[a:b]]) for a, b in pieces]
+        return reads, ReadFigures(
             fetched=sum(part.fetched for part in reads),
-            needed=int(self.index.nbytes[distinct].sum()),
+            needed=int(self.index.nbytes[distinct_of(window.sample_ids[ours])].sum()),
             requests=sum(len(part.start) for part in reads),
-            shards=len(_distinct(np.concatenate([part.shard for part in reads]))),
+            shards=len(distinct_of(np.concatenate([part.shard for part in reads]))),
         )
 
 
-def _distinct(numbers: NDArray[np.integer]) -> NDArray[np.integer]:
+def distinct_of(numbers: NDArray[np.integer]) -> NDArray[np.integer]:
     """Those that are there, ascending; none is negative. np.unique may hash them, which is slow for millions."""
     ordered = np.sort(numbers)
     return ordered[np.diff(ordered, prepend=-1) != 0]

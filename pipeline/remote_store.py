@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +19,11 @@ from mimcl.pipeline.cache import CachedShard, ShardCache
 from mimcl.pipeline.crew import Crew
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.reads import Reads, plan_reads
-from mimcl.pipeline.remote import ARRIVALS, CHUNK, PATIENCE, RemoteFolder, Stat
+from mimcl.pipeline.reads import Reads
+from mimcl.pipeline.remote import ARRIVALS, PATIENCE, RemoteFolder, Stat
+from mimcl.pipeline.requests import plan_requests
 from mimcl.pipeline.store import Defect, defect_of
 
-REQUEST = 1 << 19  # bytes that take about as long as asking for them
-NEAR = 1 << 16  # bytes between samples that are always fetched with them
 _NOW, _AHEAD = 16, 8  # threads that fetch what is waited for, and what will be needed
 _AHEAD_SHARE = 4  # what is fetched ahead of one stretch is at most this part of the cache
 
@@ -70,19 +69,27 @@ class RemoteStore:
         found |= self._cached(np.array([row for row in distinct.tolist() if row not in found], np.int64))
         missing = np.array([row for row in distinct.tolist() if row not in found], np.int64)
         if len(missing):
-            for part in self._together([partial(self._fetched, *task) for task in self._tasks(missing)]):
+            requests = plan_requests(self._index, missing)
+            tasks = zip(requests.shard.tolist(), _requested(requests), strict=True)
+            for part in self._together([partial(self._fetched, *task) for task in tasks]):
                 found |= part
         return [self.defect(row, data) if isinstance(data := found[row], str) else data for row in sample_ids.tolist()]
 
+    def plan(self, sample_ids: NDArray[np.int64]) -> Reads:
+        """Each shard as is cheaper: whole, if the cache has much more room, or by ranges."""
+        return plan_requests(self._index, sample_ids, self._cache.limit // _AHEAD_SHARE)
+
     def expect(self, reads: Reads) -> None:
-        """Fetches what of it is not here, in the background, each shard as is cheaper: whole or by ranges.
+        """Fetches what of it is not here, in the background.
 
         What is beyond a share of the cache is left to `read`, lest it drive out what is needed before it.
         """
-        ahead = np.cumsum(reads.stop - reads.start) <= self._cache.limit // _AHEAD_SHARE
-        rows = reads.sample_ids[: reads.first[np.count_nonzero(ahead)]]
+        ahead = np.count_nonzero(np.cumsum(reads.stop - reads.start) <= self._cache.limit // _AHEAD_SHARE)
+        of_shards = {}
+        for shard, rows in zip(reads.shard[:ahead].tolist(), _requested(reads), strict=False):
+            of_shards.setdefault(shard, []).append(rows)
         self._ahead.add(
-            partial(self._quietly, partial(self._line_up, shard, wanted)) for shard, wanted in self._by_shard(rows)
+            partial(self._quietly, partial(self._line_up, shard, ranges)) for shard, ranges in of_shards.items()
         )
 
     def defect(self, sample_id: int, reason: str) -> Defect:
@@ -146,34 +153,20 @@ class RemoteStore:
         shards, starts = np.unique(self._index.shard[rows], return_index=True)
         return zip(shards.tolist(), np.split(rows, starts[1:]), strict=False)  # of no rows there is one empty part
 
-    def _tasks(self, rows: NDArray[np.int64], reads: Reads | None = None) -> list[tuple[int, NDArray[np.int64]]]:
-        """What a request each fetches: a shard and the samples wanted of it, ascending."""
-        index, tasks = self._index, []
-        reads = reads or _ranges(index, rows)
-        for number, first, last in zip(reads.shard.tolist(), reads.first[:-1], reads.first[1:], strict=True):
-            wanted = reads.sample_ids[first:last]
-            # A cut wherever another CHUNK of the range is full.
-            parts = (index.offset[wanted] + index.nbytes[wanted] - index.offset[wanted[0]]) // CHUNK
-            tasks += [(number, part) for part in np.split(wanted, np.flatnonzero(np.diff(parts)) + 1)]
-        return tasks
-
-    def _line_up(self, number: int, wanted: NDArray[np.int64]) -> None:
-        """Queues what is missing of the samples that are expected of a shard, or of all its samples."""
+    def _line_up(self, number: int, ranges: list[NDArray[np.int64]]) -> None:
+        """Queues what is missing of the samples that are expected of a shard, a request for each of these ranges."""
         shard = self._opened(number)
         self._cache.need(shard.key)
         file = self._cache.find(shard.key, shard.stat.size, shard.last - shard.first)
         here = np.zeros(shard.last - shard.first, bool) if file is None else self._have(file, shard)
         del file
-        wanted = wanted[~here[wanted - shard.first]]
-        if not len(wanted):
-            return
-        some = _ranges(self._index, wanted)
-        if shard.stat.size <= self._cache.limit // _AHEAD_SHARE:
-            every = _ranges(self._index, shard.first + np.flatnonzero(~here))
-            if self._ranges is False or _cost(every) <= _cost(some):
-                some = every
-        tasks = [partial(self._quietly, partial(self._fetch_ahead, *task)) for task in self._tasks(wanted, some)]
-        self._ahead.add(tasks, first=True)
+        tasks: list[NDArray[np.int64]] = []
+        for rows in ranges:
+            missing = rows[~here[rows - shard.first]]
+            tasks += [rows] if len(missing) == len(rows) else _requested(plan_requests(self._index, missing))
+        self._ahead.add(
+            (partial(self._quietly, partial(self._fetch_ahead, number, rows)) for rows in tasks), first=True
+        )
 
     def _fetch_ahead(self, number: int, rows: NDArray[np.int64], patience: float = 0.0) -> None:
         if self._fetch(self._opened(number), rows, patience, self._absent) is None and not patience:
@@ -276,17 +269,6 @@ class RemoteStore:
             self._ahead.drop()
 
 
-def _ranges(index: ShardIndex, rows: NDArray[np.int64]) -> Reads:
-    """As they are planned, but over gaps that are nothing beside a request, which small images have many of."""
-    reads = plan_reads(index, rows)
-    apart = np.ones(len(reads.start), bool)
-    apart[1:] = (reads.shard[1:] != reads.shard[:-1]) | (reads.start[1:] - reads.stop[:-1] > NEAR)
-    begin = np.flatnonzero(apart)
-    stop, first = reads.stop[np.append(begin[1:], len(apart)) - 1], np.append(reads.first[begin], reads.first[-1])
-    return replace(reads, shard=reads.shard[begin], start=reads.start[begin], stop=stop, first=first)
-
-
-def _cost(reads: Reads) -> int:
-    """In bytes; a request counts as so many more, and takes CHUNK at most."""
-    requests = np.ceil((reads.stop - reads.start) / CHUNK).sum()
-    return reads.fetched + int(requests) * REQUEST
+def _requested(reads: Reads) -> list[NDArray[np.int64]]:
+    """The samples of each range."""
+    return [reads.sample_ids[first:last] for first, last in pairwise(reads.first.tolist())]

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.reads import Reads
+from mimcl.pipeline.reads import Reads, plan_reads
 
 _OPEN_SHARDS = 512  # descriptors kept; of these the usual limit is 1,024 a process. Opening costs microseconds
-
-
 # Of a longer range the kernel reads only its beginning ahead: as much as the device takes at once.
 _ADVISED = 128 << 10
 
@@ -39,6 +37,9 @@ class Store(Protocol):
 
     def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
         """The image bytes of each sample, or why it is bad. Raises DataError for a shard that cannot be had."""
+
+    def plan(self, sample_ids: NDArray[np.int64]) -> Reads:
+        """What to read for these samples, as `expect` takes it, where nothing of it is here."""
 
     def expect(self, reads: Reads) -> None:
         """These will be needed soon, in the order in which they are expected; returns at once."""
@@ -102,6 +103,10 @@ class ShardStore:
                 data = self._open(shard).read(offset, nbytes, expected)
             found.append(self.defect(self._reading, data) if isinstance(data, str) else data)
         return found
+
+    def plan(self, sample_ids: NDArray[np.int64]) -> Reads:
+        """The fewest ranges, with a limit on what of them is not needed."""
+        return plan_reads(self._index, sample_ids)
 
     def expect(self, reads: Reads) -> None:
         """Has the kernel read these ranges ahead, in order, after those of the call before; returns at once."""

@@ -138,7 +138,8 @@ class Stream:
             here = rank - rank % local_size  # the first rank on this machine
             last = min(here + local_size, world_size) - 1
             shares = [micro_batches(batch_size, micro_batch_size, one, world_size, group_size) for one in (here, last)]
-            self._reads = ReadPlanner(index, batch_size, shares[0][0][0], shares[1][-1][1])
+            plan_of_store = self._samples.store.plan
+            self._reads = ReadPlanner(index, plan_of_store, batch_size, shares[0][0][0], shares[1][-1][1])
         self._device, self._repaint = torch.device(device), repaint
         # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None

@@ -26,7 +26,7 @@ def shards(tmp_path_factory):
         noise = np.random.default_rng(number).integers(0, 256, (500, 700, 3), np.uint8)
         Image.fromarray(noise).save(root / "src" / "train" / "cat" / f"noise{number}.png")
     out = root / "www" / "shards"
-    description = pack(image_folder(root / "src"), out, PackConfig(shard_mb=1, workers=2), on_progress=lambda n: None)
+    description = pack(image_folder(root / "src"), out, PackConfig(shard_mb=1, workers=1), on_progress=lambda n: None)
     train = description["splits"]["train"]
     assert len(train["shards"]) >= 3
     features = np.random.default_rng(0).normal(size=(train["samples"], 6)).astype(np.float32)

@@ -182,6 +182,7 @@ def test_a_missing_library(monkeypatch, url, library):
     for name in [name for name in sys.modules if name.partition(".")[0] in (library, "fsspec")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
+    remote._new_file_system.cache_clear()
     said = refused(lambda: RemoteFolder(url))
     assert f"needs {library}: pip install 'mimcl[" in said
 

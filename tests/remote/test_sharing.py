@@ -12,9 +12,9 @@ import pytest
 from mimcl.pipeline.cache import ShardCache
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.reads import plan_reads
 from mimcl.pipeline.remote import Stat
 from mimcl.pipeline.remote_store import RemoteStore
+from mimcl.pipeline.requests import NEAR
 from mimcl.pipeline.store import ShardStore, open_store
 
 spawn = multiprocessing.get_context("spawn")
@@ -25,7 +25,7 @@ def read_all(url, shards, expected, times):
     index = ShardIndex.load(url)
     store, local = open_store(index), ShardStore(ShardIndex.load(shards))
     if expected:
-        store.expect(plan_reads(index, np.arange(index.samples)))
+        store.expect(store.plan(np.arange(index.samples)))
     for time_ in range(times):
         for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 7):
             found = [data.tobytes() for data in store.read(ids)]
@@ -72,7 +72,7 @@ def test_what_is_expected_is_there_when_it_is_needed(web, shards):
     index = ShardIndex.load(web.root)
     store = open_store(index)
     few = np.flatnonzero(index.shard == 0)[::7]
-    store.expect(plan_reads(index, few))
+    store.expect(store.plan(few))
     deadline = time.monotonic() + 20
     while len(store._cached(few)) < len(few):
         assert time.monotonic() < deadline
@@ -83,19 +83,27 @@ def test_what_is_expected_is_there_when_it_is_needed(web, shards):
     store.close()
 
 
-def test_whole_shards_or_ranges_whichever_is_cheaper(web, shards):
+def test_what_is_planned_is_what_is_fetched_whole_shards_or_ranges(web, shards):
     index = ShardIndex.load(web.root)
     large = int(index.nbytes.argmax())  # a megabyte beside it is worth a request
-    for rows in (np.array([large]), np.arange(index.samples)):
-        store = open_store(index)
-        web.harm()
-        store.expect(plan_reads(index, rows))
-        store.read(rows)
-        store.close()
-        if len(rows) == 1:
-            assert web.sent() < 1.2 * index.nbytes[large]
-    gets = [line for line in web.asked() if line["method"] == "GET"]
-    assert len(gets) <= 2 * len(index.shards)
+    apart = np.flatnonzero(index.nbytes > NEAR)[::2]  # with others between, too large to be bridged
+    for number, rows in enumerate((np.array([large]), apart, np.arange(index.samples))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MIMCL_CACHE", f"{cache_folder()}{number}")
+            store = open_store(index)
+            planned = store.plan(rows)
+            web.harm()
+            store.expect(planned)
+            store.read(rows)  # what is being fetched already is waited for
+            deadline = time.monotonic() + 20
+            while web.sent() < planned.fetched and time.monotonic() < deadline:
+                time.sleep(0.01)
+        gets = [line for line in web.asked() if line["method"] == "GET"]
+        assert len(gets) == len(planned.start)
+        assert web.sent() == planned.fetched
+        assert planned.needed == index.nbytes[rows].sum()
+        if rows is not apart:
+            assert planned.fetched <= (1.2 if len(rows) == 1 else 1.3) * planned.needed
 
 
 def test_a_server_without_ranges_is_asked_once_for_each_shard(web, shards):
@@ -114,7 +122,7 @@ def test_a_limit_smaller_than_the_data(web, shards, monkeypatch, gigabytes):
     store, sent = open_store(index), []
     for time_ in range(3):
         for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
-            store.expect(plan_reads(index, ids))
+            store.expect(store.plan(ids))
             assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
         sent.append(web.sent())
     store.close()

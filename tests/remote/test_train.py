@@ -39,3 +39,16 @@ def test_training_through_harm_is_that_on_local_files(server, local, tmp_path, m
     without = [{key: value for key, value in line.items() if key not in of_reads} for line in lines]
     assert without == metrics(local)
     assert len(server.asked()) > 3
+
+
+def test_a_run_keeps_no_secrets_of_the_address(web, tmp_path, monkeypatch, capfd):
+    root = web.root.replace("http://", "http://me:s3cret@") + "?sig=s3cret"
+    words = [*train("run", FEW_PATCHES, steps=STEPS), "--set", "report=true"]
+    assert mimcl(monkeypatch, tmp_path, *words, "--data", root) == 0
+    assert mimcl(monkeypatch, tmp_path, "inspect", "run") == 0
+    out, err = capfd.readouterr()
+    files = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "run/report.html" in files
+    assert f"root: {web.root}" in files["run/config.yaml"].decode()
+    assert [name for name, content in files.items() if b"s3cret" in content] == []
+    assert "s3cret" not in out + err

@@ -28,6 +28,7 @@ import math
 import sys
 import time
 from collections import deque
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -131,7 +132,7 @@ class Simulated:
             hash64=hash64,
             shards=index.shard,
         )
-        self._index, self._reads = index, ReadPlanner(index, BATCH, 0, BATCH)
+        self._index, self._reads = index, ReadPlanner(index, partial(plan_reads, index), BATCH, 0, BATCH)
         self._begin(0)
 
     def _begin(self, number: int) -> None:
@@ -145,10 +146,9 @@ class Simulated:
         total = Read()
         for number in range(self._next, numbers.stop):
             window = self.plan.window(number)
-            reads = self._reads(window)
+            reads, figures = self._reads(window)
             missing = [plan_reads(self._index, self._cache.missing(part.sample_ids)).fetched for part in reads]
             if number >= numbers.start:
-                figures = self._reads.figures(reads)
                 sums = figures.shards, figures.requests, figures.fetched, sum(missing), figures.needed
                 total = total.plus(Read(len(window.sample_ids), *sums))
             if seen is not None:

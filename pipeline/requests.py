@@ -1,0 +1,59 @@
+"""Which requests to make for samples that lie elsewhere: by ranges, or for whole shards, whichever is cheaper.
+
+A request costs as much as REQUEST bytes. So gaps that are nothing beside it are fetched whatever they come to, as small
+images have many of them; and of a shard of which most is needed all is fetched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.reads import Reads, plan_reads
+from mimcl.pipeline.remote import CHUNK
+
+REQUEST = 1 << 19  # bytes that take about as long as asking for them
+NEAR = 1 << 16  # bytes between samples that are always fetched with them
+
+
+def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whole: int = 0) -> Reads:
+    """A range for each request that the samples need; of shards of up to `largest_whole` bytes perhaps all samples.
+
+    No range has more than about CHUNK bytes, but for larger samples.
+    """
+    reads = plan_reads(index, sample_ids, near=NEAR)
+    touched, begin = np.unique(reads.shard, return_index=True)
+    if not len(touched):
+        return reads
+    ends = np.searchsorted(index.shard, np.stack([touched, touched + 1]))  # rows of each shard
+    start, stop = index.offset[ends[0]], index.offset[ends[1] - 1] + index.nbytes[ends[1] - 1]
+    sizes = np.array([index.shards[shard]["bytes"] for shard in touched.tolist()])
+    whole = sizes <= largest_whole
+    whole &= _cost(stop - start) <= np.add.reduceat(_cost(reads.stop - reads.start), begin)
+    needed, opened = reads.sample_ids, np.zeros(len(reads.sample_ids), bool)
+    opened[reads.first[:-1]] = True
+    rows, opens = [], []
+    for (row, end), (first, last), all_of_it in zip(
+        ends.T.tolist(), np.searchsorted(needed, ends).T.tolist(), whole.tolist(), strict=True
+    ):
+        rows.append(np.arange(row, end) if all_of_it else needed[first:last])
+        opens.append(np.arange(row, end) == row if all_of_it else opened[first:last])
+    return replace(_cut(index, np.concatenate(rows), np.concatenate(opens)), needed=reads.needed)
+
+
+def _cut(index: ShardIndex, rows: NDArray[np.int64], opens: NDArray[np.bool_]) -> Reads:
+    """The ranges that begin at the rows that open one, each cut wherever another CHUNK of it is full."""
+    start, stop = index.offset[rows], index.offset[rows] + index.nbytes[rows]
+    full = (stop - start[np.flatnonzero(opens)][np.cumsum(opens) - 1]) // CHUNK
+    opens = opens | (np.diff(full, prepend=0) > 0)
+    first = np.append(np.flatnonzero(opens), len(rows))
+    begin, last = first[:-1], first[1:] - 1
+    return Reads(index.shard[rows[begin]], start[begin], stop[last], rows, first, int((stop - start).sum()))
+
+
+def _cost(nbytes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """In bytes, of each range."""
+    return nbytes + np.ceil(nbytes / CHUNK).astype(np.int64) * REQUEST
