@@ -156,7 +156,7 @@ def in_session(session) -> list[int]:
 def test_workers_end_with_the_process_that_started_them(tmp_path, number, shards):
     out, script = tmp_path / "out", tmp_path / "script.py"
     script.write_text(SCRIPT)
-    write_noise(tmp_path / "src", 60)
+    write_noise(tmp_path / "src", 200)  # many more than are packed while a busy machine passes a signal on
     process = start(script, tmp_path / "src", out, 2)
     try:
         until_finished(out, shards, process)
