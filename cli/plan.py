@@ -50,6 +50,7 @@ def plan_command(
     curriculum_share: options.CurriculumShare = None,
     temperature: options.Temperature = None,
     resampling: options.Resampling = None,
+    order: options.Order = None,
     slice: options.Slice = None,
     epochs: options.Epochs = None,
     config: options.ConfigFile = None,
@@ -71,6 +72,7 @@ def plan_command(
         "curriculum.share": curriculum_share,
         "curriculum.temperature": temperature,
         "curriculum.resampling": resampling,
+        "curriculum.order": order,
         "curriculum.slice": slice,
         "trainer.epochs": epochs,
     }

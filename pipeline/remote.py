@@ -7,6 +7,7 @@ and jitter; refused credentials and missing files are not.
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,25 +18,13 @@ from typing import Any, NamedTuple, TypeVar
 import xxhash
 
 from mimcl.pipeline.files import DataError, atomic_file
+from mimcl.pipeline.remote_errors import MEND, NO_CREDENTIALS, OUR_FAULT, TRY_AGAIN, is_one_of, status_of
 from mimcl.pipeline.urls import joined, shown
 
 T = TypeVar("T")
 
 CHUNK = 8 << 20  # bytes of a request at most, as far as it is for us to say
 ARRIVALS = 3  # of wrong bytes, after which they are what lies there
-_TRY_AGAIN = {408, 425, 429}  # of the HTTP codes below 500
-_NO_CREDENTIALS = {
-    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
-    *("TokenRetrievalError", "DefaultCredentialsError", "RefreshError", "LocalTokenNotFoundError"),
-}
-_OUR_FAULT = (TypeError, ValueError, AttributeError, NotImplementedError)  # and so no reason to try again
-_MEND = {
-    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",
-    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`; FSSPEC_GS_TOKEN=anon "
-    "for a public bucket",
-    "hf": "set HF_TOKEN, or run `hf auth login`",
-    "http": "put user and password into ~/.netrc",
-}
 _LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp"}
 
 
@@ -51,8 +40,9 @@ class Patience:
     longest_wait: float = 30.0
 
     def wait(self, what: str, attempt: int) -> float:
-        """Between half and one and a half of a time that doubles: by a hash, alike whenever it is asked for."""
-        jitter = 0.5 + xxhash.xxh64_intdigest(f"{what} {attempt}".encode()) / 2**64
+        """Between half and one and a half of a time that doubles: by a hash, so that processes do not come together."""
+        who = f"{platform.node()} {os.environ.get('RANK', 0)}"
+        jitter = 0.5 + xxhash.xxh64_intdigest(f"{who} {what} {attempt}".encode()) / 2**64
         return jitter * min(self.longest_wait, self.first_wait * 2**attempt)
 
 
@@ -192,23 +182,23 @@ class RemoteFolder:
 
     def _raise_final(self, error: Exception, name: str) -> None:
         """Raises the DataError of what no further attempt would mend."""
-        where, status = self.at(name), _status(error)
+        where, status = self.at(name), status_of(error)
         if status in (401, 403):
             raise DataError(
-                f"{where}: credentials refused (HTTP {status}), or nothing of this name may be seen; {_MEND[self.kind]}"
+                f"{where}: credentials refused (HTTP {status}), or nothing of this name may be seen; {MEND[self.kind]}"
             ) from None
-        if _name_in(error, _NO_CREDENTIALS):
-            raise DataError(f"{where}: no credentials ({self._reason(error)}); {_MEND[self.kind]}") from None
+        if is_one_of(error, NO_CREDENTIALS):
+            raise DataError(f"{where}: no credentials ({self._reason(error)}); {MEND[self.kind]}") from None
         if status in (404, 410):
             raise Missing(f"{where} is not there (HTTP {status}); look at the address, or upload it again") from None
-        if status is not None and 300 <= status < 500 and status not in _TRY_AGAIN:
+        if status is not None and 300 <= status < 500 and status not in TRY_AGAIN:
             raise DataError(f"{where} was refused ({self._reason(error)}); look at the address") from None
-        if isinstance(error, _OUR_FAULT) or _name_in(error, {"ParamValidationError"}):
+        if isinstance(error, OUR_FAULT) or is_one_of(error, {"ParamValidationError"}):
             raise DataError(f"{where} cannot be asked for ({self._reason(error)}); look at the address") from None
 
     def _reason(self, error: BaseException) -> str:
         """In a line, without the URL, which may hold secrets."""
-        status = _status(error)
+        status = status_of(error)
         while error.__cause__ is not None:  # libraries wrap what really happened
             error = error.__cause__
         text = " ".join(str(error).split())
@@ -221,38 +211,6 @@ class RemoteFolder:
 
 class Missing(DataError):
     """There is no such file."""
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The HTTP code behind an error, or the one that it stands for; None for trouble on the way."""
-    first = error
-    while error is not None:
-        response = getattr(error, "response", None)
-        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-        found = (
-            getattr(error, "status", None),
-            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,  # gcsfs's
-            getattr(response, "status_code", None),
-            metadata.get("HTTPStatusCode"),
-        )
-        for status in found:
-            if isinstance(status, int) and status >= 100:
-                return status
-        last, error = error, error.__cause__
-    if isinstance(last, FileNotFoundError):
-        return 404
-    if isinstance(last, PermissionError) or (isinstance(first, OSError) and str(first).startswith("Forbidden")):
-        return 403
-    return None
-
-
-def _name_in(error: BaseException | None, names: set[str]) -> bool:
-    """Whether it, or what it came from, is called so; the libraries that define them need not be there."""
-    while error is not None:
-        if type(error).__name__ in names:
-            return True
-        error = error.__cause__
-    return False
 
 
 def _file_system(kind: str, patience: Patience) -> Any:
@@ -287,8 +245,8 @@ def _new_file_system(kind: str, patience: Patience, environment: frozenset[tuple
     except ImportError:
         raise DataError(f"{kind}:// needs {library}: pip install 'mimcl[{kind}]'") from None
     except Exception as error:
-        if _name_in(error, _NO_CREDENTIALS):
-            raise DataError(f"{kind}://: no credentials ({type(error).__name__}); {_MEND[kind]}") from None
+        if is_one_of(error, NO_CREDENTIALS):
+            raise DataError(f"{kind}://: no credentials ({type(error).__name__}); {MEND[kind]}") from None
         raise
     if kind == "s3":
         files.retries = 1

@@ -125,6 +125,14 @@ def test_systematic_windows_are_said_to_be_approximate(home):
     assert not any("approximate" in line for line in table(plan(config_of(home)), 5))
 
 
+def test_the_order_changes_nothing_of_what_is_drawn(home, monkeypatch, capsys):
+    tables = []
+    for order in ("random", "shard"):
+        assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", "--curriculum", "proto", "--order", order) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -216,3 +216,13 @@ def test_secrets_are_not_printed(web, capfd, monkeypatch, tmp_path):
     out, err = capfd.readouterr()
     assert "hidden" not in out + err
     assert "hidden" not in refused(lambda: ShardIndex.load("http://me:hidden@127.0.0.1:1/x?sig=hidden"))
+
+
+def test_processes_that_fail_together_do_not_come_again_together(monkeypatch):
+    def waits(rank):
+        monkeypatch.setenv("RANK", str(rank))
+        return [remote.PATIENCE.wait("http://host/shards dataset.json", attempt) for attempt in range(4)]
+
+    assert waits(0) == waits(0)
+    assert len({wait for rank in range(8) for wait in waits(rank)}) == 32
+    assert all(0.01 * 2**n <= wait <= 0.03 * 2**n for rank in range(8) for n, wait in enumerate(waits(rank)) if n < 2)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from mimcl.pipeline import checked, index, mirror
+from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import ShardStore, open_store
@@ -27,6 +29,18 @@ def refused(url, ids=(0,)) -> str:
 def test_the_same_bytes_as_local_ones(server, shards):
     rng = np.random.default_rng(0)
     same_bytes(server.root, shards, rng.integers(0, 40, 100))
+
+
+def test_an_index_is_hashed_once_not_at_each_start(web, monkeypatch):
+    monkeypatch.setattr(checked, "_SETTLED", -60.0)  # no waiting until the file is old enough to be remembered
+    for notes in (1, 2):  # what it says, once it was hashed as it came; then the hash of what lies there
+        ShardIndex.load(web.root)
+        assert len(list((cache_folder() / "checked").iterdir())) == notes
+    web.harm()
+    monkeypatch.setattr(mirror.xxhash, "xxh128", pytest.fail)
+    monkeypatch.setattr(index, "_check", pytest.fail)
+    ShardIndex.load(web.root)
+    assert not web.asked("arrow")
 
 
 HARM = [
