@@ -83,12 +83,13 @@ def pack(
             say(f"already packed into {out}: nothing to do")
             return done
         layout = _layout(source, staging, config, on_progress, ranks)
-        left_out = sum(map(len, layout["left_out"].values())) // ranks.size
-        on_progress(left_out)
+        if left_out := sum(map(len, layout["left_out"].values())) // ranks.size:
+            on_progress(left_out)
         jobs = _jobs(source, staging, config, layout)
         if not moving:
             count = _pack_share([job for found in jobs.values() for job in found], config, on_progress, say, ranks)
-            on_progress(-(-source.items() // ranks.size) - left_out - count)
+            if uneven := -(-source.items() // ranks.size) - left_out - count:
+                on_progress(uneven)
             ranks.from_first("")
         return _of_first(ranks, lambda: _finish(source, out, plan, jobs, layout))
 
