@@ -42,7 +42,7 @@ def shard_command(
     image_column: Annotated[str | None, typer.Option(help="Column of parquet with the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of parquet with the labels.")] = None,
     label_key: Annotated[
-        str | None, typer.Option(help="Field of a webdataset's json with the label. (default: label)")
+        str | None, typer.Option(help="Field of a webdataset's json with the label. (default: KEY.cls, then label)")
     ] = None,
     adopt: Annotated[
         bool,

@@ -77,6 +77,8 @@ def adopt(
     state = _state(chosen, classes, label_key, decode)
     if (known := _adopted_before(folder, state, overwrite)) is not None:
         return known, ["adopted before, and nothing changed since"]
+    if not os.access(folder, os.W_OK):  # else it would be found out after all shards have been read
+        raise DataError(f"{folder} cannot be written to, and the index belongs beside the shards; pack them with --out")
     parts, rejected = {}, []
     pool = ThreadPoolExecutor(workers)
     try:

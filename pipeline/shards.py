@@ -66,7 +66,8 @@ def pack(
 
     Killed or failed, the same call goes on where it was and comes to the same bytes; until all is packed, `out` holds
     what it held before and a folder .packing. Where all is packed already nothing is done. `on_progress(n)` is called
-    whenever n more items have been dealt with, of this rank's; with `dedup` every item counts twice, hashed and packed.
+    whenever n more items have been dealt with, of this rank's, whose shares count as even in the end (n may be negative
+    then); with `dedup` every item counts twice, hashed and packed.
     `say(line)` tells of what was found there. Raises DataError when `out` holds something else, when the source
     changed since the packing was begun or changes meanwhile, when nothing of a split is usable, when a disk is full.
     """
@@ -82,10 +83,13 @@ def pack(
             say(f"already packed into {out}: nothing to do")
             return done
         layout = _layout(source, staging, config, on_progress, ranks)
-        on_progress(sum(map(len, layout["left_out"].values())) // ranks.size)
+        if left_out := sum(map(len, layout["left_out"].values())) // ranks.size:
+            on_progress(left_out)
         jobs = _jobs(source, staging, config, layout)
         if not moving:
-            _pack_share([job for found in jobs.values() for job in found], config, on_progress, say, ranks)
+            count = _pack_share([job for found in jobs.values() for job in found], config, on_progress, say, ranks)
+            if uneven := -(-source.items() // ranks.size) - left_out - count:
+                on_progress(uneven)
             ranks.from_first("")
         return _of_first(ranks, lambda: _finish(source, out, plan, jobs, layout))
 
@@ -160,13 +164,16 @@ def _pack_share(
     on_progress: Callable[[int], None],
     say: Callable[[str], None],
     ranks: Ranks,
-) -> None:
+) -> int:
+    """Packs what is not finished of this rank's shards; returns how many items all of them have."""
     mine = jobs[ranks.rank :: ranks.size]
     waiting = [job for job in mine if not is_whole(packed_shard(job.tar))]
+    items = sum(len(job.items) for job in mine)
     if len(waiting) < len(mine):
         say(f"goes on: {len(mine) - len(waiting):,} of {len(mine):,} shards are finished")
-        on_progress(sum(len(job.items) for job in mine) - sum(len(job.items) for job in waiting))
+        on_progress(items - sum(len(job.items) for job in waiting))
     run(pack_shard, waiting, len(waiting), config.workers, on_progress)
+    return items
 
 
 def _finish(

@@ -83,8 +83,11 @@ class ShardsDescription:
             how.append(f"larger images shrunk to a short side of {side}" if side else "images keep their bytes")
         how.append("every image decoded" if packed.get("every_image_decoded") else "headers checked")
         lines.append(("packed", ", ".join(how)))
-        rejected = packed.get("rejected", 0)
-        lines.append(("left out", f"{rejected:,} files" + (", listed in rejected.jsonl" if rejected else "")))
+        rejected, duplicates = packed.get("rejected", 0), packed.get("duplicates", 0)
+        left_out = [f"{rejected:,} files" + (", listed in rejected.jsonl" if rejected else "")]
+        if duplicates:
+            left_out.append(f"{duplicates:,} exact duplicates, listed in duplicates.jsonl")
+        lines.append(("left out", "; ".join(left_out)))
         for found in self.prototypes or ():
             what = found.fault or f"K {found.k:,}, {found.features} features, fits"
             lines.append(("prototypes", f"{found.name}: {what}"))

@@ -21,10 +21,12 @@ def cuts(items: Sequence[Item], config: PackConfig) -> list[int]:
 
     A function of the items and the config alone. An image that is larger than a shard gets its own.
     """
-    sizes = np.fromiter((item.nbytes for item in items), np.int64, len(items))
+    # In one go: sources that make an item when it is asked for make each once.
+    facts = ((item.nbytes, item.label >= 0, len(item.json)) for item in items)
+    sizes, labelled, beside = np.fromiter(facts, np.dtype((np.int64, 3)), len(items)).T
     if config.short_side:
         sizes = np.rint(sizes * _share_left(items, config)).astype(np.int64)
-    ends = np.cumsum(_records(items, sizes))
+    ends = np.cumsum(_records(sizes, labelled, beside))
     shard_bytes = config.shard_mb * 1_000_000
     room = shard_bytes // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 2 * BLOCK  # what ends a tar belongs to it
     found, before = [0], 0
@@ -35,10 +37,8 @@ def cuts(items: Sequence[Item], config: PackConfig) -> list[int]:
     return found
 
 
-def _records(items: Sequence[Item], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bytes that each item takes in a tar: headers, contents, paddings."""
-    labelled = np.fromiter((item.label >= 0 for item in items), bool, len(items))
-    beside = np.fromiter((len(item.json) for item in items), np.int64, len(items))
+def _records(sizes: NDArray[np.int64], labelled: NDArray[np.int64], beside: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bytes that each item takes in a tar: headers, contents, paddings; `beside` is the length of its json."""
     records = BLOCK + sizes + -sizes % BLOCK + 2 * BLOCK * labelled
     return records + np.where(beside > 0, BLOCK + beside + -beside % BLOCK, 0)
 

@@ -19,7 +19,8 @@ def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
     """The images of a tar: byte ranges of the file, in the order and with the labels that the unpacked folder has.
 
     If all that it holds are tars, each of these is the folder of a class, called as the tar is. If it has members
-    KEY.cls it is taken for a shard of a webdataset. Raises DataError, also for a tar that is compressed or cut off.
+    KEY.cls, or `label_key` is not the usual one, it is taken for a shard of a webdataset. Raises DataError, also for a
+    tar that is compressed or cut off.
     """
     tar = OpenTar(path)
     members = list(tar.members())
@@ -32,7 +33,7 @@ def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
             for outer, found in zip(files, inner, strict=True)
             for member in found
         ]
-    elif has_labels(member.name for member in files):
+    elif label_key != LABEL_KEY or has_labels(member.name for member in files):
         return webdataset([path], label_key)
     places = ((member.name, member.kind, (member.offset, member.nbytes)) for member in members)
     return archived(path, places, partial(_range, path), tar.modified)

@@ -17,7 +17,6 @@ from mimcl.pipeline.sources.splits import by_split
 from mimcl.pipeline.sources.tar_headers import Member, OpenTar
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # what an image's member is called after the key
-_LABELS = ("cls", "json")  # of which the first that a sample has counts
 _THREADS = 16  # that wait for the disk: headers lie far apart
 _MOST_LABEL = 1 << 20  # bytes of a member that holds a label
 LABEL_KEY = "label"
@@ -45,7 +44,8 @@ class Flaw:
 def samples(tar: OpenTar, label_key: str = LABEL_KEY) -> Iterator[Sample | Flaw]:
     """The samples of a shard in its order: members that follow one another with the same name up to the first dot.
 
-    The label is what KEY.cls says or, without one, the field `label_key` of KEY.json. Raises DataError for no tar.
+    The label is what KEY.cls says or, without one, the field `label_key` of KEY.json; the other way round where that is
+    another field than the usual one, which somebody asked for. Raises DataError for no tar.
     """
     key, group = "", []
     seen: set[str] = set()
@@ -84,7 +84,8 @@ def _sample(tar: OpenTar, key: str, group: list[Member], label_key: str, seen: s
     if image.nbytes < 1:
         return Flaw(name, "empty file")
     label = None
-    if holder := next((by_extension[kind] for kind in _LABELS if kind in by_extension), None):
+    holders = ("cls", "json") if label_key == LABEL_KEY else ("json", "cls")
+    if holder := next((by_extension[kind] for kind in holders if kind in by_extension), None):
         try:
             label = _label(tar, holder, label_key)
         except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from damage import flip
-from images import write_train_val
+from images import write_classes, write_train_val
 from typed import mimcl
 
 from mimcl.cli.inspect.command import inspect
@@ -80,6 +80,15 @@ def test_shards(here):
     assert (beside.name, beside.k, beside.features, beside.fault) == ("default", 4, "pixels", None)
     assert text_of(found)["left out"] == "1 files, listed in rejected.jsonl"
     assert text_of(found)["prototypes"] == "default: K 4, pixels features, fits"
+
+
+def test_duplicates_that_were_left_out_are_counted(tmp_path, monkeypatch):
+    paths = write_classes(tmp_path / "images", {"ant": 3})["ant"]
+    paths[2].write_bytes(paths[0].read_bytes())
+    assert mimcl(monkeypatch, tmp_path, "shard", "images", "--dedup", "--workers", "1") == 0
+    assert text_of(inspect(tmp_path / "shards"))["left out"] == (
+        "0 files; 1 exact duplicates, listed in duplicates.jsonl"
+    )
 
 
 def test_prototypes_that_do_not_fit_or_are_damaged_are_named_beside_the_shards(copied):

@@ -129,6 +129,15 @@ def test_what_is_no_usable_image_is_listed(tmp_path):
     assert verify(tmp_path, False, 1, lambda count: None) == []
 
 
+def test_a_folder_that_cannot_be_written_to_is_found_out_before_anything_is_read(shards, monkeypatch):
+    folder, _ = shards
+    before, told = state(folder), []
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write wherever a disk can
+    with pytest.raises(DataError, match="cannot be written to"):
+        adopt(folder, sorted(folder.glob("*.tar")), on_progress=told.append)
+    assert (told, state(folder)) == ([], before)
+
+
 def test_keys_in_several_shards_are_said(tmp_path):
     for name in ("a.tar", "b.tar"):
         write_shard(tmp_path / name, [{"__key__": f"{n}", "jpg": image} for n, image in enumerate(pictures(3))])

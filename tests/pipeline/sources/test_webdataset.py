@@ -6,6 +6,7 @@ import pytest
 from archives import pictures, tar_bytes, write_shard, write_shards
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.tars import tar_images
 from mimcl.pipeline.sources.webdataset import key_of, webdataset
 
 
@@ -38,6 +39,24 @@ def test_labels_in_json(tmp_path):
     assert [item.label for item in source.splits["train"]] == [1, 0, -1]
     source = webdataset([path], "other")
     assert [item.label for item in source.splits["train"]] == [-1, -1, 1]
+
+
+def test_a_field_that_was_asked_for_counts_more_than_cls(tmp_path):
+    samples = [
+        {"__key__": str(number), "jpg": image, "cls": number, "json": {"label": 7, "animal": animal}}
+        for number, (image, animal) in enumerate(zip(pictures(2), ("zebra", "ant"), strict=True))
+    ]
+    path = write_shard(tmp_path / "x.tar", samples)
+    assert [item.label for item in webdataset([path]).splits["train"]] == [0, 1]
+    source = webdataset([path], "animal")
+    assert (source.classes, [item.label for item in source.splits["train"]]) == (["ant", "zebra"], [1, 0])
+
+
+def test_a_field_that_was_asked_for_makes_a_tar_a_shard(tmp_path):
+    samples = [{"__key__": str(n), "jpg": image, "json": {"animal": "ant"}} for n, image in enumerate(pictures(2))]
+    path = write_shard(tmp_path / "x.tar", samples)
+    source = tar_images(path, "animal")
+    assert (source.classes, [item.label for item in source.splits["train"]]) == (["ant"], [0, 0])
 
 
 def test_every_ending_of_an_image_in_any_case(tmp_path):
