@@ -230,8 +230,8 @@ def _evaluations(rows: Iterable[dict[str, Any]], own_data: str) -> list[Evaluati
 
 def _counts(path: Path) -> NDArray[np.uint32] | None:
     try:
-        with open_regular(path) as file:
-            counts = np.load(file, allow_pickle=False)
+        with open_regular(path):  # mapped, since a run that has just ended still holds its own
+            counts = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return counts if counts.ndim == 1 and counts.dtype == np.uint32 and len(counts) else None
