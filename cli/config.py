@@ -25,8 +25,8 @@ from mimcl.model.optim import OptimConfig
 from mimcl.model.trackers import LogConfig
 from mimcl.model.trainer import TrainerConfig
 from mimcl.pipeline.files import atomic_file, open_regular
+from mimcl.pipeline.remote.urls import shown
 from mimcl.pipeline.stream import DataConfig
-from mimcl.pipeline.urls import shown
 
 T = typing.TypeVar("T")
 

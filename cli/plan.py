@@ -130,7 +130,7 @@ def plan(config: Config) -> Planned:
 
 def table(planned: Planned, rows: int) -> list[str]:
     """Lines to print: what the run is, a row for each of `rows` windows, what the columns mean."""
-    from mimcl.pipeline.urls import shown
+    from mimcl.pipeline.remote.urls import shown
 
     config = planned.config
     lines = [

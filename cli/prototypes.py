@@ -73,7 +73,7 @@ def build_command(
     from mimcl.cli.config import ConfigError
     from mimcl.cli.console import console
     from mimcl.model.distributed import World
-    from mimcl.pipeline.urls import shown
+    from mimcl.pipeline.remote.urls import shown
 
     if k != "auto" and not (k.isdecimal() and int(k) > 0):
         raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
@@ -131,8 +131,8 @@ def build(
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, described
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.pipeline.index import ShardIndex
-    from mimcl.pipeline.mirror import set_exists
-    from mimcl.pipeline.remote import can_write, upload
+    from mimcl.pipeline.remote.folder import can_write, upload
+    from mimcl.pipeline.remote.mirror import set_exists
 
     world = world or World()
     index = ShardIndex.load(data)

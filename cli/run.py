@@ -26,7 +26,7 @@ from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
 from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.mirror import set_folder
+from mimcl.pipeline.remote.mirror import set_folder
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.
 FREE = {

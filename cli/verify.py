@@ -20,7 +20,7 @@ def verify_command(
     from mimcl.cli.console import console
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import read_dataset
-    from mimcl.pipeline.urls import shown, url_of
+    from mimcl.pipeline.remote.urls import shown, url_of
 
     if url_of(data):
         raise DataError(

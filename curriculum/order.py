@@ -38,37 +38,43 @@ def arrange(
     W. It depends on which samples are drawn how often, not on their order.
     """
     ids = np.sort(sample_ids)
+    shard = shards[ids]
+    begin = np.flatnonzero(np.diff(shard, prepend=-1))  # draw of each touched shard
+    touched, draws = shard[begin], np.diff(begin, append=len(ids))
+    del shard  # of large data sets it is as large as the window; what follows is done a group at a time
+    order = np.argsort(hash64(key, touched, _ORDER), kind="stable")
+    arranged, ends = np.empty_like(ids), [0]
+    for group in np.split(order, _borders(draws[order])):
+        group = np.sort(group)
+        pieces = [ids[first : first + count] for first, count in zip(begin[group], draws[group], strict=True)]
+        done = ends[-1]
+        found, sizes = _arrange_group(np.concatenate(pieces), touched[group], draws[group], key, hash64)
+        arranged[done : done + len(found)] = found
+        ends += (done + np.cumsum(sizes)).tolist()
+    return arranged, np.unique(ends)
+
+
+def _arrange_group(
+    ids: NDArray[np.int64], touched: NDArray[np.int32], draws: NDArray[np.int64], key: int, hash64: Hash64
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ascending ids of shards `touched`, with so many `draws` each, arranged; and the lengths of the stretches."""
+    count = max(1, round(draws.sum() / STRETCH))
     first = np.flatnonzero(np.diff(ids, prepend=-1))  # draw of each distinct sample
     times = np.diff(first, append=len(ids))
-    distinct = ids[first]
-    shard = shards[distinct]
-    begin = np.flatnonzero(np.diff(shard, prepend=-1))  # distinct sample of each touched shard
-    touched, draws = shard[begin], np.add.reduceat(times, begin)
-    # Per touched shard: how many pieces it is cut into, and the stretch that the first of them belongs to.
-    pieces, stretch = np.empty(len(touched), np.int64), np.empty(len(touched), np.int64)
-    order, count = np.argsort(hash64(key, touched, _ORDER), kind="stable"), 0
-    for group in np.split(order, _borders(draws[order])):
-        pieces[group] = max(1, round(draws[group].sum() / STRETCH))
-        stretch[group] = count
-        count += int(pieces[group[0]])
-    # Per distinct sample: its piece, by the draws of its shard that come before. Cuts lie at random places, alike far
-    # apart: pieces of shards with few draws would otherwise all be the first.
-    of = np.repeat(np.arange(len(touched)), np.diff(begin, append=len(first)))
-    before = first - first[begin][of] + _unit(hash64(key, touched, _CUTS))[of]
-    piece = np.minimum((before * (pieces / draws)[of]).astype(np.int64), pieces[of] - 1)
-    stretch = stretch[of] + piece
-    del of, before, piece, shard  # of large data sets each is as large as the window
+    # Per distinct sample: its stretch, by the draws of its shard that come before. Cuts lie at random places, alike far
+    # apart: pieces of shards with few draws would otherwise all be in the first.
+    begin = np.cumsum(draws) - draws
+    of = np.searchsorted(begin, first, side="right") - 1
+    before = first - begin[of] + _unit(hash64(key, touched, _CUTS))[of]
+    stretch = np.minimum((before * (count / draws)[of]).astype(np.int64), count - 1)
     # Per draw: the stretch, then a place in [0, 1) within it.
-    places = np.repeat(_unit(hash64(key, distinct, _PLACES)), times)
+    places = np.repeat(_unit(hash64(key, ids[first], _PLACES)), times)
     places += np.arange(len(ids)) - np.repeat(first, times)
     places /= np.repeat(times, times)
     places *= 2.0**_FRACTION_BITS
     np.minimum(places, 2.0**_FRACTION_BITS - 1, out=places)  # some may have been rounded to 1
-    ranks = np.repeat(stretch << _FRACTION_BITS, times)
-    ranks |= places.astype(np.int64)
-    del places, distinct, first
-    ends = np.cumsum(np.bincount(stretch, times, count)).astype(np.int64)
-    return ids[np.argsort(ranks, kind="stable")], np.unique([0, *ends])
+    ranks = np.repeat(stretch << _FRACTION_BITS, times) | places.astype(np.int64)
+    return ids[np.argsort(ranks, kind="stable")], np.bincount(stretch, times, count).astype(np.int64)
 
 
 def _borders(draws: NDArray[np.int64]) -> list[int]:

@@ -20,6 +20,7 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Window
 
 AMPLIFICATION = 1.15  # bytes read over bytes needed, at most
+_CHUNK = 1 << 18  # draws looked at at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +30,7 @@ class Reads:
     shard: NDArray[np.int32]  # (R,)
     start: NDArray[np.int64]  # (R,)
     stop: NDArray[np.int64]  # (R,)
-    sample_ids: NDArray[
-        np.int64
-    ]  # distinct samples, ascending: those needed, and what is read for want of cheaper ways
+    sample_ids: NDArray[np.int64]  # distinct, ascending: what is needed, and whole samples that cost less than a cut
     first: NDArray[np.int64]  # (R + 1,): range k holds sample_ids[first[k] : first[k + 1]]
     needed: int  # bytes of the samples that are needed
 
@@ -90,16 +89,31 @@ class ReadPlanner:
 
     def __call__(self, window: Window) -> tuple[list[Reads], ReadFigures]:
         """The reads of each stretch, some perhaps of nothing, and what they come to."""
-        draws = np.arange(window.first_draw, window.first_draw + len(window.sample_ids)) % self.batch_size
-        ours = (draws >= self.first) & (draws < self.last)
         pieces = zip(window.stretches[:-1].tolist(), window.stretches[1:].tolist(), strict=True)
-        reads = [self.plan(window.sample_ids[a:b][ours[a:b]]) for a, b in pieces]
+        reads = [self.plan(self._ours(window, first, last)) for first, last in pieces]
         return reads, ReadFigures(
             fetched=sum(part.fetched for part in reads),
-            needed=int(self.index.nbytes[distinct_of(window.sample_ids[ours])].sum()),
+            needed=self._needed(window),
             requests=sum(len(part.start) for part in reads),
             shards=len(distinct_of(np.concatenate([part.shard for part in reads]))),
         )
+
+    def _ours(self, window: Window, first: int, last: int) -> NDArray[np.int64]:
+        """The samples of this machine's draws among [first, last) of the window."""
+        if (self.first, self.last) == (0, self.batch_size):
+            return window.sample_ids[first:last]
+        places = np.arange(window.first_draw + first, window.first_draw + last) % self.batch_size
+        return window.sample_ids[first:last][(places >= self.first) & (places < self.last)]
+
+    def _needed(self, window: Window) -> int:
+        """Bytes of the distinct samples of this machine's draws; a chunk at a time, for windows of millions."""
+        ids = np.sort(self._ours(window, 0, len(window.sample_ids)))
+        needed = 0
+        for start in range(0, len(ids), _CHUNK):
+            before = ids[start - 1] if start else -1
+            chunk = ids[start : start + _CHUNK]
+            needed += int(self.index.nbytes[chunk[np.diff(chunk, prepend=before) != 0]].sum())
+        return needed
 
 
 def distinct_of(numbers: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -15,10 +15,10 @@ import numpy as np
 
 from mimcl.cli.doctor.findings import Finding, found_by
 from mimcl.cli.inspect.words import size
-from mimcl.pipeline.cache import cache_limit
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import open_regular
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.remote.cache import cache_limit
 
 _GROUPS = Path("/sys/fs/cgroup")
 _DESCRIPTORS = 1024  # of which reading shards keeps 512

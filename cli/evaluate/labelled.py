@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, read_dataset
-from mimcl.pipeline.urls import shown
+from mimcl.pipeline.remote.urls import shown
 
 
 class Labelled(NamedTuple):

@@ -12,7 +12,7 @@ from mimcl.cli.evaluate.lines import last_of_each, settings_in_words, shares_in_
 from mimcl.model.lines import read_lines
 from mimcl.model.mae import MEAN, SIZES, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
-from mimcl.pipeline.urls import shown
+from mimcl.pipeline.remote.urls import shown
 
 _LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "mimcl"}
 _TIMM_NOTE = """

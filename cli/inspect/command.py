@@ -42,7 +42,7 @@ def inspect(path: str | Path) -> Description:
     Raises DataError where nothing of ours lies or an index is damaged; CheckpointError, ConfigError, PrototypeError.
     """
     from mimcl.pipeline.files import DataError
-    from mimcl.pipeline.urls import url_of
+    from mimcl.pipeline.remote.urls import url_of
 
     if url_of(path):
         from mimcl.cli.inspect.shards import describe_shards

@@ -21,7 +21,7 @@ from mimcl.model.lines import read_lines
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import read_dataset
-from mimcl.pipeline.urls import shown, url_of
+from mimcl.pipeline.remote.urls import shown, url_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from mimcl.cli.inspect.words import size, some
 from mimcl.cli.verify import sets_of
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.index import ShardIndex, read_dataset
-from mimcl.pipeline.urls import shown, url_of
+from mimcl.pipeline.remote.urls import shown, url_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.mirror import set_folder
+from mimcl.pipeline.remote.mirror import set_folder
 
 T = TypeVar("T")
 _MOST_ROWS = 12  # of an evaluation's table

@@ -10,15 +10,15 @@ import pytest
 from full_disk import files_end_at
 from typed import mimcl
 
-from mimcl.pipeline import remote
-from mimcl.pipeline.cache import ShardCache, cache_limit
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.mirror import set_folder
-from mimcl.pipeline.remote import RemoteFolder
+from mimcl.pipeline.remote import folder as remote
+from mimcl.pipeline.remote.cache import ShardCache, cache_limit
+from mimcl.pipeline.remote.folder import RemoteFolder
+from mimcl.pipeline.remote.mirror import set_folder
+from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.store import Defect, open_store
-from mimcl.pipeline.urls import joined, shown, url_of
 
 
 def refused(act) -> str:

@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from mimcl.pipeline.cache import ShardCache
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote import Stat
-from mimcl.pipeline.remote_store import RemoteStore
-from mimcl.pipeline.requests import NEAR
+from mimcl.pipeline.remote.cache import ShardCache
+from mimcl.pipeline.remote.folder import Stat
+from mimcl.pipeline.remote.requests import NEAR
+from mimcl.pipeline.remote.store import RemoteStore
 from mimcl.pipeline.store import ShardStore, open_store
 
 spawn = multiprocessing.get_context("spawn")

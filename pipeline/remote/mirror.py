@@ -16,7 +16,7 @@ import xxhash
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
-from mimcl.pipeline.remote import Missing, RemoteFolder
+from mimcl.pipeline.remote.folder import Missing, RemoteFolder
 
 if TYPE_CHECKING:
     from mimcl.pipeline.index import ShardIndex

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import xxhash
 
 from mimcl.pipeline.files import DataError, atomic_file
-from mimcl.pipeline.remote_errors import MEND, NO_CREDENTIALS, OUR_FAULT, TRY_AGAIN, is_one_of, status_of
-from mimcl.pipeline.urls import joined, shown
+from mimcl.pipeline.remote.errors import MEND, NO_CREDENTIALS, OUR_FAULT, TRY_AGAIN, is_one_of, status_of
+from mimcl.pipeline.remote.urls import joined, shown
 
 T = TypeVar("T")
 

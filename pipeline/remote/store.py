@@ -15,13 +15,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mimcl.pipeline.cache import CachedShard, ShardCache
-from mimcl.pipeline.crew import Crew
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.reads import Reads
-from mimcl.pipeline.remote import ARRIVALS, PATIENCE, RemoteFolder, Stat
-from mimcl.pipeline.requests import plan_requests
+from mimcl.pipeline.remote.cache import CachedShard, ShardCache
+from mimcl.pipeline.remote.crew import Crew
+from mimcl.pipeline.remote.folder import ARRIVALS, PATIENCE, RemoteFolder, Stat
+from mimcl.pipeline.remote.requests import plan_requests
 from mimcl.pipeline.store import Defect, defect_of
 
 _NOW, _AHEAD = 16, 8  # threads that fetch what is waited for, and what will be needed
