@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimcl.pipeline import checked, index, mirror
+from mimcl.pipeline import checked, index
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
