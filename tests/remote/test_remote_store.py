@@ -7,6 +7,7 @@ from mimcl.pipeline import checked, index
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.remote import mirror
 from mimcl.pipeline.store import ShardStore, open_store
 
 
