@@ -23,6 +23,7 @@ from mimcl.pipeline.verify import verify
 CONFIG = PackConfig(shard_mb=1, workers=1)
 HELPER = Path(__file__).parents[2] / "helpers" / "killed_packing.py"
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from mimcl.pipeline.shards import PackConfig, pack
@@ -30,6 +31,7 @@ from mimcl.pipeline.sources.folder import image_folder
 source, out, workers = sys.argv[1:]
 config = PackConfig(shard_mb=1, workers=int(workers))
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background has it ignored
     pack(image_folder(Path(source)), Path(out), config, on_progress=lambda count: None)
 """
 
