@@ -7,15 +7,14 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
 
+from mimcl.cli.usage import ConfigError, usage_errors
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
@@ -33,21 +32,6 @@ T = typing.TypeVar("T")
 _LONGEST = 1 << 16  # bytes of a configuration file
 _DEEPEST = 4  # sections, a list
 _ALL_KEYS = "; `mimcl train --help` says where all keys are listed"
-
-
-class ConfigError(typer.TyperException):
-    """A key or value of the configuration is wrong: bad usage."""
-
-    exit_code = 2
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Values that do not go together are bad usage, wherever that is noticed."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 @dataclass(frozen=True)

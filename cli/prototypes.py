@@ -70,8 +70,8 @@ def build_command(
     Started again after a kill it goes on where it was. Several processes share the images: torchrun --nproc-per-node 2
     --no-python mimcl prototypes build.
     """
-    from mimcl.cli.config import ConfigError
     from mimcl.cli.console import console
+    from mimcl.cli.usage import ConfigError
     from mimcl.model.distributed import World
     from mimcl.pipeline.remote.urls import shown
 

@@ -33,8 +33,8 @@ def repack_command(
 
     So any reader of webdataset can go from typical to untypical images, or weigh them. Bytes and distances stay.
     """
-    from mimcl.cli.config import ConfigError
     from mimcl.cli.console import console
+    from mimcl.cli.usage import ConfigError
     from mimcl.pipeline.shards import PackConfig
 
     if not re.fullmatch(r"[\w-][\w.-]*", prototypes):

@@ -69,7 +69,6 @@ def shard_command(
     Killed at any moment, the same command goes on; under torchrun, each process packs its share.
     """
     from mimcl.cli.adopt import adopt_shards, refuse_packing
-    from mimcl.cli.config import ConfigError
     from mimcl.cli.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig
 
@@ -78,8 +77,6 @@ def shard_command(
         cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
         if adopt:
-            if mine.size > 1:
-                raise ConfigError("--adopt runs in one process; leave torchrun out")
             refuse_packing(source, out, config, options)
             description = adopt_shards(
                 source, options, workers=config.workers, decode=config.decode, overwrite=overwrite

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimcl.cli.config import ConfigError
+from mimcl.cli.usage import ConfigError
 from mimcl.pipeline.files import DataError
 
 if TYPE_CHECKING:

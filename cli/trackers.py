@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mimcl.cli.config import Config, ConfigError, flatten
+from mimcl.cli.config import Config, flatten
+from mimcl.cli.usage import ConfigError
 from mimcl.model.trackers import LogConfig, Tracker
 from mimcl.pipeline.files import DataError, open_regular, write_json
 

@@ -134,7 +134,6 @@ def train(run: Run, world: World | None = None) -> bool:
     import torch
 
     from mimcl.cli.announce import announce
-    from mimcl.cli.config import usage_errors
     from mimcl.cli.console import warn
     from mimcl.cli.initial_weights import begin_with
     from mimcl.cli.memory import keep_freed_memory
@@ -143,6 +142,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.supervise import Supervisor
     from mimcl.cli.take_up import take_up
     from mimcl.cli.trackers import require_libraries
+    from mimcl.cli.usage import usage_errors
     from mimcl.curriculum.learned_temperature import LearnedTemperature
     from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker

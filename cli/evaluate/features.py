@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.alone import alone
-from mimcl.cli.config import ConfigError
 from mimcl.cli.console import console
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.feature_cache import feature_cache
@@ -23,6 +22,7 @@ from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.extract import fill, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
 from mimcl.cli.row_parts import RowParts
+from mimcl.cli.usage import ConfigError
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World, barrier, connected, gather
 from mimcl.model.mae import SIZES

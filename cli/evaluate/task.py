@@ -16,11 +16,11 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mimcl.cli.config import ConfigError
 from mimcl.cli.console import console
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.extract import central
+from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
 from mimcl.model.digest import weights_digest

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from mimcl.cli.chosen import chosen
-from mimcl.cli.config import Config, ConfigError, flatten, override
+from mimcl.cli.config import Config, flatten, override
 from mimcl.cli.recipes import RECIPES
+from mimcl.cli.usage import ConfigError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import pytest
 
 from mimcl.cli.compare.arms import arm, arms
-from mimcl.cli.config import Config, ConfigError, override
+from mimcl.cli.config import Config, override
+from mimcl.cli.usage import ConfigError
 
 NONE = {"curriculum.name": "none"}
 

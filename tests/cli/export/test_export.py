@@ -15,12 +15,12 @@ from images import picture, write_train_val
 from safetensors.torch import load_file
 from typed import mimcl
 
-from mimcl.cli.config import ConfigError
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.export import parts
 from mimcl.cli.export.export import export
+from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.export import to_vit
