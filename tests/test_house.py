@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 WINGS = ("pipeline", "curriculum", "model")
@@ -91,6 +92,21 @@ def test_help_loads_no_heavy_library(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("HEAVY []")
+
+
+def test_packing_does_not_wait_for_torch(tmp_path):
+    (tmp_path / "src" / "train").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "src" / "train" / "a.png")
+    code = (
+        "import sys; sys.argv[1:] = ['shard', 'src']\n"
+        "from mimcl.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "print('LOADED', sorted({'torch', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("LOADED ['pyarrow']")
 
 
 def test_what_is_no_python_is_packaged_too():
