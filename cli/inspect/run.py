@@ -45,7 +45,7 @@ class RunDescription:
     masking: str
     curriculum: str
     data: str
-    data_fits: bool | None  # None: the shards are not here
+    data_fits: bool | None  # None: the shards are not here, or elsewhere
     images: int | None
     epochs: float
     steps: int | None
@@ -69,7 +69,8 @@ class RunDescription:
         steps = f"{self.step:,}" + (f" of {self.steps:,} steps" if self.steps else " steps")
         epochs = "" if self.epoch is None else f", {self.epoch:,.1f} of {self.epochs:,g} epochs"
         state = "finished" if self.finished else "not finished"
-        known = {True: "the same as in training", False: "not those of the training", None: "not found from here"}
+        unknown = "elsewhere, not compared" if url_of(self.data) else "not found from here"
+        known = {True: "the same as in training", False: "not those of the training", None: unknown}
         lines = [
             ("run", str(self.path)),
             ("recipe", f"{self.recipe}: {self.model}, {self.precision}, masking {self.masking}"),
@@ -181,9 +182,10 @@ def _curriculum(config: Config) -> str:
     if chosen.name == "none":
         return "none"
     how = f"at temperature {chosen.temperature:g}" if chosen.temp_schedule == "constant" else f"from r0 {chosen.r0:g}"
+    places = " in the order of the shards" if chosen.order == "shard" else ""
     return (
         f"{chosen.name}, {chosen.temp_schedule} {how}, {chosen.resampling}, for {chosen.share:g} of the run, "
-        f"prototypes {chosen.prototypes}, windows of {chosen.window or 0:,} draws"
+        f"prototypes {chosen.prototypes}, windows of {chosen.window or 0:,} draws{places}"
     )
 
 

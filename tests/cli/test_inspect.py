@@ -168,6 +168,8 @@ def test_a_run_under_way(copied, monkeypatch):
     found = inspect(run)
     assert (found.step, found.finished, found.data_fits, found.bad_samples) == (12, False, None, 1)
     assert "not found from here" in text_of(found)["data"]
+    elsewhere = replace(found, data="s3://pictures/imagenet")
+    assert text_of(elsewhere)["data"].startswith("s3://pictures/imagenet (elsewhere, not compared)")
     assert [bool(saved.fault) for saved in found.checkpoints] == [True, False]
 
 
