@@ -134,7 +134,7 @@ def train(run: Run, world: World | None = None) -> bool:
     import torch
 
     from mimcl.cli.announce import announce
-    from mimcl.cli.console import warn
+    from mimcl.cli.console import busy, warn
     from mimcl.cli.initial_weights import begin_with
     from mimcl.cli.memory import keep_freed_memory
     from mimcl.cli.report.at_end import report_at_end
@@ -154,13 +154,15 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.pipeline.decode import make_decoder
     from mimcl.pipeline.draw_counts import DrawCounts
     from mimcl.pipeline.index import ShardIndex
+    from mimcl.pipeline.remote.urls import shown
     from mimcl.pipeline.stream import Stream, micro_batches
 
     config, data, world = run.config, run.config.data, world or World()
     is_first = world.rank == 0
     require_libraries(config.log)
-    index = ShardIndex.load(data.root)
-    distances = load_distances(config, index)
+    with busy(f"opening {shown(data.root)}", shown=is_first):
+        index = ShardIndex.load(data.root)
+        distances = load_distances(config, index)
     draws = draws_of(config, index.samples)
     learned = None
     with usage_errors():
