@@ -24,6 +24,20 @@ def test_every_sample_with_its_label(tmp_path):
 def test_keys_as_webdataset_has_them():
     assert key_of("a/b.c/d.seg.png") == "a/b.c/d"
     assert key_of("./0001.jpg") == "0001"
+    assert [key_of(name) for name in ("._0001.jpg", "a.b/._0001.jpg", "a.b/README")] == [None] * 3
+
+
+def test_members_without_a_key_part_no_image_from_its_label(tmp_path):
+    members = {}
+    for number, image in enumerate(pictures(2)):
+        for name, content in ((f"{number}.cls", b"%d" % (number + 3)), (f"{number}.jpg", image)):
+            members |= {f"./._{name}": b"\0\5\x16\7", f"./{name}": content}  # as tar packs on macOS
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members | {"README": b"words"}))
+    source = webdataset([tmp_path / "x.tar"])
+    assert [(item.read(), item.label) for item in source.splits["train"]] == [
+        (image, number + 3) for number, image in enumerate(pictures(2))
+    ]
+    assert source.notes == []
 
 
 def test_labels_in_json(tmp_path):
