@@ -65,7 +65,7 @@ def samples(tar: OpenTar, label_key: str = LABEL_KEY) -> Iterator[Sample | Flaw]
 
 def key_of(name: str) -> str | None:
     """As webdataset has it: the path up to the first dot of its last part; None where nothing is before a dot."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
+    folder, slash, base = name.rpartition("/")
     stem, dot, _ = base.partition(".")
     return folder + slash + stem if stem and dot else None
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from archives import pictures, tar_bytes, write_shard, write_shards
+from webdataset.tariterators import base_plus_ext
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.tars import tar_images
@@ -22,9 +23,8 @@ def test_every_sample_with_its_label(tmp_path):
 
 
 def test_keys_as_webdataset_has_them():
-    assert key_of("a/b.c/d.seg.png") == "a/b.c/d"
-    assert key_of("./0001.jpg") == "0001"
-    assert [key_of(name) for name in ("._0001.jpg", "a.b/._0001.jpg", "a.b/README")] == [None] * 3
+    names = ["a/b.c/d.seg.png", "./0001.jpg", "._0001.jpg", "./._0001.jpg", "a.b/._0001.jpg", "a.b/README", "x"]
+    assert [key_of(name) for name in names] == [base_plus_ext(name)[0] for name in names]
 
 
 def test_members_without_a_key_part_no_image_from_its_label(tmp_path):
