@@ -113,7 +113,13 @@ def repack(
             f"(`mimcl verify {data}` finds them all), remove {out} and repack"
         )
     if ranks.rank == 0:
-        _copy_set(found, index.root / "prototypes" / prototypes, out, order)
+        try:
+            _copy_set(found, index.root / "prototypes" / prototypes, out, order)
+        except OSError as error:
+            raise DataError(
+                f"{out / 'prototypes'} cannot be written to ({error.strerror or error}); make room and go on with the "
+                "same command"
+            ) from None
     return description
 
 

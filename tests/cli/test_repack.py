@@ -9,6 +9,7 @@ import pytest
 import webdataset
 import xxhash
 from damage import flip
+from full_disk import files_end_at
 from images import write_train_val
 from nvidia.dali import fn, pipeline_def
 from typed import mimcl
@@ -125,6 +126,21 @@ def test_the_same_again_changes_nothing_and_makes_a_missing_set(home, tmp_path, 
     os.utime(tmp_path / "shards" / "dataset.json", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert mimcl(monkeypatch, tmp_path, "repack", "shards", *SET, "--out", "far", "--shard-mb", "1") == 0
     assert before == {path: path.read_bytes() for path in (tmp_path / "far").rglob("*.*") if path.is_file()}
+
+
+def test_a_disk_too_full_for_the_set_is_a_line_and_the_same_command_goes_on(home, tmp_path, monkeypatch, capfd):
+    for name in ("shards", "far"):
+        shutil.copytree(home / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "far" / "prototypes")
+    words = ("repack", "shards", *SET, "--out", "far", "--shard-mb", "1")
+    with files_end_at(1000):
+        assert mimcl(monkeypatch, tmp_path, *words) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("mimcl: far/prototypes cannot be written to (")
+    assert line.endswith("File too large); make room and go on with the same command")
+    assert os.listdir(tmp_path / "far" / "prototypes") == []
+    assert mimcl(monkeypatch, tmp_path, *words) == 0
+    PrototypeSet.load(tmp_path / "far" / "prototypes" / "pixels", ShardIndex.load(tmp_path / "far").fingerprint)
 
 
 def corrupt(home):
