@@ -122,6 +122,12 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
+def test_shards_do_not_go_where_val_images_are_looked_for(home, monkeypatch, capfd):
+    assert mimcl(monkeypatch, home, "shard", "train.tar", "--val", "folder", "--out", "folder/shards") == 1
+    assert "folder/shards lies inside folder, where its shards would be taken for images" in capfd.readouterr().err
+    assert not (home / "folder" / "shards").exists()
+
+
 def test_shards_packed_here_keep_the_names_of_their_classes(home, tmp_path, monkeypatch):
     """Their KEY.cls are numbers; shards that came to the folder afterwards, with other classes, have numbers alone."""
     assert mimcl(monkeypatch, home, "shard", "folder", "--out", str(tmp_path / "first"), "--workers", "1") == 0
