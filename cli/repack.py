@@ -79,11 +79,14 @@ def repack(
     from mimcl.pipeline.augment import hash64
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex, read_dataset
+    from mimcl.pipeline.remote.urls import is_address
     from mimcl.pipeline.shards import ALONE, PackConfig, pack
     from mimcl.pipeline.sources.item import Source
     from mimcl.pipeline.sources.packed import PackedItems
 
     ranks = ranks or ALONE
+    if is_address(data):
+        raise DataError(f"{data} is not on this machine: repack reads a folder; copy the shards here first")
     splits = {split: ShardIndex.load(data, split) for split in read_dataset(data)["splits"]}
     index = splits.get("train") or ShardIndex.load(data)
     if any(split.classes != index.classes for split in splits.values()):

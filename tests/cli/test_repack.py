@@ -165,6 +165,8 @@ def other_index(home):
         (None, ("shards", *SET, "--out", "shards/new"), "lie in one another; give another --out"),
         (None, ("shards", "--prototypes", "../x", "--out", "new"), "is no name of a set"),
         (None, ("nowhere", *SET, "--out", "new"), "is not a packed data set"),
+        (None, ("s3://bucket/shards", *SET, "--out", "new"), "is not on this machine: repack reads a folder"),
+        (None, ("shards", *SET, "--out", "s3://bucket/new"), "is not on this machine; pack into a folder"),
         (other_index, ("shards", *SET, "--out", "new"), "was made for index 0f"),
         (
             lambda home: (home / "shards" / "train-000000.tar").unlink(),
@@ -184,6 +186,7 @@ def test_what_cannot_be_repacked_is_a_line_and_nothing_is_written(
     (line,) = capfd.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "s3:").exists()
     assert not (tmp_path / "shards" / "new").exists()
 
 
