@@ -73,6 +73,15 @@ def test_a_field_that_was_asked_for_makes_a_tar_a_shard(tmp_path):
     assert (source.classes, [item.label for item in source.splits["train"]]) == (["ant"], [0, 0])
 
 
+@pytest.mark.parametrize(("label", "classes"), [(b"ant", ["ant"]), (b"0", [])])
+def test_an_empty_label_is_none(tmp_path, label, classes):
+    members = {f"{n}.{end}": content for n in range(3) for end, content in (("jpg", b"1"), ("cls", label))}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members | {"1.cls": b"\n", "2.cls": b""}))
+    source = webdataset([tmp_path / "x.tar"])
+    assert (source.classes, [item.label for item in source.splits["train"]]) == (classes, [0, -1, -1])
+    assert source.notes == ["without a label: 2 images"]
+
+
 def test_every_ending_of_an_image_in_any_case(tmp_path):
     endings = ["jpg", "JPEG", "png", "webp"]
     (tmp_path / "x.tar").write_bytes(tar_bytes({f"{n}.{end}": b"%d" % n for n, end in enumerate(endings)}))
