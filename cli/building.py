@@ -60,7 +60,8 @@ class Building:
             console.print(f"going on in {self.folder}/: {there} of {len(self.features.parts)} parts have features")
             return
         if self.folder.exists():
-            console.print(f"{self.folder}/ was begun with other images or features: begun anew")
+            if known:
+                console.print(f"{self.folder}/ was begun with other images or features: begun anew")
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         if extractor.fit_images:

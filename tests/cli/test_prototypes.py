@@ -139,6 +139,12 @@ def test_a_damaged_part_is_made_again(expected, data, wrote, damage, kind):
     assert bytes_of(folder) == expected["pixels"]
 
 
+def test_one_killed_before_anything_was_known_of_it_is_begun_without_a_word(data, capsys):
+    (data / "prototypes" / f".{PIXELS.name}.building").mkdir(parents=True)
+    build(data, PIXELS)
+    assert "begun" not in capsys.readouterr().out
+
+
 def test_other_settings_take_up_what_does_not_depend_on_them(expected, data, wrote, capsys):
     stopped_after(7, data, wrote, replace(PIXELS, k=5))
     folder, _ = build(data, PIXELS)
