@@ -19,7 +19,7 @@ def archived(
 
     A member is its name, "file", "folder" or "other" (passed over), and its place, for `item(name, label, place)`. Of
     members with one name the last counts, as in unpacking. One folder around a train/ or around folders that hold all
-    files, as `tar -cf x.tar FOLDER` makes it, is looked through. Raises DataError where nothing is left.
+    images, as `tar -cf x.tar FOLDER` makes it, is looked through. Raises DataError where nothing is left.
     """
     places: dict[str, Any] = {}
     folders, others, outside = set(), 0, 0
@@ -52,12 +52,18 @@ def archived(
 
 
 def _around(files: Collection[str], folders: set[str]) -> str:
-    """The folder, with a slash, that holds everything, and a train/ or no files of its own; empty for none."""
+    """The folder, with a slash, that holds everything, and a train/, or no images of its own; empty for none."""
     top = {name.partition("/")[0] for name in (*files, *folders)}
     if len(top) != 1 or not all("/" in name for name in files):
         return ""
     around = top.pop() + "/"
     if any(name.startswith(f"{around}train/") for name in (*files, *folders)):
         return around
-    of_classes = around not in ("train/", "val/") and files and all(name.count("/") > 1 for name in files)
+    deeper = [name.count("/") > 1 for name in files]
+    own = (name for name, below in zip(files, deeper, strict=True) if not below)
+    of_classes = around not in ("train/", "val/") and any(deeper) and not any(map(_is_called_an_image, own))
     return around if of_classes else ""
+
+
+def _is_called_an_image(name: str) -> bool:
+    return name.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))

@@ -137,13 +137,16 @@ def test_a_folder_around_class_folders_is_looked_through(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:  # tar -cf x.tar flowers
         write_classes(tmp_path / "flowers", {"rose": 1, "tulip": 2, "none": 0})
         (tmp_path / "flowers/none").mkdir(exist_ok=True)
+        (tmp_path / "flowers/LICENSE.txt").write_text("words")
         tar.add(tmp_path / "flowers", "flowers")
     source, folder = tar_images(tmp_path / "x.tar"), image_folder(tmp_path / "flowers")
     assert source.classes == folder.classes == ["none", "rose", "tulip"]
     assert [(item.name, item.label) for item in source.splits["train"]] == [
         (item.name, item.label) for item in folder.splits["train"]
     ]
-    assert "flowers/" in source.notes[0]
+    assert "flowers/" in source.notes[-1]
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"rose/1.jpg": b"1", "rose/red/2.jpg": b"2"}))
+    assert names(tar_images(tmp_path / "x.tar")) == ["rose/1.jpg", "rose/red/2.jpg"]
 
 
 def test_members_with_labels_are_a_webdataset(tmp_path):
