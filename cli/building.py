@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class Building:
             console.print(f"going on in {self.folder}/: {there} of {len(self.features.parts)} parts have features")
             return
         if self.folder.exists():
-            console.print(f"{self.folder}/ was begun with other images or features: begun anew")
+            if known:
+                console.print(f"{self.folder}/ was begun with other images or features: begun anew")
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         if extractor.fit_images:
@@ -110,18 +112,21 @@ class Building:
                 self.assigned.write(part, rows)
 
     def columns(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        """cluster and raw_distance of all samples, and room for their distances: (N,) each, memory-mapped."""
-        count = self.assigned.parts[-1].stop
-        named = {"cluster": np.int32, "raw_distance": np.float32, "distance": np.float32}
-        columns = {
-            name: np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", kind, (count,))
-            for name, kind in named.items()
-        }
-        for part, rows in enumerate(self.assigned.parts):
-            found = _there(self.assigned, part)
-            for name in _ASSIGNED.names:
-                columns[name][rows.start : rows.stop] = found[name]
-        return tuple(columns.values())
+        """cluster and raw_distance of all samples, and room for their distances: (N,) each, memory-mapped.
+
+        Raises OSError where the disk has no room.
+        """
+        kinds = {"cluster": np.int32, "raw_distance": np.float32, "distance": np.float32}
+        paths = [self.folder / f"{name}.column" for name in kinds]
+        # Written before they are mapped: a write to memory that the disk has no room for ends the process.
+        with ExitStack() as stack:
+            files = [stack.enter_context(open(path, "wb")) for path in paths]
+            for part in range(len(self.assigned.parts)):
+                found = _there(self.assigned, part)
+                columns = found["cluster"], found["raw_distance"], np.zeros(len(found), np.float32)
+                for file, column in zip(files, columns, strict=True):
+                    file.write(column.tobytes())
+        return tuple(np.memmap(path, kind, "r+") for path, kind in zip(paths, kinds.values(), strict=True))
 
     def remove(self) -> None:
         """The set is stored."""

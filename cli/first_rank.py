@@ -19,6 +19,8 @@ def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:
         except (PrototypeError, DataError, ValueError) as error:
             said = str(error)
         except OSError as error:
-            said = f"{folder} cannot be written to ({error.strerror}); make room and go on with the same command"
+            said = (
+                f"{folder} cannot be written to ({error.strerror or error}); make room and go on with the same command"
+            )
     if said := gather(said)[0]:
         raise PrototypeError(said)

@@ -79,11 +79,14 @@ def repack(
     from mimcl.pipeline.augment import hash64
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex, read_dataset
+    from mimcl.pipeline.remote.urls import is_address
     from mimcl.pipeline.shards import ALONE, PackConfig, pack
     from mimcl.pipeline.sources.item import Source
     from mimcl.pipeline.sources.packed import PackedItems
 
     ranks = ranks or ALONE
+    if is_address(data):
+        raise DataError(f"{data} is not on this machine: repack reads a folder; copy the shards here first")
     splits = {split: ShardIndex.load(data, split) for split in read_dataset(data)["splits"]}
     index = splits.get("train") or ShardIndex.load(data)
     if any(split.classes != index.classes for split in splits.values()):
@@ -113,7 +116,13 @@ def repack(
             f"(`mimcl verify {data}` finds them all), remove {out} and repack"
         )
     if ranks.rank == 0:
-        _copy_set(found, index.root / "prototypes" / prototypes, out, order)
+        try:
+            _copy_set(found, index.root / "prototypes" / prototypes, out, order)
+        except OSError as error:
+            raise DataError(
+                f"{out / 'prototypes'} cannot be written to ({error.strerror or error}); make room and go on with the "
+                "same command"
+            ) from None
     return description
 
 

@@ -125,11 +125,14 @@ def shard(
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import ALONE, PackConfig, pack
 
-    if out.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{out} lies inside {source}, where its shards would be taken for images; give another --out")
-    config, ranks = config or PackConfig(), ranks or ALONE
+    config, options, ranks = config or PackConfig(), options or SourceOptions(), ranks or ALONE
+    for given in filter(None, (source, options.val)):
+        if out.resolve().is_relative_to(given.resolve()):
+            raise DataError(
+                f"{out} lies inside {given}, where its shards would be taken for images; give another --out"
+            )
     with busy(f"listing {source}", shown=ranks.rank == 0):
-        found = open_source(source, options or SourceOptions())
+        found = open_source(source, options)
     say = console.print if ranks.rank == 0 else lambda line: None
     for note in found.notes:
         say(note)

@@ -98,6 +98,8 @@ def kind_of(path: Path, has_list: bool = False) -> str:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "tar")
+    if not start:
+        raise DataError(f"{path} is empty; fetch it again")
     if kind == "tar" and b"\0" not in start and start.isascii():
         raise DataError(f"{path} is a text; a list of images goes with --list {path}, and SRC is their folder")
     return kind

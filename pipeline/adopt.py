@@ -21,7 +21,7 @@ import xxhash
 
 from mimcl.pipeline.examine import NotUsable, examine
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
-from mimcl.pipeline.index import ADOPTED_NAME, DATASET_FORMAT, MAX_BYTES, SPLITS, file_digest
+from mimcl.pipeline.index import ADOPTED_NAME, DATASET_FORMAT, MAX_BYTES, SPLITS, file_digest, read_dataset
 from mimcl.pipeline.index_writer import table_of, write_index
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.sources.labels import ClassList, labels_of, named
@@ -61,7 +61,8 @@ def adopt(
     Returns what dataset.json holds, and notes. Does nothing where these shards have been adopted with the same options
     and have not changed since. `on_progress(n)` is called for every n samples that have been dealt with. Raises
     DataError: for a shard that is missing or no tar, or lies elsewhere; for a folder that mimcl packed; for shards that
-    changed, unless they are to replace what was adopted (`overwrite`). After a failure the folder holds what it held.
+    changed and for an index that is damaged, unless what was adopted is to be replaced (`overwrite`). After a failure
+    the folder holds what it held.
     """
     missing(shards)
     if any(path.parent != folder for path in shards):
@@ -137,13 +138,19 @@ def _adopted_before(folder: Path, state: dict[str, Any], overwrite: bool) -> dic
         raise DataError(f"{folder / 'dataset.json'} is not of this program's making, and adopting would replace it")
     if not packed.get("adopted"):
         raise DataError(f"{folder} has been packed by mimcl and needs no adoption; give it with --data")
-    if packed.get("source") == state["source"] and packed.get("modified", -1) >= state["modified"]:
-        return description
-    if not overwrite:
+    if overwrite:
+        return None
+    if packed.get("source") != state["source"] or packed.get("modified", -1) < state["modified"]:
         raise DataError(
             f"the shards in {folder}, or the options, changed since they were adopted; --overwrite makes a new index"
         )
-    return None
+    for split, part in read_dataset(folder)["splits"].items():
+        index = folder / f"{split}.arrow"
+        if not (index.exists() and file_digest(index) == part["index_xxh128"]):
+            raise DataError(
+                f"{folder} was adopted, but {index.name} is damaged or missing; --overwrite makes a new index"
+            )
+    return description
 
 
 def _in_order(

@@ -16,6 +16,7 @@ import PIL
 from mimcl.pipeline.files import DataError, write_json
 from mimcl.pipeline.index import DATASET_FORMAT, file_digest, read_dataset
 from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.remote.urls import is_address
 from mimcl.pipeline.sources.item import Source
 
 STAGING = ".packing"  # in the folder that is packed into: what is finished of a packing that is not
@@ -26,6 +27,8 @@ _ANEW = "give --overwrite to begin anew"
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Makes `out`, and keeps other packings out of it while the block lasts."""
+    if is_address(out):
+        raise DataError(f"{out} is not on this machine; pack into a folder with --out, and upload that")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; give a folder with --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,11 @@ def url_of(root: str | Path) -> str | None:
     return text if _is_http(text) and urlsplit(text).query else text.rstrip("/")
 
 
+def is_address(path: str | Path) -> bool:
+    """Whether it begins like a URL, also one that became a Path and lost a slash."""
+    return _SCHEME.match(str(path)) is not None
+
+
 def joined(url: str, name: str) -> str:
     """The address of a file of the folder; what a web address has after its `?` stays behind the name."""
     if not _is_http(url):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ def archived(
     """The source of an archive at `path` that was changed at `modified` (ns since 1970), of its members.
 
     A member is its name, "file", "folder" or "other" (passed over), and its place, for `item(name, label, place)`. Of
-    members with one name the last counts, as in unpacking. One folder around a train/ is looked through. Raises
-    DataError where nothing is left.
+    members with one name the last counts, as in unpacking. One folder around a train/ or around folders that hold all
+    images, as `tar -cf x.tar FOLDER` makes it, is looked through. Raises DataError where nothing is left.
     """
     places: dict[str, Any] = {}
     folders, others, outside = set(), 0, 0
@@ -34,7 +34,7 @@ def archived(
                 places["/".join(parts)] = place
             else:
                 folders.add("/".join(parts))
-    around = _around([*places, *folders])
+    around = _around(places, folders)
     source = arrange(
         path,
         [name.removeprefix(around) for name in places],
@@ -51,11 +51,19 @@ def archived(
     return source
 
 
-def _around(names: list[str]) -> str:
-    """The folder, with a slash, that holds everything and a train/ in it; empty for none."""
-    top = {name.partition("/")[0] for name in names}
-    if len(top) != 1:
+def _around(files: Collection[str], folders: set[str]) -> str:
+    """The folder, with a slash, that holds everything, and a train/, or no images of its own; empty for none."""
+    top = {name.partition("/")[0] for name in (*files, *folders)}
+    if len(top) != 1 or not all("/" in name for name in files):
         return ""
     around = top.pop() + "/"
-    is_folder = all(name.startswith(around) or name + "/" == around for name in names)
-    return around if is_folder and any(name.startswith(f"{around}train/") for name in names) else ""
+    if any(name.startswith(f"{around}train/") for name in (*files, *folders)):
+        return around
+    deeper = [name.count("/") > 1 for name in files]
+    own = (name for name, below in zip(files, deeper, strict=True) if not below)
+    of_classes = around not in ("train/", "val/") and any(deeper) and not any(map(_is_called_an_image, own))
+    return around if of_classes else ""
+
+
+def _is_called_an_image(name: str) -> bool:
+    return name.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))

@@ -68,8 +68,9 @@ def labels_of(
 ) -> Source:
     """A source of items, split by split, with the labels that stand beside them: names, numbers or none.
 
-    Raises DataError for a mixture, and for numbers too large to be classes.
+    An empty name is none. Raises DataError for a mixture, and for numbers too large to be classes.
     """
+    labels = {split: [None if label == "" else label for label in of_split] for split, of_split in labels.items()}
     kinds = {type(label) for of_split in labels.values() for label in of_split} - {type(None)}
     if kinds == {int, str}:
         raise DataError(f"{where}: some labels are numbers and some are names; pack them apart")

@@ -125,7 +125,7 @@ def _rows(
             if columns.label:
                 found = _plain(table.column(columns.label))
             if columns.path:
-                paths = [value and value["path"] for value in table.column(columns.path.partition(".")[0]).to_pylist()]
+                paths = [value and value["path"] for value in table.column(columns.path.rpartition(".")[0]).to_pylist()]
         size = sum(
             column.total_uncompressed_size
             for column in map(about.column, range(about.num_columns))

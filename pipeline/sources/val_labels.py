@@ -69,6 +69,8 @@ def _by_name(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
             raise DataError(f"{path}, line {number}: several val images are called {name!r:.120}; give their folders")
         if not word:
             raise DataError(f"{path}, line {number}: {name!r:.120} has no class")
+        if found[places[name]] not in (None, word):
+            raise DataError(f"{path}, line {number}: {name!r:.120} has been given another class before")
         found[places[name]] = word
     if None in found:
         lacking = found.index(None)

@@ -44,15 +44,16 @@ class Flaw:
 def samples(tar: OpenTar, label_key: str = LABEL_KEY) -> Iterator[Sample | Flaw]:
     """The samples of a shard in its order: members that follow one another with the same name up to the first dot.
 
+    Members without a name before a dot belong to no sample, as webdataset has it: README, macOS's ._0001.jpg.
     The label is what KEY.cls says or, without one, the field `label_key` of KEY.json; the other way round where that is
     another field than the usual one, which somebody asked for. Raises DataError for no tar.
     """
     key, group = "", []
     seen: set[str] = set()
     for member in tar.members():
-        if member.kind != "file":
-            continue
         own = key_of(member.name)
+        if member.kind != "file" or own is None:
+            continue
         if own != key and group:
             yield _sample(tar, key, group, label_key, seen)
             group = []
@@ -62,10 +63,11 @@ def samples(tar: OpenTar, label_key: str = LABEL_KEY) -> Iterator[Sample | Flaw]
         yield _sample(tar, key, group, label_key, seen)
 
 
-def key_of(name: str) -> str:
-    """As webdataset has it: the path up to the first dot of its last part."""
-    folder, slash, base = name.removeprefix("./").rpartition("/")
-    return folder + slash + base.partition(".")[0]
+def key_of(name: str) -> str | None:
+    """As webdataset has it: the path up to the first dot of its last part; None where nothing is before a dot."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, _ = base.partition(".")
+    return folder + slash + stem if stem and dot else None
 
 
 def _extension(name: str) -> str:

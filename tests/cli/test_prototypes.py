@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from typed import mimcl
 from mimcl.cli import building, gallery
 from mimcl.cli.building import Building, parts_of
 from mimcl.cli.extract import extract, fill, open_decoder
+from mimcl.cli.first_rank import on_first_rank
 from mimcl.cli.prototypes import BuildConfig, build
 from mimcl.cli.row_parts import RowParts
 from mimcl.curriculum.features import PixelFeatures, SiftFeatures
 from mimcl.curriculum.prototypes import PrototypeError
+from mimcl.model.distributed import World
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
@@ -136,6 +139,12 @@ def test_a_damaged_part_is_made_again(expected, data, wrote, damage, kind):
     assert bytes_of(folder) == expected["pixels"]
 
 
+def test_one_killed_before_anything_was_known_of_it_is_begun_without_a_word(data, capsys):
+    (data / "prototypes" / f".{PIXELS.name}.building").mkdir(parents=True)
+    build(data, PIXELS)
+    assert "begun" not in capsys.readouterr().out
+
+
 def test_other_settings_take_up_what_does_not_depend_on_them(expected, data, wrote, capsys):
     stopped_after(7, data, wrote, replace(PIXELS, k=5))
     folder, _ = build(data, PIXELS)
@@ -193,6 +202,27 @@ def test_a_set_that_is_there_stays_until_the_new_one_is_whole(data, wrote):
     stopped_after(6, data, wrote, other)
     assert bytes_of(folder) == before
     assert len(build(data, other)[1].centroids) == 4
+
+
+def test_columns_have_their_room_on_the_disk_before_they_are_mapped(tmp_path):
+    """Writing to mapped memory that a full disk has no room for would end the process."""
+    made = Building(tmp_path, SimpleNamespace(shard=np.zeros(30_000, np.int32), shards=[{}]))
+    for part, rows in enumerate(made.assigned.parts):
+        found = np.zeros(len(rows), [("cluster", "<i4"), ("raw_distance", "<f4")])
+        found["cluster"], found["raw_distance"] = rows, np.array(rows) / 2
+        made.assigned.write(part, found)
+    columns = made.columns()
+    for column, expected in zip(columns, (np.arange(30_000), np.arange(30_000) / 2, np.zeros(30_000)), strict=True):
+        np.testing.assert_array_equal(column, expected)
+        assert 512 * os.stat(column.filename).st_blocks >= column.nbytes
+
+
+def test_what_a_library_says_of_a_full_disk(tmp_path):
+    def work():
+        raise OSError("Error writing bytes to file")  # as Arrow's, which have no number
+
+    with pytest.raises(PrototypeError, match=r"cannot be written to \(Error writing bytes to file\); make room"):
+        on_first_rank(World(), work, tmp_path)
 
 
 @pytest.mark.parametrize("room", [500, 80_000, 100_000])

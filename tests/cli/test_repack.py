@@ -9,6 +9,7 @@ import pytest
 import webdataset
 import xxhash
 from damage import flip
+from full_disk import files_end_at
 from images import write_train_val
 from nvidia.dali import fn, pipeline_def
 from typed import mimcl
@@ -127,6 +128,21 @@ def test_the_same_again_changes_nothing_and_makes_a_missing_set(home, tmp_path, 
     assert before == {path: path.read_bytes() for path in (tmp_path / "far").rglob("*.*") if path.is_file()}
 
 
+def test_a_disk_too_full_for_the_set_is_a_line_and_the_same_command_goes_on(home, tmp_path, monkeypatch, capfd):
+    for name in ("shards", "far"):
+        shutil.copytree(home / name, tmp_path / name)
+    shutil.rmtree(tmp_path / "far" / "prototypes")
+    words = ("repack", "shards", *SET, "--out", "far", "--shard-mb", "1")
+    with files_end_at(1000):
+        assert mimcl(monkeypatch, tmp_path, *words) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("mimcl: far/prototypes cannot be written to (")
+    assert line.endswith("File too large); make room and go on with the same command")
+    assert os.listdir(tmp_path / "far" / "prototypes") == []
+    assert mimcl(monkeypatch, tmp_path, *words) == 0
+    PrototypeSet.load(tmp_path / "far" / "prototypes" / "pixels", ShardIndex.load(tmp_path / "far").fingerprint)
+
+
 def corrupt(home):
     index = ShardIndex.load(home / "shards")
     flip(home / "shards" / index.shards[index.shard[3]]["name"], int(index.offset[3] + index.nbytes[3] // 2))
@@ -149,6 +165,8 @@ def other_index(home):
         (None, ("shards", *SET, "--out", "shards/new"), "lie in one another; give another --out"),
         (None, ("shards", "--prototypes", "../x", "--out", "new"), "is no name of a set"),
         (None, ("nowhere", *SET, "--out", "new"), "is not a packed data set"),
+        (None, ("s3://bucket/shards", *SET, "--out", "new"), "is not on this machine: repack reads a folder"),
+        (None, ("shards", *SET, "--out", "s3://bucket/new"), "is not on this machine; pack into a folder"),
         (other_index, ("shards", *SET, "--out", "new"), "was made for index 0f"),
         (
             lambda home: (home / "shards" / "train-000000.tar").unlink(),
@@ -168,6 +186,7 @@ def test_what_cannot_be_repacked_is_a_line_and_nothing_is_written(
     (line,) = capfd.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "s3:").exists()
     assert not (tmp_path / "shards" / "new").exists()
 
 

@@ -11,6 +11,7 @@ from images import write_classes, write_flat, write_train_val
 from typed import mimcl
 
 from mimcl.cli.sources import kind_of
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
 
@@ -120,6 +121,18 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
     assert said.startswith("mimcl: ")
     assert len(said.splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+
+
+def test_an_empty_file_is_not_taken_for_a_list(tmp_path):
+    (tmp_path / "x.tar").touch()
+    with pytest.raises(DataError, match=r"x.tar is empty; fetch it again"):
+        kind_of(tmp_path / "x.tar")
+
+
+def test_shards_do_not_go_where_val_images_are_looked_for(home, monkeypatch, capfd):
+    assert mimcl(monkeypatch, home, "shard", "train.tar", "--val", "folder", "--out", "folder/shards") == 1
+    assert "folder/shards lies inside folder, where its shards would be taken for images" in capfd.readouterr().err
+    assert not (home / "folder" / "shards").exists()
 
 
 def test_shards_packed_here_keep_the_names_of_their_classes(home, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,17 @@ def test_again_only_where_something_changed(shards):
     adopted(folder, overwrite=True)
     assert list(read_dataset(folder)["splits"]) == ["train"]
     assert not (folder / "val.arrow").exists()
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: flip(path, 300)])
+def test_an_index_that_is_damaged_is_made_anew(shards, harm):
+    folder, _ = shards
+    first, _ = adopted(folder)
+    harm(folder / "val.arrow")
+    with pytest.raises(DataError, match=r"was adopted, but val.arrow is damaged or missing; --overwrite makes a new"):
+        adopted(folder)
+    assert adopted(folder, overwrite=True)[0] == first
+    assert ShardIndex.load(folder, "val").samples == first["splits"]["val"]["samples"]
 
 
 def test_the_class_list_names_the_numbers(shards, tmp_path):

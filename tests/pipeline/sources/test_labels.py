@@ -150,11 +150,12 @@ def test_paths_and_names_that_several_images_have(tmp_path):
         ("ant\nbee\nemu\nant\n", "class 'emu' is not one of the 3 classes"),
         (f"{VAL[0]} ant\n", "has no label for 3 val images, for example 'ILSVRC2012_val_00000002.JPEG'"),
         (f"{VAL[0]} ant\nother.JPEG ant\n", "line 2: there is no val image called 'other.JPEG'"),
+        (f"{VAL[0]} ant\n{VAL[0]} ant\n{VAL[0]} bee\n", "line 3: 'ILSVRC2012_val_00000001.JPEG' has been given"),
         (f"{VAL[0]} ant\n{VAL[1]}\n", "line 2: 'ILSVRC2012_val_00000002.JPEG' has no class"),
         ("", "is empty"),
         ("9" * 5000 + "\n1\n1\n1\n", "has a number that is no class"),
     ],
-    ids=["count", "above", "above-0", "unknown", "without", "other", "no-class", "empty", "digits"],
+    ids=["count", "above", "above-0", "unknown", "without", "other", "twice", "no-class", "empty", "digits"],
 )
 def test_label_files_that_are_refused(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as error:

@@ -59,6 +59,15 @@ def test_plain_bytes_dictionaries_and_large_types(tmp_path):
     assert source.splits["train"][0].name == "x.parquet/000000000"
 
 
+def test_a_dot_in_a_column_s_name(tmp_path):
+    images = pictures(3)
+    values = [{"bytes": image, "path": f"{number}.jpg"} for number, image in enumerate(images)]
+    pq.write_table(pa.table({"the.image": values, "label": [2, 0, 1]}), tmp_path / "x.parquet")
+    (*_, last) = items = parquet_images(tmp_path / "x.parquet").splits["train"]
+    assert [item.read() for item in items] == images
+    assert (last.name, last.label) == ("x.parquet/000000002/2.jpg", 1)
+
+
 def test_estimated_sizes_add_up(tmp_path):
     images = pictures(9)
     items = parquet_images(write_parquet(tmp_path / "x.parquet", images)).splits["train"]

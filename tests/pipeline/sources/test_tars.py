@@ -12,6 +12,7 @@ from archives import pictures, tar_bytes, tar_of
 from images import encoded, write_classes, write_flat, write_train_val
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.tar_headers import OpenTar
 from mimcl.pipeline.sources.tars import tar_images
 
@@ -42,6 +43,19 @@ def test_a_tar_of_tars_as_imagenet_is_distributed(tmp_path):
     for item, (name, path) in zip(source.splits["train"], expected, strict=True):
         assert item.read() == path.read_bytes()
         assert source.classes[item.label] == name
+
+
+@pytest.mark.parametrize("around", ["", "./", "imagenet/"])
+def test_a_tar_of_tars_with_both_splits(tmp_path, around):
+    inner = {
+        f"{around}{split}/{name}.tar": tar_bytes({f"{split}.jpg": name.encode()})
+        for split, name in (("val", "n01"), ("train", "n01"), ("train", "n02"))
+    }
+    (tmp_path / "x.tar").write_bytes(tar_bytes(inner))
+    source = tar_images(tmp_path / "x.tar")
+    assert source.classes == ["n01", "n02"]
+    assert names(source) == ["n01/train.jpg", "n02/train.jpg"]
+    assert names(source, "val") == ["n01/val.jpg"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -117,6 +131,22 @@ def test_a_folder_around_train_is_looked_through(tmp_path):
     assert (names(source), names(source, "val")) == (["a/1.jpg"], ["b/2.jpg"])
     assert source.classes == ["a", "b"]
     assert "imagenet/" in source.notes[0]
+
+
+def test_a_folder_around_class_folders_is_looked_through(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:  # tar -cf x.tar flowers
+        write_classes(tmp_path / "flowers", {"rose": 1, "tulip": 2, "none": 0})
+        (tmp_path / "flowers/none").mkdir(exist_ok=True)
+        (tmp_path / "flowers/LICENSE.txt").write_text("words")
+        tar.add(tmp_path / "flowers", "flowers")
+    source, folder = tar_images(tmp_path / "x.tar"), image_folder(tmp_path / "flowers")
+    assert source.classes == folder.classes == ["none", "rose", "tulip"]
+    assert [(item.name, item.label) for item in source.splits["train"]] == [
+        (item.name, item.label) for item in folder.splits["train"]
+    ]
+    assert "flowers/" in source.notes[-1]
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"rose/1.jpg": b"1", "rose/red/2.jpg": b"2"}))
+    assert names(tar_images(tmp_path / "x.tar")) == ["rose/1.jpg", "rose/red/2.jpg"]
 
 
 def test_members_with_labels_are_a_webdataset(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from archives import pictures, tar_bytes, write_shard, write_shards
+from webdataset.tariterators import base_plus_ext
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.tars import tar_images
@@ -22,8 +23,21 @@ def test_every_sample_with_its_label(tmp_path):
 
 
 def test_keys_as_webdataset_has_them():
-    assert key_of("a/b.c/d.seg.png") == "a/b.c/d"
-    assert key_of("./0001.jpg") == "0001"
+    names = ["a/b.c/d.seg.png", "./0001.jpg", "._0001.jpg", "./._0001.jpg", "a.b/._0001.jpg", "a.b/README", "x"]
+    assert [key_of(name) for name in names] == [base_plus_ext(name)[0] for name in names]
+
+
+def test_members_without_a_key_part_no_image_from_its_label(tmp_path):
+    members = {}
+    for number, image in enumerate(pictures(2)):
+        for name, content in ((f"{number}.cls", b"%d" % (number + 3)), (f"{number}.jpg", image)):
+            members |= {f"./._{name}": b"\0\5\x16\7", f"./{name}": content}  # as tar packs on macOS
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members | {"README": b"words"}))
+    source = webdataset([tmp_path / "x.tar"])
+    assert [(item.read(), item.label) for item in source.splits["train"]] == [
+        (image, number + 3) for number, image in enumerate(pictures(2))
+    ]
+    assert source.notes == []
 
 
 def test_labels_in_json(tmp_path):
@@ -57,6 +71,15 @@ def test_a_field_that_was_asked_for_makes_a_tar_a_shard(tmp_path):
     path = write_shard(tmp_path / "x.tar", samples)
     source = tar_images(path, "animal")
     assert (source.classes, [item.label for item in source.splits["train"]]) == (["ant"], [0, 0])
+
+
+@pytest.mark.parametrize(("label", "classes"), [(b"ant", ["ant"]), (b"0", [])])
+def test_an_empty_label_is_none(tmp_path, label, classes):
+    members = {f"{n}.{end}": content for n in range(3) for end, content in (("jpg", b"1"), ("cls", label))}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members | {"1.cls": b"\n", "2.cls": b""}))
+    source = webdataset([tmp_path / "x.tar"])
+    assert (source.classes, [item.label for item in source.splits["train"]]) == (classes, [0, -1, -1])
+    assert source.notes == ["without a label: 2 images"]
 
 
 def test_every_ending_of_an_image_in_any_case(tmp_path):
