@@ -31,6 +31,7 @@ DEFAULT_LIMIT = 50.0  # GB
 _SUFFIX = ".shard"
 _LOCK_WAIT = 0.02  # seconds between looks at what another process holds
 _MARK_AGAIN = 10.0  # seconds for which a shard counts as needed just now
+_ATTEMPTS = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)  # Linux: locks that belong to an open file, not to a process
 
@@ -69,9 +70,15 @@ class ShardCache:
 
     def open(self, key: str, size: int, samples: int) -> CachedShard:
         """The same, empty if it was not there. Raises DataError."""
+        path = self.folder / f"{key}{_SUFFIX}"
         with self.errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return CachedShard(self.folder / f"{key}{_SUFFIX}", size, samples, os.O_CREAT)
+            for attempt in range(_ATTEMPTS):
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    return CachedShard(path, size, samples, os.O_CREAT)
+                except FileNotFoundError:  # somebody removed the folder at that moment
+                    if attempt == _ATTEMPTS - 1:
+                        raise
 
     def need(self, key: str) -> None:
         """Marks a shard, if it is there, as needed now or soon."""
@@ -120,7 +127,7 @@ class ShardCache:
         Who has one open goes on reading it, and its room is free once that is closed; who writes to one that is gone
         writes in vain.
         """
-        with self.errors(), _flocked(self.folder):
+        with self.errors(), suppress(FileNotFoundError), _flocked(self.folder):  # nothing is left where it is gone
             found = []
             for entry in os.scandir(self.folder):
                 if entry.name.endswith(_SUFFIX):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -148,6 +149,27 @@ def test_what_was_needed_longest_ago_is_removed_first(tmp_path):
     ]
     assert cache.find("key1", len(data), 1) is None
     assert cache.find("key0", len(data), 1).have(0, 1).all()
+
+
+def test_the_folder_of_the_cache_may_be_removed_at_any_time(web, shards, monkeypatch):
+    monkeypatch.setenv("MIMCL_CACHE_GB", "0.0009")  # so that there is something to remove again and again
+    local, index = ShardStore(ShardIndex.load(shards)), ShardIndex.load(web.root)
+    store, ended = open_store(index), threading.Event()
+
+    def remove():
+        while not ended.wait(0.01):
+            shutil.rmtree(cache_folder() / "shards", ignore_errors=True)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for time_ in range(3):
+            for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
+                store.expect(store.plan(ids))
+                assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
+    finally:
+        ended.set()
+        remover.join()
 
 
 def test_another_etag_or_size_is_another_file():
