@@ -14,6 +14,7 @@ from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.cache import ShardCache
 from mimcl.pipeline.remote.folder import Stat
+from mimcl.pipeline.remote.mirror import set_folder
 from mimcl.pipeline.remote.requests import NEAR
 from mimcl.pipeline.remote.store import RemoteStore
 from mimcl.pipeline.store import ShardStore, open_store
@@ -31,6 +32,11 @@ def read_all(url, shards, expected, times):
         for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 7):
             found = [data.tobytes() for data in store.read(ids)]
             assert found == [data.tobytes() for data in local.read(ids)]
+
+
+def fetch_all(url):
+    """What is kept whole."""
+    set_folder(ShardIndex.load(url), "default")
 
 
 def started(url, shards, expected=True, times=2):
@@ -193,6 +199,22 @@ def test_a_kill_in_the_middle_leaves_neither_lock_nor_lie(web, shards):
         d.tobytes() for d in ShardStore(ShardIndex.load(shards)).read(np.arange(index.samples))
     ]
     assert time.monotonic() - began_at < 10
+
+
+@pytest.mark.parametrize(("what", "kind"), [(r"train\.arrow", "train.arrow"), ("default/train", "prototypes/default")])
+def test_a_kill_while_an_index_or_a_set_comes_leaves_nothing_behind(web, what, kind):
+    web.harm(dict(path=what, what="delay", value=60, method="GET"))
+    process = spawn.Process(target=fetch_all, args=(web.root,))
+    process.start()
+    deadline = time.monotonic() + 30
+    while not (left := list(cache_folder().rglob("*.tmp"))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert left
+    web.harm()
+    fetch_all(web.root)
+    assert not list(cache_folder().rglob("*.tmp"))
 
 
 def test_what_was_damaged_in_the_cache_is_fetched_again(web):
