@@ -2,12 +2,14 @@
 
 import builtins
 import dataclasses
+import shutil
 import time
 
 import fsspec
 import numpy as np
 import pytest
 from full_disk import files_end_at
+from servers import started
 from typed import mimcl
 
 from mimcl.pipeline.cache_folder import cache_folder
@@ -93,6 +95,24 @@ def test_an_object_that_changed(server, shards):
     said = refused(lambda: store.read(np.array([1])))
     assert f"{server.root}/train-000000.tar changed while it was in use" in said
     assert "pack again" in said
+
+
+def test_an_object_of_a_hub_that_changed(shards, tmp_path, monkeypatch):
+    here = tmp_path / "hub"
+    shutil.copytree(shards, here)
+    with started("hub", str(here)) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        # The library read the environment long ago.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        store = open_store(ShardIndex.load("hf://datasets/user/set"))
+        (found,) = store.read(np.array([0]))
+        path = here / "train-000000.tar"
+        assert found.tobytes() in path.read_bytes()
+        path.write_bytes(bytes(path.stat().st_size))
+        shutil.rmtree(cache_folder() / "shards")
+        said = refused(lambda: store.read(np.array([1])))
+    assert "hf://datasets/user/set/train-000000.tar changed while it was in use" in said
 
 
 def test_an_object_of_another_size(web, shards, tmp_path):
