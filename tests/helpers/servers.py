@@ -1,4 +1,4 @@
-"""Servers on 127.0.0.1, each a process: files with ranges and etags, S3, a hub, and a proxy that does harm as it is told."""
+"""Servers on 127.0.0.1, each a process: files with ranges, S3, a hub, and a proxy that does harm as it is told."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 
 @contextmanager
 def started(*arguments: str) -> Iterator[str]:
-    """Runs this file with `files FOLDER`, `s3`, `hub FOLDER` or `proxy URL`; yields its URL, at a port that the system chose."""
+    """Runs this file with `files FOLDER`, `s3`, `hub FOLDER` or `proxy URL`; yields its URL, at a port of its own."""
     process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
