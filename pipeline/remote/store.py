@@ -174,7 +174,8 @@ class RemoteStore:
             self._ahead.add([partial(self._quietly, partial(self._fetch_ahead, number, rows, _PATIENT))])
 
     def _absent(self, file: CachedShard, shard: _Shard, rows: NDArray[np.int64]) -> tuple[Found, NDArray[np.int64]]:
-        return {}, rows[~self._have(file, shard)[rows - shard.first]]
+        missing = rows[~self._have(file, shard)[rows - shard.first]]
+        return {}, np.array([row for row in missing.tolist() if row not in self._bad], np.int64)
 
     def _fetched(self, number: int, rows: NDArray[np.int64]) -> Found:
         """The samples, ascending and near one another; from the cache, if somebody else has fetched them meanwhile."""

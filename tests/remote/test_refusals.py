@@ -129,6 +129,9 @@ def test_a_sample_that_never_matches_is_bad_and_no_trouble_of_transport(web):
     assert found == Defect(index.key(2), "train-000000.tar", "its bytes do not match the index")
     asked = len(web.asked())
     assert store.read(np.array([2])) == [found]  # remembered
+    store.expect(store.plan(np.array([2])))
+    while store._ahead._threads:
+        time.sleep(0.01)
     assert len(web.asked()) == asked
 
 
