@@ -55,6 +55,7 @@ class ShardCache:
         self.folder = cache_folder() / "shards" if folder is None else folder
         self.limit = cache_limit() if limit is None else limit
         self._guard, self._written = threading.Lock(), self.limit  # written since the sizes were last added up
+        self._writing = 0  # bytes for which there is room already
         self._marked: dict[str, float] = {}
 
     @staticmethod
@@ -90,25 +91,35 @@ class ShardCache:
             os.utime(self.folder / f"{key}{_SUFFIX}")
 
     def keep(self, nbytes: int, write: Callable[[], None]) -> None:
-        """Has `write` write that many bytes, after making room for them; nothing if they are more than may be kept.
+        """Has `write` write that many bytes, after making room for them.
 
-        Raises DataError where the disk takes no more though everything else was removed.
+        Nothing is written if they are more than may be kept beside what other threads are writing. Raises DataError
+        where the disk takes no more though everything else was removed.
         """
-        if nbytes > self.limit:
-            return
+        with self._guard:
+            if self._writing + nbytes > self.limit:
+                return
+            self._writing += nbytes
+        try:
+            self._make_room(nbytes)
+            with self.errors():
+                try:
+                    write()
+                except OSError as error:
+                    if error.errno not in _FULL:
+                        raise
+                    self._remove(0)
+                    write()
+        finally:
+            with self._guard:
+                self._writing -= nbytes
+
+    def _make_room(self, nbytes: int) -> None:
         with self._guard:
             self._written += nbytes
             if self._written > self.limit // 256:  # adding up costs a look at every file
                 self._written = nbytes
-                self._remove(self.limit - nbytes)
-        with self.errors():
-            try:
-                write()
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                self._remove(0)
-                write()
+                self._remove(self.limit - self._writing)
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -137,6 +137,21 @@ def test_a_limit_smaller_than_the_data(web, shards, monkeypatch, gigabytes):
     assert sent[-1] > sent[0]
 
 
+def test_threads_that_write_at_once_keep_the_limit(tmp_path):
+    cache, data = ShardCache(tmp_path / "shards", 40_000), b"x" * 24_576
+
+    def keep(key, before=lambda: None):
+        file = cache.open(key, len(data), 1)
+        cache.keep(len(data), lambda: (before(), file.write(0, 0, data)))
+
+    keep("old")
+    keep("first", before=lambda: keep("second"))  # room for the first was made when the second comes
+    assert sum(path.stat().st_blocks * 512 for path in (tmp_path / "shards").iterdir()) <= 40_000
+    assert cache.find("first", len(data), 1).have(0, 1).all()
+    keep("third")  # of what was written nothing counts as being written
+    assert cache.find("third", len(data), 1).have(0, 1).all()
+
+
 def test_what_was_needed_longest_ago_is_removed_first(tmp_path):
     cache = ShardCache(tmp_path / "shards", 40_000)
     data = b"x" * 8192
