@@ -30,6 +30,7 @@ from mimcl.pipeline.remote.folder import Stat
 DEFAULT_LIMIT = 50.0  # GB
 _SUFFIX = ".shard"
 _LOCK_WAIT = 0.02  # seconds between looks at what another process holds
+_HANGS = 5.0  # seconds after which who adds up sizes is no longer waited for
 _MARK_AGAIN = 10.0  # seconds for which a shard counts as needed just now
 _ATTEMPTS = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -77,7 +78,7 @@ class ShardCache:
                 try:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     return CachedShard(path, size, samples, os.O_CREAT)
-                except FileNotFoundError:  # somebody removed the folder at that moment
+                except (FileNotFoundError, FileExistsError):  # which mkdir raises if the folder is removed meanwhile
                     if attempt == _ATTEMPTS - 1:
                         raise
 
@@ -225,10 +226,15 @@ def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 @contextmanager
 def _flocked(folder: Path) -> Iterator[None]:
-    held = os.open(folder, os.O_RDONLY)
+    """No other process removes while the block lasts, unless it hangs: at most too much is removed."""
+    held, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + _HANGS
     try:
-        with suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks
+            while time.monotonic() < deadline:
+                with suppress(BlockingIOError):
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(_LOCK_WAIT)
         yield
     finally:
         os.close(held)

@@ -39,7 +39,9 @@ def fetch_description(url: str) -> Path:
         raise DataError(
             f"{remote.shown} is not a packed data set (no dataset.json); make one with `mimcl shard SRC` and upload it"
         ) from None
-    with _alone(folder):
+    with _alone(folder) as alone:
+        if alone:
+            _remove_left(folder / "dataset.json")
         _write(folder / "dataset.json", content)
     return folder
 
