@@ -27,7 +27,7 @@ MAX_BYTES = 2**31 - 1  # of an image: readers count in 32 bits; none within the 
 ADOPTED_NAME = re.compile(r"[^./\0-\x1f][^/\0-\x1f]*\.tar")  # the name of a shard that another program packed
 _MAX_DESCRIPTION = 1 << 28  # bytes of dataset.json: over a million shards
 _CHUNK = 1 << 20  # rows looked at at once: tens of megabytes of temporaries, whatever the number of rows
-_CHECKS = 1  # the version of what `_check` finds out; raised with it, all are checked anew
+_CHECKS = 2  # the version of what `_check` finds out; raised with it, all are checked anew
 _AGAIN = "pack again with `mimcl shard`"
 _COLUMNS = {
     "key": pa.large_string(),
@@ -175,6 +175,11 @@ def _fault(batch: pa.RecordBatch, part: dict[str, Any]) -> str | None:
         if found := _fault_of_rows(*(column[rows] for column in columns), sizes, labels):
             row, what = found
             return f"row {rows.start + row} {what}"
+        first = max(rows.start - 1, 0)  # the last row of the chunk before as well
+        shard, offset = (column[first : rows.stop] for column in columns[:2])
+        descends = (shard[1:] < shard[:-1]) | ((shard[1:] == shard[:-1]) & (offset[1:] < offset[:-1]))
+        if descends.any():  # the rows of a shard are searched for, and reads are planned in their order
+            return f"row {first + 1 + int(descends.argmax())} lies before the row before it"
     return None
 
 

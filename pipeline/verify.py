@@ -61,9 +61,6 @@ def _split(root: Path, split: str, part: dict[str, Any], packed: dict[str, Any],
         index = None
     else:
         yield 0, partial(_index, index, bool(packed.get("adopted")))
-        if (np.diff(index.shard) < 0).any():
-            yield 0, partial(list, [f"{split}.arrow: its rows are not in the order of the shards"])
-            index = None
     for number, entry in enumerate(part["shards"]):
         try:
             tar = Tar(root / entry["name"], entry["bytes"])

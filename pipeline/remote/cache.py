@@ -30,7 +30,9 @@ from mimcl.pipeline.remote.folder import Stat
 DEFAULT_LIMIT = 50.0  # GB
 _SUFFIX = ".shard"
 _LOCK_WAIT = 0.02  # seconds between looks at what another process holds
+_HANGS = 5.0  # seconds after which who adds up sizes is no longer waited for
 _MARK_AGAIN = 10.0  # seconds for which a shard counts as needed just now
+_ATTEMPTS = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)  # Linux: locks that belong to an open file, not to a process
 
@@ -54,6 +56,7 @@ class ShardCache:
         self.folder = cache_folder() / "shards" if folder is None else folder
         self.limit = cache_limit() if limit is None else limit
         self._guard, self._written = threading.Lock(), self.limit  # written since the sizes were last added up
+        self._writing = 0  # bytes for which there is room already
         self._marked: dict[str, float] = {}
 
     @staticmethod
@@ -69,9 +72,15 @@ class ShardCache:
 
     def open(self, key: str, size: int, samples: int) -> CachedShard:
         """The same, empty if it was not there. Raises DataError."""
+        path = self.folder / f"{key}{_SUFFIX}"
         with self.errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return CachedShard(self.folder / f"{key}{_SUFFIX}", size, samples, os.O_CREAT)
+            for attempt in range(_ATTEMPTS):
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    return CachedShard(path, size, samples, os.O_CREAT)
+                except (FileNotFoundError, FileExistsError):  # which mkdir raises if the folder is removed meanwhile
+                    if attempt == _ATTEMPTS - 1:
+                        raise
 
     def need(self, key: str) -> None:
         """Marks a shard, if it is there, as needed now or soon."""
@@ -83,25 +92,35 @@ class ShardCache:
             os.utime(self.folder / f"{key}{_SUFFIX}")
 
     def keep(self, nbytes: int, write: Callable[[], None]) -> None:
-        """Has `write` write that many bytes, after making room for them; nothing if they are more than may be kept.
+        """Has `write` write that many bytes, after making room for them.
 
-        Raises DataError where the disk takes no more though everything else was removed.
+        Nothing is written if they are more than may be kept beside what other threads are writing. Raises DataError
+        where the disk takes no more though everything else was removed.
         """
-        if nbytes > self.limit:
-            return
+        with self._guard:
+            if self._writing + nbytes > self.limit:
+                return
+            self._writing += nbytes
+        try:
+            self._make_room(nbytes)
+            with self.errors():
+                try:
+                    write()
+                except OSError as error:
+                    if error.errno not in _FULL:
+                        raise
+                    self._remove(0)
+                    write()
+        finally:
+            with self._guard:
+                self._writing -= nbytes
+
+    def _make_room(self, nbytes: int) -> None:
         with self._guard:
             self._written += nbytes
             if self._written > self.limit // 256:  # adding up costs a look at every file
                 self._written = nbytes
-                self._remove(self.limit - nbytes)
-        with self.errors():
-            try:
-                write()
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                self._remove(0)
-                write()
+                self._remove(self.limit - self._writing)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -120,7 +139,7 @@ class ShardCache:
         Who has one open goes on reading it, and its room is free once that is closed; who writes to one that is gone
         writes in vain.
         """
-        with self.errors(), _flocked(self.folder):
+        with self.errors(), suppress(FileNotFoundError), _flocked(self.folder):  # nothing is left where it is gone
             found = []
             for entry in os.scandir(self.folder):
                 if entry.name.endswith(_SUFFIX):
@@ -207,10 +226,15 @@ def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 @contextmanager
 def _flocked(folder: Path) -> Iterator[None]:
-    held = os.open(folder, os.O_RDONLY)
+    """No other process removes while the block lasts, unless it hangs: at most too much is removed."""
+    held, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + _HANGS
     try:
-        with suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks
+            while time.monotonic() < deadline:
+                with suppress(BlockingIOError):
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(_LOCK_WAIT)
         yield
     finally:
         os.close(held)

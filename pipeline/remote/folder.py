@@ -71,10 +71,15 @@ class RemoteFolder:
         self._patience = PATIENCE
         self._files = _file_system(self.kind, self._patience)
 
-    def stat(self, name: str) -> Stat:
-        """Raises DataError, as all methods here do: missing, refused, or not to be had within our patience."""
+    def stat(self, name: str, *, anew: bool = False) -> Stat:
+        """With `anew` as it is now: the library for hf:// remembers what it found.
+
+        Raises DataError, as all methods here do: missing, refused, or not to be had within our patience.
+        """
 
         def look() -> Stat:
+            if anew:
+                self._files.invalidate_cache(self._path(name))
             info = self._files.info(self._path(name))
             if not isinstance(info.get("size"), int):
                 raise Unsuitable("the server does not say how large it is")

@@ -39,7 +39,9 @@ def fetch_description(url: str) -> Path:
         raise DataError(
             f"{remote.shown} is not a packed data set (no dataset.json); make one with `mimcl shard SRC` and upload it"
         ) from None
-    with _alone(folder):
+    with _alone(folder) as alone:
+        if alone:
+            _remove_left(folder / "dataset.json")
         _write(folder / "dataset.json", content)
     return folder
 
@@ -47,8 +49,10 @@ def fetch_description(url: str) -> Path:
 def fetch_index(url: str, split: str, digest: str) -> None:
     """Has SPLIT.arrow with that xxh128 lie in the mirror; fetched once. Raises DataError."""
     path = mirror_of(url) / f"{split}.arrow"
-    with _alone(path.parent):
+    with _alone(path.parent) as alone:
         if not _is(path, digest):
+            if alone:
+                _remove_left(path)
             RemoteFolder(url).download(path.name, path, digest)
 
 
@@ -73,8 +77,10 @@ def set_folder(index: ShardIndex, name: str) -> Path:
             raise ValueError("a file name that no set has")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{remote.at(there)}/prototypes.json is damaged ({error!r:.80}); build the set again") from None
-    with _alone(index.root):
+    with _alone(index.root) as alone:
         if _read(local) != description or not all(_is(local / file, digest) for file, digest in digests.items()):
+            if alone:
+                _remove_left(local)
             _fetch_set(remote, there, local, description, digests)
     return local
 
@@ -103,15 +109,30 @@ def _fetch_set(remote: RemoteFolder, there: str, local: Path, description: bytes
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _remove_left(path: Path) -> None:
+    """Removes what processes that were killed had begun to fetch for that place; indices have gigabytes."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process changes the mirror while the block lasts; a killed one's lock is gone with it."""
+def _alone(folder: Path) -> Iterator[bool]:
+    """No other process changes the mirror while the block lasts; a killed one's lock is gone with it.
+
+    False on a file system without locks: files are whole all the same.
+    """
     _make(folder)
     held = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: files are whole all the same
+        try:
             fcntl.flock(held, fcntl.LOCK_EX)
-        yield
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
     finally:
         os.close(held)
 

@@ -115,7 +115,7 @@ class RemoteStore:
         self._words = f"fetching {name}"
         stat = self._remote.stat(name)
         if stat.size != size:
-            stat = self._remote.stat(name)  # once more: an answer may have been cut short
+            stat = self._remote.stat(name, anew=True)  # once more: an answer may have been cut short
         if stat.size != size:
             raise DataError(
                 f"shard {self._remote.at(name)} has {stat.size:,} bytes, the index says {size:,}; upload it again or "
@@ -174,7 +174,8 @@ class RemoteStore:
             self._ahead.add([partial(self._quietly, partial(self._fetch_ahead, number, rows, _PATIENT))])
 
     def _absent(self, file: CachedShard, shard: _Shard, rows: NDArray[np.int64]) -> tuple[Found, NDArray[np.int64]]:
-        return {}, rows[~self._have(file, shard)[rows - shard.first]]
+        missing = rows[~self._have(file, shard)[rows - shard.first]]
+        return {}, np.array([row for row in missing.tolist() if row not in self._bad], np.int64)
 
     def _fetched(self, number: int, rows: NDArray[np.int64]) -> Found:
         """The samples, ascending and near one another; from the cache, if somebody else has fetched them meanwhile."""
@@ -241,7 +242,7 @@ class RemoteStore:
 
     def _require_unchanged(self, shard: _Shard) -> None:
         """Raises DataError if the object is another than when it was opened."""
-        if (now := self._remote.stat(shard.name)) != shard.stat:
+        if (now := self._remote.stat(shard.name, anew=True)) != shard.stat:
             before, since = (f"{stat.size:,} bytes and etag {stat.etag or 'none'}" for stat in (shard.stat, now))
             raise DataError(
                 f"shard {self._remote.at(shard.name)} changed while it was in use: it had {before}, now {since}; put "

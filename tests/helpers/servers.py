@@ -1,8 +1,9 @@
-"""Servers on 127.0.0.1, each a process: files with ranges and etags, S3, and a proxy that does harm as it is told."""
+"""Servers on 127.0.0.1, each a process: files with ranges, S3, a hub, and a proxy that does harm as it is told."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 
 @contextmanager
 def started(*arguments: str) -> Iterator[str]:
-    """Runs this file with `files FOLDER`, `s3` or `proxy URL`; yields its URL, at a port that the system chose."""
+    """Runs this file with `files FOLDER`, `s3`, `hub FOLDER` or `proxy URL`; yields its URL, at a port of its own."""
     process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -84,6 +85,43 @@ def s3() -> None:
     server.start()
     print(server.get_host_and_port()[1], flush=True)
     server._thread.join()
+
+
+def hub(folder: str) -> None:
+    """What hf://datasets/user/set needs of a model hub."""
+    from aiohttp import web
+
+    root, api = Path(folder), "/api/datasets/user/set"
+
+    def entry(path: Path) -> dict:
+        known = {"path": path.relative_to(root).as_posix(), "type": "directory", "oid": "0" * 40, "size": 0}
+        if path.is_dir():
+            return known
+        return known | {
+            "type": "file",
+            "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
+            "size": path.stat().st_size,
+        }
+
+    async def listed(request: web.Request) -> web.Response:
+        path = root / request.match_info["path"].strip("/")
+        if not path.is_dir():
+            return web.json_response({}, status=404, headers={"X-Error-Code": "EntryNotFound"})
+        return web.json_response([entry(below) for below in sorted(path.iterdir())])
+
+    async def sent(request: web.Request) -> web.StreamResponse:
+        path = root / request.match_info["path"]
+        return web.FileResponse(path) if path.is_file() else web.Response(status=404)
+
+    async def described(request: web.Request) -> web.Response:
+        return web.json_response({"id": "user/set", "sha": "0" * 40, "tags": [], "siblings": []})
+
+    app = web.Application()
+    app.router.add_get(api + "/tree/main{path:.*}", listed)
+    app.router.add_get("/datasets/user/set/resolve/main/{path:.*}", sent)
+    app.router.add_get(api, described)
+    app.router.add_get(api + "/revision/main", described)
+    asyncio.run(_serve(app))
 
 
 def proxy(url: str) -> None:
@@ -166,4 +204,4 @@ def proxy(url: str) -> None:
 
 
 if __name__ == "__main__":
-    {"files": files, "s3": s3, "proxy": proxy}[sys.argv[1]](*sys.argv[2:])
+    {"files": files, "s3": s3, "hub": hub, "proxy": proxy}[sys.argv[1]](*sys.argv[2:])

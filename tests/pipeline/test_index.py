@@ -264,6 +264,7 @@ def test_every_damage_to_the_index_is_found(copy):
         ("offset", 511, "does not lie inside its shard"),
         ("offset", -(2**63), "does not lie inside its shard"),
         ("offset", 2**63 - 1, "does not lie inside its shard"),
+        ("offset", 512, "lies before the row before it"),
         ("nbytes", 0, "does not lie inside its shard"),
         ("nbytes", -1, "does not lie inside its shard"),
         ("nbytes", 2**31, "does not lie inside its shard"),
@@ -289,6 +290,16 @@ def test_rows_that_were_never_packed(copy, column, value, message):
     said = refused(copy)
     assert f"index damaged or hostile ({message if value is None else f'row {index.samples - 1} {message}'}" in said
     assert said.endswith("pack again with `mimcl shard`")
+
+
+@pytest.mark.parametrize("rows", [40, 7])
+def test_rows_that_are_not_in_the_order_of_the_shards(copy, monkeypatch, rows):
+    index = ShardIndex.load(copy)
+    monkeypatch.setattr("mimcl.pipeline.index._CHUNK", rows)  # also where the order ends between two chunks
+    offsets = index.offset.tolist()
+    offsets[6:8] = offsets[7], offsets[6]
+    seal_index(copy, offset=offsets, nbytes=[1] * len(offsets))
+    assert "index damaged or hostile (row 7 lies before the row before it" in refused(copy)
 
 
 def test_texts_that_point_outside_the_index(copy):

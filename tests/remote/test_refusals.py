@@ -2,12 +2,14 @@
 
 import builtins
 import dataclasses
+import shutil
 import time
 
 import fsspec
 import numpy as np
 import pytest
 from full_disk import files_end_at
+from servers import started
 from typed import mimcl
 
 from mimcl.pipeline.cache_folder import cache_folder
@@ -95,6 +97,24 @@ def test_an_object_that_changed(server, shards):
     assert "pack again" in said
 
 
+def test_an_object_of_a_hub_that_changed(shards, tmp_path, monkeypatch):
+    here = tmp_path / "hub"
+    shutil.copytree(shards, here)
+    with started("hub", str(here)) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        # The library read the environment long ago.
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        store = open_store(ShardIndex.load("hf://datasets/user/set"))
+        (found,) = store.read(np.array([0]))
+        path = here / "train-000000.tar"
+        assert found.tobytes() in path.read_bytes()
+        path.write_bytes(bytes(path.stat().st_size))
+        shutil.rmtree(cache_folder() / "shards")
+        said = refused(lambda: store.read(np.array([1])))
+    assert "hf://datasets/user/set/train-000000.tar changed while it was in use" in said
+
+
 def test_an_object_of_another_size(web, shards, tmp_path):
     index = ShardIndex.load(web.root)
     index.shards[0]["bytes"] += 512
@@ -109,6 +129,9 @@ def test_a_sample_that_never_matches_is_bad_and_no_trouble_of_transport(web):
     assert found == Defect(index.key(2), "train-000000.tar", "its bytes do not match the index")
     asked = len(web.asked())
     assert store.read(np.array([2])) == [found]  # remembered
+    store.expect(store.plan(np.array([2])))
+    while store._ahead._threads:
+        time.sleep(0.01)
     assert len(web.asked()) == asked
 
 

@@ -1,7 +1,9 @@
 """The cache: shared by the processes of a machine, limited, and true after any kill."""
 
+import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,6 +15,7 @@ from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.cache import ShardCache
 from mimcl.pipeline.remote.folder import Stat
+from mimcl.pipeline.remote.mirror import set_folder
 from mimcl.pipeline.remote.requests import NEAR
 from mimcl.pipeline.remote.store import RemoteStore
 from mimcl.pipeline.store import ShardStore, open_store
@@ -30,6 +33,11 @@ def read_all(url, shards, expected, times):
         for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 7):
             found = [data.tobytes() for data in store.read(ids)]
             assert found == [data.tobytes() for data in local.read(ids)]
+
+
+def fetch_all(url):
+    """What is kept whole."""
+    set_folder(ShardIndex.load(url), "default")
 
 
 def started(url, shards, expected=True, times=2):
@@ -130,6 +138,37 @@ def test_a_limit_smaller_than_the_data(web, shards, monkeypatch, gigabytes):
     assert sent[-1] > sent[0]
 
 
+def test_threads_that_write_at_once_keep_the_limit(tmp_path):
+    cache, data = ShardCache(tmp_path / "shards", 40_000), b"x" * 24_576
+
+    def keep(key, before=lambda: None):
+        file = cache.open(key, len(data), 1)
+        cache.keep(len(data), lambda: (before(), file.write(0, 0, data)))
+
+    keep("old")
+    keep("first", before=lambda: keep("second"))  # room for the first was made when the second comes
+    assert sum(path.stat().st_blocks * 512 for path in (tmp_path / "shards").iterdir()) <= 40_000
+    assert cache.find("first", len(data), 1).have(0, 1).all()
+    keep("third")  # of what was written nothing counts as being written
+    assert cache.find("third", len(data), 1).have(0, 1).all()
+
+
+def test_a_process_that_hangs_while_it_makes_room_holds_up_nobody_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("mimcl.pipeline.remote.cache._HANGS", 0.2)
+    cache, began = ShardCache(tmp_path / "shards", 40_000), time.monotonic()
+    file, held = cache.open("key", 8, 1), os.open(tmp_path / "shards", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        writing = threading.Thread(target=cache.keep, args=(8, lambda: file.write(0, 0, b"x" * 8)), daemon=True)
+        writing.start()
+        writing.join(10)
+        assert not writing.is_alive()
+        assert time.monotonic() - began >= 0.2
+        assert file.have(0, 1).all()
+    finally:
+        os.close(held)
+
+
 def test_what_was_needed_longest_ago_is_removed_first(tmp_path):
     cache = ShardCache(tmp_path / "shards", 40_000)
     data = b"x" * 8192
@@ -148,6 +187,27 @@ def test_what_was_needed_longest_ago_is_removed_first(tmp_path):
     ]
     assert cache.find("key1", len(data), 1) is None
     assert cache.find("key0", len(data), 1).have(0, 1).all()
+
+
+def test_the_folder_of_the_cache_may_be_removed_at_any_time(web, shards, monkeypatch):
+    monkeypatch.setenv("MIMCL_CACHE_GB", "0.0009")  # so that there is something to remove again and again
+    local, index = ShardStore(ShardIndex.load(shards)), ShardIndex.load(web.root)
+    store, ended = open_store(index), threading.Event()
+
+    def remove():
+        while not ended.wait(0.01):
+            shutil.rmtree(cache_folder() / "shards", ignore_errors=True)
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    try:
+        for time_ in range(3):
+            for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
+                store.expect(store.plan(ids))
+                assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
+    finally:
+        ended.set()
+        remover.join()
 
 
 def test_another_etag_or_size_is_another_file():
@@ -171,6 +231,24 @@ def test_a_kill_in_the_middle_leaves_neither_lock_nor_lie(web, shards):
         d.tobytes() for d in ShardStore(ShardIndex.load(shards)).read(np.arange(index.samples))
     ]
     assert time.monotonic() - began_at < 10
+
+
+@pytest.mark.parametrize(
+    ("what", "left"), [(r"train\.arrow", ".train.arrow.*.tmp"), ("default/train", ".default.*.tmp")]
+)
+def test_a_kill_while_an_index_or_a_set_comes_leaves_nothing_behind(web, what, left):
+    web.harm(dict(path=what, what="delay", value=60, method="GET"))
+    process = spawn.Process(target=fetch_all, args=(web.root,))
+    process.start()
+    deadline = time.monotonic() + 30
+    while not list(cache_folder().rglob(left)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert list(cache_folder().rglob(left))
+    web.harm()
+    fetch_all(web.root)
+    assert not list(cache_folder().rglob("*.tmp"))
 
 
 def test_what_was_damaged_in_the_cache_is_fetched_again(web):
