@@ -19,10 +19,11 @@ def arrange(
 ) -> Source:
     """A source of files at `paths` relative to `where`, with forward slashes, any order, each once.
 
-    With a folder train/ (and perhaps val/) at the top these are the splits, and what lies beside is passed over;
-    without, all is train. Folders in a split are its classes, also the empty ones that `folders` names; files beside
-    them are passed over; without any, a split has no labels. `item(path, name, label)` makes an item, `name` relative
-    to its split. Items are in the order of the paths' parts. Raises DataError where there is nothing.
+    With a folder train/ (and perhaps val/) at the top these are the splits, and what lies beside is passed over; with
+    val/ alone all is val; without, all is train. Folders in a split are its classes, also the empty ones that `folders`
+    names; files beside them are passed over; without any, a split has no labels. `item(path, name, label)` makes an
+    item, `name` relative to its split. Items are in the order of the paths' parts. Raises DataError where there is
+    nothing.
     """
     split_paths = [path.split("/") for path in paths]
     known = {tuple(path.split("/")) for path in folders}
@@ -32,6 +33,8 @@ def arrange(
         names = [split for split in ("train", "val") if split in top]
         if others := sorted(top.difference(names)):
             notes.append(f"passed over beside train/: {', '.join(map(recordable, others))}")
+    elif top == {"val"} and all(len(path) > 1 for path in split_paths):  # which goes beside another source
+        names = ["val"]
     elif "val" in top:
         raise DataError(f"{where} has val/ but no train/; rename val/ if it is a class, or give its own folder")
     else:

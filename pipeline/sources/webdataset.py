@@ -151,6 +151,8 @@ def webdataset(paths: Sequence[Path], label_key: str = LABEL_KEY, where: Path | 
     if flaws:
         notes.append(f"passed over: samples, {len(flaws):,} in number, for example {flaws[0]}")
     source = labels_of(items, labels, where or paths[0])
+    if len(paths) > 1 and not any(label is not None for of_split in labels.values() for label in of_split):
+        notes.append("no shard has labels; if each of these tars is a class, pack one tar that holds them all")
     source.notes[:0] = notes
     source.modified = modified
     return source

@@ -27,6 +27,7 @@ def home(tmp_path_factory):
     (home / "train.tar").write_bytes(tar_bytes(inner))
     val = write_flat(home / "flat", 3, seed=77)
     tar_of(home / "flat", home / "val.tar")
+    (home / "around.tar").write_bytes(tar_bytes({f"val/{path.name}": path.read_bytes() for path in val}))
     (home / "classes.txt").write_text("n02 goldfish, Carassius\nn01 tench, Tinca tinca\n")
     (home / "val.txt").write_text("2\n1\n2\n")
     (home / "solution.csv").write_text(
@@ -67,6 +68,10 @@ def tops(home, name) -> dict[str, tuple[int, list[str], list[int]]]:
             ["train.tar", "--val", "flat", "--val-labels", "solution.csv"],
             {"train": (5, ["n01", "n02"], [0, 0, 0, 1, 1]), "val": (3, ["n01", "n02"], [0, 0, 0])},
         ),
+        (
+            ["train.tar", "--val", "around.tar", "--val-labels", "solution.csv"],
+            {"train": (5, ["n01", "n02"], [0, 0, 0, 1, 1]), "val": (3, ["n01", "n02"], [0, 0, 0])},
+        ),
         (["hub"], {"train": (4, ["a", "b"], [0, 1, 1, 0]), "val": (2, ["a", "b"], [1, 1])}),
         (["wds"], {"train": (4, ["0", "1"], [0, 1, 0, 1]), "val": (2, ["0", "1"], [1, 0])}),
         (
@@ -75,7 +80,7 @@ def tops(home, name) -> dict[str, tuple[int, list[str], list[int]]]:
         ),
         (["folder", "--list", "images.txt"], {"train": (1, ["n01"], [0]), "val": (1, ["n01"], [0])}),
     ],
-    ids=["tar", "zip", "imagenet", "kaggle", "hub", "webdataset", "webdataset-named", "list"],
+    ids=["tar", "zip", "imagenet", "kaggle", "folder-around-val", "hub", "webdataset", "webdataset-named", "list"],
 )  # fmt: skip
 def test_sources(home, tmp_path, monkeypatch, arguments, expected):
     assert mimcl(monkeypatch, home, "shard", *arguments, "--out", str(tmp_path / "out"), "--workers", "1") == 0
@@ -151,6 +156,14 @@ def test_val_images_without_labels_are_spoken_of(home, tmp_path, monkeypatch, ca
     assert mimcl(monkeypatch, home, "shard", *arguments) == 0
     assert "val.tar has no classes: its images get no label; --val-labels gives them" in capfd.readouterr().out
     assert tops(tmp_path, "out")["val"][2] == [-1, -1, -1]
+
+
+def test_tars_that_are_classes_are_spoken_of(home, tmp_path, monkeypatch, capfd):
+    (tmp_path / "train").mkdir()
+    with tarfile.open(home / "train.tar") as tar:
+        tar.extractall(tmp_path / "train", filter="data")
+    assert mimcl(monkeypatch, tmp_path, "shard", ".", "--out", str(tmp_path.with_suffix(".out"))) == 0
+    assert "no shard has labels; if each of these tars is a class, pack one tar that" in capfd.readouterr().out
 
 
 def test_no_bar_where_there_is_nothing_to_do(home, tmp_path, monkeypatch, capfd):
