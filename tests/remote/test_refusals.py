@@ -2,7 +2,10 @@
 
 import builtins
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 import time
 
 import fsspec
@@ -97,22 +100,36 @@ def test_an_object_that_changed(server, shards):
     assert "pack again" in said
 
 
-def test_an_object_of_a_hub_that_changed(shards, tmp_path, monkeypatch):
+def test_an_object_of_a_hub_that_changed(shards, tmp_path):
     here = tmp_path / "hub"
     shutil.copytree(shards, here)
     with started("hub", str(here)) as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
-        # The library read the environment long ago.
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        store = open_store(ShardIndex.load("hf://datasets/user/set"))
-        (found,) = store.read(np.array([0]))
-        path = here / "train-000000.tar"
-        assert found.tobytes() in path.read_bytes()
-        path.write_bytes(bytes(path.stat().st_size))
-        shutil.rmtree(cache_folder() / "shards")
-        said = refused(lambda: store.read(np.array([1])))
-    assert "hf://datasets/user/set/train-000000.tar changed while it was in use" in said
+        # In a process of its own: the library reads its endpoint once.
+        environment = os.environ | {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0"}
+        command = [sys.executable, "-c", READ_OF_A_HUB, here / "train-000000.tar"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "DataError: shard hf://datasets/user/set/train-000000.tar changed while it was in use" in done.stderr
+
+
+READ_OF_A_HUB = """
+import shutil, sys
+from pathlib import Path
+
+import numpy as np
+
+from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.store import open_store
+
+path = Path(sys.argv[1])
+store = open_store(ShardIndex.load("hf://datasets/user/set"))
+(found,) = store.read(np.array([0]))
+assert found.tobytes() in path.read_bytes()
+path.write_bytes(bytes(path.stat().st_size))
+shutil.rmtree(cache_folder() / "shards")
+store.read(np.array([1]))
+"""
 
 
 def test_an_object_of_another_size(web, shards, tmp_path):
