@@ -58,7 +58,7 @@ def adopt_shards(
         shards = [path for path in files_below(folder, ".tar") if path.parent == folder]
         if not shards:
             below = any(folder.glob("*/*.tar"))
-            more = ", only in folders in it; adopt each of these, or pack them anew" if below else ""
+            more = ", only in folders in it; adopt each of these, or pack them anew" if below else "; leave --adopt out"
             raise DataError(f"{folder} has no shards (.tar) in it{more}")
     classes = read_classes(options.classes) if options.classes else None
     with image_bar("reading", None) as advance:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mimcl.cli.usage import ConfigError
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.remote.urls import is_address
 
 if TYPE_CHECKING:
     from mimcl.pipeline.sources.item import Source
@@ -88,6 +89,8 @@ def kind_of(path: Path, has_list: bool = False) -> str:
         return "list"
     if path.is_dir():
         return _kind_of_folder(path)
+    if is_address(path):
+        raise DataError(f"{path} is not on this machine; fetch it first (shards elsewhere are for --data)")
     if not path.exists():
         raise DataError(f"{path} does not exist; give a folder of images, a tar, a zip, parquet or a folder of shards")
     from mimcl.pipeline.files import open_regular
@@ -97,9 +100,9 @@ def kind_of(path: Path, has_list: bool = False) -> str:
             start = file.read(512)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "tar")
     if not start:
         raise DataError(f"{path} is empty; fetch it again")
+    kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "tar")
     if kind == "tar" and b"\0" not in start and start.isascii():
         raise DataError(f"{path} is a text; a list of images goes with --list {path}, and SRC is their folder")
     return kind

@@ -19,7 +19,7 @@ import xxhash
 
 from mimcl.pipeline.files import DataError, atomic_file
 from mimcl.pipeline.remote.errors import MEND, NO_CREDENTIALS, OUR_FAULT, TRY_AGAIN, is_one_of, status_of
-from mimcl.pipeline.remote.urls import joined, shown
+from mimcl.pipeline.remote.urls import is_http, joined, shown
 
 T = TypeVar("T")
 
@@ -178,7 +178,8 @@ class RemoteFolder:
                 if attempt >= patience.attempts or waited + wait > patience.total:
                     raise DataError(
                         f"{self.at(name)} could not be had in {attempt} attempts and {waited:.0f} seconds "
-                        f"({self._reason(error)}); look at the server and the network, then go on with --resume"
+                        f"({self._reason(error)}); look at the server and the network, then start again (a "
+                        "run that had begun with --resume)"
                     ) from None
             time.sleep(wait)
 
@@ -260,7 +261,7 @@ def _new_file_system(kind: str, patience: Patience, environment: frozenset[tuple
 
 def can_write(url: str) -> bool:
     """Whether files can be put there at all: a web server only serves. Credentials may still say no."""
-    return not url.lower().startswith(("http://", "https://"))
+    return not is_http(url)
 
 
 def upload(folder: Path, url: str, last: str = "prototypes.json") -> None:

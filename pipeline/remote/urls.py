@@ -27,7 +27,7 @@ def url_of(root: str | Path) -> str | None:
         )
     if "::" in text or not text[len(scheme) + 2 :].strip("/"):
         raise DataError(f"{shown(text)} is no address of a folder; give scheme://HOST_OR_BUCKET/FOLDER")
-    return text if _is_http(text) and urlsplit(text).query else text.rstrip("/")
+    return text if is_http(text) and urlsplit(text).query else text.rstrip("/")
 
 
 def is_address(path: str | Path) -> bool:
@@ -37,7 +37,7 @@ def is_address(path: str | Path) -> bool:
 
 def joined(url: str, name: str) -> str:
     """The address of a file of the folder; what a web address has after its `?` stays behind the name."""
-    if not _is_http(url):
+    if not is_http(url):
         return f"{url}/{name}"
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
@@ -46,11 +46,12 @@ def joined(url: str, name: str) -> str:
 def shown(root: str | Path) -> str:
     """What may be printed: of a web address neither user and password nor what stands after its `?`."""
     text = str(root)
-    if not _is_http(text):
+    if not is_http(text):
         return text
     parts = urlsplit(text)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
-def _is_http(text: str) -> bool:
+def is_http(text: str) -> bool:
+    """Whether it is the address of a web server."""
     return text.lower().startswith(("http://", "https://"))

@@ -109,11 +109,12 @@ def test_sources(home, tmp_path, monkeypatch, arguments, expected):
         (["x.tar", "--list", "images.txt"], "x.tar is not a folder; --list names files in it"),
         (["images.txt"], "a list of images goes with --list images.txt"),
         (["none"], "none does not exist"),
+        (["s3://bucket/images"], "is not on this machine; fetch it first"),
         (["wds", "--adopt", "--list", "shards.txt"], "set-train-1.tar does not exist"),
         (["wds", "--adopt", "--list", "images.txt"], "lists more than shards"),
         (["wds", "--adopt", "--short-side", "64"], "--adopt leaves shards as they are; --short-side needs packing"),
         (["wds", "--adopt", "--holdout", "0.5"], "--holdout needs packing"),
-        (["folder", "--adopt"], "folder has no shards (.tar) in it"),
+        (["folder", "--adopt"], "folder has no shards (.tar) in it; leave --adopt out"),
         (["x.tar", "--adopt"], "x.tar is not a folder"),
     ],
 )  # fmt: skip
