@@ -47,7 +47,8 @@ def unbroken(home):
         key = (size, precision, *more)
         if key not in known:
             out = f"unbroken-{size}-{precision}-{len(known)}"
-            ranks.run(home, *options(out, precision), *more, size=size, before=ranks.shrink_model)
+            before = ranks.shrink_model_and_keep_checkpoints
+            ranks.run(home, *options(out, precision), *more, size=size, before=before)
             known[key] = out, result(home / out)
         return known[key][1]
 
