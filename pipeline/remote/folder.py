@@ -7,46 +7,23 @@ and jitter; refused credentials and missing files are not.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import xxhash
 
 from mimcl.pipeline.files import DataError, atomic_file
+from mimcl.pipeline.remote.clients import client_of
 from mimcl.pipeline.remote.errors import MEND, NO_CREDENTIALS, OUR_FAULT, TRY_AGAIN, is_one_of, status_of
+from mimcl.pipeline.remote.patience import PATIENCE
 from mimcl.pipeline.remote.urls import is_http, joined, shown
 
 T = TypeVar("T")
 
 CHUNK = 8 << 20  # bytes of a request at most, as far as it is for us to say
 ARRIVALS = 3  # of wrong bytes, after which they are what lies there
-_LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp"}
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long is waited, in seconds. All of it together is less than data.stall_timeout, so that its error wins."""
-
-    connect: float = 20.0  # until a server is reached
-    read: float = 60.0  # for the next bytes
-    attempts: int = 8
-    total: float = 240.0  # after which no further attempt begins
-    first_wait: float = 0.5
-    longest_wait: float = 30.0
-
-    def wait(self, what: str, attempt: int) -> float:
-        """Between half and one and a half of a time that doubles: by a hash, so that processes do not come together."""
-        who = f"{platform.node()} {os.environ.get('RANK', 0)}"
-        jitter = 0.5 + xxhash.xxh64_intdigest(f"{who} {what} {attempt}".encode()) / 2**64
-        return jitter * min(self.longest_wait, self.first_wait * 2**attempt)
-
-
-PATIENCE = Patience()
 
 
 class Stat(NamedTuple):
@@ -69,7 +46,7 @@ class RemoteFolder:
         scheme = url.partition("://")[0].lower()
         self.kind = "http" if scheme == "https" else scheme
         self._patience = PATIENCE
-        self._files = _file_system(self.kind, self._patience)
+        self._files = client_of(self.kind, self._patience)
 
     def stat(self, name: str, *, anew: bool = False) -> Stat:
         """With `anew` as it is now: the library for hf:// remembers what it found.
@@ -217,46 +194,6 @@ class RemoteFolder:
 
 class Missing(DataError):
     """There is no such file."""
-
-
-def _file_system(kind: str, patience: Patience) -> Any:
-    """One for all folders: making a client takes a tenth of a second. Another one for another environment."""
-    settings = ("AWS_", "BOTO", "GOOGLE_", "GCSFS_", "STORAGE_", "HF_", "FSSPEC_")
-    environment = frozenset(setting for setting in os.environ.items() if setting[0].upper().startswith(settings))
-    return _new_file_system(kind, patience, environment)
-
-
-@lru_cache(maxsize=8)
-def _new_file_system(kind: str, patience: Patience, environment: frozenset[tuple[str, str]]) -> Any:
-    """fsspec keeps its own by their options only, not by the environment that they read as well."""
-    import fsspec
-
-    library = _LIBRARIES[kind]
-    try:
-        options: dict[str, Any] = {}
-        if kind == "http":
-            import aiohttp
-
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=patience.connect, sock_read=patience.read)
-            # Compressed bodies have no ranges of the file; proxies and ~/.netrc count.
-            headers = {"Accept-Encoding": "identity"}
-            options = {"client_kwargs": {"timeout": timeout, "headers": headers, "trust_env": True}}
-        elif kind == "s3":
-            once = {"total_max_attempts": 1}  # the waiting between attempts is ours
-            timeouts = {"connect_timeout": patience.connect, "read_timeout": patience.read}
-            options = {"config_kwargs": {"retries": once, "max_pool_connections": 32, **timeouts}}
-        elif kind == "gs":
-            options = {"requests_timeout": patience.connect + patience.read}
-        files = fsspec.filesystem(kind, skip_instance_cache=True, use_listings_cache=False, **options)
-    except ImportError:
-        raise DataError(f"{kind}:// needs {library}: pip install 'mimcl[{kind}]'") from None
-    except Exception as error:
-        if is_one_of(error, NO_CREDENTIALS):
-            raise DataError(f"{kind}://: no credentials ({type(error).__name__}); {MEND[kind]}") from None
-        raise
-    if kind == "s3":
-        files.retries = 1
-    return files
 
 
 def can_write(url: str) -> bool:

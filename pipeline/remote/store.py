@@ -20,7 +20,8 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.reads import Reads
 from mimcl.pipeline.remote.cache import CachedShard, ShardCache
 from mimcl.pipeline.remote.crew import Crew
-from mimcl.pipeline.remote.folder import ARRIVALS, PATIENCE, RemoteFolder, Stat
+from mimcl.pipeline.remote.folder import ARRIVALS, RemoteFolder, Stat
+from mimcl.pipeline.remote.patience import PATIENCE
 from mimcl.pipeline.remote.requests import plan_requests
 from mimcl.pipeline.store import Defect, defect_of
 

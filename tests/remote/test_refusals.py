@@ -18,6 +18,7 @@ from typed import mimcl
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.remote import clients
 from mimcl.pipeline.remote import folder as remote
 from mimcl.pipeline.remote.cache import ShardCache, cache_limit
 from mimcl.pipeline.remote.folder import RemoteFolder
@@ -222,7 +223,7 @@ def test_a_missing_library(monkeypatch, url, library):
     for name in [name for name in sys.modules if name.partition(".")[0] in (library, "fsspec")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
-    remote._new_file_system.cache_clear()
+    clients._new_client.cache_clear()
     said = refused(lambda: RemoteFolder(url))
     assert f"needs {library}: pip install 'mimcl[" in said
 
