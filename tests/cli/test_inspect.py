@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from damage import flip
 from images import write_classes, write_train_val
+from small_runs import keep_every_checkpoint
 from typed import mimcl
 
 from mimcl.cli.inspect.command import inspect
@@ -39,6 +40,7 @@ def home(tmp_path_factory):
     (folder / "images" / "train" / "ant" / "empty.jpg").touch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+        keep_every_checkpoint(patch)
         assert mimcl(patch, folder, "shard", "images") == 0
         assert mimcl(patch, folder, "prototypes", "build", "--features", "pixels", "--k", "4") == 0
         settings = [word for setting in SETTINGS for word in ("--set", setting)]

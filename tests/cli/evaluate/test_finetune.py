@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -162,8 +163,8 @@ def die(step: int) -> None:
 
     def dying(self, lr, finite):
         if self.position // self._batch_size == step:
-            checkpoints = next(Path(os.environ["DIE_IN"]).glob("evaluation/finetune/*/checkpoints"))
-            torchruns.until((checkpoints / "latest").exists, "a checkpoint", Path(os.devnull))
+            written = partial(Path(os.environ["DIE_IN"]).glob, "evaluation/finetune/*/checkpoints/latest")
+            torchruns.until(lambda: any(written()), "a checkpoint", Path(os.devnull))
             os.kill(os.getpid(), signal.SIGKILL)
         update(self, lr, finite)
 
