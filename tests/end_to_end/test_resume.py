@@ -143,11 +143,11 @@ def test_a_stop_and_an_error_end_a_run_that_waits_for_its_next_temperature(home)
     (process,) = ranks.start(home, *options("asked", "float32"), *long, before=ranks.shrink_model)
     torchruns.until(lambda: len(steps_of(home / "asked")) > 5, "some steps", home / "rank-0.log")
     os.kill(process.pid, signal.SIGTERM)
-    ranks.finish(home, [process], code=75, timeout=10)
+    ranks.finish(home, [process], code=75)
     # The last step counted is that which window 3 waits for, and the stream is at window 2 by then.
     diverging = ("--max-nonfinite", "6", "--set", "optim.base_lr=1e30", "--set", "optim.warmup_epochs=0")
     (process,) = ranks.start(home, *options("diverged", "float32"), *long, *diverging, before=ranks.shrink_model)
-    ranks.finish(home, [process], code=1, timeout=30)
+    ranks.finish(home, [process], code=1)
     assert "no finite gradient in 6 steps in a row, up to step 7" in ranks.said(home)
     dumped = (home / "diverged" / "nonfinite" / "00000002.json").read_text()
     assert json.loads(dumped, parse_constant=pytest.fail)["measured"][2] == "nan"  # the sum of losses

@@ -24,7 +24,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.watch"])  # what takes time to import, once for all
 
 
-def together(size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 20) -> list[Any]:
+def together(size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 60) -> list[Any]:
     """What `function(rank, *arguments)` returns on each of `size` ranks; an error as its type's name and text."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,7 +53,7 @@ def _rank(there: Any, rank: int, size: int, port: int, function: Callable[..., A
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
     try:
-        with connected(World(rank, size), torch.device("cpu"), 10):
+        with connected(World(rank, size), torch.device("cpu"), 50):
             result = function(rank, *arguments)
     except Exception as error:
         result = f"{type(error).__name__}: {error}"

@@ -63,12 +63,6 @@ def steps_of(run: Path) -> list[int]:
     return [line["step"] for line in map(json.loads, lines) if "step" in line]
 
 
-def step_seconds(run: Path) -> float:
-    """How long the slowest step that was logged took, on whatever machine this is."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
-    return max(BATCH / line["images_per_second"] for line in lines if "step" in line)
-
-
 def latest(run: Path) -> Path:
     return run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
 

@@ -91,11 +91,11 @@ def test_a_server_that_says_nothing_is_left(service, start, told, monkeypatch):
         began = time.monotonic()
         for n in range(20_000):
             sink.write(n, {"loss": n / 2})
-        assert time.monotonic() - began < 2  # 100 us a line
+        assert time.monotonic() - began < 30  # where each line would wait 3 s
         assert told == []
         began = time.monotonic()
         sink.close()
-        assert 2 < time.monotonic() - began < 6
+        assert 2 < time.monotonic() - began < 30
     (line,) = told
     assert line.startswith(
         f"{service} goes without the rest: it has not taken everything in time; metrics.jsonl has it"
@@ -108,7 +108,7 @@ def test_a_server_that_says_nothing_is_left(service, start, told, monkeypatch):
 def test_a_server_that_is_not_there_is_told_once(tmp_path, start, told, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     sink = start("mlflow", closed_port())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not told and time.monotonic() < deadline:
         sink.write(1, {"loss": 1.0})
         time.sleep(0.05)

@@ -7,7 +7,7 @@ import time
 import pytest
 import ranks
 import torchruns
-from small_runs import FEW_PATCHES, assert_same_run, latest, step_seconds, steps_of, train
+from small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
 STEPS = 28
 SETTINGS = (FEW_PATCHES, "trainer.checkpoint_every_steps=1000", "trainer.log_every_steps=4")
@@ -26,7 +26,7 @@ def test_the_step_is_finished_and_saved_and_a_resume_goes_on_as_if_nothing_had_b
     (process,) = ranks.start(home, *train(run, *SETTINGS, steps=STEPS))
     torchruns.until(lambda: len(steps_of(run)) > 2, "a few steps", home / "rank-0.log")
     os.kill(process.pid, number)
-    ranks.finish(home, [process], code=75, timeout=10 + 3 * step_seconds(run))
+    ranks.finish(home, [process], code=75)
     assert "stopped and saved; go on with: mimcl train --out" in ranks.said(home)
     assert 8 < int(latest(run).name) < STEPS
     ranks.run(home, "train", "--out", str(run), "--resume")
@@ -40,7 +40,7 @@ def test_a_second_interrupt_leaves_at_once(home, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     time.sleep(0.1)  # a signal that is still pending takes in a second one
     os.kill(process.pid, signal.SIGINT)
-    ranks.finish(home, [process], code=130, timeout=10)
+    ranks.finish(home, [process], code=130)
     assert "interrupted twice" in ranks.said(home)
 
 

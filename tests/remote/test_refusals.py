@@ -78,13 +78,13 @@ def test_time_outs_are_tried_again_and_named(server, monkeypatch):
     short = dataclasses.replace(remote.PATIENCE, read=0.3, attempts=2)
     index = ShardIndex.load(server.root)
     monkeypatch.setattr(remote, "PATIENCE", short)
-    server.harm(dict(path=r"\.tar", what="delay", value=3))
+    server.harm(dict(path=r"\.tar", what="delay", value=30))
     began = time.monotonic()
     said = refused(lambda: open_store(index).read(np.array([0])))
     assert "could not be had in 2 attempts" in said
     assert "imeout" in said
-    assert time.monotonic() - began < 2.5
-    server.harm(dict(path=r"\.tar", what="delay", value=3, times=1))
+    assert time.monotonic() - began < 20
+    server.harm(dict(path=r"\.tar", what="delay", value=30, times=1))
     assert len(open_store(index).read(np.array([0]))[0]) == index.nbytes[0]
 
 

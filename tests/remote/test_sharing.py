@@ -81,7 +81,7 @@ def test_what_is_expected_is_there_when_it_is_needed(web, shards):
     store = open_store(index)
     few = np.flatnonzero(index.shard == 0)[::7]
     store.expect(store.plan(few))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(store._cached(few)) < len(few):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -103,7 +103,7 @@ def test_what_is_planned_is_what_is_fetched_whole_shards_or_ranges(web, shards):
             web.harm()
             store.expect(planned)
             store.read(rows)  # what is being fetched already is waited for
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while web.sent() < planned.fetched and time.monotonic() < deadline:
                 time.sleep(0.01)
         gets = [line for line in web.asked() if line["method"] == "GET"]
@@ -161,7 +161,7 @@ def test_a_process_that_hangs_while_it_makes_room_holds_up_nobody_for_ever(tmp_p
     try:
         writing = threading.Thread(target=cache.keep, args=(8, lambda: file.write(0, 0, b"x" * 8)), daemon=True)
         writing.start()
-        writing.join(10)
+        writing.join(60)
         assert not writing.is_alive()
         assert time.monotonic() - began >= 0.2
         assert file.have(0, 1).all()
@@ -230,7 +230,7 @@ def test_a_kill_in_the_middle_leaves_neither_lock_nor_lie(web, shards):
     assert [d.tobytes() for d in found] == [
         d.tobytes() for d in ShardStore(ShardIndex.load(shards)).read(np.arange(index.samples))
     ]
-    assert time.monotonic() - began_at < 10
+    assert time.monotonic() - began_at < 60
 
 
 @pytest.mark.parametrize(
