@@ -6,7 +6,7 @@ from small_runs import FEW_PATCHES, assert_close_runs, steps_of, train
 from two_hosts import impossible, lose_b
 
 pytestmark = pytest.mark.timeout(600)
-STEPS = 28
+STEPS = 64
 CONF = "last_call_timeout=3,keep_alive_interval=1"  # torchrun waits 30 s for more hosts, and 15 for signs of life
 
 
