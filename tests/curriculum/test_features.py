@@ -164,7 +164,7 @@ def test_hub_that_does_not_answer_falls_back_to_sift(hub, capfd):
     handler.delay = 30.0
     start = time.monotonic()
     extractor, reason = build_extractor("auto", seconds=3.0)
-    assert time.monotonic() - start < 25
+    assert time.monotonic() - start < 8  # of the 10 that it would else take
     assert extractor.name == "sift"
     assert reason == f"auto: the hub did not deliver timm/{features.DEFAULT_MODEL} within 3 s"
     handler.delay = 0.0
