@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -131,7 +130,6 @@ def train(run: Run, world: World | None = None) -> bool:
     says what to do.
     """
     import numpy as np
-    import torch
 
     from mimcl.cli.announce import announce
     from mimcl.cli.console import busy, warn
@@ -147,6 +145,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.curriculum.masking.clock import Clock
     from mimcl.curriculum.masking.make import make_masker
     from mimcl.curriculum.sampler import Plan
+    from mimcl.model.determinism import use_deterministic_kernels
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
@@ -183,8 +182,7 @@ def train(run: Run, world: World | None = None) -> bool:
     keep_freed_memory()
     device = world.device()
     if config.trainer.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS wants for it
-        torch.use_deterministic_algorithms(True)
+        use_deterministic_kernels()
     with usage_errors():
         model = build(config.model, data.image_size, config.seed)
         begun = begin_with(model, config) if config.init and not run.resumed else None
@@ -227,6 +225,8 @@ def train(run: Run, world: World | None = None) -> bool:
             batch_size=data.batch_size,
             micro_batches=len(parts),
             precision=config.trainer.precision,
+            # Gradients are sent to the other processes while the backward pass runs, which one graph would prevent.
+            compile_unit="blocks" if world.size > 1 else "whole",
         )
         counts = DrawCounts(np.zeros(index.samples, np.uint32))
         if run.resumed:

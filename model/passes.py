@@ -8,10 +8,14 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, reconstruction_loss, to_patches
+
+CompileUnit = Literal["whole", "blocks"]
+_RECOMPILE_LIMIT = 64  # of torch's cache: all transformer blocks share the code of one, whatever their width and batch
 
 
 class Masker(Protocol):
@@ -40,7 +44,7 @@ class Passed(NamedTuple):
 
 
 class Passes:
-    """The forward and backward passes of a micro-batch, in the run's precision, compiled if that is wanted."""
+    """The forward and backward passes of a micro-batch, in the run's precision, compiled on request."""
 
     def __init__(
         self,
@@ -49,17 +53,34 @@ class Passes:
         own: list[nn.Parameter],
         batch_size: int,
         precision: Literal["bfloat16", "float32"],
-        compile: bool,
+        compile_unit: CompileUnit | None,
     ) -> None:
-        """`own` are the masker's trainable own parameters; losses are divided by `batch_size`, in draws."""
-        self._model, self._masker, self._own, self._batch_size = model, masker, own, batch_size
-        self._frozen = frozen_twin(model)
+        """`own` are the masker's trainable own parameters; losses are divided by `batch_size`, in draws.
+
+        `compile_unit` is what torch.compile gets of the model's forward pass: all of it as one graph ("whole"), each
+        transformer block by itself ("blocks"), or nothing (None). A compiled graph delivers its gradients when its
+        backward pass is complete, so that only with "blocks" they can be sent while the others are computed. The
+        masker's own passes are one graph each in either case.
+        """
+        self._model, self._own, self._batch_size = model, own, batch_size
+        self._frozen = twin(model, frozen=True)
         device = model.device.type
         self._autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
         self._attention = unfused_attention if device == "cpu" and precision == "bfloat16" else nullcontext
-        compiled = torch.compile if compile else _as_it_is
-        self._propose, self._first = compiled(masker.propose), compiled(self._first_objective)
-        self._second = compiled(masker.second_loss)
+        self._propose, self._loss, self._second = masker.propose, masker.loss, masker.second_loss
+        self._first = self._first_objective
+        if compile_unit is None:
+            return
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
+        self._propose, self._second = torch.compile(self._propose), torch.compile(self._second)
+        if compile_unit == "whole":
+            self._first = torch.compile(self._first)
+        else:
+            self._loss = torch.compile(self._loss)
+            self._model = twin(model, frozen=False)  # the blocks of the model itself stay as they are, for evaluation
+            for module in self._model.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=False)
 
     def backward(self, images: Tensor, keys: Tensor, progress: Tensor, second: bool) -> Passed:
         """Adds the micro-batch's share to all gradients of its step; `second`: to the masker's own as well.
@@ -82,14 +103,20 @@ class Passes:
     def _first_objective(self, patches: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Output]:
         output = self._model(patches, mask)
         losses = reconstruction_loss(output.per_patch_loss, mask.mask)
-        added = self._masker.loss(output, mask)
+        added = self._loss(output, mask)
         # What leaves with a gradient function costs a compiled backward pass, needed or not.
         return losses if added is None else losses + added, losses.detach(), Output(*(part.detach() for part in output))
 
 
-def frozen_twin(model: nn.Module) -> nn.Module:
-    """The same model on the same memory, to which no gradient flows: none is computed, and it follows every update."""
-    shared = {id(parameter): nn.Parameter(parameter.data, requires_grad=False) for parameter in model.parameters()}
+def twin(model: nn.Module, frozen: bool) -> nn.Module:
+    """A second model on the same memory, which follows every update of the first.
+
+    A frozen one computes no gradients; those of the other go to the parameters of `model`, which are its own.
+    """
+    shared = {
+        id(parameter): nn.Parameter(parameter.data, requires_grad=False) if frozen else parameter
+        for parameter in model.parameters()
+    }
     return copy.deepcopy(model, shared)
 
 
@@ -106,7 +133,3 @@ def unfused_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(in_bfloat16)
-
-
-def _as_it_is(function: Any) -> Any:
-    return function

@@ -16,7 +16,7 @@ from mimcl.model.distributed import Gradients
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Meter, Outcome, OutcomeReader, Report
 from mimcl.model.optim import OptimConfig, adamw, learning_rate
-from mimcl.model.passes import Masker, Passed, Passes
+from mimcl.model.passes import CompileUnit, Masker, Passed, Passes
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ class Trainer:
         batch_size: int,
         micro_batches: int,
         precision: Literal["bfloat16", "float32"],
+        compile_unit: CompileUnit = "whole",
     ) -> None:
+        """`compile_unit` is what is compiled as one graph, where `config.compile` asks for it; see `Passes`."""
         self.model, self.masker, self.position = model, masker, 0
         self._config, self._optim_config = config, optim
         self._samples, self._draws = samples, draws
@@ -91,7 +93,7 @@ class Trainer:
         self._device = model.device
         own = [parameter for _, parameter in masker.own_parameters() if parameter.requires_grad]
         self._second_every = masker.second_every if own else 0
-        self._passes = Passes(model, masker, own, batch_size, precision, config.compile)
+        self._passes = Passes(model, masker, own, batch_size, precision, compile_unit if config.compile else None)
         with_model = [*model.named_parameters(), *masker.parameters_with_model()]
         self._optimizers = [adamw(with_model, optim)]
         if own:

@@ -27,7 +27,7 @@ from mimcl.curriculum.masking.masker import Masker, MaskingConfig
 from mimcl.curriculum.masking.network import first_token, transformer
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
-from mimcl.model.passes import Passes, frozen_twin
+from mimcl.model.passes import Passes, twin
 from mimcl.model.trainer import Trainer, TrainerConfig
 from mimcl.pipeline.augment import hash64
 
@@ -112,7 +112,7 @@ def test_in_bfloat16_scores_are_as_fine_as_in_float32_and_the_sort_sees_no_gradi
     )
     with torch.autocast("cpu", torch.bfloat16):
         mask = propose(masker, model)
-        losses = masker.second_loss(PATCHES, mask, frozen_twin(model), START)
+        losses = masker.second_loss(PATCHES, mask, twin(model, frozen=True), START)
     assert mask.scores.dtype == losses.dtype == torch.float32
     assert mask.scores.requires_grad
     assert not sorted_by[0].requires_grad
@@ -231,7 +231,7 @@ def test_by_steps_the_factor_is_a_straight_line():
 
 @pytest.mark.parametrize(("progress", "direction"), [(START, -1), (END, 1)])
 def test_the_network_makes_reconstruction_easier_as_a_partner_and_harder_as_an_adversary(progress, direction):
-    model = frozen_twin(make_model())
+    model = twin(make_model(), frozen=True)
     masker = make(model, gauss_weight=0.0, kl_weight=0.1, diversity_weight=0.0)
     optimizer = torch.optim.AdamW(masker.parameters(), lr=1e-3)
     losses = []
@@ -339,13 +339,13 @@ def test_the_network_is_reached_by_the_second_objective_alone(second):
     model = make_model()
     masker = make(model)
     own = list(masker.parameters())
-    passes = Passes(model, masker, own, BATCH, "float32", compile=False)
+    passes = Passes(model, masker, own, BATCH, "float32", None)
     passes.backward(pixels(0, BATCH), torch.arange(BATCH), START, second)
     assert all((parameter.grad is not None) == second for parameter in own)
     if second:
         assert all(parameter.grad.any() for parameter in own)
         plain = make_model()
-        passes = Passes(plain, make(plain), [], BATCH, "float32", compile=False)
+        passes = Passes(plain, make(plain), [], BATCH, "float32", None)
         passes.backward(pixels(0, BATCH), torch.arange(BATCH), START, second=False)
         for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
             assert one.grad is other.grad is None or torch.equal(one.grad, other.grad), name
@@ -409,7 +409,7 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
 
 def test_compiled_it_is_the_same_and_progress_compiles_nothing_anew():
     model = make_model()
-    frozen = frozen_twin(model)
+    frozen = twin(model, frozen=True)
     masker = make(model, depth=1, clock="epoch")
     compiled_propose, compiled_second = (torch.compile(f, fullgraph=True) for f in (masker.propose, masker.second_loss))
     keys = torch.arange(len(PATCHES))
