@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from mimcl.cli.console import console, image_bar
 from mimcl.cli.row_parts import RowParts
 from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
+from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder, make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
@@ -29,8 +29,7 @@ def open_decoder(name: str, image_size: int, *splits: ShardIndex, world: World |
     """
     world = world or World()
     largest = max(split.largest for split in splits)
-    threads = max(1, (os.cpu_count() or 1) // world.local_size)
-    decoder, choice = make_decoder(name, image_size, BATCH, threads, largest)
+    decoder, choice = make_decoder(name, image_size, BATCH, decode_threads(world.local_size), largest)
     if world.rank == 0:
         console.print(choice)
     return decoder

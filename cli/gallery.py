@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.augment import Transform, central_crops
+from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
@@ -71,6 +71,6 @@ def images_of(
     index: ShardIndex, sample_ids: NDArray[np.int64], side: int, transform: Transform = central_crops
 ) -> Tensor:
     """Those samples, cropped as draws 0, 1, ..., uint8 (n, 3, side, side). Raises DataError for a bad one."""
-    decoder, size = ReferenceDecoder(side, os.cpu_count() or 1), {"batch_size": 64, "micro_batch_size": 64}
+    decoder, size = ReferenceDecoder(side, decode_threads()), {"batch_size": 64, "micro_batch_size": 64}
     stream = Stream(InOrder(sample_ids), index, decoder, transform, seed=0, prefetch=1, **size)
     return torch.cat([batch.images for batch in stream])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -22,6 +23,7 @@ from mimcl.cli.report.command import report_command
 from mimcl.cli.shard import shard_command
 from mimcl.cli.train import train_command
 from mimcl.cli.verify import verify_command
+from mimcl.pipeline.restart import RestartNeeded
 
 _INTERRUPTED = 130
 
@@ -84,6 +86,12 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except RestartNeeded as error:
+        _complain(f"{error} (starting again with it)")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.environ.update(error.environment)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     except Exception as error:
         if debug:
             raise

@@ -202,13 +202,15 @@ def _extractor(spec: str, seed: int, world: World) -> tuple[FeatureExtractor, st
     """The same on all ranks: what `auto` is, the first one finds out."""
     from mimcl.curriculum.features import build_extractor
     from mimcl.model.distributed import gather
+    from mimcl.pipeline.cores import worker_count
 
     if spec.startswith("mae:"):
         from mimcl.cli.mae_features import MaeFeatures
 
         return MaeFeatures.load(Path(spec.removeprefix("mae:"))), "asked for"
+    build = partial(build_extractor, threads=worker_count(world.local_size))
     if spec != "auto" or world.size == 1:
-        return build_extractor(spec, seed)
-    found = build_extractor(spec, seed) if world.rank == 0 else None
+        return build(spec, seed)
+    found = build(spec, seed) if world.rank == 0 else None
     name = gather(found[0].name if found else "")[0]
-    return found or build_extractor(name, seed)
+    return found or build(name, seed)

@@ -35,12 +35,13 @@ def repack_command(
     """
     from mimcl.cli.console import console
     from mimcl.cli.usage import ConfigError
+    from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.shards import PackConfig
 
     if not re.fullmatch(r"[\w-][\w.-]*", prototypes):
         raise ConfigError(f"--prototypes {prototypes!r} is no name of a set; `mimcl inspect {data}` lists them")
-    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    config = PackConfig(shard_mb, workers=workers or max(1, cores))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    config = PackConfig(shard_mb, workers=workers or worker_count(local_size))
     with ranks() as place:
         description = repack(data, out, prototypes, config, bands=bands, seed=seed, overwrite=overwrite, ranks=place)
     if place.rank:

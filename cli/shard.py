@@ -70,12 +70,13 @@ def shard_command(
     """
     from mimcl.cli.adopt import adopt_shards, refuse_packing
     from mimcl.cli.sources import SourceOptions
+    from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.shards import PackConfig
 
     options = SourceOptions(list_file, classes, val, val_labels, holdout, image_column, label_column, label_key)
     with ranks() as mine:
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        config = PackConfig(shard_mb, short_side, workers or max(1, cores), decode, dedup)
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        config = PackConfig(shard_mb, short_side, workers or worker_count(local_size), decode, dedup)
         if adopt:
             refuse_packing(source, out, config, options)
             description = adopt_shards(

@@ -150,6 +150,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
     from mimcl.pipeline.augment import hash64, random_crops
+    from mimcl.pipeline.cores import decode_threads
     from mimcl.pipeline.decode import make_decoder
     from mimcl.pipeline.draw_counts import DrawCounts
     from mimcl.pipeline.index import ShardIndex
@@ -198,7 +199,7 @@ def train(run: Run, world: World | None = None) -> bool:
         share = data.micro_batch_size, world.rank, world.size, masker.group_size
         parts = micro_batches(data.batch_size, *share)
     longest = max(stop - start for start, stop in parts)
-    threads = max(1, data.decode_threads // world.local_size)
+    threads = decode_threads(world.local_size, data.decode_threads)
     decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name, draws // data.batch_size)
     marks = fingerprints(index, distances)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,9 @@ _SHOWN = 20  # findings
 def verify_command(
     data: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of shards.")] = "shards",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read and check.")] = os.cpu_count() or 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and check. (default: one for each core)")
+    ] = None,
 ) -> None:
     """Check shards, indices and prototype sets against their checksums and each other."""
     from mimcl.cli.console import console
@@ -40,18 +41,20 @@ def verify_command(
     console.print(f"{images:,} images in {shards:,} shards{beside}: all checks passed")
 
 
-def verify(data: Path, decode: bool = False, workers: int = os.cpu_count() or 1) -> list[str]:
+def verify(data: Path, decode: bool = False, workers: int | None = None) -> list[str]:
     """What is wrong with a packed data set and the prototype sets beside it, a line each; empty for a sound one.
 
+    `workers` threads read and check; None: one for each core.
     Raises DataError where there is no data set.
     """
     from mimcl.cli.console import image_bar
+    from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.index import read_dataset
     from mimcl.pipeline.verify import verify as verify_shards
 
     splits = read_dataset(data)["splits"]
     with image_bar("verifying", sum(part["samples"] for part in splits.values())) as advance:
-        findings = verify_shards(data, decode, workers, advance)
+        findings = verify_shards(data, decode, workers or worker_count(), advance)
     return findings + verify_sets(data, splits.get("train"))
 
 

@@ -103,8 +103,8 @@ class SiftFeatures(FeatureExtractor):
     width = 32  # of a descriptor after PCA
     sample = 100_000  # descriptors that PCA and words are learned from
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int = 0, threads: int = 1) -> None:
+        self.seed, self._threads = seed, threads
         self._centre: NDArray[np.float32] | None = None
 
     def fit(self, images: Tensor) -> None:
@@ -166,7 +166,7 @@ class SiftFeatures(FeatureExtractor):
         pixels, threads = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy()), cv2.getNumThreads()
         cv2.setNumThreads(1)  # one thread an image: the images are too small to be divided
         try:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            with ThreadPoolExecutor(self._threads) as pool:
                 found = np.stack(list(pool.map(describe, pixels)))
         finally:
             cv2.setNumThreads(threads)
@@ -240,19 +240,19 @@ def fetch_weights(model_name: str, seconds: float | None = None) -> tuple[str | 
     return path, reason and f"the hub did not deliver {repository}: {reason}"
 
 
-def build_extractor(spec: str, seed: int = 0, seconds: float = 10.0) -> tuple[FeatureExtractor, str]:
+def build_extractor(spec: str, seed: int = 0, seconds: float = 10.0, threads: int = 1) -> tuple[FeatureExtractor, str]:
     """The extractor that `spec` names, and in one line why it is this one.
 
-    `auto` gives the hub one attempt of `seconds` at DINO and otherwise takes sift, which learns with `seed`. ValueError
-    for a `spec` that is not one of `ACCEPTED`.
+    `auto` gives the hub one attempt of `seconds` at DINO and otherwise takes sift, which learns with `seed` and
+    computes on `threads`. ValueError for a `spec` that is not one of `ACCEPTED`.
     """
     if spec == "auto":
         path, reason = fetch_weights(DEFAULT_MODEL, seconds)
         if path is None:
-            return SiftFeatures(seed), f"auto: {reason}"
+            return SiftFeatures(seed, threads), f"auto: {reason}"
         return TimmFeatures(DEFAULT_MODEL), f"auto: the weights of {DEFAULT_MODEL} can be had"
     if spec in ("sift", "pixels"):
-        return SiftFeatures(seed) if spec == "sift" else PixelFeatures(), "asked for"
+        return SiftFeatures(seed, threads) if spec == "sift" else PixelFeatures(), "asked for"
     if match := re.fullmatch(r"timm:([^@]+)(?:@(.+))?", spec):
         return TimmFeatures(*match.groups()), "asked for"
     raise ValueError(f"unknown features {spec!r}: accepted are {ACCEPTED}")

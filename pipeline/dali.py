@@ -3,6 +3,10 @@
 On the GPU, DALI decodes the boxes and resizes them. On the CPU it decodes them and torch resizes, which takes a
 fraction of the time that DALI's own CPU kernel takes, and rounds as Pillow does.
 
+nvJPEG keeps memory for each of its threads. It is reserved at the start for images of ordinary size, grows where a
+larger image comes, and images that are larger still never reach it: the reference decodes them, so that neither memory
+nor the time for one image is out of proportion. Which decoder has an image follows from its own header alone.
+
 DALI fails a whole batch for one image that it cannot decode. That image is looked for and left to the reference, the
 others go through DALI again: a draw's pixels depend on its own bytes and box, never on its neighbours.
 """
@@ -23,12 +27,16 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
 from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder, trial_batch
-from mimcl.pipeline.headers import agrees_with_reference
+from mimcl.pipeline.examine import MAX_PIXELS
+from mimcl.pipeline.headers import is_for_dali
 
 _DEPTH = 2  # batches in DALI at a time: one being decoded, one being handed out; half a window holds two
 _HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
 # nvJPEG's memory for a pixel of an image, in bytes: what NVIDIA's examples reserve for ImageNet's largest, rounded up.
-_DEVICE_PADDING, _HOST_PADDING = 6, 4
+# Each thread has one such buffer on the device and two in pinned memory.
+_DEVICE_BYTES, _PINNED_BYTES = 6, 4
+_RESERVED_PIXELS = 4_000_000  # more than ordinary photographs of a data set have: of 500 of ImageNet's at most 2.5
+_MOST_PIXELS = 16_000_000  # of an image that the GPU decodes
 
 # The decoder that can leave EXIF rotation alone was experimental at first (2.0) and is the main one now (2.4).
 _is_main = "adjust_orientation" in signature(fn.decoders.image_slice).parameters
@@ -45,9 +53,9 @@ class _Refused(Exception):
 class DaliDecoder:
     """The Decoder protocol on DALI. Every call has a pipeline of its own, so a call may be abandoned at any point.
 
-    `batch_size` is the most images a batch has; `threads` decode and resize on the CPU. With `gpu`, tensors are made on
-    the CUDA device that is torch's current one when the decoder is made, and stay there; memory for images of up to
-    `largest` pixels is reserved at the start, so that it does not creep while training.
+    `batch_size` is the most images a batch has, `largest` the most pixels an image has; `threads` decode and resize on
+    the CPU. With `gpu`, tensors are made on the CUDA device that is torch's current one when the decoder is made, and
+    stay there, in order with torch's current stream.
     """
 
     def __init__(self, image_size: int, batch_size: int, threads: int, largest: int, gpu: bool) -> None:
@@ -55,18 +63,19 @@ class DaliDecoder:
         self.lookahead = _DEPTH - 1
         self._image_size, self._batch_size, self._threads, self._largest = image_size, batch_size, threads, largest
         self._device_id = torch.cuda.current_device() if gpu else None
+        self._most_pixels = _MOST_PIXELS if gpu else MAX_PIXELS
         self._reference = ReferenceDecoder(image_size, threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resize")
 
     def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]:
-        arriving = iter(batches)
+        arriving = map(self._split, batches)
         waiting: deque[_Split] = deque()  # in the pipeline
         again: list[_Split] = []  # what the failed pipeline before it held
         raised: list[Exception] = []  # by `batches`; comes out after the batches before
 
         def feed() -> Iterator[_Inputs]:
             try:
-                for split in chain(again, () if raised else map(_split, arriving)):
+                for split in chain(again, () if raised else arriving):
                     waiting.append(split)
                     yield _inputs(_select(*split)) if split[1].any() else _STAND_IN
             except Exception as error:
@@ -145,7 +154,7 @@ class DaliDecoder:
             pipeline.schedule_run()
             while not pipeline.empty():
                 try:
-                    (outputs,) = pipeline.share_outputs()
+                    (outputs,) = pipeline.share_outputs(cuda_stream=self._consumer())
                 except RuntimeError as error:
                     raise _Refused from error.with_traceback(None)  # whose frames would hold the pipeline
                 held.popleft()
@@ -155,13 +164,18 @@ class DaliDecoder:
         finally:
             del pipeline  # waits for what is being decoded; only then may the arrays go
 
+    def _consumer(self) -> torch.cuda.Stream | None:
+        """The stream that outputs are made ready for: work that is queued there later finds them complete."""
+        return None if self._device_id is None else torch.cuda.current_stream(self._device_id)
+
     def _pipeline(self, source: Callable[[], _Inputs]) -> Pipeline:
         size, kinds = [self._image_size, self._image_size], [types.UINT8, types.INT32, types.INT32]
         pipeline = Pipeline(self._batch_size, self._threads, self._device_id, prefetch_queue_depth=_DEPTH)
         with pipeline:
             images = self._decode(*fn.external_source(source, num_outputs=3, dtype=kinds, ndim=1, no_copy=True))
             if self._device_id is not None:
-                images = fn.resize(images, size=size, interp_type=types.INTERP_CUBIC, antialias=True)
+                rules = {"interp_type": types.INTERP_CUBIC, "antialias": True}
+                images = fn.resize(images, size=size, minibatch_size=self._batch_size, **rules)
             pipeline.set_outputs(images)
         return pipeline
 
@@ -171,20 +185,18 @@ class DaliDecoder:
         rules = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}  # stored orientation; chroma as libjpeg
         if self._device_id is None:
             return decoders.image_slice(data, start=start, shape=shape, device="cpu", **rules)
-        return decoders.image_slice(
-            data,
-            start=start,
-            shape=shape,
-            device="mixed",
-            hw_decoder_load=_HW_DECODER_LOAD,
-            device_memory_padding=_DEVICE_PADDING * self._largest,
-            host_memory_padding=_HOST_PADDING * self._largest,
-            **rules,
-        )
+        memory = reserved(self._largest)
+        load = {"hw_decoder_load": _HW_DECODER_LOAD}
+        return decoders.image_slice(data, start=start, shape=shape, device="mixed", **load, **memory, **rules)
+
+    def _split(self, batch: Encoded) -> _Split:
+        return batch, np.array([is_for_dali(data, self._most_pixels) for data in batch.data], bool)
 
 
-def _split(batch: Encoded) -> _Split:
-    return batch, np.array([agrees_with_reference(data) for data in batch.data], bool)
+def reserved(largest: int) -> dict[str, int]:
+    """Bytes that each of nvJPEG's threads reserves at the start, where images have up to `largest` pixels."""
+    pixels = min(largest, _RESERVED_PIXELS)
+    return {"device_memory_padding": _DEVICE_BYTES * pixels, "host_memory_padding": _PINNED_BYTES * pixels}
 
 
 def _select(batch: Encoded, which: NDArray[np.bool_] | list[int]) -> Encoded:

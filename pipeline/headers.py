@@ -8,25 +8,32 @@ from numpy.typing import NDArray
 from mimcl.pipeline.examine import MAX_PIXELS, extension_of
 
 
-def agrees_with_reference(data: NDArray[np.uint8]) -> bool:
-    """Whether an image of this kind is DALI's to decode; by the header, in microseconds.
+def is_for_dali(data: NDArray[np.uint8], most_pixels: int = MAX_PIXELS) -> bool:
+    """Whether DALI decodes this image; by the header, in microseconds.
 
-    It is where its pixels are Pillow's and it claims at most MAX_PIXELS: Pillow refuses larger ones, DALI would reserve
-    memory for them, whatever the bytes hold.
+    It does where its pixels are Pillow's and the header claims at most `most_pixels`. Pillow refuses more than
+    MAX_PIXELS, and DALI would reserve memory for them, whatever the bytes hold.
     """
     head = memoryview(data)
     reader = _HEADERS.get(extension_of(head))
-    return reader is None or reader(head)
+    if reader is None:
+        return True
+    pixels = reader(head)
+    return pixels is not None and pixels <= most_pixels
 
 
-def _png(head: memoryview) -> bool:
+# The readers return the pixels that a header claims; None where it does not tell, and for a kind of image that DALI
+# decodes differently from Pillow.
+
+
+def _png(head: memoryview) -> int | None:
     # Of 16-bit colours Pillow takes the upper byte, DALI the nearest. Black and white overshoots so far under bicubic
     # that it matters between which passes values are clipped.
     if len(head) < 26:
-        return False
+        return None
     depth, colour = head[24], head[25]
     agrees = depth != 1 and (depth != 16 or colour == 0)
-    return agrees and big_endian(head[16:20]) * big_endian(head[20:24]) <= MAX_PIXELS
+    return big_endian(head[16:20]) * big_endian(head[20:24]) if agrees else None
 
 
 def frame_header(head: memoryview) -> tuple[int, int] | None:
@@ -40,17 +47,18 @@ def frame_header(head: memoryview) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg(head: memoryview) -> bool:
+def _jpeg(head: memoryview) -> int | None:
     frame = frame_header(head)
     if frame is None:
-        return False  # who knows what it claims
+        return None
     start = frame[1]
-    pixels = big_endian(head[start + 3 : start + 5]) * big_endian(head[start + 5 : start + 7])
     # CMYK: which way up it is, they agree on only where Adobe's marker says it.
-    return head[start + 7] != 4 and pixels <= MAX_PIXELS
+    if head[start + 7] == 4:
+        return None
+    return big_endian(head[start + 3 : start + 5]) * big_endian(head[start + 5 : start + 7])
 
 
-def _webp(head: memoryview) -> bool:
+def _webp(head: memoryview) -> int:
     kind = bytes(head[12:16])
     if kind == b"VP8X":  # of the canvas, which holds every frame
         width, height = _little(head[24:27]) + 1, _little(head[27:30]) + 1
@@ -59,7 +67,7 @@ def _webp(head: memoryview) -> bool:
         width, height = (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1
     else:
         width, height = _little(head[26:28]) & 0x3FFF, _little(head[28:30]) & 0x3FFF
-    return width * height <= MAX_PIXELS
+    return width * height
 
 
 def big_endian(part: memoryview) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import queue
 import threading
 from collections import deque
@@ -36,15 +35,15 @@ class DataConfig:
     image_size: int = 224
     batch_size: int = 4096
     micro_batch_size: int = 256
-    decode_threads: int = os.cpu_count() or 1
+    decode_threads: int | None = None  # on a machine, shared by its processes; None: as many as its cores allow
     prefetch: int = 4  # micro-batches made ahead
     stall_timeout: float = 600.0  # seconds that training waits for a micro-batch before it is an error
     max_bad: float = 0.001  # share of the draws so far that may be bad; 10 always may
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; it must be at least 1")
         if not 0 < self.stall_timeout < math.inf:
             raise ValueError(f"data.stall_timeout is {self.stall_timeout}; it must be a number of seconds above 0")
         if not 0 <= self.max_bad <= 1:

@@ -7,7 +7,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,15 +16,15 @@ import numpy as np
 from mimcl.cli.doctor.findings import Finding, found_by
 from mimcl.cli.inspect.words import size
 from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.cgroup import memory_limit
+from mimcl.pipeline.cores import usable_cores
 from mimcl.pipeline.files import open_regular
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.cache import cache_limit
 
-_GROUPS = Path("/sys/fs/cgroup")
 _DESCRIPTORS = 1024  # of which reading shards keeps 512
 _BLOCK = 4 << 20  # bytes, of sequential reading
 _SECONDS = 0.5  # of each kind of reading
-_UNLIMITED = 1 << 60  # what version 1 of control groups says for no limit is above
 
 
 def machine() -> list[Finding]:
@@ -33,17 +33,10 @@ def machine() -> list[Finding]:
     return [finding for name, check in checks.items() for finding in found_by(name, check)]
 
 
-def usable_cores() -> float:
-    """Those of the affinity mask, or fewer where a control group has a quota."""
-    allowed = float(len(os.sched_getaffinity(0)))
-    quota = _quota()
-    return allowed if quota is None else min(allowed, quota)
-
-
 def cores() -> Iterator[Finding]:
     from mimcl.cli.run import has_bfloat16
 
-    usable, there = usable_cores(), os.cpu_count() or 1
+    usable, there = usable_cores(), os.sysconf("SC_NPROCESSORS_ONLN")
     text = f"{usable:g} of {there} usable, {_processor()}" if usable < there else f"{there}, {_processor()}"
     text += ", bfloat16" if has_bfloat16() else ", no bfloat16"
     yield Finding("cores", text, "warning" if usable < there else "ok", {"usable": usable, "there": there})
@@ -58,7 +51,7 @@ def memory() -> Iterator[Finding]:
     rows = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     known = {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows}
     total, available = known["MemTotal"], known["MemAvailable"]
-    text, limit = f"{size(total)}, {size(available)} of it free", _memory_limit()
+    text, limit = f"{size(total)}, {size(available)} of it free", memory_limit()
     if limit is not None and limit < total:
         text += f"; this control group may use {size(limit)}"
         available = min(available, limit)
@@ -170,38 +163,3 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def _quota() -> float | None:
-    """Cores that the control group may use, None for no limit."""
-
-    def version_2(text: str) -> float | None:
-        quota, period = text.split()
-        return None if quota == "max" else int(quota) / int(period)
-
-    if (found := _of_group("cpu.max", version_2)) is not None:
-        return found
-    quota = _of_group("cpu/cpu.cfs_quota_us", int)
-    period = _of_group("cpu/cpu.cfs_period_us", int)
-    return quota / period if quota and quota > 0 and period else None
-
-
-def _memory_limit() -> int | None:
-    def number(text: str) -> int | None:
-        return None if text.strip() == "max" or int(text) > _UNLIMITED else int(text)
-
-    found = _of_group("memory.max", number)
-    return found if found is not None else _of_group("memory/memory.limit_in_bytes", number)
-
-
-def _of_group(name: str, parse: Callable[[str], float | None]) -> float | None:
-    """What a file of this process's control group, or of the one that a container sees as the root, says."""
-    own = [line.rpartition(":")[2].strip("/") for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    for group in dict.fromkeys([*own, ""]):
-        try:
-            text = (_GROUPS / group / name).read_text()
-        except OSError:
-            continue
-        if (found := parse(text)) is not None:
-            return found
-    return None

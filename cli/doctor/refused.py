@@ -10,7 +10,7 @@ import numpy as np
 
 from mimcl.cli.doctor.findings import Finding
 from mimcl.pipeline.hardware import refusal
-from mimcl.pipeline.headers import agrees_with_reference
+from mimcl.pipeline.headers import is_for_dali
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import Defect, open_store
 
@@ -30,7 +30,7 @@ def refused(index: ShardIndex, seconds: float) -> Iterator[Finding]:
             if isinstance(data, Defect):
                 bad += 1
                 continue
-            slow += not agrees_with_reference(data)
+            slow += not is_for_dali(data)
             if why := refusal(data):
                 reasons[why] += 1
         if time.perf_counter() - started > seconds:

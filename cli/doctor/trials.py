@@ -25,6 +25,7 @@ from mimcl.model.mae import build
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import DECODERS, Decoded, Encoded, make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import Defect, open_store
@@ -87,6 +88,7 @@ class Trials:
     def decode(self) -> Iterator[Finding]:
         """Every decoder with boxes as in training, from bytes in memory."""
         data, ids = self._config.data, self._ids(_ENCODED)
+        threads = decode_threads(configured=data.decode_threads)
         found = open_store(self._index).read(ids)
         good = np.array([not isinstance(data, Defect) for data in found])
         ids, found = ids[good], [data for data in found if not isinstance(data, Defect)]
@@ -95,7 +97,7 @@ class Trials:
         batches = [Encoded(found[cut], boxes[cut], flips[cut]) for cut in cuts]
         for name in DECODERS:
             try:
-                decoder, _ = make_decoder(name, data.image_size, _BATCH, data.decode_threads, self._index.largest)
+                decoder, _ = make_decoder(name, data.image_size, _BATCH, threads, self._index.largest)
                 decoded = decoder(cycle(batches))
                 next(decoded)
                 rate = _rate(lambda of=decoded: self._count(next(of)), self._seconds / 2)
@@ -105,8 +107,8 @@ class Trials:
                 yield Finding(f"decode, {name}", f"not here: {why}", "info")
                 continue
             self.rates.decode[name] = rate
-            threads = "" if name == "dali-gpu" else f", {data.decode_threads} threads"
-            yield Finding(f"decode, {name}", f"{rate:,.0f} images/s to {data.image_size} px{threads}")
+            on_threads = "" if name == "dali-gpu" else f", {threads} threads"
+            yield Finding(f"decode, {name}", f"{rate:,.0f} images/s to {data.image_size} px{on_threads}")
 
     def model(self) -> Iterator[Finding]:
         """Forward and backward pass over a micro-batch that lies on the device."""
@@ -136,7 +138,7 @@ class Trials:
         draws = batch * _NO_END
         sizes = {"samples": self._index.samples, "draws": draws, "batch_size": batch}
         plan = Plan(CurriculumConfig(), distances=None, seed=0, hash64=hash64, **sizes)
-        threads = config.data.decode_threads
+        threads = decode_threads(configured=config.data.decode_threads)
         decoder, _ = make_decoder("auto", config.data.image_size, micro, threads, self._index.largest)
         stream = Stream(
             plan,

@@ -9,9 +9,9 @@ import torch
 
 from mimcl.cli.announce import duration
 from mimcl.cli.config import Config
-from mimcl.cli.doctor.machine import usable_cores
 from mimcl.cli.doctor.trials import Rates
 from mimcl.cli.run import draws_of
+from mimcl.pipeline.cores import usable_cores
 
 IMAGENET = 1_281_167  # train images of ImageNet-1K
 
@@ -85,7 +85,7 @@ def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool) ->
         count = torch.cuda.device_count()
         yield f"tried on one GPU; with all {count} (torchrun) divide by as much, if the cores keep up"
     cores = int(usable_cores())
-    if config.data.decode_threads > cores >= 1:
+    if (config.data.decode_threads or 0) > cores >= 1:
         yield f"only {cores} cores may be used: --set data.decode_threads={cores}"
     if bottleneck == "read":
         yield "bring the shards to a faster disk, or to memory (/dev/shm) if they fit"

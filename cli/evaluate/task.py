@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import sent
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder, make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Among
@@ -139,7 +139,7 @@ def _uncut(batch_size: int, micro_batch_size: int, group_size: int, processes: i
 
 def decoder_of(name: str, task: Task, index: ShardIndex, images: int) -> tuple[Decoder, str]:
     """For crops of the encoder's size, and the line that says which; `images` is the most a batch has."""
-    threads = max(1, (os.cpu_count() or 1) // task.world.local_size)
+    threads = decode_threads(task.world.local_size)
     return make_decoder(name, task.encoder.config.data.image_size, images, threads, index.largest)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from mimcl.pipeline.cores import worker_count
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class PackConfig:
 
     shard_mb: int = 256
     short_side: int = 0
-    workers: int = os.cpu_count() or 1
+    workers: int = field(default_factory=worker_count)
     decode: bool = False
     dedup: bool = False
 

@@ -121,7 +121,7 @@ def test_the_same_again_changes_nothing_and_makes_a_missing_set(home, tmp_path, 
         shutil.copytree(home / name, tmp_path / name)
     before = {path: path.read_bytes() for path in (tmp_path / "far").rglob("*.*") if path.is_file()}
     shutil.rmtree(tmp_path / "far" / "prototypes")  # killed before it was written
-    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("mimcl.pipeline.cores.usable_cores", lambda: 3.0)
     stamp = (home / "shards" / "dataset.json").stat()
     os.utime(tmp_path / "shards" / "dataset.json", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert mimcl(monkeypatch, tmp_path, "repack", "shards", *SET, "--out", "far", "--shard-mb", "1") == 0

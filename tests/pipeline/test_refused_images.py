@@ -24,7 +24,9 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 SAMPLES, BATCH, SIZE = 56, 8, 32
 # First, middle and last place of three batches in a row; sample g is draw g.
 REFUSED = [2 * BATCH, 3 * BATCH + BATCH // 2, 5 * BATCH - 1]
-MEAN, PERCENTILE_99 = 0.3, 3  # the largest differences of one crop from the reference, in grey levels
+# The largest mean and 99th percentile of one crop's differences from the reference, in grey levels. That of nvJPEG is
+# an estimate until it has been measured.
+TOLERANCES = {"dali-cpu": (0.3, 3), "dali-gpu": (1.0, 4)}
 
 
 def with_unknown_chunk(seed: int) -> bytes:
@@ -92,8 +94,9 @@ def test_every_draw_has_the_references_pixels(decoder, prefetch, refused):
         if draw in REFUSED:
             assert not difference.any(), f"draw {draw}"
         else:
-            assert difference.mean() <= MEAN, f"draw {draw}"
-            assert np.percentile(difference, 99) <= PERCENTILE_99, f"draw {draw}"
+            mean, percentile_99 = TOLERANCES[decoder]
+            assert difference.mean() <= mean, f"draw {draw}"
+            assert np.percentile(difference, 99) <= percentile_99, f"draw {draw}"
 
 
 @DALI
@@ -103,7 +106,7 @@ def test_what_no_decoder_reads_stops_the_stream_by_name_after_every_batch_before
     expected = iter(stream(broken, "reference", prefetch))
     for _ in range(REFUSED[2] // BATCH):
         difference = (next(run).images.cpu().float() - next(expected).images.float()).abs()
-        assert difference.mean() <= MEAN
+        assert difference.mean() <= TOLERANCES[decoder][0]
     with pytest.raises(
         DataError, match=rf"sample 0000000{REFUSED[2]} in .*train-000000.tar is bad: it does not decode: "
     ):

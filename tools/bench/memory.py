@@ -32,6 +32,7 @@ from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
@@ -93,7 +94,8 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     )
     parts = micro_batches(batch, data.micro_batch_size)
     longest = max(stop - start for start, stop in parts)
-    decoder, choice = make_decoder(data.decoder, SIZE, longest, data.decode_threads, index.largest)
+    threads = decode_threads(configured=data.decode_threads)
+    decoder, choice = make_decoder(data.decoder, SIZE, longest, threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name, draws // config.data.batch_size)
     model = MaskedAutoencoderViT(
         SIZE, 16, 32, 1, 1, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True

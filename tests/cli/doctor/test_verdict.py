@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from mimcl.cli.config import override
 from mimcl.cli.doctor import verdict as module
 from mimcl.cli.doctor.trials import Rates
 from mimcl.cli.doctor.verdict import IMAGENET, verdict
@@ -73,4 +74,5 @@ def test_advice(monkeypatch):
     assert "--recipe cpu_small" in on_cpu
     assert "micro-batches of 4 instead of 256" in on_cpu
     monkeypatch.setattr(module, "usable_cores", lambda: 1.5)
-    assert "data.decode_threads=1" in advice(rates())
+    assert "decode_threads" not in advice(rates())
+    assert "data.decode_threads=1" in advice(rates(), override(mae_b16(), {"data.decode_threads": 8}))

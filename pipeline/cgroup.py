@@ -1,0 +1,56 @@
+"""Limits that Linux control groups (version 1 and 2) set on this process: containers and batch systems use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_UNLIMITED_BYTES = 1 << 60  # version 1 writes a number above this for "no limit"
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of processor time that this process and its group may use; None where there is no limit."""
+    return min((quota for folder in _groups("cpu") if (quota := _quota(folder)) is not None), default=None)
+
+
+def memory_limit() -> int | None:
+    """Bytes of memory that this process and its group may use; None where there is no limit."""
+    return min((limit for folder in _groups("memory") if (limit := _memory(folder)) is not None), default=None)
+
+
+def _quota(folder: Path) -> float | None:
+    if text := _text(folder / "cpu.max"):
+        quota, period = text.split()
+    else:
+        quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
+    if not quota or not period or quota in ("max", "-1"):
+        return None
+    return int(quota) / int(period)
+
+
+def _memory(folder: Path) -> int | None:
+    text = _text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")
+    return None if text in ("", "max") or int(text) > _UNLIMITED_BYTES else int(text)
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """This process's group and all groups around it: each of them may set a limit.
+
+    A container may show its own group as the root, under which the path that the kernel tells does not exist; then
+    the root is what is left of these.
+    """
+    for line in _text(_MEMBERSHIP).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or controller in controllers.split(","):
+            root = _ROOT / controller if controllers else _ROOT
+            own = root / path.strip("/")
+            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,46 @@
+"""How many cores this process may use, and how many threads and worker processes that gives."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from mimcl.pipeline.cgroup import cpu_quota
+
+_KEPT_FREE = 2  # for the thread that launches the model's work and the one that reads shards
+_FEW = 4  # cores of which none is kept free
+
+
+def usable_cores() -> float:
+    """Cores of this process's affinity mask, or fewer where its control group limits the processor time."""
+    return min(len(os.sched_getaffinity(0)), cpu_quota() or math.inf)
+
+
+def worker_count(local_size: int = 1) -> int:
+    """One worker for each core of this process, of `local_size` like it on the machine; at least 1.
+
+    A launcher may bind each of its processes to cores of their own, or let all of them share its cores: so a process
+    counts on an equal part of the launcher's cores, and on no more than its own mask has.
+    """
+    cores = usable_cores()
+    if local_size > 1:
+        cores = min(cores, _launcher_cores() / local_size, (cpu_quota() or math.inf) / local_size)
+    return max(1, int(cores))
+
+
+def decode_threads(local_size: int = 1, configured: int | None = None) -> int:
+    """Threads that decode images in each of `local_size` training processes on the machine.
+
+    `configured` is how many they have together; None: as many as leave cores to the threads beside them.
+    """
+    if configured is not None:
+        return max(1, configured // local_size)
+    workers = worker_count(local_size)
+    return workers - _KEPT_FREE if workers > _FEW else workers
+
+
+def _launcher_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(os.getppid()))
+    except OSError:  # it has ended
+        return len(os.sched_getaffinity(0))

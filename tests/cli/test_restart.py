@@ -1,0 +1,69 @@
+"""A real process that DALI does not start in on the GPU: it starts again, once, without virtual memory pools."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+# DALI itself runs, on the CPU; it is its place on the GPU that fails, as it would in a sandbox.
+PROGRAM = """
+import os, sys
+import torch, typer
+from mimcl.cli import main
+from mimcl.pipeline import dali, decode
+
+class Unsupported(dali.DaliDecoder):
+    def __init__(self, *sizes, gpu):
+        super().__init__(*sizes, gpu=False)
+        self._gpu = gpu
+
+    def __call__(self, batches):
+        if self._gpu and (os.environ.get("DALI_USE_VMM") != "0" or ALWAYS):
+            raise RuntimeError("cuMemCreate: operation not supported")
+        return super().__call__(batches)
+
+ALWAYS = {always}
+dali.DaliDecoder = Unsupported
+torch.cuda.is_available = lambda: True
+
+@main.app.command("decoder")
+def command(name: str) -> None:
+    typer.echo(decode.make_decoder(name, 32, 4, 1, 100)[1])
+
+main.main()
+"""
+
+
+def run(tmp_path, name: str, always: bool = False, **environment: str):
+    (tmp_path / "program.py").write_text(PROGRAM.format(always=always))
+    command = [sys.executable, str(tmp_path / "program.py"), "decoder", name]
+    clean = {key: value for key, value in os.environ.items() if key != "DALI_USE_VMM"}
+    return subprocess.run(command, capture_output=True, text=True, env=clean | environment, timeout=120)
+
+
+@pytest.mark.parametrize("name", ["auto", "dali-gpu"])
+def test_it_starts_again_without_virtual_memory_pools_and_says_so(tmp_path, name):
+    done = run(tmp_path, name)
+    assert done.returncode == 0
+    assert done.stdout == "decoder dali-gpu\n"
+    (line,) = done.stderr.splitlines()
+    assert "dali-gpu does not start (cuMemCreate: operation not supported)" in line
+    assert "DALI_USE_VMM=0" in line
+    assert line.endswith("(starting again with it)")
+
+
+def test_it_starts_again_only_once(tmp_path):
+    done = run(tmp_path, "auto", always=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("decoder dali-cpu; dali-gpu: cuMemCreate")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_who_has_set_the_variable_is_not_started_again(tmp_path):
+    done = run(tmp_path, "dali-gpu", always=True, DALI_USE_VMM="1")
+    assert done.returncode == 1
+    assert "no decoder works here (dali-gpu: cuMemCreate" in done.stderr
+    assert "starting again" not in done.stderr

@@ -1,0 +1,68 @@
+"""Limits of control groups, in trees of files as kernels, containers and batch systems show them."""
+
+import pytest
+
+from mimcl.pipeline import cgroup
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Writes files below the root of the control groups, and says which group this process is in."""
+    monkeypatch.setattr(cgroup, "_ROOT", tmp_path / "groups")
+    monkeypatch.setattr(cgroup, "_MEMBERSHIP", tmp_path / "membership")
+
+    def write(membership: str, **files: str) -> None:
+        (tmp_path / "membership").write_text(membership)
+        for name, text in files.items():
+            file = tmp_path / "groups" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text + "\n")
+
+    return write
+
+
+def test_without_control_groups_there_is_no_limit(tree):
+    assert (cgroup.cpu_quota(), cgroup.memory_limit()) == (None, None)
+
+
+def test_version_2_no_limit(tree):
+    tree("0::/user.slice\n", **{"user.slice/cpu.max": "max 100000", "user.slice/memory.max": "max"})
+    assert (cgroup.cpu_quota(), cgroup.memory_limit()) == (None, None)
+
+
+@pytest.mark.parametrize("limited", ["", "jobs/", "jobs/17/"])
+def test_version_2_a_limit_of_any_group_around_this_process(tree, limited):
+    unlimited = {f"{folder}cpu.max": "max 100000" for folder in ("jobs/", "jobs/17/")}
+    tree("0::/jobs/17\n", **unlimited | {f"{limited}cpu.max": "250000 100000", f"{limited}memory.max": "2000000000"})
+    assert cgroup.cpu_quota() == 2.5
+    assert cgroup.memory_limit() == 2_000_000_000
+
+
+def test_the_tightest_of_several_limits_counts(tree):
+    tree("0::/a/b\n", **{"cpu.max": "800000 100000", "a/cpu.max": "150000 100000", "a/b/cpu.max": "400000 100000"})
+    assert cgroup.cpu_quota() == 1.5
+
+
+def test_a_container_that_shows_its_own_group_as_the_root(tree):
+    tree("0::/docker/4711\n", **{"cpu.max": "50000 100000", "memory.max": "1000"})
+    assert (cgroup.cpu_quota(), cgroup.memory_limit()) == (0.5, 1000)
+
+
+def test_version_1(tree):
+    membership = "5:cpu,cpuacct:/slurm/job_7\n4:memory:/slurm/job_7\n3:cpuset:/\n"
+    quota = {"cpu/slurm/job_7/cpu.cfs_quota_us": "300000", "cpu/slurm/job_7/cpu.cfs_period_us": "100000"}
+    around = {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}
+    memory = {"memory/slurm/job_7/memory.limit_in_bytes": "5000", "memory/memory.limit_in_bytes": f"{2**63 - 4096}"}
+    tree(membership, **quota, **around, **memory)
+    assert (cgroup.cpu_quota(), cgroup.memory_limit()) == (3.0, 5000)
+
+
+def test_version_1_no_limit(tree):
+    tree("1:cpu:/\n4:memory:/\n", **{"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"})
+    tree("1:cpu:/\n4:memory:/\n", **{"memory/memory.limit_in_bytes": "9223372036854771712"})
+    assert (cgroup.cpu_quota(), cgroup.memory_limit()) == (None, None)
+
+
+def test_limits_of_other_controllers_do_not_count(tree):
+    tree("1:cpuset:/job\n0::/\n", **{"cpuset/job/cpu.cfs_quota_us": "100", "cpuset/job/cpu.cfs_period_us": "100"})
+    assert cgroup.cpu_quota() is None

@@ -1,0 +1,84 @@
+"""Cores that a process counts on: affinity, quota, and its part of what several processes share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mimcl.pipeline import cores
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with these cores in the masks of this process and of its launcher, and this quota."""
+
+    def of(own: int, launcher: int | None = None, quota: float | None = None) -> None:
+        masks = {0: own, os.getppid(): own if launcher is None else launcher}
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(masks[pid])))
+        monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
+
+    return of
+
+
+@pytest.mark.parametrize(("own", "quota", "usable"), [(16, None, 16), (16, 2.5, 2.5), (2, 8.0, 2), (1, 0.5, 0.5)])
+def test_usable_cores(machine, own, quota, usable):
+    machine(own, quota=quota)
+    assert cores.usable_cores() == usable
+
+
+@pytest.mark.parametrize(
+    ("own", "launcher", "quota", "local_size", "workers"),
+    [
+        (208, 208, None, 8, 26),  # torchrun on a whole machine
+        (26, 208, None, 8, 26),  # each process is bound to cores of its own, as srun does
+        (104, 208, None, 8, 26),  # bound to half of the machine, which four processes share
+        (4, 4, None, 2, 2),  # taskset around torchrun
+        (208, 208, 32.0, 8, 4),  # a container's quota, for all processes together
+        (2, 2, None, 8, 1),  # more processes than cores
+        (16, 2, None, 1, 16),  # a single process shares with nobody, whatever its launcher may use
+        (1, 1, 0.25, 1, 1),
+    ],
+)
+def test_workers_of_each_process(machine, own, launcher, quota, local_size, workers):
+    machine(own, launcher, quota)
+    assert cores.worker_count(local_size) == workers
+
+
+@pytest.mark.parametrize(("own", "threads"), [(1, 1), (2, 2), (4, 4), (5, 3), (6, 4), (16, 14)])
+def test_two_cores_are_kept_free_where_there_are_more_than_four(machine, own, threads):
+    machine(own)
+    assert cores.decode_threads() == threads
+
+
+def test_configured_threads_are_shared_by_the_processes_of_a_machine(machine):
+    machine(16)
+    assert [cores.decode_threads(size, 12) for size in (1, 2, 5, 16)] == [12, 6, 2, 1]
+
+
+def test_a_launcher_that_has_ended(machine, monkeypatch):
+    machine(8)
+
+    def affinity(pid):
+        if pid:
+            raise ProcessLookupError
+        return set(range(8))
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity)
+    assert cores.worker_count(2) == 4
+
+
+def test_a_real_process_bound_to_one_core():
+    code = "import os; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}); "
+    code += "from mimcl.pipeline.cores import usable_cores, worker_count; print(usable_cores() <= 1, worker_count(1))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True", "1"]
+
+
+def test_no_package_counts_the_machine_s_cores_instead():
+    files = [file for folder in ("pipeline", "curriculum", "model", "cli") for file in (ROOT / folder).rglob("*.py")]
+    assert files
+    assert [file for file in files if "cpu_count" in file.read_text()] == []
