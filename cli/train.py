@@ -226,7 +226,7 @@ def train(run: Run, world: World | None = None) -> bool:
             batch_size=data.batch_size,
             micro_batches=len(parts),
             precision=config.trainer.precision,
-            # Gradients are sent to the other processes while the backward pass runs, which one graph would prevent.
+            # One graph would deliver all gradients at the end of the backward pass: none could be sent while it runs.
             compile_unit="blocks" if world.size > 1 else "whole",
         )
         counts = DrawCounts(np.zeros(index.samples, np.uint32))

@@ -55,10 +55,14 @@ class World:
         return world
 
     def device(self) -> torch.device:
-        """This process's own CUDA device, which becomes the current one; the CPU where there is none."""
+        """This process's own CUDA device, which becomes the current one; the CPU where there is none.
+
+        A launcher may show each process all devices of the machine, or only its own (srun --gpus-per-task=1).
+        """
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        device = torch.device("cuda", self.local_rank if self.size > 1 else torch.cuda.current_device())
+        number = self.local_rank % torch.cuda.device_count() if self.size > 1 else torch.cuda.current_device()
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         return device
 
@@ -67,8 +71,9 @@ class World:
 def connected(world: World, device: torch.device, timeout_seconds: float) -> Iterator[None]:
     """Joins the processes while the block lasts: nccl between GPUs, gloo for what lies on the host.
 
-    A process that waits `timeout_seconds` for another one gives up with an error; for a machine that is gone it does
-    not wait that long.
+    A process that waits `timeout_seconds` for another one gives up: with an error over gloo, which also notices that a
+    machine is gone; over nccl its watchdog aborts the process (SIGABRT), since nothing can be done with the GPU's queue
+    any more. Raises DistributedError, also where two processes have the same GPU.
     """
     if world.size == 1:
         yield
@@ -84,12 +89,25 @@ def connected(world: World, device: torch.device, timeout_seconds: float) -> Ite
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timedelta(seconds=timeout_seconds),
-            device_id=device if on_gpu else None,
         )
-    barrier()  # afterwards all connections stand
+    barrier()  # afterwards all connections over gloo stand
+    if on_gpu:
+        require_own_devices(gather(str(torch.cuda.get_device_properties(device).uuid)))
+        with _peers(_RESTART):
+            dist.all_reduce(torch.zeros(1, device=device))  # connects nccl, which two processes on a GPU cannot do
     _notice_dead_machines()
     yield
     dist.destroy_process_group()  # not after an error: it would wait for a process that is gone
+
+
+def require_own_devices(uuids: Sequence[str]) -> None:
+    """Raises DistributedError where two ranks have the same GPU; `uuids` are those of the ranks' GPUs, in order."""
+    for rank, uuid in enumerate(uuids):
+        if (first := uuids.index(uuid)) != rank:
+            raise DistributedError(
+                f"ranks {first} and {rank} have the same GPU ({uuid}); start one process for each GPU of a machine: "
+                "torchrun --nproc-per-node, srun --gpus-per-task=1"
+            )
 
 
 def barrier() -> None:
@@ -136,8 +154,11 @@ class Gradients:
 
     `parameters` are those that every backward pass of a step reaches: their buckets, in reverse order of the
     parameters, are sent while the step's last backward pass still runs. `others` follow when the step is complete.
-    DDP's wrapper is no choice: maskers call parts of the model, and it lays its buckets out anew after the first
-    step, which would change the order of summation, and so the weights, after a resume.
+
+    Why not DistributedDataParallel: maskers call parts of the model, not only the forward pass that it wraps. It keeps
+    the layout of its first buckets, and so the order of summation after a resume, only with
+    find_unused_parameters=True (and no static graph), which walks the autograd graph at every step. And the step's
+    sums travel with the gradients here.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter] = ()) -> None:

@@ -8,6 +8,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,15 +18,21 @@ from made_batches import make_batches, make_plan
 from torch import nn
 
 from mimcl.cli.watch import Watch
+from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed
 from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather, gather_rows
+from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Outcome
+from mimcl.model.optim import OptimConfig
+from mimcl.model.trainer import Trainer, TrainerConfig
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.watch"])  # what takes time to import, once for all
 
 
-def together(size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 60) -> list[Any]:
+def together(
+    size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 60, device: str = "cpu"
+) -> list[Any]:
     """What `function(rank, *arguments)` returns on each of `size` ranks; an error as its type's name and text."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -32,7 +40,7 @@ def together(size: int, function: Callable[..., Any], *arguments: Any, timeout: 
     started = []
     for rank in range(size):
         here, there = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_rank, args=(there, rank, size, port, function, arguments))
+        process = _CONTEXT.Process(target=_rank, args=(there, rank, size, port, device, function, arguments))
         process.start()
         there.close()
         started.append((process, here))
@@ -49,11 +57,14 @@ def together(size: int, function: Callable[..., Any], *arguments: Any, timeout: 
     return results
 
 
-def _rank(there: Any, rank: int, size: int, port: int, function: Callable[..., Any], arguments: tuple) -> None:
+def _rank(
+    there: Any, rank: int, size: int, port: int, device: str, function: Callable[..., Any], arguments: tuple
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
     try:
-        with connected(World(rank, size), torch.device("cpu"), 50):
+        world = World(rank, size, rank, size)
+        with connected(world, torch.device("cpu") if device == "cpu" else world.device(), 50):
             result = function(rank, *arguments)
     except Exception as error:
         result = f"{type(error).__name__}: {error}"
@@ -143,6 +154,50 @@ def steps(
         "buckets": len(gradients.buckets),
         "hooks": hooks,
     }
+
+
+def backward_passes(rank: int, compile_unit: str | None) -> list[str]:
+    """What happens in a training step's backward pass, in order: names of autograd nodes, "bucket" for a sent one.
+
+    Graphs are compiled as in training, but for the generation of kernels, which takes minutes and changes no order.
+    """
+    distributed._BUCKET_BYTES = 4096
+    torch.compile = partial(torch.compile, backend="aot_eager")
+    model = MaskedAutoencoderViT(32, 8, width=32, depth=3, heads=2, decoder_width=32, decoder_depth=1,
+                                 decoder_heads=1, norm_pix_loss=True)  # fmt: skip
+    model.initialise(torch.Generator().manual_seed(0))
+    config = TrainerConfig(compile=compile_unit is not None)
+    sizes = {"samples": 8, "draws": 8, "batch_size": 8, "micro_batches": 1}
+    unit = {"compile_unit": compile_unit} if compile_unit else {}
+    trainer = Trainer(model, RandomMasker(16, 0.75), config, OptimConfig(), **sizes, **unit, precision="float32")
+    events: list[str] = []
+    send, backward = dist.all_reduce, torch.Tensor.backward
+
+    def noted_send(tensor: torch.Tensor, **options: Any) -> Any:
+        events.append("bucket")
+        return send(tensor, **options)
+
+    def noted_backward(objective: torch.Tensor) -> None:
+        for node in nodes_of(objective):
+            node.register_prehook(lambda _, name=node.name(): events.append(name))
+        backward(objective)
+        events.append("end")
+
+    dist.all_reduce, torch.Tensor.backward = noted_send, noted_backward
+    images = torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(rank)).to(torch.uint8)
+    batch = SimpleNamespace(images=images, keys=torch.arange(4) + rank, position=8, bad=())
+    trainer.run([batch], (), lambda *_: None)
+    return events
+
+
+def nodes_of(objective: torch.Tensor) -> list[Any]:
+    """All nodes of the graph that leads to `objective`."""
+    found, waiting = [], [objective.grad_fn]
+    while waiting:
+        if (node := waiting.pop()) not in found:
+            found.append(node)
+            waiting += [following for following, _ in node.next_functions if following is not None]
+    return found
 
 
 def lose_rank_1(rank: int, where: str) -> str:

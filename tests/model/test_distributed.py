@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from gloo_ranks import disagree, exchange, exchange_rows, lose_rank_1, steps, together
+from gloo_ranks import backward_passes, disagree, exchange, exchange_rows, lose_rank_1, steps, together
 from torch import nn
 
 from mimcl.model.distributed import (
@@ -19,6 +19,7 @@ from mimcl.model.distributed import (
     from_first,
     gather,
     gather_rows,
+    require_own_devices,
 )
 
 DRAWS = 20
@@ -81,6 +82,20 @@ def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
     early = first["buckets"] - 1  # the last bucket holds what the masker trains alone
     assert first["in_backward"] == [0, 0, early]
     assert first["sent"] == [*range(early), early, "sums"]
+
+
+@pytest.mark.parametrize("compile_unit", [None, "blocks", "whole"])
+def test_gradients_are_sent_while_others_are_computed_unless_the_model_is_one_graph(compile_unit):
+    for events in together(2, backward_passes, compile_unit, timeout=240):
+        assert isinstance(events, list), events
+        after_the_first = events[events.index("bucket") : events.index("end")]
+        assert events.count("bucket") > 4
+        computing = [name for name in after_the_first if name != "bucket" and "AccumulateGrad" not in name]
+        if compile_unit == "whole":  # why several processes do not compile it so
+            assert computing == []
+        else:
+            kind = "CompiledFunctionBackward" if compile_unit else "AddmmBackward0"
+            assert sum(kind in name for name in computing) >= 2, events
 
 
 def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
@@ -170,6 +185,33 @@ def test_the_store_that_torchrun_shares_is_refused_only_where_it_would_restart(m
                 connected(World(1, 2), torch.device("cpu"), 0.5),
             ):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("visible", "local_rank", "number"),
+    [(8, 3, 3), (1, 3, 0), (2, 3, 1)],  # all of a machine's devices; its own, as srun --gpus-per-task shows them
+)
+def test_a_process_takes_its_own_of_the_devices_that_it_sees(monkeypatch, visible, local_rank, number):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert World(3, 8, local_rank, 8).device() == torch.device("cuda", number)
+    assert taken == [torch.device("cuda", number)]
+
+
+def test_two_processes_with_the_same_device_are_an_error():
+    require_own_devices(["GPU-a", "GPU-b", "GPU-c"])
+    with pytest.raises(DistributedError, match="ranks 1 and 2 have the same GPU \\(GPU-b\\)"):
+        require_own_devices(["GPU-a", "GPU-b", "GPU-b", "GPU-a"])
+
+
+@pytest.mark.gpu
+def test_two_real_processes_cannot_share_a_device():
+    if torch.cuda.device_count() != 1:
+        pytest.skip("not exactly one CUDA device")
+    for said in together(2, gather, "x", device="cuda"):
+        assert said.startswith("DistributedError: ranks 0 and 1 have the same GPU (")
 
 
 def test_place_and_size_come_from_torchrun(monkeypatch):
