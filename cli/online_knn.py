@@ -24,7 +24,8 @@ _K = 20
 class OnlineKnn:
     """nn and knn of the model in training, as it stands, on central crops; every `every` draws, and at the end.
 
-    Nothing of the training is touched: no weight, no generator; the decoder is one of its own.
+    Nothing of the training is touched: no weight, no generator. The decoder is its own; to be called while the stream
+    that trains is released, so that there are never two in the GPU's memory.
     """
 
     name = "online_knn"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from types import TracebackType
 
 from mimcl.cli.config import Config
@@ -39,8 +40,10 @@ class Supervisor:
         counts: DrawCounts,
         world: World,
         online_knn: OnlineKnn | None = None,
+        released: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._online_knn, self._draws = online_knn, plan.draws
+        """`released` is entered around what decodes images itself: the stream's, which holds no decoder meanwhile."""
+        self._online_knn, self._released, self._draws = online_knn, released, plan.draws
         self._trainer, self._batch_size, self._world_size = trainer, config.data.batch_size, world.size
         self._learned, self._signals = plan.learned, StopSignals(last_words)
         with ExitStack() as until_the_end:
@@ -68,7 +71,7 @@ class Supervisor:
 
     def _look_up(self) -> None:
         """On all ranks; written down before the checkpoint of the same step, so that a resume does not do it again."""
-        with self._trainer.paused(), self._signals.pausing():
+        with self._trainer.paused(), self._signals.pausing(), self._released():
             found = self._online_knn()
         if self._recorder:
             self._recorder.evaluated(self._online_knn.name, found)

@@ -7,10 +7,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,36 +18,14 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.ahead import Ahead, Announced, Ended, Planned
 from mimcl.pipeline.augment import STREAM_MASK, Transform, hash64
+from mimcl.pipeline.config import DataConfig
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Plan, Window
+from mimcl.pipeline.producer import Producer
 from mimcl.pipeline.reads import ReadFigures, ReadPlanner
 from mimcl.pipeline.sound import BadSample, Part, Samples
 from mimcl.pipeline.stall import Stage, StallError
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the images are and how many are used at a time. Sizes in pixels and images."""
-
-    root: str = "shards"
-    decoder: Literal["auto", "dali-gpu", "dali-cpu", "reference"] = "auto"
-    image_size: int = 224
-    batch_size: int = 4096
-    micro_batch_size: int = 256
-    decode_threads: int | None = None  # on a machine, shared by its processes; None: as many as its cores allow
-    prefetch: int = 4  # micro-batches made ahead
-    stall_timeout: float = 600.0  # seconds that training waits for a micro-batch before it is an error
-    max_bad: float = 0.001  # share of the draws so far that may be bad; 10 always may
-
-    def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"data.{name} is {value}; it must be at least 1")
-        if not 0 < self.stall_timeout < math.inf:
-            raise ValueError(f"data.stall_timeout is {self.stall_timeout}; it must be a number of seconds above 0")
-        if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"data.max_bad is {self.max_bad}; it must be a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -146,58 +124,73 @@ class Stream:
         share = plan.window_length // batch_size * (self._parts[-1][1] - self._parts[0][0])  # of a window, in draws
         # Never more than half a window ahead; never less than the decoder needs in order to yield.
         self._ahead = max(min(prefetch, share // (2 * longest)), decoder.lookahead + 1)
+        self._producer: Producer[Batch] | None = None  # of the iteration under way
+        self._taken = 0  # micro-batches, by that iteration
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches in order; errors of the background thread come out here, where the batch would have.
 
         Raises StallError when the consumer has waited for `stall_timeout` seconds.
         """
-        free, ended = threading.Semaphore(self._ahead), Ended()
-        results: queue.SimpleQueue[Batch | Exception | None] = queue.SimpleQueue()
+        draw, self._taken = self._start, 0
+        try:
+            while True:
+                if self._producer is None:
+                    self._producer = self._produce(draw)
+                batch = self._take(self._producer)
+                if batch is None:
+                    return
+                draw, self._taken = batch.position, self._taken + 1
+                yield batch
+        finally:
+            self._stop()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """While the block lasts, nothing is made ahead and the decoder holds no memory, so that others may use it.
+
+        For use between two steps of an iteration, which goes on afterwards with the same batches: those that were made
+        ahead are made again.
+        """
+        if self._taken % len(self._parts):
+            raise RuntimeError("a stream can be released only between two steps, not between two micro-batches of one")
+        self._stop()
+        yield
+
+    def _produce(self, start: int) -> Producer[Batch]:
+        """Begins to make batches from draw `start` on."""
         consumer = torch.cuda.current_stream(self._device) if self._side else None
 
-        def produce() -> None:
-            try:
-                with torch.cuda.stream(self._side):  # does nothing for None
-                    for batch in self._batches(free, ended):
-                        if self._side:  # this thread waits, so that the consumer need not
-                            self._side.synchronize()
-                            for tensor in (batch.images, batch.keys, batch.distances):
-                                tensor.record_stream(consumer)
-                        results.put(batch)
-                results.put(None)
-            except Exception as error:
-                results.put(error)
+        def batches(free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
+            with torch.cuda.stream(self._side):  # does nothing for None
+                for batch in self._batches(start, free, ended):
+                    if self._side:  # this thread waits, so that the consumer need not
+                        self._side.synchronize()
+                        for tensor in (batch.images, batch.keys, batch.distances):
+                            tensor.record_stream(consumer)
+                    yield batch
 
-        thread = threading.Thread(target=produce, name="stream", daemon=True)
-        thread.start()
-        patience = self._stall_timeout  # seconds for the thread to end
-        try:
-            while (item := self._take(results)) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                free.release()
-                yield item
-        except StallError:
-            patience = 0
-            raise
-        finally:
-            ended.set()
-            free.release()
-            thread.join(patience)
+        return Producer(batches, self._ahead)
 
-    def _take(self, results: queue.SimpleQueue[Batch | Exception | None]) -> Batch | Exception | None:
+    def _take(self, producer: Producer[Batch]) -> Batch | None:
         try:
-            return results.get(timeout=self._stall_timeout)
+            return producer.take(self._stall_timeout)
         except queue.Empty:
+            self._stop(patience=0)
             raise StallError(
                 f"no batch came for {self._stall_timeout:g} seconds, while {self._stage.words()}; look at what that "
                 "waits for, or raise data.stall_timeout"
             ) from None
 
-    def _batches(self, free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
+    def _stop(self, patience: float | None = None) -> None:
+        """Ends what is being made; `patience` in seconds, None as long as training waits for a batch."""
+        producer, self._producer = self._producer, None
+        if producer:
+            producer.stop(self._stall_timeout if patience is None else patience)
+
+    def _batches(self, start: int, free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
         waiting: deque[tuple[Part, ReadFigures | None]] = deque()
-        numbered = self._draws(ended)
+        numbered = self._draws(start, ended)
 
         def decoding() -> str:
             if not waiting:
@@ -226,8 +219,8 @@ class Stream:
             numbered.close()  # ends the planning thread at once, whoever still holds the error's frames
             self._samples.store.close()
 
-    def _draws(self, ended: Ended) -> Iterator[tuple[Planned, NDArray[np.int64]]]:
-        """The window and the draw numbers of each micro-batch; the next window is planned while this one is used.
+    def _draws(self, begin: int, ended: Ended) -> Iterator[tuple[Planned, NDArray[np.int64]]]:
+        """The window and draw numbers of each micro-batch from draw `begin` on; windows are planned one ahead.
 
         What will be read is announced a stretch ahead, into the next window as soon as that is planned.
         """
@@ -236,11 +229,11 @@ class Stream:
         def plan_ahead(number: int) -> Ahead | None:
             return Ahead(self._plan, number, ended, self._reads) if number * length < total else None
 
-        announced = Announced(self._samples.store.expect, self._start)
-        ahead = plan_ahead(self._start // length) if self._start < total else None
+        announced = Announced(self._samples.store.expect, begin)
+        ahead = plan_ahead(begin // length) if begin < total else None
         try:
-            for first in range(self._start, total, self._batch_size):
-                if first % length == 0 or first == self._start:
+            for first in range(begin, total, self._batch_size):
+                if first % length == 0 or first == begin:
                     self._stage.words = partial("planning window {}".format, first // length)
                     planned = ahead.result()
                     announced.add(planned)

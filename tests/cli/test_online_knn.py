@@ -16,6 +16,7 @@ from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.online_knn import OnlineKnn
 from mimcl.cli.supervise import Supervisor
+from mimcl.pipeline.decode import ReferenceDecoder
 
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
 SETTINGS = (
@@ -60,6 +61,24 @@ def test_training_does_not_notice(home):
     plain, watched = metrics(home / "plain"), metrics(home / "untouched")
     assert plain == [line for line in watched if "evaluation" not in line]
     assert len(plain) == len(watched) - 3
+
+
+def test_the_decoder_of_the_training_ends_before_it_decodes(home, monkeypatch):
+    running, found, decode = [], [], ReferenceDecoder.__call__
+
+    def counted(self, batches):
+        running.append(self)
+        found.append(len(running))
+        try:
+            yield from decode(self, batches)
+        finally:
+            running.remove(self)
+
+    monkeypatch.setattr(ReferenceDecoder, "__call__", counted)
+    assert mimcl(monkeypatch, home, *WORDS, *EVERY, "--out", "counted") == 0
+    assert len(found) > 6  # of three evaluations, two splits each
+    assert set(found) == {1}
+    assert weights(home / "counted") == weights(home / "plain")
 
 
 def test_a_resumed_run_has_the_lines_of_an_unbroken_one(home, tmp_path, monkeypatch):

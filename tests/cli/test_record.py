@@ -13,8 +13,8 @@ from mimcl.model import checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.pipeline.config import DataConfig
 from mimcl.pipeline.draw_counts import DrawCounts
-from mimcl.pipeline.stream import DataConfig
 
 BATCH = 16
 

@@ -30,11 +30,12 @@ from mimcl.curriculum import order
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
 from mimcl.pipeline.augment import STREAM_MASK, central_crops, hash64, random_crops
+from mimcl.pipeline.config import DataConfig
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
-from mimcl.pipeline.stream import DataConfig, micro_batches
+from mimcl.pipeline.stream import micro_batches
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,68 @@ def test_a_position_is_a_start(index, whole):
     stream.close()
     assert positions == [32, 32, 64, 64, 96, 96]
     assert next(iter(make_stream(index, start=positions[-1]))).draws[0] == 96
+
+
+class Counted(ReferenceDecoder):
+    """Counts its runs that have begun and not ended, each of which would hold memory on a GPU."""
+
+    running = most = 0
+
+    def __call__(self, batches):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            yield from super().__call__(batches)
+        finally:
+            self.running -= 1
+
+
+@pytest.mark.parametrize("released_after", [[0], [1], [3, 4], [7], [8]])
+def test_released_between_steps_it_goes_on_with_the_same_batches_and_holds_no_decoder(index, whole, released_after):
+    decoder = Counted(SIDE, 2)
+    stream, seen = make_stream(index, micro=16, decoder=decoder), {"images": [], "draws": [], "keys": []}
+    batches = iter(stream)
+    for step in range(DRAWS // BATCH + 1):
+        if step in released_after:
+            with stream.released():
+                assert decoder.running == 0
+                assert not [thread for thread in threading.enumerate() if thread.name in ("stream", "plan")]
+        for batch in itertools.islice(batches, 2):
+            for name, parts in seen.items():
+                parts.append(np.asarray(getattr(batch, name)))
+    assert decoder.most == 1
+    for name, parts in seen.items():
+        np.testing.assert_array_equal(np.concatenate(parts), whole[name], err_msg=name)
+
+
+def test_released_while_a_window_waits_for_its_temperature(index):
+    plan = Awaiting(index.samples)
+    stream = make_stream(index, plan)
+    draws = []
+    for batch in stream:
+        draws += batch.draws.tolist()
+        if len(draws) % BATCH == 0:
+            with stream.released():
+                pass
+        if len(draws) % WINDOW == 0 and len(draws) < DRAWS:
+            plan.complete(len(draws) // WINDOW - 1)
+    assert draws == list(range(DRAWS))
+
+
+def test_released_between_two_micro_batches_of_a_step_is_an_error(index):
+    stream = make_stream(index, micro=8)
+    batches = iter(stream)
+    next(batches)
+    with pytest.raises(RuntimeError, match="only between two steps"), stream.released():
+        pass
+    batches.close()
+
+
+def test_released_when_nothing_iterates_over_it(index, whole):
+    stream = make_stream(index, micro=BATCH)
+    with stream.released():
+        pass
+    assert next(iter(stream)).draws[0] == 0
 
 
 def test_a_start_within_a_batch_is_refused(index):

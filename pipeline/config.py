@@ -1,0 +1,31 @@
+"""What is configured of the data and of the stream."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images are and how many are used at a time. Sizes in pixels and images."""
+
+    root: str = "shards"
+    decoder: Literal["auto", "dali-gpu", "dali-cpu", "reference"] = "auto"
+    image_size: int = 224
+    batch_size: int = 4096
+    micro_batch_size: int = 256
+    decode_threads: int | None = None  # on a machine, shared by its processes; None: as many as its cores allow
+    prefetch: int = 4  # micro-batches made ahead
+    stall_timeout: float = 600.0  # seconds that training waits for a micro-batch before it is an error
+    max_bad: float = 0.001  # share of the draws so far that may be bad; 10 always may
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"data.{name} is {value}; it must be at least 1")
+        if not 0 < self.stall_timeout < math.inf:
+            raise ValueError(f"data.stall_timeout is {self.stall_timeout}; it must be a number of seconds above 0")
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"data.max_bad is {self.max_bad}; it must be a share from 0 to 1")
