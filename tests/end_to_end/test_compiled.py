@@ -1,5 +1,6 @@
 """torch.compile takes every masking, and compiles nothing anew while training goes on."""
 
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -23,8 +24,7 @@ BATCH, STEPS, SIDE, CUTS = 12, 7, 32, (0, 4, 12)  # micro-batches of 4 and of 8 
 @pytest.fixture
 def quick_compiler(monkeypatch):
     """Traces and differentiates as always, and leaves out the making of machine code, which takes minutes."""
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function: compile(function, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -40,7 +40,7 @@ def batches():
             yield SimpleNamespace(images=images, keys=keys[start:stop], position=(step + 1) * BATCH, bad=())
 
 
-def losses(masking: str, compiled: bool) -> list[float]:
+def losses(masking: str, compile_unit: str | None) -> list[float]:
     model = MaskedAutoencoderViT(
         SIDE, 8, 32, 1, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
     )
@@ -56,28 +56,32 @@ def losses(masking: str, compiled: bool) -> list[float]:
     trainer = Trainer(
         model,
         masker,
-        TrainerConfig(compile=compiled, log_every_steps=1),
+        TrainerConfig(compile=compile_unit is not None, log_every_steps=1),
         OptimConfig(base_lr=0.01, warmup_epochs=0),
         samples=BATCH,
         draws=BATCH * STEPS,
         batch_size=BATCH,
         micro_batches=2,
         precision="bfloat16",
+        compile_unit=compile_unit or "whole",
     )
     found = []
 
     def after_step(step, report, outcomes):
         found.append(report.loss)
         if step == 2:  # both sizes, with a second pass and without, have been met
-            torch._dynamo.config.error_on_recompile = compiled
+            torch._dynamo.config.error_on_recompile = compile_unit is not None
 
     try:
         trainer.run(batches(), (), after_step)
     finally:
         torch._dynamo.config.error_on_recompile = False
+    # Evaluation, of whatever batches, goes through the model itself: nothing is to be compiled for it.
+    assert all(module._compiled_call_impl is None for module in model.modules())
     return found
 
 
+@pytest.mark.parametrize("compile_unit", ["whole", "blocks"])
 @pytest.mark.parametrize("masking", ["random", "block", "grid", "hard-patches", "learned"])
-def test_training_compiled_is_training(quick_compiler, masking):
-    np.testing.assert_allclose(losses(masking, True), losses(masking, False), rtol=2e-3)
+def test_training_compiled_is_training(quick_compiler, masking, compile_unit):
+    np.testing.assert_allclose(losses(masking, compile_unit), losses(masking, None), rtol=2e-3)
