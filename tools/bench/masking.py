@@ -5,7 +5,11 @@
 
 A step is forward, backward and optimizer on uint8 images in memory; ours go through the Trainer. In a round all are
 timed in turn, so that the machine's moods hit all alike, and every other round in the reverse order. A ratio is taken
-within each round; its median over the rounds is what counts, its least and greatest show how far to trust it.
+within each round; its median over the rounds is what counts, its least and greatest show how far to trust it. The round
+before the others compiles, with empty caches: what it takes beyond an ordinary one is the time to compile.
+
+Ours are compiled as one graph ("compile"), as a single process trains, and block by block ("compile blocks"), as
+several do.
 
 The goals hold for the default sizes on a CPU with bfloat16 arithmetic: the second pass of `learned` every step, the
 loss predictor of `hard-patches` as deep and wide as the decoder, its teacher in the student's precision.
@@ -18,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +51,14 @@ EAGER_GOALS = {
     "float32 + compile": 1.15,
     "bfloat16 + compile": 1.9,
 }  # at least: ... / PLAIN's in float32
-MODES = {  # precision, compiled
-    "float32": ("float32", False),
-    "float32 + compile": ("float32", True),
-    "bfloat16 + compile": ("bfloat16", True),
+MODES = {  # precision, what is compiled as one graph
+    "float32": ("float32", None),
+    "float32 + compile": ("float32", "whole"),
+    "float32 + compile blocks": ("float32", "blocks"),
+    "bfloat16 + compile": ("bfloat16", "whole"),
+    "bfloat16 + compile blocks": ("bfloat16", "blocks"),
 }
+PLAIN_MODES = [mode for mode, (_, unit) in MODES.items() if unit != "blocks"]
 Times = dict[tuple[str, str], list[float]]  # seconds of each round, by masking or PLAIN, and mode
 
 
@@ -121,12 +128,12 @@ class Sizes:
     ratio: float = 0.75
 
 
-def plain_steps(sizes: Sizes, images: Tensor, precision: str, compiled: bool) -> Callable[[], None]:
+def plain_steps(sizes: Sizes, images: Tensor, precision: str, compile_unit: str | None) -> Callable[[], None]:
     """The plainest training loop around the plainest MAE; the returned function trains for a round's steps."""
     device = sizes.device
     model = PlainMAE(sizes.model, sizes.image_size, sizes.ratio).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05)
-    forward = torch.compile(model) if compiled else model
+    forward = torch.compile(model) if compile_unit else model
     mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
 
@@ -143,7 +150,9 @@ def plain_steps(sizes: Sizes, images: Tensor, precision: str, compiled: bool) ->
     return run
 
 
-def our_steps(sizes: Sizes, images: Tensor, masking: str, precision: str, compiled: bool) -> Callable[[], None]:
+def our_steps(
+    sizes: Sizes, images: Tensor, masking: str, precision: str, compile_unit: str | None
+) -> Callable[[], None]:
     """The same through the Trainer, with the masker of that name."""
     model = build(sizes.model, sizes.image_size, seed=0).to(sizes.device)
     masker = make_masker(
@@ -157,13 +166,14 @@ def our_steps(sizes: Sizes, images: Tensor, masking: str, precision: str, compil
     trainer = Trainer(
         model,
         masker,
-        TrainerConfig(compile=compiled, log_every_steps=10**9, checkpoint_every_steps=10**9),
+        TrainerConfig(compile=compile_unit is not None, log_every_steps=10**9, checkpoint_every_steps=10**9),
         OptimConfig(),
         samples=sizes.batch,
         draws=10**6 * sizes.batch,
         batch_size=sizes.batch,
         micro_batches=1,
         precision=precision,
+        compile_unit=compile_unit or "whole",
     )
     keys = torch.from_numpy(hash64(0, np.arange(sizes.batch), STREAM_MASK).view(np.int64)).to(sizes.device)
 
@@ -185,27 +195,28 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def measure(sizes: Sizes, maskings: list[str], rounds: int) -> Times:
-    """A round before the others compiles and warms up; it is left out."""
+def measure(sizes: Sizes, maskings: list[str], rounds: int) -> tuple[Times, dict[tuple[str, str], float]]:
+    """The times of the rounds, and of the one before them, which compiles."""
+    torch._inductor.config.force_disable_caches = True
     bits = hash64(0, np.arange(sizes.batch * 3 * sizes.image_size**2), 9)
     pixels = torch.from_numpy((bits >> np.uint64(56)).astype(np.uint8))
     images = pixels.view(sizes.batch, 3, sizes.image_size, sizes.image_size).to(sizes.device)
     torch._dynamo.config.recompile_limit = 64  # all that are compiled share the Trainer's code
     works = {}
     for mode, how in MODES.items():
-        works[PLAIN, mode] = plain_steps(sizes, images, *how)
+        if mode in PLAIN_MODES:
+            works[PLAIN, mode] = plain_steps(sizes, images, *how)
         works.update({(name, mode): our_steps(sizes, images, name, *how) for name in maskings})
+    first = {kind: seconds(work, sizes.device) for kind, work in works.items()}
     times: Times = {kind: [] for kind in works}
-    for number in range(rounds + 1):
+    for number in range(rounds):
         for kind in reversed(works) if number % 2 else works:
-            taken = seconds(works[kind], sizes.device)
-            if number:
-                times[kind].append(taken)
-    return times
+            times[kind].append(seconds(works[kind], sizes.device))
+    return times, first
 
 
-def tables(sizes: Sizes, times: Times, goals: bool) -> str:
-    """Images a second of each kind, and all ratios that have a goal."""
+def tables(sizes: Sizes, times: Times, first: dict[tuple[str, str], float], goals: bool) -> str:
+    """Images a second of each kind, all ratios that have a goal, and what compiling takes."""
     images, maskings = sizes.batch * sizes.steps, dict.fromkeys(name for name, _ in times if name not in (PLAIN, OURS))
     lines = [_head("images/s")]
     lines += [_line(f"{name}, {mode}", [images / t for t in taken], "8.1f") for (name, mode), taken in times.items()]
@@ -217,10 +228,21 @@ def tables(sizes: Sizes, times: Times, goals: bool) -> str:
         ]
     lines.append(_head(f"speed of {OURS} / {PLAIN}"))
     goal = PLAIN_GOAL if goals else None
-    lines += [_line(f"same mode, {mode}", _ratios(times, (PLAIN, mode), (OURS, mode)), "8.3f", goal) for mode in MODES]
+    lines += [
+        _line(f"same mode, {mode}", _ratios(times, (PLAIN, mode), (OURS, mode)), "8.3f", goal) for mode in PLAIN_MODES
+    ]
     for mode, goal in EAGER_GOALS.items():
         ratios = _ratios(times, (PLAIN, "float32"), (OURS, mode))
         lines.append(_line(f"its float32, {mode}", ratios, "8.3f", goal if goals else None))
+    lines.append(_head("speed block by block / as one graph"))
+    for precision, name in product(("float32", "bfloat16"), (OURS, *maskings)):
+        as_one, by_blocks = ((name, f"{precision} + compile{kind}") for kind in ("", " blocks"))
+        lines.append(_line(f"{name}, {precision}", _ratios(times, as_one, by_blocks), "8.3f"))
+    lines.append(f"\n{'seconds to compile':38} {'one graph':>17} {'block by block':>17}")
+    for precision, name in product(("float32", "bfloat16"), (OURS, *maskings)):
+        kinds = [(name, f"{precision} + compile{kind}") for kind in ("", " blocks")]
+        spent = [first[kind] - statistics.median(times[kind]) for kind in kinds]
+        lines.append(f"{f'{name}, {precision}':38} {spent[0]:17.1f} {spent[1]:17.1f}")
     return "\n".join(lines) + "\n"
 
 
@@ -264,11 +286,11 @@ def main() -> None:
         where = f"CPU, {torch.get_num_threads()} threads"
     keep_freed_memory()  # as `mimcl train` does; for all of them
     maskings = [OURS, *(name for name in options.maskings.split(",") if name != OURS)]
-    times = measure(sizes, maskings, options.rounds)
+    times, first = measure(sizes, maskings, options.rounds)
     shape = f"{model.name}, decoder {model.decoder_width} x {model.decoder_depth}, {sizes.image_size} px"
     title = f"{shape}, batches of {sizes.batch}, {where}, torch {torch.__version__}\n"
     title += f"{options.rounds} rounds of {sizes.steps} steps\n"
-    text = title + tables(sizes, times, goals=not options.gpu)
+    text = title + tables(sizes, times, first, goals=not options.gpu)
     print(text, end="")
     if options.out:
         options.out.write_text(text)
