@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from gpu.lines import Line, RowFile, table  # noqa: E402
 from gpu.links import environment  # noqa: E402
 from gpu.parts import HALVES, Part  # noqa: E402
 from gpu.runner import Half  # noqa: E402
+from gpu.suite import outcomes_in_log  # noqa: E402
 
 from mimcl.curriculum.masking.random import RandomMasker  # noqa: E402
 from mimcl.model.mae import to_patches  # noqa: E402
@@ -50,6 +52,7 @@ def records(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize(("half", "missing"), [("model", ("nvidia.dali", "pytest_timeout")), ("dali", ())])
 def test_a_rehearsal_has_every_part_and_no_failure(half, missing, tmp_path):
     if half == "dali":
@@ -58,8 +61,8 @@ def test_a_rehearsal_has_every_part_and_no_failure(half, missing, tmp_path):
     probe = subprocess.run([sys.executable, "-c", "import mimcl.pipeline"], env=bare, cwd=tmp_path, capture_output=True)
     assert probe.returncode == 1, "mimcl is importable without the links"
     row = tmp_path / "out" / "gpu.jsonl"
-    command = [sys.executable, str(SCRIPT), "--rehearse", "--only", half, "--row", str(row), "--limit", "250"]
-    done = subprocess.run(command, env=bare, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    command = [sys.executable, str(SCRIPT), "--rehearse", "--only", half, "--row", str(row), "--limit", "600"]
+    done = subprocess.run(command, env=bare, cwd=tmp_path, capture_output=True, text=True, timeout=650)
     log = row.with_name(f"gpu_check-{half}.log")
     assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-3000:] if log.exists() else "")
 
@@ -109,6 +112,16 @@ def needs_variable(bench):
     yield Line("variable", os.environ.get("FAKE_VARIABLE", "unset"))
     if "FAKE_VARIABLE" not in os.environ:
         ctypes.string_at(0)
+
+def leave_device_unusable(bench):
+    import torch
+    torch.ones = None
+    raise RuntimeError("CUDA error")
+    yield
+
+def use_device(bench):
+    import torch
+    yield Line("used", int(torch.ones(1)))
 """
 
 
@@ -137,17 +150,20 @@ def fake(name: str, limit: float = 60, **options) -> Part:
 
 
 def test_parts_that_hang_die_or_fail_cost_only_their_own_results(tmp_path):
-    parts = [fake("hang", 5), fake("die"), fake("fail"), fake("good")]
+    parts = [fake(name, 2 if name == "hang" else 60) for name in ("hang", "die", "fail", "good")]
+    parts += [fake("leave_device_unusable"), fake("use_device")]
     sound, (header, *lines) = run_parts(tmp_path, parts)
     assert not sound
     assert header["device"] == "CPU"
     found = {line["name"]: line["value"] for line in lines}
     assert (found["before it hangs"], found["before it dies"], found["before it fails"], found["good"]) == (2, 3, 4, 1)
-    assert found["hang"].startswith("failed: timed out after 5 s in fake_parts.py:10 hang")
+    assert re.match(r"failed: timed out after \d+ s in fake_parts.py:10 hang", found["hang"])
     assert "SIGSEGV" in found["die"]
     assert "string_at" in found["die"]
     assert found["fail"].startswith("failed: RuntimeError: no such luck (fake_parts.py:18 fail")
-    assert [line["part"] for line in lines if line["must"]] == ["hang", "die", "fail"]
+    assert found["leave_device_unusable"].startswith("failed: RuntimeError: CUDA error")
+    assert found["used"] == 1
+    assert [line["part"] for line in lines if line["must"]] == ["hang", "die", "fail", "leave_device_unusable"]
 
 
 def test_a_part_is_tried_again_with_its_variables_and_later_parts_keep_them(tmp_path):
@@ -167,6 +183,21 @@ def test_parts_that_no_time_is_left_for_are_named(tmp_path):
     assert found["hang"].startswith(("failed: timed out", "left out"))  # the latter if the start took long
     assert found["good"] == found["fail"] == "left out: no time left"
     assert "good" not in [line["name"] for line in lines if line["must"]]
+
+
+def test_tests_are_counted_where_pytest_was_ended_before_it_wrote_a_report(tmp_path):
+    log = tmp_path / "tests.log"
+    log.write_text(
+        "tests/a/test_b.py::test_c[x y-1] PASSED [ 25%]\n"
+        "tests/a/test_b.py::test_d FAILED [ 50%]\n"
+        "tests/a/test_b.py::test_e SKIPPED (no CUDA device) [ 75%]\n"
+        "tests/a/test_b.py::test_f "
+    )
+    assert outcomes_in_log(log) == [
+        ("test_b.py::test_c[x y-1]", "passed", ""),
+        ("test_b.py::test_d", "failed", ""),
+        ("test_b.py::test_e", "skipped", ""),
+    ]
 
 
 def test_counted_operations_are_those_of_torch():

@@ -45,6 +45,7 @@ class Scale:
     images: int  # in the generated data set
     batches: int  # timed when reading and decoding
     large_batch: int
+    learned: LearnedMaskingConfig = field(default_factory=LearnedMaskingConfig)
     test_files: tuple[str, ...] | None = None  # None: all that have GPU tests
 
 
@@ -79,6 +80,7 @@ REHEARSAL = Scale(
     copied=1 << 20,
     images=24,
     batches=3,
+    learned=LearnedMaskingConfig(depth=1),
     test_files=("tests/curriculum/masking/test_make.py", "tests/pipeline/test_refused_images.py"),
 )
 
@@ -152,7 +154,7 @@ class Bench:
             model,
             Clock("epoch", 1, 1),
             hard_patches=HardPatchesConfig(),
-            learned=LearnedMaskingConfig(),
+            learned=self.scale.learned,
             seed=0,
         )
         return Trainer(

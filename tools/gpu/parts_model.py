@@ -92,7 +92,7 @@ def attention(bench: Bench) -> Iterator[Line]:
             yield Line(label, f"not available: {' '.join(str(error).split())[:120]}")
         else:
             yield Line(label, steps.seconds / chosen.seconds)
-    for name in _ATTENTION.keys() - kernels.keys():
+    for name in [name for name in _ATTENTION if name not in kernels]:
         yield Line(f"step of {size}, eager, {name} attention: time / torch's choice", "not on the CPU")
 
 

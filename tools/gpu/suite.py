@@ -57,7 +57,7 @@ def _run(bench: Bench, half: str, needs_dali: bool) -> Iterator[Line]:
             code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=left).returncode
         except subprocess.TimeoutExpired:
             code, ended = 1, f"timed out after {left:.0f} s; what is counted ran before"
-    outcomes = _from_junit(junit) if junit.exists() else _from_log(log)
+    outcomes = outcomes_in_junit(junit) if junit.exists() else outcomes_in_log(log)
     yield from _lines(bench, outcomes, code, ended, log)
 
 
@@ -83,7 +83,7 @@ def _lines(bench: Bench, outcomes: list[tuple[str, str, str]], code: int, ended:
                 yield Line(f"GPU test {kind}: {name}", " ".join(reason.split())[:300])
 
 
-def _from_junit(path: Path) -> list[tuple[str, str, str]]:
+def outcomes_in_junit(path: Path) -> list[tuple[str, str, str]]:
     """(test, passed | failed | skipped, reason) of each test in pytest's JUnit file."""
     found = []
     for case in ElementTree.parse(path).iter("testcase"):
@@ -97,7 +97,7 @@ def _from_junit(path: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-def _from_log(path: Path) -> list[tuple[str, str, str]]:
+def outcomes_in_log(path: Path) -> list[tuple[str, str, str]]:
     """The same from the lines that `pytest -v` writes, where it was ended before it wrote its JUnit file."""
     kinds = {"PASSED": "passed", "FAILED": "failed", "ERROR": "failed", "SKIPPED": "skipped"}
     return [(Path(name).name, kinds[kind], "") for name, kind in _OUTCOME.findall(path.read_text(errors="replace"))]
