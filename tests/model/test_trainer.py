@@ -3,15 +3,19 @@
 import copy
 import random
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.model.determinism import use_deterministic_kernels
 from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss, to_patches
 from mimcl.model.optim import OptimConfig, learning_rate
+from mimcl.model.passes import CompileUnit
 from mimcl.model.trainer import Trainer, TrainerConfig, TrainingError
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
@@ -29,10 +33,22 @@ def device(request):
 @pytest.fixture
 def deterministic(monkeypatch):
     """As trainer.deterministic: on a GPU the same bits come from the same steps only so."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    yield
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # put back afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    with torch._inductor.config.patch(deterministic=False):
+        use_deterministic_kernels()
+        yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def compiler(device, monkeypatch):
+    """Compiles for a GPU; on the CPU it traces and differentiates, and leaves out machine code, which takes long."""
+    if device == "cpu":
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 @dataclass
@@ -55,7 +71,12 @@ def stream(micro: int = BATCH, start: int = 0, device: str = "cpu"):
 
 
 def make(
-    micro_batches: int = 1, masker: torch.nn.Module | None = None, precision="float32", device="cpu", **config
+    micro_batches: int = 1,
+    masker: torch.nn.Module | None = None,
+    precision="float32",
+    device="cpu",
+    unit: CompileUnit | None = None,
+    **config,
 ) -> Trainer:
     model = MaskedAutoencoderViT(
         32, 8, 32, 2, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
@@ -64,13 +85,14 @@ def make(
     return Trainer(
         model.to(device),
         masker or RandomMasker(model.num_patches, 0.75).to(device),
-        TrainerConfig(**{"epochs": STEPS, "log_every_steps": 2, **config}),
+        TrainerConfig(**{"epochs": STEPS, "log_every_steps": 2, "compile": unit is not None, **config}),
         OptimConfig(base_lr=0.03, warmup_epochs=1),
         samples=BATCH,
         draws=DRAWS,
         batch_size=BATCH,
         micro_batches=micro_batches,
         precision=precision,
+        compile_unit=unit or "whole",
     )
 
 
@@ -134,11 +156,11 @@ def test_micro_batches_give_the_same_run():
     assert [r.loss for _, r in first if r] == pytest.approx([r.loss for _, r in second if r], rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_taking_up_a_saved_state_continues_bit_for_bit(precision, device, deterministic):
-    unbroken = make(precision=precision, device=device)
+@pytest.mark.parametrize(("precision", "unit"), [("float32", None), ("bfloat16", None), ("bfloat16", "blocks")])
+def test_taking_up_a_saved_state_continues_bit_for_bit(precision, unit, device, deterministic, compiler):
+    unbroken = make(precision=precision, device=device, unit=unit)
     run(unbroken, stream(device=device))
-    broken = make(precision=precision, device=device)
+    broken = make(precision=precision, device=device, unit=unit)
     kept = {}
 
     def keep(step, report, outcomes):
@@ -147,7 +169,7 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision, device, determ
             kept["state"] = copy.deepcopy(broken.state_dict())
 
     broken.run(stream(device=device), (), keep)
-    again = make(precision=precision, device=device)
+    again = make(precision=precision, device=device, unit=unit)
     again.load(**kept)
     assert again.position == 3 * BATCH
     run(again, stream(start=again.position, device=device))
@@ -258,12 +280,22 @@ def test_training_leaves_every_global_generator_alone():
     assert before[2] == random.getstate()
 
 
+@pytest.mark.parametrize("unit", ["blocks", "whole"])
+def test_a_compiled_run_has_the_losses_of_an_eager_one(unit, device, compiler):
+    runs = [run(make(precision="bfloat16", device=device, unit=how), stream(device=device)) for how in (None, unit)]
+    eager, compiled = ([report.loss for _, report in reports if report] for reports in runs)
+    assert compiled == pytest.approx(eager, rel=0.01)
+
+
 @pytest.mark.gpu
-def test_between_reports_the_host_never_waits_for_the_device():
+@pytest.mark.parametrize("unit", [None, "blocks"])
+def test_between_reports_the_host_never_waits_for_the_device(unit):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    trainer, batches = make(device="cuda", log_every_steps=10**9), list(stream(device="cuda"))
-    # The first step and the last one report; torch raises at whatever waits in the steps between.
+    torch._dynamo.reset()
+    trainer = make(precision="bfloat16", device="cuda", unit=unit, log_every_steps=10**9)
+    batches = list(stream(device="cuda"))
+    # The first step, which compiles, and the last one report; torch raises at whatever waits in the steps between.
     modes = {1: "error", STEPS - 1: "default"}
     try:
         trainer.run(batches, (), lambda step, *_: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))

@@ -1,0 +1,238 @@
+"""What the parts measure with: sizes, models, batches made on the device, and timed training steps."""
+
+from __future__ import annotations
+
+import copy
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import cycle, islice, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mimcl.curriculum.masking.clock import Clock
+from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
+from mimcl.curriculum.masking.learned import LearnedMaskingConfig
+from mimcl.curriculum.masking.make import make_masker
+from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
+from mimcl.model.optim import OptimConfig
+from mimcl.model.passes import CompileUnit
+from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.pipeline.augment import STREAM_MASK, hash64
+
+MASK_RATIO = 0.75
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the measurements are, and on what device."""
+
+    device: str
+    make_model: Callable[[], MaskedAutoencoderViT]
+    batch: int  # images of a step, in one micro-batch
+    stretch: int  # steps that are timed together
+    matrix: int  # side of the matrices whose product is timed
+    copied: int  # bytes of the copy that is timed
+    images: int  # in the generated data set
+    batches: int  # timed when reading and decoding
+    large_batch: int
+    learned: LearnedMaskingConfig = field(default_factory=LearnedMaskingConfig)
+    test_files: tuple[str, ...] | None = None  # None: all that have GPU tests
+
+
+GPU = Scale(
+    device="cuda",
+    make_model=lambda: build(ModelConfig(), 224, seed=0),
+    batch=256,
+    large_batch=512,
+    stretch=10,
+    matrix=8192,
+    copied=4 << 30,
+    images=1024,
+    batches=40,
+)
+
+
+def _tiny_model() -> MaskedAutoencoderViT:
+    model = MaskedAutoencoderViT(
+        32, 8, 64, 2, 2, decoder_width=64, decoder_depth=1, decoder_heads=2, norm_pix_loss=True
+    )
+    model.initialise(torch.Generator().manual_seed(0))
+    return model
+
+
+REHEARSAL = Scale(
+    device="cpu",
+    make_model=_tiny_model,
+    batch=32,
+    large_batch=64,
+    stretch=3,
+    matrix=256,
+    copied=1 << 20,
+    images=24,
+    batches=3,
+    learned=LearnedMaskingConfig(depth=1),
+    test_files=("tests/curriculum/masking/test_make.py", "tests/pipeline/test_refused_images.py"),
+)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Timed training steps."""
+
+    first: float  # seconds of the first step, compilation included
+    seconds: float  # of a later step; median over stretches
+    losses: list[float]  # mean of the first step, then of each stretch
+    peak: float  # GiB that torch allocated at most; 0 on the CPU
+
+
+@dataclass
+class Bench:
+    """The state that the parts share in one process."""
+
+    scale: Scale
+    folder: Path  # temporary
+    artifacts: Path  # for files that are kept
+    until: float = 0.0  # time.monotonic() at which the part is ended
+    threads: int = len(os.sched_getaffinity(0))
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rehearsal(self) -> bool:
+        return self.scale.device == "cpu"
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make()` returned at the first call in this process."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
+
+    def wait(self) -> None:
+        if not self.rehearsal:
+            torch.cuda.synchronize()
+
+    def seconds(self, work: Callable[[], object], repeats: int) -> float:
+        """Median over `repeats` calls, each to the end of what it started on the device; the first is not counted."""
+        taken = []
+        for _ in range(repeats + 1):
+            self.wait()
+            started = time.perf_counter()
+            work()
+            self.wait()
+            taken.append(time.perf_counter() - started)
+        return statistics.median(taken[1:])
+
+    def model(self) -> MaskedAutoencoderViT:
+        """A new model with the same weights every time."""
+        on_host = self.once("model", self.scale.make_model)
+        return copy.deepcopy(on_host).to(self.scale.device)
+
+    def batches(self, size: int, image_size: int, steps: int) -> Iterator[SimpleNamespace]:
+        """A step's batch each, of four that lie on the device."""
+        sets = [_smooth_noise(size, image_size, seed, self.scale.device) for seed in range(4)]
+        keys = [
+            torch.from_numpy(hash64(seed, np.arange(size), STREAM_MASK).view(np.int64)).to(self.scale.device)
+            for seed in range(4)
+        ]
+        for step, (images, key) in enumerate(islice(cycle(zip(sets, keys, strict=True)), steps), 1):
+            yield SimpleNamespace(images=images, keys=key, position=step * size, bad=())
+
+    def trainer(self, size: int, steps: int, unit: CompileUnit | None, masking: str = "random") -> Trainer:
+        """Reports after each stretch; the learning rate rises fast, so that the loss falls within these few steps."""
+        model = self.model()
+        masker = make_masker(
+            MaskingConfig(masking, MASK_RATIO),
+            model,
+            Clock("epoch", 1, 1),
+            hard_patches=HardPatchesConfig(),
+            learned=self.scale.learned,
+            seed=0,
+        )
+        return Trainer(
+            model,
+            masker,
+            TrainerConfig(
+                epochs=1,
+                compile=unit is not None,
+                log_every_steps=self.scale.stretch,
+                checkpoint_every_steps=10**9,
+            ),
+            OptimConfig(base_lr=1e-3, warmup_epochs=0.1),
+            samples=steps * size,
+            draws=steps * size,
+            batch_size=size,
+            micro_batches=1,
+            precision="bfloat16",
+            compile_unit=unit or "whole",
+        )
+
+    def train(self, size: int, unit: CompileUnit | None = None, masking: str = "random", stretches: int = 4) -> Steps:
+        """Times steps over batches on the device: the first, a stretch to warm up, then `stretches`."""
+        if not self.rehearsal:
+            torch.cuda.reset_peak_memory_stats()
+        steps = (1 + stretches) * self.scale.stretch
+        trainer = self.trainer(size, steps, unit, masking)
+        batches = list(self.batches(size, trainer.model.image_size, steps))
+        return self.timed(trainer, batches)
+
+    def timed(self, trainer: Trainer, batches: Iterable[Any], reports: list[Any] | None = None) -> Steps:
+        """Runs the trainer, whose reports are a stretch apart, and times the stretches after the first."""
+        marks, losses = [], []
+
+        def after_step(step: int, report: Any, outcomes: list[Any]) -> None:
+            if report:
+                self.wait()
+                marks.append(time.perf_counter())
+                losses.append(report.loss)
+                if reports is not None:
+                    reports.append(report)
+
+        self.wait()
+        started = time.perf_counter()
+        trainer.run(batches, (), after_step)
+        stretches = [after - before for before, after in pairwise(marks[1:])]
+        peak = 0.0 if self.rehearsal else torch.cuda.max_memory_allocated() / 2**30
+        return Steps(marks[0] - started, statistics.median(stretches) / self.scale.stretch, losses, peak)
+
+
+def _smooth_noise(count: int, size: int, seed: int, device: str) -> torch.Tensor:
+    """uint8 (count, 3, size, size): noise at several scales, the coarse strongest, as in photographs."""
+    generator = torch.Generator(device).manual_seed(seed)
+    images = torch.full((count, 3, size, size), 128.0, device=device)
+    for side, strength in ((3, 45.0), (size // 16, 25.0), (size // 4, 12.0), (size, 4.0)):
+        noise = strength * torch.randn(count, 3, side, side, generator=generator, device=device)
+        images += F.interpolate(noise, (size, size), mode="bilinear", align_corners=False)
+    return images.clamp_(0, 255).to(torch.uint8)
+
+
+def step_flops(model: nn.Module, mask_ratio: float = MASK_RATIO) -> float:
+    """Floating-point operations of a training step for one image: matrix products, forward and backward.
+
+    A backward pass has twice the products of its forward pass, except that no gradient of the pixels is computed.
+    """
+    patches = model.num_patches
+    kept = int(patches * (1 - mask_ratio))
+    projection = model.patch_embed.proj
+    embedded = 2 * kept * projection.weight.numel()
+    products = _blocks_flops(model.blocks, 1 + kept) + _blocks_flops(model.decoder_blocks, 1 + patches)
+    products += 2 * (1 + kept) * model.decoder_embed.weight.numel() + 2 * patches * model.decoder_pred.weight.numel()
+    return 3.0 * products + 2.0 * embedded
+
+
+def _blocks_flops(blocks: nn.ModuleList, tokens: int) -> int:
+    """Forward, for one image: linear layers, and the two products of attention."""
+    flops = 0
+    for block in blocks:
+        linears = [module.weight for module in block.modules() if isinstance(module, nn.Linear)]
+        flops += sum(2 * tokens * weight.numel() for weight in linears)
+        flops += 2 * 2 * tokens * tokens * block.attn.proj.in_features
+    return flops

@@ -1,0 +1,191 @@
+"""The dali half: from packed images to pixels, and the whole stream with training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import chain, cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from gpu.bench import Bench
+from gpu.dataset import DataSet
+from gpu.lines import Line
+
+from mimcl.pipeline.decode import Decoder, Encoded, ReferenceDecoder
+
+_MEAN, _PERCENTILE_99 = 1.0, 4  # tolerated differences from Pillow over all crops, in grey levels
+_SMALL = 5  # images of a pipeline's first batch, by which DALI divides the work for good
+_WARM = 3  # batches
+_KB = (110, 125)  # size of an average image
+_DECODE_RATE, _DATA_WAIT = 7000, 10  # goals: images/s, percent
+
+
+def images(bench: Bench) -> Iterator[Line]:
+    started = time.perf_counter()
+    data = _data(bench)
+    kilobytes = float(data.index.nbytes.mean()) / 1000
+    met = _KB[0] <= kilobytes <= _KB[1]
+    yield Line("average size of the generated images", kilobytes, "KB", f"{_KB[0]} to {_KB[1]}", met, must=True)
+    yield Line(f"time to generate and pack {data.index.samples} images", time.perf_counter() - started, "s")
+
+
+def memory(bench: Bench) -> Iterator[Line]:
+    """What a decoder takes, from before its pipeline is built."""
+    if not bench.rehearsal:
+        torch.ones(1, device="cuda")  # the CUDA context is not the pipeline's
+    first, *others = _data(bench).encoded(5, bench.scale.batch, 1 + bench.scale.batches)
+    on_device, on_host = _device_memory(bench), _host_memory()
+    decoded = _decoder(bench)(chain([_part_of(first, _SMALL)], others))
+    next(decoded)
+    yield Line("memory of DALI after a first batch of 5: device", _device_memory(bench) - on_device, "GiB")
+    yield Line("memory of DALI after a first batch of 5: host (resident)", _host_memory() - on_host, "GiB")
+    del first
+    for _ in decoded:
+        pass
+    yield Line(f"memory of DALI after {len(others)} batches: device", _device_memory(bench) - on_device, "GiB")
+    yield Line(f"memory of DALI after {len(others)} batches: host (resident)", _host_memory() - on_host, "GiB")
+
+
+def load_0(bench: Bench) -> Iterator[Line]:
+    yield from _decoding(bench, 0.0, "CUDA cores")
+
+
+def load_1(bench: Bench) -> Iterator[Line]:
+    yield from _decoding(bench, 1.0, "JPEG engine")
+
+
+def _decoding(bench: Bench, load: float, engine: str) -> Iterator[Line]:
+    """Pixels and speed in one pipeline that begins with a small batch, with a share `load` for the JPEG engine."""
+    from mimcl.pipeline import dali
+
+    used = dali._HW_DECODER_LOAD
+    name, must = f"decode, {engine}", load == used  # correctness is required of what mimcl uses
+    data, size = _data(bench), bench.scale.batch
+    in_company, places = _in_company(data, size)
+    compared = data.encoded(0, size, 1 if bench.rehearsal else 4)
+    distinct = data.encoded(4, size, min(bench.scale.batches, 12))
+    timed = islice(cycle(distinct), _WARM + bench.scale.batches)
+    dali._HW_DECODER_LOAD = load
+    try:
+        decoded = _decoder(bench)(chain([_part_of(distinct[0], _SMALL)], in_company, compared, timed))
+        next(decoded)
+        same = [next(decoded).images[place].cpu().float() for place in places]
+        gap = max((one - same[0]).abs().max().item() for one in same)
+        goal = ("0", gap == 0) if must else ("", None)
+        yield Line(f"{name}: one draw in 3 batches, largest difference", gap, "grey levels", *goal, must=must)
+        yield from _differences(bench, name, [next(decoded).images.cpu() for _ in compared], compared, must)
+        for _ in range(_WARM):
+            next(decoded)
+        bench.wait()
+        started = time.perf_counter()
+        for _ in decoded:
+            pass
+        bench.wait()
+        rate = size * bench.scale.batches / (time.perf_counter() - started)
+    finally:
+        dali._HW_DECODER_LOAD = used
+    judged = must and not bench.rehearsal
+    goal = (f">= {_DECODE_RATE:,}", rate >= _DECODE_RATE) if judged else ("", None)
+    yield Line(f"{name}, {bench.threads} threads{' (what mimcl uses)' if must else ''}", rate, "img/s", *goal)
+
+
+def _in_company(data: DataSet, size: int) -> tuple[list[Encoded], tuple[int, ...]]:
+    """One draw in three batches with other neighbours, another place and another size; and its places."""
+    draw, others = data.encoded(1, size, 1)[0], data.encoded(2, size, 3)
+    places, sizes, batches = (0, size // 2, _SMALL - 1), (size, size, _SMALL), []
+    for batch, place, length in zip(others, places, sizes, strict=True):
+        batch.data[place], batch.boxes[place], batch.flips[place] = draw.data[0], draw.boxes[0], draw.flips[0]
+        batches.append(_part_of(batch, length))
+    return batches, places
+
+
+def _differences(
+    bench: Bench, name: str, decoded: list[torch.Tensor], batches: list[Encoded], must: bool
+) -> Iterator[Line]:
+    """Pixels against Pillow's."""
+    reference = ReferenceDecoder(decoded[0].shape[-1], bench.threads)
+    gaps = torch.cat(
+        [
+            (images.short() - reference.decode(batch).images.short()).abs().to(torch.uint8)
+            for images, batch in zip(decoded, batches, strict=True)
+        ]
+    )
+    mean, high = gaps.float().mean().item(), _percentile(gaps, 0.99)
+    goals = [(f"<= {_MEAN:g}", mean <= _MEAN), (f"<= {_PERCENTILE_99}", high <= _PERCENTILE_99)]
+    goals = goals if must else [("", None)] * 2
+    yield Line(f"{name}: difference from Pillow, mean", mean, "grey levels", *goals[0], must=must)
+    yield Line(f"{name}: difference from Pillow, 99th percentile", high, "grey levels", *goals[1], must=must)
+    worst = gaps.float().mean(dim=(1, 2, 3)).max().item()
+    yield Line(f"{name}: difference from Pillow, mean of the worst crop", worst, "grey levels")
+
+
+def _percentile(values: torch.Tensor, share: float) -> float:
+    """Of uint8 values: the least level that `share` of them do not exceed."""
+    counts = np.bincount(values.flatten().numpy(), minlength=256)
+    return float(np.searchsorted(counts.cumsum(), share * values.numel()))
+
+
+def reading(bench: Bench) -> Iterator[Line]:
+    data, size = _data(bench), bench.scale.batch
+    ids = data.ids(3, size, bench.scale.batches)
+    seconds = bench.seconds(lambda: [data.store.read(batch) for batch in ids], repeats=3)
+    yield Line("read, checksum included, one thread", size * len(ids) / seconds, "img/s")
+
+
+def end_to_end(bench: Bench) -> Iterator[Line]:
+    """The stream by itself, then with training, compiled per block."""
+    size, stretch, reports = bench.scale.batch, bench.scale.stretch, []
+    data = _data(bench)
+    batches = iter(data.stream(_decoder(bench), size, 4 * stretch, bench.scale.device))
+    for _ in range(stretch):
+        next(batches)
+    started = time.perf_counter()
+    count = sum(len(batch.images) for batch in batches)
+    bench.wait()
+    yield Line("read and decode (the stream without training)", count / (time.perf_counter() - started), "img/s")
+    steps = 6 * stretch
+    trainer = bench.trainer(size, steps, "blocks")
+    stream = data.stream(_decoder(bench), size, steps, bench.scale.device)
+    timed = bench.timed(trainer, stream, reports)
+    yield Line("end to end, compiled per block", size / timed.seconds, "img/s")
+    wait = 100 * float(np.mean([report.data_wait for report in reports[2:]]))
+    goal = ("", None) if bench.rehearsal else (f"<= {_DATA_WAIT} %", wait <= _DATA_WAIT)
+    yield Line("end to end: data-wait", wait, "%", *goal)
+    yield Line("end to end: peak memory of torch", timed.peak, "GiB")
+    yield Line("end to end: memory in use on the device", _device_memory(bench), "GiB")
+    falls = timed.losses[-1] < 0.97 * timed.losses[0]
+    losses = f"{timed.losses[0]:.3f} -> {timed.losses[-1]:.3f}"
+    yield Line(f"end to end: loss over {steps} steps", losses, "", "falls", falls, must=True)
+
+
+def _data(bench: Bench) -> DataSet:
+    return bench.once("data", lambda: DataSet.make(bench.folder, bench.scale.images, bench.threads))
+
+
+def _decoder(bench: Bench) -> Decoder:
+    from mimcl.pipeline.dali import DaliDecoder
+
+    image_size = bench.once("model", bench.scale.make_model).image_size
+    return DaliDecoder(
+        image_size, bench.scale.batch, bench.threads, _data(bench).index.largest, gpu=not bench.rehearsal
+    )
+
+
+def _part_of(batch: Encoded, size: int) -> Encoded:
+    return Encoded(batch.data[:size], batch.boxes[:size], batch.flips[:size])
+
+
+def _device_memory(bench: Bench) -> float:
+    """GiB in use on the device, by all processes; 0 on the CPU."""
+    if bench.rehearsal:
+        return 0.0
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**30
+
+
+def _host_memory() -> float:
+    """GiB of this process that are resident, pinned memory included."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) / 2**20

@@ -1,0 +1,131 @@
+"""The process that runs parts of a half one after another and sends what they find to its parent."""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import functools
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu.bench import GPU, REHEARSAL, Bench
+from gpu.parts import Part
+
+_LEAST_SECONDS = 5.0  # a part that has less time left is not started
+_REHEARSAL_FACTOR = 3  # by which a rehearsal, on a busy machine perhaps, may exceed the limits
+_VERSIONS = ("timm", "triton", "numpy", "nvidia-cudnn-cu13", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu13")
+_NEEDED = ("torchvision", "timm", "numpy", "xxhash", "pyarrow", "PIL", "safetensors", "typer", "rich", "cv2")
+_NEEDED_BY_TESTS = ("pytest", "pytest_timeout", "hypothesis")
+
+
+def work(request: dict[str, Any]) -> int:
+    """Runs `request["parts"]`; the parent reads one JSON object a line from the file descriptor `request["events"]`.
+
+    Where a part fails without harm to the process, the next one runs; else the process ends and the parent goes on.
+    """
+    events = os.fdopen(request["events"], "w", buffering=1)
+
+    def send(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(60, exit=True)  # until the first part begins: CUDA may hang at its start
+    scale = REHEARSAL if request["rehearse"] else GPU
+    if request["rehearse"]:
+        compile_quickly()
+    if scale.device == "cuda" and not torch.cuda.is_available():
+        send(event="no device")
+        return 2
+    send(event="ready", device=device_name(scale.device), versions=versions(), missing=missing(request["half"]))
+    bench = Bench(scale, Path(request["folder"]), Path(request["artifacts"]))
+    for part in (Part(**part) for part in request["parts"]):
+        part_limit = part.limit * (_REHEARSAL_FACTOR if request["rehearse"] else 1)
+        limit = min(part_limit, request["deadline"] - time.monotonic())
+        if limit < (part_limit if part.optional else _LEAST_SECONDS):
+            send(event="left out", part=part.name)
+            continue
+        send(event="begin", part=part.name, limit=limit)
+        faulthandler.dump_traceback_later(limit, exit=True)
+        bench.until = time.monotonic() + limit
+        try:
+            module, function = part.target.split(":")
+            for line in getattr(importlib.import_module(module), function)(bench):
+                send(event="line", part=part.name, line=dataclasses.asdict(line))
+        except Exception as error:
+            traceback.print_exc()
+            send(event="failed", part=part.name, reason=summary(error))
+            error.__traceback__ = None  # whose frames hold models and batches
+            if part.retry_with or not is_usable(scale.device):
+                return 1
+        else:
+            send(event="end", part=part.name)
+        free()
+    faulthandler.cancel_dump_traceback_later()
+    return 0
+
+
+def compile_quickly() -> None:
+    """Makes torch.compile trace as always, without generating machine code, which takes minutes on a CPU."""
+    torch.compile = functools.partial(torch.compile, backend="eager")
+
+
+def summary(error: BaseException) -> str:
+    """The exception and the innermost places that it passed."""
+    frames = traceback.extract_tb(error.__traceback__)[-2:]
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:400]} ({places})"
+
+
+def is_usable(device: str) -> bool:
+    """Whether the device still computes: some CUDA errors leave every later call of the process failing."""
+    try:
+        free()
+        return torch.ones(1, device=device).add(1).item() == 2
+    except Exception:
+        return False
+
+
+def free() -> None:
+    """Returns the memory of what is no longer used, and forgets compiled graphs."""
+    torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "torch": torch.__version__, "cuda": str(torch.version.cuda)}
+    for name in _VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def missing(half: str) -> list[str]:
+    """Modules that a half uses and that cannot be imported here."""
+    names = (*_NEEDED, *_NEEDED_BY_TESTS, *(("nvidia.dali",) if half == "dali" else ()))
+    return [name for name in names if not _is_importable(name)]
+
+
+def _is_importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
