@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,7 @@ from mimcl.model.optim import OptimConfig
 from mimcl.model.passes import CompileUnit
 from mimcl.model.trainer import Trainer, TrainerConfig
 from mimcl.pipeline.augment import STREAM_MASK, hash64
+from mimcl.pipeline.cores import decode_threads
 
 MASK_RATIO = 0.75
 
@@ -103,7 +103,7 @@ class Bench:
     folder: Path  # temporary
     artifacts: Path  # for files that are kept
     until: float = 0.0  # time.monotonic() at which the part is ended
-    threads: int = len(os.sched_getaffinity(0))
+    threads: int = field(default_factory=decode_threads)
     _kept: dict[str, Any] = field(default_factory=dict)
 
     @property

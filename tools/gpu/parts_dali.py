@@ -131,7 +131,7 @@ def reading(bench: Bench) -> Iterator[Line]:
     data, size = _data(bench), bench.scale.batch
     ids = data.ids(3, size, bench.scale.batches)
     seconds = bench.seconds(lambda: [data.store.read(batch) for batch in ids], repeats=3)
-    yield Line("read, checksum included, one thread", size * len(ids) / seconds, "img/s")
+    yield Line("read, checksum included", size * len(ids) / seconds, "img/s")
 
 
 def end_to_end(bench: Bench) -> Iterator[Line]:
