@@ -52,7 +52,11 @@ def main() -> int:
 
         return work(json.loads(options.worker))
     if options.table:
-        print(table(options.table), end="")
+        try:
+            print(table(options.table), end="")
+        except OSError as error:
+            print(f"gpu_check: no rows ({error}); run --only model and --only dali first", file=sys.stderr)
+            return 2
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers end and temporary files go
     row = options.row or (None if options.rehearse else ROWS)

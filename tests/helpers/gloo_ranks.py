@@ -163,7 +163,7 @@ def backward_passes(rank: int, compile_unit: str | None) -> list[str]:
     """
     distributed._BUCKET_BYTES = 4096
     torch.compile = partial(torch.compile, backend="aot_eager")
-    model = MaskedAutoencoderViT(32, 8, width=32, depth=3, heads=2, decoder_width=32, decoder_depth=1,
+    model = MaskedAutoencoderViT(32, 8, width=32, depth=2, heads=2, decoder_width=32, decoder_depth=1,
                                  decoder_heads=1, norm_pix_loss=True)  # fmt: skip
     model.initialise(torch.Generator().manual_seed(0))
     config = TrainerConfig(compile=compile_unit is not None)
