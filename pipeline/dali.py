@@ -157,8 +157,8 @@ class DaliDecoder:
                     (outputs,) = pipeline.share_outputs(cuda_stream=self._consumer())
                 except RuntimeError as error:
                     raise _Refused from error.with_traceback(None)  # whose frames would hold the pipeline
-                held.popleft()
                 yield outputs
+                held.popleft()  # only now: the GPU may have been reading it until the outputs were complete
                 pipeline.release_outputs()
                 pipeline.schedule_run()
         finally:
