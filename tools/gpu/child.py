@@ -73,7 +73,7 @@ class Child:
                 for event in map(json.loads, texts):
                     if event["event"] == "begin":
                         kill_at = time.monotonic() + event["limit"] + _GRACE_SECONDS
-                        self._log_start = self._log.stat().st_size
+                        self._log_start = event["log_start"]
                     yield event
             elif self._process.poll() is not None:  # what it started may hold the pipe open
                 return

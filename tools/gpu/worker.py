@@ -54,7 +54,9 @@ def work(request: dict[str, Any]) -> int:
         if limit < (part_limit if part.optional else _LEAST_SECONDS):
             send(event="left out", part=part.name)
             continue
-        send(event="begin", part=part.name, limit=limit)
+        sys.stdout.flush()
+        # Told from here: the parent may read of the beginning only when the part has died already.
+        send(event="begin", part=part.name, limit=limit, log_start=os.fstat(sys.stdout.fileno()).st_size)
         faulthandler.dump_traceback_later(limit, exit=True)
         bench.until = time.monotonic() + limit
         try:
