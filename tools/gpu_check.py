@@ -86,9 +86,7 @@ def spread(bench: Bench, decoder: Decoder) -> float:
 
 def reading(bench: Bench) -> Iterator[Line]:
     parts, images = bench.ids(seed=3), bench.scale.batch * bench.scale.batches
-    yield Line(
-        "read, checksum included, one thread", bench.rate(lambda: [*map(bench.store.read, parts)], images), "img/s"
-    )
+    yield Line("read, checksum included", bench.rate(lambda: [*map(bench.store.read, parts)], images), "img/s")
 
 
 def decoding(bench: Bench) -> Iterator[Line]:
