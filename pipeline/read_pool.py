@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -10,10 +11,12 @@ from itertools import pairwise
 from queue import SimpleQueue
 from typing import TypeVar
 
-# A thread waits for one read at a time, so this is how many requests the device has at once. Of 1, 4, 6, 8 and 16, 8
-# read uncached micro-batches of 256 fastest; 16 were slower again, cached or not (tools/bench/loader.py).
+# A thread waits for one read at a time, so this is how many requests the device has at once. pread lets other threads
+# run, and so does hashing (large images, recent xxhash). On 2 cores 8 read uncached micro-batches faster than 4 or 6;
+# 16 were slower (tools/bench/loader.py).
 READ_THREADS = 8
 _MIN_SAMPLES = 4  # per thread: handing a chunk to a thread costs about as much as reading one cached sample
+CLOSE_TIMEOUT_S = 5.0
 
 Result = TypeVar("Result")
 Tasks = SimpleQueue[Callable[[], None] | None]  # None ends one thread
@@ -32,7 +35,7 @@ class ReadPool:
         self._threads: list[threading.Thread] = []
 
     def __del__(self) -> None:
-        self.close()
+        self._end_threads()
 
     def run(self, samples: int, read: Callable[[int, int], Result]) -> list[Result]:
         """Call read(start, stop) for contiguous chunks of range(samples); return the results in order.
@@ -49,14 +52,22 @@ class ReadPool:
         return [read(start, stop), *(future.result() for future in futures)]
 
     def close(self) -> None:
-        """End the threads once they are idle; the pool may be used again."""
-        for _ in self._threads:
+        """End the threads; one that hangs is left behind after CLOSE_TIMEOUT_S. The pool may be used again."""
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        for thread in self._end_threads():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _end_threads(self) -> list[threading.Thread]:
+        """Have each thread end when it is idle; returns them."""
+        ending = self._threads
+        for _ in ending:
             self._tasks.put(None)
         self._tasks, self._threads = SimpleQueue(), []
+        return ending
 
     def _start_threads(self) -> None:
         if not all(thread.is_alive() for thread in self._threads):  # in a forked process, none are
-            self.close()
+            self._end_threads()
         while len(self._threads) < READ_THREADS - 1:
             # Without a reference to the pool, so that it is collected, and ends them, when its owner is.
             thread = threading.Thread(target=_work, args=(self._tasks,), name="read", daemon=True)

@@ -92,9 +92,28 @@ def test_threads_end_with_close_and_start_again():
     before = pool_threads()
     assert all(thread.daemon for thread in before)
     pool.close()
-    assert ended(before)
+    assert not pool_threads()
     assert sum(pool.run(100, lambda start, stop: stop - start)) == 100
     pool.close()
+
+
+def test_close_leaves_a_thread_that_hangs_behind(monkeypatch):
+    monkeypatch.setattr(read_pool, "CLOSE_TIMEOUT_S", 0.2)
+    gate, pool = threading.Event(), ReadPool()
+
+    def read(start, stop):
+        if start == 0:
+            raise ValueError
+        if start == 62:
+            gate.wait()
+
+    with pytest.raises(ValueError):
+        pool.run(100, read)
+    pool.close()
+    assert pool_threads()
+    assert len(pool.run(100, lambda start, stop: start)) == READ_THREADS  # by other threads
+    pool.close()
+    gate.set()
 
 
 def test_threads_end_with_the_pool():
@@ -113,7 +132,7 @@ def test_idle_threads_keep_no_samples():
 
     def alive() -> int:
         gc.collect()
-        return sum(isinstance(found, Data) for found in gc.get_objects())
+        return sum(type(found) is Data for found in gc.get_objects())
 
     pool = ReadPool()
     found = pool.run(100, lambda start, stop: Data())
