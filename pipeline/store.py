@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.read_pool import ReadPool
 from mimcl.pipeline.reads import Reads, plan_reads
 
 _OPEN_SHARDS = 512  # descriptors kept; of these the usual limit is 1,024 a process. Opening costs microseconds
@@ -80,7 +82,8 @@ class ShardStore:
         self._index = index
         self._advising: threading.Thread | None = None
         self._kept = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
-        self._reading = 0
+        self._pool = ReadPool()
+        self._progress = [0], bytearray(1)  # samples of the read that is going on or was last; whether each is finished
 
     def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
         """The image bytes of each sample, or why it is bad: its bytes cannot be read, or are not those of the index.
@@ -88,21 +91,26 @@ class ShardStore:
         Raises DataError for a shard that is missing, no regular file or of another size than the index says, also
         where it became so since it was opened.
         """
-        index, found = self._index, []
-        for self._reading, shard, offset, nbytes, expected in zip(
-            sample_ids.tolist(),
-            index.shard[sample_ids].tolist(),
-            index.offset[sample_ids].tolist(),
-            index.nbytes[sample_ids].tolist(),
-            index.xxh64[sample_ids].tolist(),
-            strict=True,
-        ):
-            data = self._kept(shard).read(offset, nbytes, expected)
-            if isinstance(data, str):
-                # Opening the shard again looks at it again; and its place may have been taken by a sound copy.
-                data = self._open(shard).read(offset, nbytes, expected)
-            found.append(self.defect(self._reading, data) if isinstance(data, str) else data)
-        return found
+        if not len(sample_ids):
+            return []
+        index, ids, finished = self._index, sample_ids.tolist(), bytearray(len(sample_ids))
+        shards, offsets = index.shard[sample_ids].tolist(), index.offset[sample_ids].tolist()
+        sizes, hashes = index.nbytes[sample_ids].tolist(), index.xxh64[sample_ids].tolist()
+        self._progress = ids, finished
+
+        def read_chunk(start: int, stop: int) -> list[NDArray[np.uint8] | Defect]:
+            found = []
+            for place in range(start, stop):
+                where = offsets[place], sizes[place], hashes[place]
+                data = self._kept(shards[place]).read(*where)
+                if isinstance(data, str):
+                    # Opening the shard again looks at it again; and its place may have been taken by a sound copy.
+                    data = self._open(shards[place]).read(*where)
+                found.append(self.defect(ids[place], data) if isinstance(data, str) else data)
+                finished[place] = True
+            return found
+
+        return list(chain.from_iterable(self._pool.run(len(ids), read_chunk)))
 
     def plan(self, sample_ids: NDArray[np.int64]) -> Reads:
         """The fewest ranges, with a limit on what of them is not needed."""
@@ -135,15 +143,17 @@ class ShardStore:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Advice that was given needs no taking back."""
+        """End the threads that read; advice that was given needs no taking back. The store may be used again."""
+        self._pool.close()
 
     def defect(self, sample_id: int, reason: str) -> Defect:
         """`reason` with the sample's key and shard."""
         return defect_of(self._index, sample_id, reason)
 
     def reading(self) -> str:
-        """Which sample is being read, or was last."""
-        key, shard, _ = self.defect(self._reading, "")
+        """The first sample that is not read yet: once all others are, the one whose read hangs. Else the last one."""
+        ids, finished = self._progress
+        key, shard, _ = self.defect(ids[finished.find(False)], "")
         return f"reading sample {key} of {shard}"
 
     def _open(self, shard: int) -> _Shard:

@@ -66,7 +66,7 @@ class Trials:
         return [finding for name, check in checks for finding in found_by(name, check, "broken")]
 
     def read(self) -> Iterator[Finding]:
-        """One thread, random images, checksums compared; as in a first epoch not from the page cache."""
+        """Random images, checksums compared; as in a first epoch not from the page cache."""
         store = open_store(self._index)
 
         def parts() -> Iterator[np.ndarray]:
@@ -83,7 +83,7 @@ class Trials:
 
         cold = parts()
         self.rates.read = _rate(some, self._seconds / 3)
-        yield Finding("read", f"{self.rates.read:,.0f} images/s, one thread, checksums compared, nothing cached")
+        yield Finding("read", f"{self.rates.read:,.0f} images/s, checksums compared, nothing cached")
 
     def decode(self) -> Iterator[Finding]:
         """Every decoder with boxes as in training, from bytes in memory."""

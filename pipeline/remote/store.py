@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.read_pool import ReadPool
 from mimcl.pipeline.reads import Reads
 from mimcl.pipeline.remote.cache import CachedShard, ShardCache
 from mimcl.pipeline.remote.crew import Crew
@@ -54,6 +55,7 @@ class RemoteStore:
         self._shards: dict[int, _Shard] = {}
         self._bad: dict[int, str] = {}  # so that a bad sample is not fetched at each of its draws
         self._now, self._ahead = Crew("fetch", _NOW), Crew("fetch ahead", _AHEAD)
+        self._cache_readers = ReadPool()
         self._ranges: bool | None = None  # whether the server knows them; None until it was asked
         self._one_at_a_time = threading.Lock()  # while it is not known to: each answer may be a whole shard
         self._words = "starting"
@@ -67,7 +69,9 @@ class RemoteStore:
         found: Found = {row: self._bad[row] for row in distinct.tolist() if row in self._bad}
         shards = np.unique(self._index.shard[distinct]).tolist()
         self._together([partial(self._opened, shard) for shard in shards if shard not in self._shards])
-        found |= self._cached(np.array([row for row in distinct.tolist() if row not in found], np.int64))
+        rows = np.array([row for row in distinct.tolist() if row not in found], np.int64)
+        for part in self._cache_readers.run(len(rows), lambda start, stop: self._cached(rows[start:stop])):
+            found |= part
         missing = np.array([row for row in distinct.tolist() if row not in found], np.int64)
         if len(missing):
             requests = plan_requests(self._index, missing)
@@ -104,6 +108,7 @@ class RemoteStore:
     def close(self) -> None:
         """Nothing more is fetched ahead; what has begun ends by itself. The store may be used again."""
         self._ahead.drop()
+        self._cache_readers.close()
 
     def _opened(self, number: int) -> _Shard:
         """The shard as it was found when it was first asked for."""

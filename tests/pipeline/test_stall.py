@@ -130,10 +130,10 @@ def test_time_that_the_consumer_takes_does_not_count(index):
     assert number == 31
 
 
-@pytest.mark.parametrize("stuck", ["window", "decode"])
+@pytest.mark.parametrize("stuck", ["window", "decode", "pread"])
 def test_a_program_with_a_stalled_stream_ends(labelled, stuck):
     code = f"""
-import sys, threading
+import os, sys, threading
 sys.path.insert(0, {os.path.dirname(sys.modules["streams"].__file__)!r})
 from pathlib import Path
 from streams import SIDE, Windows, make_stream
@@ -142,7 +142,16 @@ from mimcl.pipeline.index import ShardIndex
 
 index = ShardIndex.load(Path({str(labelled[1])!r}))
 plan, decoder = Windows(index.samples), ReferenceDecoder(SIDE, 2)
-setattr({{"window": plan, "decode": decoder}}[{stuck!r}], {stuck!r}, lambda _: threading.Event().wait())
+real = os.pread
+
+
+def hang(*what):
+    if {stuck!r} != "pread" or threading.current_thread().name == "read":  # one of the store's threads
+        threading.Event().wait()
+    return real(*what)
+
+
+setattr({{"window": plan, "decode": decoder, "pread": os}}[{stuck!r}], {stuck!r}, hang)
 for batch in make_stream(index, plan, decoder=decoder, stall_timeout=0.2):
     pass
 """

@@ -3,6 +3,8 @@
 import gc
 import os
 import shutil
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from bad_samples import flip_byte, reading_can_fail, unreadable
 from mimcl.pipeline import store
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.read_pool import READ_THREADS
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import Defect, ShardStore
 
@@ -21,6 +24,10 @@ from mimcl.pipeline.store import Defect, ShardStore
 def copy(labelled, tmp_path):
     shutil.copytree(labelled[1], tmp_path / "copy")
     return tmp_path / "copy"
+
+
+def plain(found) -> list[bytes | Defect]:
+    return [data if isinstance(data, Defect) else data.tobytes() for data in found]
 
 
 def refused(store, sample_ids) -> str:
@@ -156,6 +163,102 @@ def test_more_shards_than_are_kept_open(copy, labelled, monkeypatch):
     for _ in range(5):  # each looks at the shard anew
         reader.read(np.array([0]))
     assert open_shards(copy) == 2
+    for seed in range(5):  # the same shards by several threads at once
+        reader.read(np.random.default_rng(seed).integers(0, index.samples, 200))
+    gc.collect()
+    assert open_shards(copy) == 2
     del reader
     gc.collect()
     assert open_shards(copy) == 0
+
+
+def test_many_samples_at_once_are_those_that_are_read_one_by_one(copy):
+    index = ShardIndex.load(copy)
+    bad = [0, first_of_shard(index, 1), first_of_shard(index, 2) + 1, index.samples - 1]
+    for sample_id in bad:
+        flip_byte(index, sample_id)
+    if reading_can_fail():
+        index = unreadable(index, 7)
+        bad.append(7)
+    ids = np.random.default_rng(2).integers(0, index.samples, 300)
+    assert np.isin(bad, ids).all()
+    many, one_by_one = ShardStore(index), ShardStore(index)
+    expected = [one_by_one.read(ids[place : place + 1])[0] for place in range(len(ids))]
+    assert [isinstance(data, Defect) for data in expected] == np.isin(ids, bad).tolist()
+    for _ in range(3):
+        assert plain(many.read(ids)) == plain(expected)
+
+
+def test_of_several_errors_the_first_in_order_comes_out(copy, monkeypatch):
+    index = ShardIndex.load(copy)
+    ids = np.zeros(100, np.int64)
+    ids[[50, 55, 90]] = [first_of_shard(index, shard) for shard in (1, 2, 2)]
+    os.truncate(copy / index.shards[1]["name"], 512)
+    (copy / index.shards[2]["name"]).unlink()
+    tried, open_one = threading.Event(), ShardStore._open
+
+    def open_later(reader, shard):
+        if shard == 1:
+            assert tried.wait(30)  # until the sample at 90 has failed
+        try:
+            return open_one(reader, shard)
+        finally:
+            if shard == 2:
+                tried.set()
+
+    monkeypatch.setattr(ShardStore, "_open", open_later)
+    assert f"{index.shards[1]['name']} has 512 bytes" in refused(ShardStore(index), ids)
+    ids[50] = 0
+    assert f"{index.shards[2]['name']} cannot be read" in refused(ShardStore(index), ids)
+
+
+def test_several_reads_are_in_flight_at_once(labelled, monkeypatch):
+    index, pread, waited = ShardIndex.load(labelled[1]), os.pread, threading.local()
+    barrier = threading.Barrier(READ_THREADS)
+
+    def first_together(*what):
+        if not hasattr(waited, "done"):
+            waited.done = barrier.wait(30)
+        return pread(*what)
+
+    monkeypatch.setattr(os, "pread", first_together)
+    ids = np.arange(64) % index.samples
+    assert [len(data) for data in ShardStore(index).read(ids)] == index.nbytes[ids].tolist()
+
+
+def test_a_read_that_hangs_is_named_and_holds_up_only_what_follows_in_its_chunk(labelled, monkeypatch):
+    index, pread, gate, done = ShardIndex.load(labelled[1]), os.pread, threading.Event(), []
+    ids, hangs = np.arange(40), 21  # one thread reads 20 to 24; so 36 are read
+
+    def hang(descriptor, nbytes, offset):
+        if offset == index.offset[hangs] and nbytes == index.nbytes[hangs]:
+            gate.wait(60)
+        data = pread(descriptor, nbytes, offset)
+        done.append(offset)
+        return data
+
+    monkeypatch.setattr(os, "pread", hang)
+    reader, found = ShardStore(index), []
+    assert f"sample {index.key(0)} " in reader.reading()
+    thread = threading.Thread(target=lambda: found.extend(reader.read(ids)))
+    thread.start()
+    deadline, expected = time.monotonic() + 30, f"reading sample {index.key(hangs)} of {index.shards[0]['name']}"
+    while not (reader.reading() == expected and len(done) == 36) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (reader.reading(), len(done)) == (expected, 36)
+    gate.set()
+    thread.join(30)
+    assert [len(data) for data in found] == index.nbytes[ids].tolist()
+    assert f"sample {index.key(ids[-1])} " in reader.reading()
+
+
+def test_few_samples_are_read_in_the_calling_thread(labelled, monkeypatch):
+    index, pread, threads = ShardIndex.load(labelled[1]), os.pread, []
+    monkeypatch.setattr(os, "pread", lambda *what: (threads.append(threading.current_thread()), pread(*what))[1])
+    reader = ShardStore(index)
+    for count in (1, 2, 7):
+        assert len(reader.read(np.arange(count))) == count
+    assert set(threads) == {threading.current_thread()}
+    assert not reader._pool._threads
+    reader.read(np.arange(40))
+    assert len(set(threads)) > 1

@@ -1,5 +1,8 @@
 """Samples from elsewhere: the bytes of local files through all harm, or one line; each byte fetched once."""
 
+import os
+import threading
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from mimcl.pipeline import checked, index
 from mimcl.pipeline.cache_folder import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.read_pool import READ_THREADS
 from mimcl.pipeline.remote import mirror
 from mimcl.pipeline.store import ShardStore, open_store
 
@@ -30,6 +34,19 @@ def refused(url, ids=(0,)) -> str:
 def test_the_same_bytes_as_local_ones(server, shards):
     rng = np.random.default_rng(0)
     same_bytes(server.root, shards, rng.integers(0, 40, 100))
+
+
+def test_several_cached_samples_are_read_at_once(web, shards, monkeypatch):
+    store, ids = same_bytes(web.root, shards), np.arange(40)
+    pread, waited, barrier = os.pread, threading.local(), threading.Barrier(READ_THREADS)
+
+    def first_together(*what):
+        if not hasattr(waited, "done"):
+            waited.done = barrier.wait(30)
+        return pread(*what)
+
+    monkeypatch.setattr(os, "pread", first_together)
+    assert [len(data) for data in store.read(ids)] == store._index.nbytes[ids].tolist()
 
 
 def test_an_index_is_hashed_once_not_at_each_start(web, monkeypatch):

@@ -8,12 +8,21 @@ with antialiased bicubic, flips half of them and hands out uint8 batches. Runs a
 empty queues; the first of each engine is not counted. A ratio is the median of the ratios within a round. What the
 checks cost is told in core time, which other work on the machine disturbs less, and also directly: the time to hash an
 image over the core time that the stream spends on one.
+
+Before each run the shards are read into the page cache, or dropped from it for "cold" (checked with mincore; a copy of
+them, because the kernel does not drop what DALI's reader has mapped). Cold runs draw uniformly, each image at most
+once, so that no read is served by the cache. With "one thread", the store reads one sample at a time. A stream decodes
+while it reads, so these rows differ only as far as reading is what it waits for: with few cores it waits for decoding.
+What the threads gain by themselves is "reading alone": every sample in random order, checked and not decoded, in this
+script's and in training's default micro-batches. A virtual device may be cached by its host.
 """
 
 import argparse
 import math
 import os
+import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +32,7 @@ import numpy as np
 import torch
 import xxhash
 from nvidia.dali import Pipeline, fn, types
+from reading import cool, ratio, report, warm, with_one_thread
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
@@ -33,22 +43,28 @@ from mimcl.pipeline import store
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import DataConfig, Stream
 
 SIZE = 224
-GOALS = {"torchvision": 1.8, "dali": 0.87}
+GOALS = {  # of the ratio of the first to the second
+    ("ours", "torchvision"): 1.8,
+    ("ours", "dali"): 0.87,
+    ("ours", "one thread"): 1.0,
+    ("cold", "cold, one thread"): 1.5,
+}
+GOALS_OF_READING = {"cold": 1.5, "warm": 1.0}
 
 
-def weighted_stream(index: ShardIndex, draws: int, batch: int, cores: int) -> Callable[[], int]:
-    """Ours: the prototype curriculum over random distances, from tau(r0) on."""
+def stream(index: ShardIndex, curriculum: str, draws: int, batch: int, cores: int) -> Callable[[], int]:
+    """Ours: the prototype curriculum over random distances, from tau(r0) on, or none."""
     decoder, _ = make_decoder("dali-cpu", SIZE, batch, cores, index.largest)
     distances = np.random.default_rng(0).random(index.samples, np.float32)
 
     def run() -> int:
         plan = Plan(
-            CurriculumConfig("proto"),
+            CurriculumConfig(curriculum),
             samples=index.samples,
-            distances=distances,
+            distances=None if curriculum == "none" else distances,
             draws=draws,
             batch_size=batch,
             seed=0,
@@ -140,20 +156,36 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="images a batch (default 64)")
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs (default 5)")
     arguments = parser.parse_args()
-    draws, batch = arguments.draws // arguments.batch * arguments.batch, arguments.batch
-    cores = len(os.sched_getaffinity(0))
-    index = ShardIndex.load(arguments.shards)
-    ours = weighted_stream(index, draws, batch, cores)
+    draws = arguments.draws // arguments.batch * arguments.batch
+    with tempfile.TemporaryDirectory(dir=arguments.shards.parent) as name:
+        copy = shutil.copytree(arguments.shards, Path(name) / "shards")
+        compare(arguments, ShardIndex.load(arguments.shards), ShardIndex.load(copy), draws)
+
+
+def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, draws: int) -> None:
+    """Print what all engines do in alternating runs; `copy` is read cold."""
+    batch, cores = arguments.batch, len(os.sched_getaffinity(0))
+    ours, cold = stream(index, "proto", draws, batch, cores), stream(copy, "none", draws, batch, cores)
     engines = {
         "ours": ours,
-        "ours unchecked": unchecked(ours),
+        "one thread": with_one_thread(ours),
+        "unchecked": unchecked(ours),
+        "cold": cold,
+        "cold, one thread": with_one_thread(cold),
         "torchvision": torchvision_loader(arguments.images, draws, batch, cores),
         "dali": dali_reader(arguments.shards, index, draws, batch, cores),
     }
+    if draws > index.samples:
+        raise SystemExit(f"--draws {draws} must be at most the {index.samples} images: cold runs read each once")
+    os.sync()  # what is not written yet cannot be dropped from the page cache
     speeds, core_seconds = {name: [] for name in engines}, {name: [] for name in engines}
     for number in range(-1, arguments.rounds):
         names = list(engines) if number % 2 else list(reversed(engines))
         for name in names:
+            if name.startswith("cold"):
+                cool(copy)
+            else:
+                warm(index)
             start, used = time.perf_counter(), time.process_time()
             images = engines[name]()
             if number >= 0:
@@ -164,13 +196,13 @@ def main() -> None:
 
     print(f"\n{cores} cores, {draws} draws a run, batches of {batch}, load average {os.getloadavg()[0]:.1f}")
     for name, values in speeds.items():
-        print(f"{name:<15} {statistics.median(values):>7.0f} images/s")
+        print(f"{name:<16} {statistics.median(values):>7.0f} images/s")
 
-    for name, goal in GOALS.items():
-        ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds[name], strict=True))
-        print(f"ours / {name:<12} {ratio:.2f} (goal {goal})")
-    spent, less = (statistics.median(core_seconds[name]) for name in ("ours", "ours unchecked"))
+    for (name, other), goal in GOALS.items():
+        print(f"{name} / {other:<16} {ratio(speeds[name], speeds[other])}, goal {goal}")
+    spent, less = (statistics.median(core_seconds[name]) for name in ("ours", "unchecked"))
     print(f"checks: {1 - less / spent:.1%} of the core time by runs, {hashing(index) / spent:.2%} directly (goal < 2%)")
+    report(copy, (batch, DataConfig.micro_batch_size), arguments.rounds, GOALS_OF_READING)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,115 @@
+"""Reading and checking samples without decoding them, from the page cache and from the device; for loader.py."""
+
+import mmap
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import CDLL, c_size_t, c_ubyte, c_void_p, get_errno
+
+import numpy as np
+
+from mimcl.cli.doctor.machine import forget_shards
+from mimcl.pipeline import read_pool
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.store import ShardStore
+
+_KEPT = 0.01  # of the shards' pages may still be cached after they were dropped
+
+
+def cool(index: ShardIndex) -> None:
+    """Drop the shards from the page cache; exits where the kernel keeps them, as in a file system in memory."""
+    forget_shards(index)
+    if (share := cached(index)) > _KEPT:
+        raise SystemExit(f"{share:.0%} of the shards are still in the page cache after POSIX_FADV_DONTNEED")
+
+
+def warm(index: ShardIndex) -> None:
+    """Read the shards into the page cache."""
+    for shard in index.shards:
+        with open(index.root / shard["name"], "rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
+def cached(index: ShardIndex) -> float:
+    """Share of the shards' pages that the page cache holds."""
+    mincore, resident, pages = CDLL(None, use_errno=True).mincore, 0, 0
+    for shard in index.shards:
+        with (
+            open(index.root / shard["name"], "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
+        ):
+            view = np.frombuffer(mapping, np.uint8)
+            found = (c_ubyte * -(-len(view) // mmap.PAGESIZE))()
+            if mincore(c_void_p(view.ctypes.data), c_size_t(len(view)), found):
+                raise OSError(get_errno(), "mincore failed")
+            resident, pages = resident + int((np.frombuffer(found, np.uint8) & 1).sum()), pages + len(found)
+            del view  # a mapping that is still in use cannot be closed
+    return resident / pages
+
+
+@contextmanager
+def reading_threads(count: int) -> Iterator[None]:
+    """Stores read with so many threads while the block lasts."""
+    before, read_pool.READ_THREADS = read_pool.READ_THREADS, count
+    try:
+        yield
+    finally:
+        read_pool.READ_THREADS = before
+
+
+def with_one_thread(run: Callable[[], int]) -> Callable[[], int]:
+    """The same run with samples read one at a time."""
+
+    def run_so() -> int:
+        with reading_threads(1):
+            return run()
+
+    return run_so
+
+
+def reads(index: ShardIndex, batch: int) -> Callable[[], int]:
+    """Every sample once, in another random order each time, a micro-batch at a time."""
+    store, random = ShardStore(index), np.random.default_rng(0)
+
+    def run() -> int:
+        ids = random.permutation(index.samples)
+        done = sum(len(store.read(ids[start : start + batch])) for start in range(0, len(ids), batch))
+        store.close()
+        return done
+
+    return run
+
+
+def compare(index: ShardIndex, batch: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+    """By "cold" and "warm": samples/s of each round, with the store's threads and with one."""
+    run, found = reads(index, batch), {"cold": ([], []), "warm": ([], [])}
+    kinds = (run, with_one_thread(run))
+    for number in range(-1, rounds):  # the first does not count
+        for cache, prepare in (("cold", cool), ("warm", warm)):
+            for kind in (0, 1) if number % 2 else (1, 0):
+                prepare(index)
+                started = time.perf_counter()
+                samples = kinds[kind]()
+                if number >= 0:
+                    found[cache][kind].append(samples / (time.perf_counter() - started))
+    return found
+
+
+def ratio(ours: list[float], other: list[float]) -> str:
+    """Median of the ratios within a round, with the smallest and the largest."""
+    found = [a / b for a, b in zip(ours, other, strict=True)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def report(index: ShardIndex, batches: tuple[int, ...], rounds: int, goals: dict[str, float]) -> None:
+    """Print what `compare` finds for each size of micro-batch."""
+    os.sync()  # what is not written yet cannot be dropped
+    print(f"\nreading alone, {index.samples:,} samples a run, {read_pool.READ_THREADS} threads and one")
+    for batch in batches:
+        for cache, (threads, one) in compare(index, batch, rounds).items():
+            speeds = " and ".join(f"{statistics.median(speed):,.0f}" for speed in (threads, one))
+            found = ratio(threads, one)
+            print(f"{cache}, micro-batches of {batch:<4} {speeds} samples/s: {found}, goal {goals[cache]}", flush=True)
