@@ -6,7 +6,6 @@ import os
 import stat
 import threading
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -88,29 +87,36 @@ class ShardStore:
     def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
         """The image bytes of each sample, or why it is bad: its bytes cannot be read, or are not those of the index.
 
+        What the page cache holds is read in this thread, since threads would only compete for the interpreter; what
+        has to come from the device, by several threads, so that it has several requests at once.
+
         Raises DataError for a shard that is missing, no regular file or of another size than the index says, also
         where it became so since it was opened.
         """
         if not len(sample_ids):
             return []
         index, ids, finished = self._index, sample_ids.tolist(), bytearray(len(sample_ids))
-        shards, offsets = index.shard[sample_ids].tolist(), index.offset[sample_ids].tolist()
-        sizes, hashes = index.nbytes[sample_ids].tolist(), index.xxh64[sample_ids].tolist()
+        shards, columns = index.shard[sample_ids].tolist(), (index.offset, index.nbytes, index.xxh64)
+        places = list(zip(*(column[sample_ids].tolist() for column in columns), strict=True))
         self._progress = ids, finished
+        found: list[NDArray[np.uint8] | Defect | None] = []
+        for number, (shard, place) in enumerate(zip(shards, places, strict=True)):
+            found.append(self._kept(shard).read_cached(*place))
+            finished[number] = found[-1] is not None
+        missing = [number for number, data in enumerate(found) if data is None]
 
-        def read_chunk(start: int, stop: int) -> list[NDArray[np.uint8] | Defect]:
-            found = []
-            for place in range(start, stop):
-                where = offsets[place], sizes[place], hashes[place]
-                data = self._kept(shards[place]).read(*where)
+        def read_chunk(start: int, stop: int) -> None:
+            for number in missing[start:stop]:
+                data = self._kept(shards[number]).read(*places[number])
                 if isinstance(data, str):
                     # Opening the shard again looks at it again; and its place may have been taken by a sound copy.
-                    data = self._open(shards[place]).read(*where)
-                found.append(self.defect(ids[place], data) if isinstance(data, str) else data)
-                finished[place] = True
-            return found
+                    data = self._open(shards[number]).read(*places[number])
+                found[number] = self.defect(ids[number], data) if isinstance(data, str) else data
+                finished[number] = True
 
-        return list(chain.from_iterable(self._pool.run(len(ids), read_chunk)))
+        if missing:
+            self._pool.run(len(missing), read_chunk)
+        return found
 
     def plan(self, sample_ids: NDArray[np.int64]) -> Reads:
         """The fewest ranges, with a limit on what of them is not needed."""
@@ -186,10 +192,19 @@ class _Shard:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
+    def read_cached(self, offset: int, nbytes: int, xxh64: int) -> NDArray[np.uint8] | None:
+        """The bytes with that hash; None where they are not in the page cache, or where something is wrong."""
+        self._require_within(offset, nbytes)
+        data = np.empty(nbytes, np.uint8)
+        try:
+            count = os.preadv(self._descriptor, [data], offset, os.RWF_NOWAIT)
+        except OSError:  # not cached, or of a file system that does not tell
+            return None
+        return data if count == nbytes and xxhash.xxh64_intdigest(data) == xxh64 else None
+
     def read(self, offset: int, nbytes: int, xxh64: int) -> NDArray[np.uint8] | str:
         """The bytes with that hash, or why there are none."""
-        if not 0 <= offset < offset + nbytes <= self._size:
-            raise DataError(f"the index is damaged: it has a sample outside of {self._path}; pack again")
+        self._require_within(offset, nbytes)
         try:
             data = os.pread(self._descriptor, nbytes, offset)
         except OSError as error:
@@ -199,3 +214,7 @@ class _Shard:
         if xxhash.xxh64_intdigest(data) != xxh64:
             return "its bytes do not match the index"
         return np.frombuffer(data, np.uint8)
+
+    def _require_within(self, offset: int, nbytes: int) -> None:
+        if not 0 <= offset < offset + nbytes <= self._size:
+            raise DataError(f"the index is damaged: it has a sample outside of {self._path}; pack again")

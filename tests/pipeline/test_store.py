@@ -189,30 +189,63 @@ def test_many_samples_at_once_are_those_that_are_read_one_by_one(copy):
         assert plain(many.read(ids)) == plain(expected)
 
 
-def test_of_several_errors_the_first_in_order_comes_out(copy, monkeypatch):
+@pytest.fixture
+def nothing_cached(monkeypatch):
+    """The page cache holds nothing, so that every sample comes from the device."""
+
+    def not_now(*what):
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "preadv", not_now)
+
+
+def test_samples_from_the_device_are_those_from_the_page_cache(labelled, monkeypatch):
+    index, real = ShardIndex.load(labelled[1]), os.preadv
+    ids = np.random.default_rng(3).integers(0, index.samples, 200)
+    expected = plain(ShardStore(index).read(ids))
+    for every in (1, 2, 50):  # all samples are missing there, half of them, a few
+
+        def missing(descriptor, buffers, offset, flags, every=every):
+            if offset // 512 % every == 0:
+                raise BlockingIOError
+            return real(descriptor, buffers, offset, flags)
+
+        monkeypatch.setattr(os, "preadv", missing)
+        assert plain(ShardStore(index).read(ids)) == expected
+
+
+def test_a_sample_of_which_the_page_cache_holds_a_part_comes_from_the_device(labelled, monkeypatch):
+    index, real = ShardIndex.load(labelled[1]), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, to, at, how: real(fd, [to[0][:100]], at, how))
+    assert [len(data) for data in ShardStore(index).read(np.arange(20))] == index.nbytes[:20].tolist()
+
+
+def test_what_the_page_cache_holds_is_read_without_waiting_and_in_the_calling_thread(labelled, monkeypatch):
+    index, real, reads = ShardIndex.load(labelled[1]), os.preadv, []
+
+    def noted(descriptor, buffers, offset, flags):
+        reads.append((threading.current_thread(), flags))
+        return real(descriptor, buffers, offset, flags)
+
+    ShardStore(index).read(np.arange(index.samples))  # now it does
+    monkeypatch.setattr(os, "preadv", noted)
+    ShardStore(index).read(np.arange(index.samples))
+    assert set(reads) == {(threading.current_thread(), os.RWF_NOWAIT)}
+    assert len(reads) == index.samples
+
+
+def test_of_several_errors_the_first_in_order_comes_out(copy):
     index = ShardIndex.load(copy)
     ids = np.zeros(100, np.int64)
     ids[[50, 55, 90]] = [first_of_shard(index, shard) for shard in (1, 2, 2)]
     os.truncate(copy / index.shards[1]["name"], 512)
     (copy / index.shards[2]["name"]).unlink()
-    tried, open_one = threading.Event(), ShardStore._open
-
-    def open_later(reader, shard):
-        if shard == 1:
-            assert tried.wait(30)  # until the sample at 90 has failed
-        try:
-            return open_one(reader, shard)
-        finally:
-            if shard == 2:
-                tried.set()
-
-    monkeypatch.setattr(ShardStore, "_open", open_later)
     assert f"{index.shards[1]['name']} has 512 bytes" in refused(ShardStore(index), ids)
     ids[50] = 0
     assert f"{index.shards[2]['name']} cannot be read" in refused(ShardStore(index), ids)
 
 
-def test_several_reads_are_in_flight_at_once(labelled, monkeypatch):
+def test_several_reads_are_in_flight_at_once(labelled, monkeypatch, nothing_cached):
     index, pread, waited = ShardIndex.load(labelled[1]), os.pread, threading.local()
     barrier = threading.Barrier(READ_THREADS)
 
@@ -226,7 +259,7 @@ def test_several_reads_are_in_flight_at_once(labelled, monkeypatch):
     assert [len(data) for data in ShardStore(index).read(ids)] == index.nbytes[ids].tolist()
 
 
-def test_a_read_that_hangs_is_named_and_holds_up_only_what_follows_in_its_chunk(labelled, monkeypatch):
+def test_a_read_that_hangs_is_named_and_holds_up_only_what_follows_in_its_chunk(labelled, monkeypatch, nothing_cached):
     index, pread, gate, done = ShardIndex.load(labelled[1]), os.pread, threading.Event(), []
     ids, hangs = np.arange(40), 21  # one thread reads 20 to 24; so 36 are read
 
@@ -252,7 +285,7 @@ def test_a_read_that_hangs_is_named_and_holds_up_only_what_follows_in_its_chunk(
     assert f"sample {index.key(ids[-1])} " in reader.reading()
 
 
-def test_few_samples_are_read_in_the_calling_thread(labelled, monkeypatch):
+def test_few_samples_are_read_in_the_calling_thread(labelled, monkeypatch, nothing_cached):
     index, pread, threads = ShardIndex.load(labelled[1]), os.pread, []
     monkeypatch.setattr(os, "pread", lambda *what: (threads.append(threading.current_thread()), pread(*what))[1])
     reader = ShardStore(index)
