@@ -11,10 +11,10 @@ image over the core time that the stream spends on one.
 
 Before each run the shards are read into the page cache, or dropped from it for "cold" (checked with mincore; a copy of
 them, because the kernel does not drop what DALI's reader has mapped). Cold runs draw uniformly, each image at most
-once, so that no read is served by the cache. With "one thread", the store reads one sample at a time. A stream decodes
-while it reads, so these rows differ only as far as reading is what it waits for: with few cores it waits for decoding.
-What the threads gain by themselves is "reading alone": every sample in random order, checked and not decoded, in this
-script's and in training's default micro-batches. A virtual device may be cached by its host.
+once, so that no read is served by the cache. With "one at a time", the store reads one sample after another. A stream
+decodes while it reads, so these rows differ only as far as reading is what it waits for: with few cores it waits for
+decoding. What the store gains by itself is "reading alone": every sample in random order, checked and not decoded, in
+this script's and in training's default micro-batches. A virtual device may be cached by its host.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import xxhash
 from nvidia.dali import Pipeline, fn, types
-from reading import cool, ratio, report, warm, with_one_thread
+from reading import cool, one_at_a_time, ratio, report, warm
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
@@ -41,16 +41,17 @@ from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.sampler import Plan
 from mimcl.pipeline import store
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.config import DataConfig
 from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.stream import DataConfig, Stream
+from mimcl.pipeline.stream import Stream
 
 SIZE = 224
 GOALS = {  # of the ratio of the first to the second
     ("ours", "torchvision"): 1.8,
     ("ours", "dali"): 0.87,
-    ("ours", "one thread"): 1.0,
-    ("cold", "cold, one thread"): 1.5,
+    ("ours", "one at a time"): 1.0,
+    ("cold", "cold, one at a time"): 1.5,
 }
 GOALS_OF_READING = {"cold": 1.5, "warm": 1.0}
 
@@ -168,10 +169,10 @@ def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, 
     ours, cold = stream(index, "proto", draws, batch, cores), stream(copy, "none", draws, batch, cores)
     engines = {
         "ours": ours,
-        "one thread": with_one_thread(ours),
+        "one at a time": one_at_a_time(ours),
         "unchecked": unchecked(ours),
         "cold": cold,
-        "cold, one thread": with_one_thread(cold),
+        "cold, one at a time": one_at_a_time(cold),
         "torchvision": torchvision_loader(arguments.images, draws, batch, cores),
         "dali": dali_reader(arguments.shards, index, draws, batch, cores),
     }

@@ -4,14 +4,13 @@ import mmap
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from ctypes import CDLL, c_size_t, c_ubyte, c_void_p, get_errno
 
 import numpy as np
 
 from mimcl.cli.doctor.machine import forget_shards
-from mimcl.pipeline import read_pool
+from mimcl.pipeline import read_pool, store
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import ShardStore
 
@@ -50,22 +49,16 @@ def cached(index: ShardIndex) -> float:
     return resident / pages
 
 
-@contextmanager
-def reading_threads(count: int) -> Iterator[None]:
-    """Stores read with so many threads while the block lasts."""
-    before, read_pool.READ_THREADS = read_pool.READ_THREADS, count
-    try:
-        yield
-    finally:
-        read_pool.READ_THREADS = before
-
-
-def with_one_thread(run: Callable[[], int]) -> Callable[[], int]:
-    """The same run with samples read one at a time."""
+def one_at_a_time(run: Callable[[], int]) -> Callable[[], int]:
+    """The same run with samples read one after another, without a look at the page cache before."""
 
     def run_so() -> int:
-        with reading_threads(1):
+        before = read_pool.READ_THREADS, store._Shard.read_cached
+        read_pool.READ_THREADS, store._Shard.read_cached = 1, lambda *_: None
+        try:
             return run()
+        finally:
+            read_pool.READ_THREADS, store._Shard.read_cached = before
 
     return run_so
 
@@ -84,9 +77,9 @@ def reads(index: ShardIndex, batch: int) -> Callable[[], int]:
 
 
 def compare(index: ShardIndex, batch: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """By "cold" and "warm": samples/s of each round, with the store's threads and with one."""
+    """By "cold" and "warm": samples/s of each round, as the store reads and one at a time."""
     run, found = reads(index, batch), {"cold": ([], []), "warm": ([], [])}
-    kinds = (run, with_one_thread(run))
+    kinds = (run, one_at_a_time(run))
     for number in range(-1, rounds):  # the first does not count
         for cache, prepare in (("cold", cool), ("warm", warm)):
             for kind in (0, 1) if number % 2 else (1, 0):
@@ -107,7 +100,7 @@ def ratio(ours: list[float], other: list[float]) -> str:
 def report(index: ShardIndex, batches: tuple[int, ...], rounds: int, goals: dict[str, float]) -> None:
     """Print what `compare` finds for each size of micro-batch."""
     os.sync()  # what is not written yet cannot be dropped
-    print(f"\nreading alone, {index.samples:,} samples a run, {read_pool.READ_THREADS} threads and one")
+    print(f"\nreading alone, {index.samples:,} samples a run, {read_pool.READ_THREADS} threads and one at a time")
     for batch in batches:
         for cache, (threads, one) in compare(index, batch, rounds).items():
             speeds = " and ".join(f"{statistics.median(speed):,.0f}" for speed in (threads, one))
