@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -87,11 +87,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except RestartNeeded as error:
-        _complain(f"{error} (starting again with it)")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.environ.update(error.environment)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        from mimcl.model.distributed import is_connected
+
+        if not is_connected():  # else the other processes would look for this one where it was
+            _start_again(error)
+        _complain(str(error))
+        code = 1
     except Exception as error:
         if debug:
             raise
@@ -100,6 +101,16 @@ def main() -> None:
     if code == _INTERRUPTED:  # typer may have turned the interrupt into this code itself
         _complain("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _start_again(error: RestartNeeded) -> NoReturn:
+    """Replaces this process by a new one with the same command and the environment that the error asks for."""
+    settings = " ".join(f"{name}={value}" for name, value in error.environment.items())
+    _complain(f"{error}. Starting again with {settings}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.environ.update(error.environment)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _complain(message: str) -> None:

@@ -253,8 +253,8 @@ def train(run: Run, world: World | None = None) -> bool:
             )
         if is_first:
             announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts), begun)
-        beside = online_knn, stream.released
-        with Supervisor(run, config, plan, trainer, marks, counts, world, *beside) as supervisor:
+        watched = {"online_knn": online_knn, "released": stream.released}
+        with Supervisor(run, config, plan, trainer, marks, counts, world, **watched) as supervisor:
             measure = learned.measure if learned else None
             finished = trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)
         if is_first and config.report:

@@ -1,4 +1,4 @@
-"""The same bits from the same steps, on a GPU too."""
+"""Makes a GPU compute the same bits from the same steps."""
 
 from __future__ import annotations
 

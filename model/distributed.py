@@ -94,10 +94,17 @@ def connected(world: World, device: torch.device, timeout_seconds: float) -> Ite
     if on_gpu:
         require_own_devices(gather(str(torch.cuda.get_device_properties(device).uuid)))
         with _peers(_RESTART):
-            dist.all_reduce(torch.zeros(1, device=device))  # connects nccl, which two processes on a GPU cannot do
+            total = torch.ones(1, device=device)
+            dist.all_reduce(total)  # connects nccl, which two processes on a GPU cannot do
+            total.item()  # so that a failure comes out here
     _notice_dead_machines()
     yield
     dist.destroy_process_group()  # not after an error: it would wait for a process that is gone
+
+
+def is_connected() -> bool:
+    """Whether this process has joined others, as in a `connected` block."""
+    return dist.is_initialized()
 
 
 def require_own_devices(uuids: Sequence[str]) -> None:

@@ -111,7 +111,7 @@ class Passes:
 def twin(model: nn.Module, frozen: bool) -> nn.Module:
     """A second model on the same memory, which follows every update of the first.
 
-    A frozen one computes no gradients; those of the other go to the parameters of `model`, which are its own.
+    A frozen one has parameters of its own on that memory, without gradients; the other has those of `model` itself.
     """
     shared = {
         id(parameter): nn.Parameter(parameter.data, requires_grad=False) if frozen else parameter

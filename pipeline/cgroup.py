@@ -38,8 +38,8 @@ def _memory(folder: Path) -> int | None:
 def _groups(controller: str) -> Iterator[Path]:
     """This process's group and all groups around it: each of them may set a limit.
 
-    A container may show its own group as the root, under which the path that the kernel tells does not exist; then
-    the root is what is left of these.
+    A container may show its own group as the root; the path in the membership file does not exist there, and only the
+    root is found.
     """
     for line in _text(_MEMBERSHIP).splitlines():
         _, controllers, path = line.split(":", 2)

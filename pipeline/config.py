@@ -1,4 +1,4 @@
-"""What is configured of the data and of the stream."""
+"""The `data` section of the configuration: where the images are, and how they are read and decoded."""
 
 from __future__ import annotations
 

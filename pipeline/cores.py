@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
 from mimcl.pipeline.cgroup import cpu_quota
 
@@ -40,7 +41,23 @@ def decode_threads(local_size: int = 1, configured: int | None = None) -> int:
 
 
 def _launcher_cores() -> int:
+    """Cores of the process that started this one and those beside it: torchrun, or SLURM's daemon.
+
+    Between SLURM's daemon and a task there may be shells, which are bound to the task's cores as well.
+    """
+    own = cores = len(os.sched_getaffinity(0))
+    is_slurm_task = "SLURM_PROCID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    pid = os.getppid()
     try:
-        return len(os.sched_getaffinity(os.getppid()))
-    except OSError:  # it has ended
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(pid))
+        while is_slurm_task and cores == own and pid > 1:
+            pid = _parent(pid)
+            cores = len(os.sched_getaffinity(pid))
+    except OSError:  # it has ended, or cannot be seen from within a container
+        return cores
+    return cores
+
+
+def _parent(pid: int) -> int:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["PPid"])

@@ -158,7 +158,7 @@ class DaliDecoder:
                 except RuntimeError as error:
                     raise _Refused from error.with_traceback(None)  # whose frames would hold the pipeline
                 yield outputs
-                held.popleft()  # only now: the GPU may have been reading it until the outputs were complete
+                held.popleft()  # not before: until its outputs have been waited for, the GPU may be reading it
                 pipeline.release_outputs()
                 pipeline.schedule_run()
         finally:

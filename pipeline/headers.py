@@ -22,7 +22,7 @@ def is_for_dali(data: NDArray[np.uint8], most_pixels: int = MAX_PIXELS) -> bool:
     return pixels is not None and pixels <= most_pixels
 
 
-# The readers return the pixels that a header claims; None where it does not tell, and for a kind of image that DALI
+# The readers return the pixels that a header claims; None where it is incomplete, and for a kind of image that DALI
 # decodes differently from Pillow.
 
 

@@ -41,8 +41,9 @@ class Producer(Generic[T]):
         self._free.release()
         return item
 
-    def stop(self, timeout: float) -> None:
-        """Ends the thread, and waits `timeout` seconds for it; what it has made and nobody took is dropped."""
+    def stop(self, timeout: float) -> bool:
+        """End the thread and drop what was made; returns whether the thread has ended within `timeout` seconds."""
         self._ended.set()
         self._free.release()
         self._thread.join(timeout)
+        return not self._thread.is_alive()

@@ -1,4 +1,4 @@
-"""What only a new process can do differently."""
+"""An error that a new process with other environment variables may not meet; the command line starts one, once."""
 
 from __future__ import annotations
 

@@ -176,6 +176,7 @@ class _Shard:
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size, self._descriptor = path, size, None
+        self._has_nowait = True  # whether its file system can read without waiting for the device
         try:
             regular = stat.S_ISREG(os.stat(path).st_mode)  # before it is opened: a pipe would wait for a writer
             if regular:
@@ -195,10 +196,15 @@ class _Shard:
     def read_cached(self, offset: int, nbytes: int, xxh64: int) -> NDArray[np.uint8] | None:
         """The bytes with that hash; None where they are not in the page cache, or where something is wrong."""
         self._require_within(offset, nbytes)
+        if not self._has_nowait:
+            return None
         data = np.empty(nbytes, np.uint8)
         try:
             count = os.preadv(self._descriptor, [data], offset, os.RWF_NOWAIT)
-        except OSError:  # not cached, or of a file system that does not tell
+        except BlockingIOError:  # not cached
+            return None
+        except OSError:  # not on this file system, or unreadable
+            self._has_nowait = False
             return None
         return data if count == nbytes and xxhash.xxh64_intdigest(data) == xxh64 else None
 

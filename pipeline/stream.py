@@ -143,18 +143,19 @@ class Stream:
                 draw, self._taken = batch.position, self._taken + 1
                 yield batch
         finally:
-            self._stop()
+            self._stop(self._stall_timeout)
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """While the block lasts, nothing is made ahead and the decoder holds no memory, so that others may use it.
+        """While the block lasts, nothing is made ahead, and the decoder's memory is free for another decoder.
 
         For use between two steps of an iteration, which goes on afterwards with the same batches: those that were made
-        ahead are made again.
+        ahead are made again. Raises StallError where what is being made does not end.
         """
         if self._taken % len(self._parts):
             raise RuntimeError("a stream can be released only between two steps, not between two micro-batches of one")
-        self._stop()
+        if not self._stop(self._stall_timeout):
+            raise self._stalled()
         yield
 
     def _produce(self, start: int) -> Producer[Batch]:
@@ -176,17 +177,19 @@ class Stream:
         try:
             return producer.take(self._stall_timeout)
         except queue.Empty:
-            self._stop(patience=0)
-            raise StallError(
-                f"no batch came for {self._stall_timeout:g} seconds, while {self._stage.words()}; look at what that "
-                "waits for, or raise data.stall_timeout"
-            ) from None
+            self._stop(timeout_s=0)
+            raise self._stalled() from None
 
-    def _stop(self, patience: float | None = None) -> None:
-        """Ends what is being made; `patience` in seconds, None as long as training waits for a batch."""
+    def _stalled(self) -> StallError:
+        return StallError(
+            f"no batch came for {self._stall_timeout:g} seconds, while {self._stage.words()}; look at what that waits "
+            "for, or raise data.stall_timeout"
+        )
+
+    def _stop(self, timeout_s: float) -> bool:
+        """End the background thread; returns whether it has ended in time."""
         producer, self._producer = self._producer, None
-        if producer:
-            producer.stop(self._stall_timeout if patience is None else patience)
+        return producer is None or producer.stop(timeout_s)
 
     def _batches(self, start: int, free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
         waiting: deque[tuple[Part, ReadFigures | None]] = deque()

@@ -14,6 +14,9 @@ import pytest
 # set here, since one server starts the processes of all tests and has the environment of the first that asked for it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# cuBLAS and torch look at it once a process, when the first test multiplies on a GPU; with it results repeat.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 # For this process and all that it starts: nothing of a test is remembered in the user's own folder.
 _cache = tempfile.TemporaryDirectory(prefix="mimcl-cache-")
 os.environ["MIMCL_CACHE"] = _cache.name

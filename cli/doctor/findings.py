@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mimcl.pipeline.restart import RestartNeeded
+
 Mark = Literal["ok", "info", "warning", "broken"]
 SIGNS: dict[Mark, str] = {"ok": "✓", "info": "·", "warning": "!", "broken": "✗"}
 
@@ -21,10 +23,12 @@ class Finding:
 
 
 def found_by(name: str, check: Callable[[], Iterable[Finding]], on_error: Mark = "warning") -> list[Finding]:
-    """The findings of a check; where it fails, those before and one that says why. Raises nothing."""
+    """The findings of a check; where it fails, those before and one that says why. Raises RestartNeeded only."""
     found: list[Finding] = []
     try:
         found.extend(check())
+    except RestartNeeded:
+        raise
     except Exception as error:  # whatever a broken installation raises: that is what is looked for
         found.append(Finding(name, f"not found: {reason(error)}", on_error))
     return found

@@ -28,6 +28,7 @@ from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import DECODERS, Decoded, Encoded, make_decoder
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.restart import RestartNeeded
 from mimcl.pipeline.store import Defect, open_store
 from mimcl.pipeline.stream import Stream
 
@@ -102,6 +103,8 @@ class Trials:
                 next(decoded)
                 rate = _rate(lambda of=decoded: self._count(next(of)), self._seconds / 2)
                 decoded.close()
+            except RestartNeeded:
+                raise
             except Exception as error:
                 why = re.sub(r"no decoder works here \(\S+: (.*)\); try .*", r"\1", reason(error))
                 yield Finding(f"decode, {name}", f"not here: {why}", "info")

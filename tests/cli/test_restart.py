@@ -52,7 +52,7 @@ def test_it_starts_again_without_virtual_memory_pools_and_says_so(tmp_path, name
     (line,) = done.stderr.splitlines()
     assert "dali-gpu does not start (cuMemCreate: operation not supported)" in line
     assert "DALI_USE_VMM=0" in line
-    assert line.endswith("(starting again with it)")
+    assert line.endswith(". Starting again with DALI_USE_VMM=0")
 
 
 def test_it_starts_again_only_once(tmp_path):
@@ -66,4 +66,4 @@ def test_who_has_set_the_variable_is_not_started_again(tmp_path):
     done = run(tmp_path, "dali-gpu", always=True, DALI_USE_VMM="1")
     assert done.returncode == 1
     assert "no decoder works here (dali-gpu: cuMemCreate" in done.stderr
-    assert "starting again" not in done.stderr
+    assert "Starting again" not in done.stderr

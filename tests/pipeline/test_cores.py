@@ -59,6 +59,25 @@ def test_configured_threads_are_shared_by_the_processes_of_a_machine(machine):
     assert [cores.decode_threads(size, 12) for size in (1, 2, 5, 16)] == [12, 6, 2, 1]
 
 
+@pytest.mark.parametrize(("by_torchrun", "workers"), [(False, 26), (True, 3)])
+def test_shells_between_slurm_and_a_task(machine, monkeypatch, by_torchrun, workers):
+    shell, daemon = os.getppid(), 2**22 + 7  # above any process id
+    masks = {0: 26, shell: 26, daemon: 208}
+    machine(26)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(masks[pid])))
+    monkeypatch.setattr(cores, "_parent", {shell: daemon}.get)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    if by_torchrun:  # its processes share what the task has
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert cores.worker_count(8) == workers
+
+
+def test_the_parent_of_a_process():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert cores._parent(child.pid) == os.getpid()
+    child.communicate(b"\n")
+
+
 def test_a_launcher_that_has_ended(machine, monkeypatch):
     machine(8)
 

@@ -1,5 +1,6 @@
 """Bytes of samples: the right ones and never damaged ones; a bad sample is no missing shard."""
 
+import errno
 import gc
 import os
 import shutil
@@ -218,6 +219,19 @@ def test_a_sample_of_which_the_page_cache_holds_a_part_comes_from_the_device(lab
     index, real = ShardIndex.load(labelled[1]), os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, to, at, how: real(fd, [to[0][:100]], at, how))
     assert [len(data) for data in ShardStore(index).read(np.arange(20))] == index.nbytes[:20].tolist()
+
+
+def test_a_file_system_that_cannot_read_without_waiting_is_asked_once_a_shard(labelled, monkeypatch):
+    index, asked = ShardIndex.load(labelled[1]), []
+    expected = plain(ShardStore(index).read(np.arange(index.samples)))
+
+    def unsupported(descriptor, *what):
+        asked.append(descriptor)
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "preadv", unsupported)
+    assert plain(ShardStore(index).read(np.arange(index.samples))) == expected
+    assert len(asked) == len(set(asked)) == len(index.shards)
 
 
 def test_what_the_page_cache_holds_is_read_without_waiting_and_in_the_calling_thread(labelled, monkeypatch):

@@ -35,6 +35,8 @@ from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.stall import StallError
+from mimcl.pipeline.store import ShardStore
 from mimcl.pipeline.stream import micro_batches
 
 
@@ -233,14 +235,15 @@ class Counted(ReferenceDecoder):
 
 @pytest.mark.parametrize("released_after", [[0], [1], [3, 4], [7], [8]])
 def test_released_between_steps_it_goes_on_with_the_same_batches_and_holds_no_decoder(index, whole, released_after):
-    decoder = Counted(SIDE, 2)
+    decoder, before = Counted(SIDE, 2), set(threading.enumerate())
     stream, seen = make_stream(index, micro=16, decoder=decoder), {"images": [], "draws": [], "keys": []}
     batches = iter(stream)
     for step in range(DRAWS // BATCH + 1):
         if step in released_after:
             with stream.released():
                 assert decoder.running == 0
-                assert not [thread for thread in threading.enumerate() if thread.name in ("stream", "plan")]
+                started = set(threading.enumerate()) - before
+                assert not [thread for thread in started if thread.name in ("stream", "plan")]
         for batch in itertools.islice(batches, 2):
             for name, parts in seen.items():
                 parts.append(np.asarray(getattr(batch, name)))
@@ -269,6 +272,29 @@ def test_released_between_two_micro_batches_of_a_step_is_an_error(index):
     next(batches)
     with pytest.raises(RuntimeError, match="only between two steps"), stream.released():
         pass
+    batches.close()
+
+
+def test_released_while_a_read_hangs_is_an_error(index, monkeypatch):
+    read, calls, hanging, gate = ShardStore.read, [], threading.Event(), threading.Event()
+
+    def hang_later(store, sample_ids):
+        calls.append(sample_ids)
+        if len(calls) > 1:
+            hanging.set()
+            gate.wait(60)
+        return read(store, sample_ids)
+
+    monkeypatch.setattr(ShardStore, "read", hang_later)
+    stream = make_stream(index, micro=BATCH, prefetch=1, stall_timeout=0.2)
+    batches = iter(stream)
+    next(batches)
+    assert hanging.wait(30)
+    try:
+        with pytest.raises(StallError, match=r"no batch came for 0.2 seconds"), stream.released():
+            pass
+    finally:
+        gate.set()
     batches.close()
 
 

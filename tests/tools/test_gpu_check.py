@@ -119,6 +119,11 @@ def leave_device_unusable(bench):
     raise RuntimeError("CUDA error")
     yield
 
+def spoil_the_exit(bench):
+    import atexit, os
+    atexit.register(os._exit, 3)
+    yield Line("spoiled", 5)
+
 def use_device(bench):
     import torch
     yield Line("used", int(torch.ones(1)))
@@ -126,7 +131,7 @@ def use_device(bench):
 
 
 def run_parts(tmp_path: Path, parts: list[Part], seconds: float = 200) -> tuple[bool, list[dict]]:
-    """Whether they are sound, and the records of the row file."""
+    """Whether they passed, and the records of the row file."""
     (tmp_path / "fakes").mkdir()
     (tmp_path / "fakes" / "fake_parts.py").write_text(FAKE_PARTS)
     rows = RowFile(tmp_path / "gpu.jsonl", "run 1")
@@ -152,8 +157,8 @@ def fake(name: str, limit: float = 60, **options) -> Part:
 def test_parts_that_hang_die_or_fail_cost_only_their_own_results(tmp_path):
     parts = [fake(name, 2 if name == "hang" else 60) for name in ("hang", "die", "fail", "good")]
     parts += [fake("leave_device_unusable"), fake("use_device")]
-    sound, (header, *lines) = run_parts(tmp_path, parts)
-    assert not sound
+    passed, (header, *lines) = run_parts(tmp_path, parts)
+    assert not passed
     assert header["device"] == "CPU"
     found = {line["name"]: line["value"] for line in lines}
     assert (found["before it hangs"], found["before it dies"], found["before it fails"], found["good"]) == (2, 3, 4, 1)
@@ -166,18 +171,25 @@ def test_parts_that_hang_die_or_fail_cost_only_their_own_results(tmp_path):
     assert [line["part"] for line in lines if line["must"]] == ["hang", "die", "fail", "leave_device_unusable"]
 
 
+def test_a_process_that_dies_after_its_last_part_costs_nothing(tmp_path):
+    passed, (_, *lines) = run_parts(tmp_path, [fake("good"), fake("spoil_the_exit")])
+    assert passed
+    assert [line["value"] for line in lines if line["name"] in ("good", "spoiled")] == [1, 5]
+    assert not [line for line in lines if "failed" in str(line["value"])]
+
+
 def test_a_part_is_tried_again_with_its_variables_and_later_parts_keep_them(tmp_path):
     again = fake("needs_variable", retry_with={"FAKE_VARIABLE": "on"})
-    sound, (_, *lines) = run_parts(tmp_path, [again, fake("needs_variable")])
-    assert sound
+    passed, (_, *lines) = run_parts(tmp_path, [again, fake("needs_variable")])
+    assert passed
     assert [line["value"] for line in lines if line["name"] == "variable"] == ["unset", "on", "on"]
     assert any(line["value"] == "with FAKE_VARIABLE=on, which later parts keep" for line in lines)
 
 
 def test_parts_that_no_time_is_left_for_are_named(tmp_path):
     started = time.monotonic()
-    sound, (_, *lines) = run_parts(tmp_path, [fake("hang"), fake("good", optional=True), fake("fail")], seconds=15)
-    assert not sound
+    passed, (_, *lines) = run_parts(tmp_path, [fake("hang"), fake("good", optional=True), fake("fail")], seconds=15)
+    assert not passed
     assert time.monotonic() - started < 90
     found = {line["name"]: line["value"] for line in lines}
     assert found["hang"].startswith(("failed: timed out", "left out"))  # the latter if the start took long

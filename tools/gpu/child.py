@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 _SCRIPT = Path(__file__).resolve().parents[1] / "gpu_check.py"
-_START_SECONDS = 60.0  # for imports and CUDA, before the first part
+START_SECONDS = 120.0  # for imports from a cold disk and CUDA, before the first part
 _GRACE_SECONDS = 10.0  # after its time limit, a process that does not end by itself is killed
 
 
@@ -62,7 +62,7 @@ class Child:
 
     def events(self, start_seconds: float) -> Iterator[dict[str, Any]]:
         """Events until the process ends; it is killed where it outlasts the limit of a part, or `start_seconds`."""
-        kill_at, unread = time.monotonic() + min(_START_SECONDS, start_seconds) + _GRACE_SECONDS, b""
+        kill_at, unread = time.monotonic() + min(START_SECONDS, start_seconds) + _GRACE_SECONDS, b""
         while True:
             readable, _, _ = select.select([self._events], [], [], 0.5)
             if readable:

@@ -186,6 +186,6 @@ def _device_memory(bench: Bench) -> float:
 
 
 def _host_memory() -> float:
-    """GiB of this process that are resident, pinned memory included."""
+    """GiB of this process that are resident; pinned memory is counted where the driver maps it as such."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmRSS"].split()[0]) / 2**20

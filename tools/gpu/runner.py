@@ -34,13 +34,13 @@ class Half:
     def run(self) -> bool:
         """Whether every part ran to its end and all goals of correctness were met. Raises NoDevice."""
         self._deadline = time.monotonic() + self.seconds
-        self._sound, self._announced = True, False
+        self._passed, self._announced = True, False
         remaining = list(self.parts)
         while remaining and time.monotonic() < self._deadline:
             remaining = self._run_worker(remaining)
         for part in remaining:
             self._left_out(part)
-        return self._sound
+        return self._passed
 
     def _run_worker(self, parts: list[Part]) -> list[Part]:
         """Runs the parts in one process until it ends; returns those that are still to run."""
@@ -72,9 +72,11 @@ class Half:
                 elif last == "end":
                     self._line(event["part"], Line(f"time for: {event['part']}", time.monotonic() - began, "s"))
                 done += last in ("left out", "failed", "end")
-        if not child.returncode:
+        if not child.returncode or done == len(parts):
             return parts[done:]
         if last != "failed":
+            if last in ("end", "left out"):  # between two parts, of which the next has not begun
+                return parts[done:]
             self._failed(parts[done], child.reason(time.monotonic() - began))
             done += 1
         failed, after = parts[done - 1], parts[done:]
@@ -90,7 +92,7 @@ class Half:
             self._announced = True
             self.on_ready({"device": "unknown", "versions": {}, "missing": []})
         if line.must and line.met is False:
-            self._sound = False
+            self._passed = False
         self.on_line(part, line)
 
     def _left_out(self, part: Part) -> None:

@@ -1,4 +1,4 @@
-"""Those of the tests that need a GPU, in a pytest of their own."""
+"""Runs the tests that are marked `gpu`, in a pytest process."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from gpu.bench import GPU, REHEARSAL, Bench
+from gpu.child import START_SECONDS
 from gpu.parts import Part
 
 _LEAST_SECONDS = 5.0  # a part that has less time left is not started
@@ -39,7 +40,7 @@ def work(request: dict[str, Any]) -> int:
         events.write(json.dumps(event) + "\n")
 
     faulthandler.enable()
-    faulthandler.dump_traceback_later(60, exit=True)  # until the first part begins: CUDA may hang at its start
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)  # until the first part begins: CUDA may hang
     scale = REHEARSAL if request["rehearse"] else GPU
     if request["rehearse"]:
         compile_quickly()
@@ -48,14 +49,16 @@ def work(request: dict[str, Any]) -> int:
         return 2
     send(event="ready", device=device_name(scale.device), versions=versions(), missing=missing(request["half"]))
     bench = Bench(scale, Path(request["folder"]), Path(request["artifacts"]))
+    caches = Path(request["folder"]) / "inductor"
     for part in (Part(**part) for part in request["parts"]):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches / part.name.replace(" ", "-"))  # an empty one for each
         part_limit = part.limit * (_REHEARSAL_FACTOR if request["rehearse"] else 1)
         limit = min(part_limit, request["deadline"] - time.monotonic())
         if limit < (part_limit if part.optional else _LEAST_SECONDS):
             send(event="left out", part=part.name)
             continue
         sys.stdout.flush()
-        # Told from here: the parent may read of the beginning only when the part has died already.
+        # Measured here: by the time the parent reads this event, the part may have died and written its traceback.
         send(event="begin", part=part.name, limit=limit, log_start=os.fstat(sys.stdout.fileno()).st_size)
         faulthandler.dump_traceback_later(limit, exit=True)
         bench.until = time.monotonic() + limit
@@ -67,11 +70,12 @@ def work(request: dict[str, Any]) -> int:
             traceback.print_exc()
             send(event="failed", part=part.name, reason=summary(error))
             error.__traceback__ = None  # whose frames hold models and batches
-            if part.retry_with or not is_usable(scale.device):
+            if part.retry_with:
                 return 1
         else:
             send(event="end", part=part.name)
-        free()
+        if not is_usable(scale.device):
+            return 1
     faulthandler.cancel_dump_traceback_later()
     return 0
 
