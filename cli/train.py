@@ -226,7 +226,8 @@ def train(run: Run, world: World | None = None) -> bool:
             batch_size=data.batch_size,
             micro_batches=len(parts),
             precision=config.trainer.precision,
-            # One graph would deliver all gradients at the end of the backward pass: none could be sent while it runs.
+            # One graph is as fast or faster, but delivers all gradients when its backward pass is complete: then none
+            # of them is sent to other processes while the others are computed.
             compile_unit="blocks" if world.size > 1 else "whole",
         )
         counts = DrawCounts(np.zeros(index.samples, np.uint32))

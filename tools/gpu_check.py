@@ -9,9 +9,10 @@
     python3 tools/gpu_check.py --table [FILE]                   the README's table from the rows
 
 model, 210 s: the ceilings (matrix product, copy within the device); training steps of ViT-B/16, eager, with each
-attention kernel, with each masking, compiled per block and whole: images/s, share of the ceiling (MFU), compile time,
-peak memory, falling loss; the GPU tests that need no DALI; what is left of the time goes to compiled steps of 512
-images and of the maskings. Needs torch, torchvision, timm, numpy, xxhash, pyarrow, safetensors; pytest for the tests.
+attention kernel, with each masking, compiled per block: images/s, share of the ceiling (MFU), compile time, peak
+memory, falling loss; the GPU tests that need no DALI; the step compiled whole; what is left of the time goes to
+compiled steps of 512 images and of the maskings. Needs torch, torchvision, timm, numpy, xxhash, pyarrow, safetensors;
+pytest for the tests.
 
 dali, 210 s: generated images of about 118 KB; memory after DALI's pipeline is built; pixels against Pillow, one draw in
 three batches, and images/s, once on the CUDA cores and once on the JPEG engine; reading; the whole stream with
