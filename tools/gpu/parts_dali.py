@@ -37,11 +37,19 @@ def memory(bench: Bench) -> Iterator[Line]:
         torch.ones(1, device="cuda")  # the CUDA context is not the pipeline's
     first, *others = _data(bench).encoded(5, bench.scale.batch, 1 + bench.scale.batches)
     on_device, on_host = _device_memory(bench), _host_memory()
-    decoded = _decoder(bench)(chain([_part_of(first, _SMALL)], others))
+    built: list[float] = []
+
+    def batches() -> Iterator[Encoded]:
+        built.extend((_device_memory(bench) - on_device, _host_memory() - on_host))  # DALI asks once it is built
+        yield _part_of(first, _SMALL)
+        yield from others
+
+    decoded = _decoder(bench)(batches())
     next(decoded)
+    yield Line("memory of DALI right after its pipeline is built: device", built[0], "GiB")
+    yield Line("memory of DALI right after its pipeline is built: host (resident)", built[1], "GiB")
     yield Line("memory of DALI after a first batch of 5: device", _device_memory(bench) - on_device, "GiB")
     yield Line("memory of DALI after a first batch of 5: host (resident)", _host_memory() - on_host, "GiB")
-    del first
     for _ in decoded:
         pass
     yield Line(f"memory of DALI after {len(others)} batches: device", _device_memory(bench) - on_device, "GiB")
