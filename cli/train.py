@@ -254,8 +254,7 @@ def train(run: Run, world: World | None = None) -> bool:
             )
         if is_first:
             announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts), begun)
-        watched = {"online_knn": online_knn, "released": stream.released}
-        with Supervisor(run, config, plan, trainer, marks, counts, world, **watched) as supervisor:
+        with Supervisor(run, config, plan, trainer, marks, counts, world, online_knn, stream.released) as supervisor:
             measure = learned.measure if learned else None
             finished = trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)
         if is_first and config.report:

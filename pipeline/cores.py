@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from mimcl.pipeline.cgroup import cpu_quota
@@ -48,13 +49,11 @@ def _launcher_cores() -> int:
     own = cores = len(os.sched_getaffinity(0))
     is_slurm_task = "SLURM_PROCID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     pid = os.getppid()
-    try:
+    with suppress(OSError):  # it has ended, or cannot be seen from within a container
         cores = len(os.sched_getaffinity(pid))
         while is_slurm_task and cores == own and pid > 1:
             pid = _parent(pid)
             cores = len(os.sched_getaffinity(pid))
-    except OSError:  # it has ended, or cannot be seen from within a container
-        return cores
     return cores
 
 
