@@ -11,7 +11,7 @@ from mimcl.cli.config import Config
 from mimcl.cli.console import console
 from mimcl.cli.initial_weights import Beginning
 from mimcl.cli.run import Run
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.stream import Stream

@@ -103,7 +103,7 @@ def plan(config: Config) -> Planned:
     from mimcl.cli.run import draws_of, load_distances
     from mimcl.cli.usage import ConfigError, usage_errors
     from mimcl.curriculum.forecast import forecast
-    from mimcl.curriculum.sampler import Plan
+    from mimcl.curriculum.plan import Plan
     from mimcl.pipeline.augment import hash64
     from mimcl.pipeline.index import ShardIndex
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mimcl.cli.config import Config, without_secrets, write_yaml
 from mimcl.cli.take_up import LEARNED
 from mimcl.cli.trackers import trackers_of_run
-from mimcl.curriculum.sampler import Plan, WindowPlan
+from mimcl.curriculum.plan import Plan, WindowPlan
 from mimcl.model.log import RunLog, TensorBoard
 from mimcl.model.metrics import Report
 from mimcl.model.saver import Saver

@@ -75,7 +75,7 @@ def repack(
     import numpy as np
 
     from mimcl.cli.console import console, image_bar
-    from mimcl.curriculum.bands import band_order
+    from mimcl.curriculum.banded_order import band_order
     from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.pipeline.augment import hash64
     from mimcl.pipeline.files import DataError

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mimcl.cli.config import Config, nested_keys, override
 from mimcl.cli.run import draws_of
-from mimcl.curriculum.masking.clock import Clock
-from mimcl.curriculum.masking.make import make_masker
+from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
+from mimcl.curriculum.masking.schedule import Clock
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, build

@@ -13,7 +13,7 @@ from mimcl.cli.record import Recorder
 from mimcl.cli.run import Run
 from mimcl.cli.stop import StopSignals
 from mimcl.cli.watch import Watch
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.distributed import DistributedError, World, barrier
 from mimcl.model.metrics import Outcome, Report

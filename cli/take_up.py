@@ -9,7 +9,7 @@ import numpy as np
 from mimcl.cli.run import DATA, Run
 from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.learned_temperature import LearnedTemperature
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.model import checkpoint
 from mimcl.model.distributed import from_first
 from mimcl.model.trainer import Trainer

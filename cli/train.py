@@ -142,9 +142,9 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.trackers import require_libraries
     from mimcl.cli.usage import usage_errors
     from mimcl.curriculum.learned_temperature import LearnedTemperature
-    from mimcl.curriculum.masking.clock import Clock
-    from mimcl.curriculum.masking.make import make_masker
-    from mimcl.curriculum.sampler import Plan
+    from mimcl.curriculum.masking.factory import make_masker
+    from mimcl.curriculum.masking.schedule import Clock
+    from mimcl.curriculum.plan import Plan
     from mimcl.model.determinism import use_deterministic_kernels
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.model.mae import build

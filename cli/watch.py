@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimcl.curriculum.sampler import WindowPlan
+from mimcl.curriculum.plan import WindowPlan
 from mimcl.model.distributed import agree, from_first, gather
 from mimcl.model.lines import LineFile, keep_lines
 from mimcl.model.metrics import Outcome

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.temperature import SCHEDULES, UNIFORM_WITHIN, uniform_fraction
 
 _BINS = 4096  # of h; between them the weight changes by less than 0.3 % at the temperatures that schedules begin with

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Stream numbers keep the uses of one draw's randomness independent. `mimcl.curriculum.sampler` has its own from 16 on.
+# Stream numbers keep the uses of one draw's randomness independent. `mimcl.curriculum.plan` has its own from 16 on.
 STREAM_CROP = 1
 STREAM_FLIP = 2
 STREAM_MASK = 3

@@ -20,7 +20,7 @@ from mimcl.cli.memory import keep_freed_memory
 from mimcl.cli.run import has_bfloat16
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.model.mae import build
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer

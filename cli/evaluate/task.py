@@ -21,7 +21,7 @@ from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.extract import central
 from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import sent

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, loss_predictor, ranking_accuracy, ranking_loss
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
 from mimcl.curriculum.masking.random import uniforms
+from mimcl.curriculum.masking.schedule import Clock
 
 _LOSSES = {"relative": ranking_loss, "absolute": absolute_loss}
 _UNUSED = ("mask_token", "decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher: it reconstructs nothing

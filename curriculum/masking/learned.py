@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
 from mimcl.curriculum.masking.network import drawn, first_token, transformer
+from mimcl.curriculum.masking.schedule import Clock
 
 _SIGMA = 0.12  # of the hill around 1/2 that scores are driven away from
 _CLOSENESS = 0.1  # of two images' scores: its fall with their distance

@@ -16,7 +16,7 @@ from mimcl.cli.gallery import images_of
 from mimcl.cli.masks import masks
 from mimcl.cli.masks_picture import CELL, DPI, GAP, GROUP_GAP, MARGIN, panels
 from mimcl.cli.reconstruction import Reconstruction, as_pixels, reconstruct
-from mimcl.curriculum.masking import make
+from mimcl.curriculum.masking import factory
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.model import checkpoint, mae

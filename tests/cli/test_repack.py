@@ -16,7 +16,7 @@ from typed import mimcl
 
 from mimcl.cli.inspect.command import inspect
 from mimcl.cli.repack import repack
-from mimcl.curriculum.bands import band_order
+from mimcl.curriculum.banded_order import band_order
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.index import ShardIndex, read_dataset

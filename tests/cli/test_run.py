@@ -15,7 +15,7 @@ from mimcl.cli.take_up import take_up
 from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.mae import MaskedAutoencoderViT

@@ -8,7 +8,7 @@ import pytest
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.forecast import forecast, temperatures
 from mimcl.curriculum.learned_temperature import LearnedTemperature
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64
 
 N, BATCH, WINDOW, WINDOWS = 300, 16, 64, 29

@@ -9,7 +9,7 @@ import torch
 
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.learned_temperature import LearnedTemperature, objective_gradient
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.temperature import p_tau
 from mimcl.pipeline.augment import hash64
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.stream import BadSample, Batch, micro_batches
 

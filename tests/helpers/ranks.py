@@ -19,7 +19,7 @@ _HEAVY = [f"mimcl.cli.{name}" for name in ("main", "run", "record", "watch", "an
     "mimcl.model.trainer",
     "mimcl.pipeline.stream",
     "mimcl.pipeline.dali",
-    "mimcl.curriculum.masking.make",
+    "mimcl.curriculum.masking.factory",
     "torch.utils.tensorboard",
     "timm",
     "ranks",
@@ -43,7 +43,7 @@ def shrink_model() -> None:
 
     Stretches as well: of order "shard", a window of some batches has several.
     """
-    from mimcl.curriculum import order
+    from mimcl.curriculum import shard_order
     from mimcl.model import mae
 
     mae.SIZES["vit_tiny"] = (64, 2, 2)
@@ -147,7 +147,7 @@ def _command(
 def _spy():
     """Looks over the shoulder of the program's own parts; gives the function that writes down what was seen."""
     from mimcl.cli import watch
-    from mimcl.curriculum.masking import make
+    from mimcl.curriculum.masking import factory
     from mimcl.model import trainer
     from mimcl.pipeline import augment
 

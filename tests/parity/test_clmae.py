@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.learned import (
     LearnedMasker,
     LearnedMaskingConfig,
     curriculum_factor,
     kl_from_ratio,
 )
+from mimcl.curriculum.masking.schedule import Clock
 from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 
 TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ import pytest
 from streams import BATCH, DRAWS, WINDOW, Windows, make_stream
 
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex

@@ -10,7 +10,7 @@ from images import picture
 from streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Windows, make_stream, read_until_error
 
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import central_crops, hash64, random_crops
 from mimcl.pipeline.decode import decode_one, make_decoder
 from mimcl.pipeline.files import DataError

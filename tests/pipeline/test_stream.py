@@ -26,9 +26,9 @@ from streams import (
     read_until_error,
 )
 
-from mimcl.curriculum import order
+from mimcl.curriculum import shard_order
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import STREAM_MASK, central_crops, hash64, random_crops
 from mimcl.pipeline.config import DataConfig
 from mimcl.pipeline.decode import ReferenceDecoder

@@ -40,8 +40,8 @@ from PIL import Image
 
 from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, build_prototypes
-from mimcl.curriculum.sampler import Plan
 from mimcl.model import checkpoint
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import ReferenceDecoder

@@ -38,7 +38,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline import store
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.config import DataConfig

@@ -36,8 +36,8 @@ import numpy as np
 
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.forecast import forecast
+from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import normalise_distances
-from mimcl.curriculum.sampler import Plan
 from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.reads import ReadPlanner, plan_reads
 

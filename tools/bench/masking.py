@@ -32,11 +32,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mimcl.cli.memory import keep_freed_memory
-from mimcl.curriculum.masking.clock import Clock
+from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
-from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.masking.schedule import Clock
 from mimcl.model.mae import SIZES, ModelConfig, build, sin_cos_positions
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig

@@ -26,7 +26,7 @@ from mimcl.cli.recipes import recipe
 from mimcl.cli.run import Run, claimed, draws_of, fingerprints, resolve
 from mimcl.cli.supervise import Supervisor
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.model.distributed import World
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Outcome, Report

@@ -19,7 +19,7 @@ import tracemalloc
 import numpy as np
 
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64
 
 IMAGENET, HUGE = 1_281_167, 100_000_000

@@ -106,7 +106,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
 
     from mimcl.cli.config import Config, override
     from mimcl.cli.run import load_distances
-    from mimcl.curriculum.sampler import Plan
+    from mimcl.curriculum.plan import Plan
     from mimcl.model import trainer  # noqa: F401 - with torch and all that belongs to training in memory
     from mimcl.pipeline.augment import hash64
     from mimcl.pipeline.draw_counts import DrawCounts

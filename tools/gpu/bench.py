@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mimcl.curriculum.masking.clock import Clock
+from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
-from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.masking.schedule import Clock
 from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
 from mimcl.model.optim import OptimConfig
 from mimcl.model.passes import CompileUnit

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex

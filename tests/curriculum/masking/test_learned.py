@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mimcl.curriculum.masking import learned
-from mimcl.curriculum.masking.clock import Clock
+from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import (
     LearnedMasker,
@@ -21,10 +21,10 @@ from mimcl.curriculum.masking.learned import (
     kl_from_ratio,
     soft_reconstruction,
 )
-from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig
 from mimcl.curriculum.masking.network import first_token, transformer
+from mimcl.curriculum.masking.schedule import Clock
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
 from mimcl.model.passes import Passes, twin

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.hardness import Hardness
 from mimcl.curriculum.learned_temperature import LearnedTemperature
-from mimcl.curriculum.order import STRETCH, arrange
 from mimcl.curriculum.permutation import Hash64, KeyedPermutation
+from mimcl.curriculum.shard_order import STRETCH, arrange
 from mimcl.curriculum.temperature import SCHEDULES, EffectiveFraction, uniform_fraction, weights
 
 # Stream numbers keep the uses of the seed's randomness independent; those below 16 belong to the pixels.

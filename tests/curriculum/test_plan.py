@@ -6,9 +6,9 @@ import pytest
 import xxhash
 from scipy.stats import chisquare
 
-from mimcl.curriculum import sampler
+from mimcl.curriculum import plan
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.temperature import EffectiveFraction, effective_fraction, p_tau
 from mimcl.pipeline.augment import hash64
 

@@ -9,12 +9,12 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from mimcl.curriculum.masking.clock import Clock
+from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
-from mimcl.curriculum.masking.make import make_masker
 from mimcl.curriculum.masking.mask import Mask
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig
+from mimcl.curriculum.masking.schedule import Clock
 from mimcl.pipeline import augment
 
 NAMES = ("random", "block", "grid")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mimcl.curriculum.bands import band_order
+from mimcl.curriculum.banded_order import band_order
 from mimcl.pipeline.augment import hash64
 
 

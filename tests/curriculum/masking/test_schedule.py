@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mimcl.curriculum.masking.clock import Clock
+from mimcl.curriculum.masking.schedule import Clock
 
 SAMPLES, BATCH = 1_281_167, 4096
 

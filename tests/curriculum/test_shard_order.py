@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from mimcl.curriculum import order
+from mimcl.curriculum import shard_order
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.order import arrange
-from mimcl.curriculum.sampler import Plan
+from mimcl.curriculum.plan import Plan
+from mimcl.curriculum.shard_order import arrange
 from mimcl.pipeline.augment import hash64
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mimcl.curriculum.masking.block import BlockMasker
-from mimcl.curriculum.masking.clock import Clock
 from mimcl.curriculum.masking.grid import GridMasker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatchesMasker
 from mimcl.curriculum.masking.learned import LearnedMasker, LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, MaskingConfig
 from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.curriculum.masking.schedule import Clock
 
 _WITHOUT_WEIGHTS = {"random": RandomMasker, "block": BlockMasker, "grid": GridMasker}
 
