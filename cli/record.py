@@ -17,9 +17,9 @@ from mimcl.cli.config import Config, without_secrets, write_yaml
 from mimcl.cli.take_up import LEARNED
 from mimcl.cli.trackers import trackers_of_run
 from mimcl.curriculum.plan import Plan, WindowPlan
-from mimcl.model.log import RunLog, TensorBoard
+from mimcl.model.async_checkpoint import Saver
 from mimcl.model.metrics import Report
-from mimcl.model.saver import Saver
+from mimcl.model.run_log import RunLog, TensorBoard
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.reads import ReadFigures

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mimcl.curriculum.plan import WindowPlan
 from mimcl.model.distributed import agree, from_first, gather
-from mimcl.model.lines import LineFile, keep_lines
+from mimcl.model.jsonl import LineFile, keep_lines
 from mimcl.model.metrics import Outcome
 from mimcl.pipeline.files import write_json
 from mimcl.pipeline.stream import BadSample, Batch

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mimcl.model.layouts import to_vit, to_vit_mae
+from mimcl.model.hf_names import to_vit, to_vit_mae
 from mimcl.model.mae import MEAN, SIZES, STD, ModelConfig, encoder_weights
 
 _EPSILON = 1e-6  # of all layer norms; Hugging Face's default is 1e-12

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mimcl.model.distributed import Gradients
+from mimcl.model.forward_backward import CompileUnit, Masker, Passed, Passes
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Meter, Outcome, OutcomeReader, Report
 from mimcl.model.optim import OptimConfig, adamw, learning_rate
-from mimcl.model.passes import CompileUnit, Masker, Passed, Passes
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from mimcl.model.evaluate.augment import (
 )
 from mimcl.model.evaluate.finetune import Classifier, FinetuneConfig, normalised, soft_cross_entropy
 from mimcl.model.evaluate.supervised import rate_at
+from mimcl.model.forward_backward import unfused_attention
 from mimcl.model.optim import OptimConfig
-from mimcl.model.passes import unfused_attention
 from mimcl.pipeline.augment import STREAM_DROP_PATH, STREAM_ERASING, STREAM_MIXING, STREAM_NOISE, hash64, uniforms
 from mimcl.pipeline.rand_augment import rand_augment
 from mimcl.pipeline.stream import Batch

@@ -13,10 +13,10 @@ from typing import Any
 
 from mimcl.cli.console import console, warn
 from mimcl.model import checkpoint
+from mimcl.model.async_checkpoint import Saver
 from mimcl.model.evaluate.supervised import Supervised
-from mimcl.model.log import RunLog, TensorBoard
 from mimcl.model.metrics import Outcome
-from mimcl.model.saver import Saver
+from mimcl.model.run_log import RunLog, TensorBoard
 from mimcl.pipeline.files import atomic_file
 
 _LOG_EVERY = 20  # steps

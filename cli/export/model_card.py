@@ -9,7 +9,7 @@ from typing import Any
 
 from mimcl.cli.encoder import Encoder
 from mimcl.cli.evaluate.lines import last_of_each, settings_in_words, shares_in_words
-from mimcl.model.lines import read_lines
+from mimcl.model.jsonl import read_lines
 from mimcl.model.mae import MEAN, SIZES, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
 from mimcl.pipeline.remote.urls import shown

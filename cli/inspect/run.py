@@ -17,7 +17,7 @@ from mimcl.cli.inspect.words import bytes_below, size, some
 from mimcl.cli.run import draws_of
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.lines import read_lines
+from mimcl.model.jsonl import read_lines
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import read_dataset

@@ -17,7 +17,7 @@ from mimcl.cli.main import main
 from mimcl.cli.run import open_run
 from mimcl.cli.train import train
 from mimcl.model import mae
-from mimcl.model.passes import Passes
+from mimcl.model.forward_backward import Passes
 
 IMAGES, BATCH, PATCHES, REMOVED = 40, 8, 16, 12
 WINDOW = 4 * BATCH  # the shortest for a learned temperature

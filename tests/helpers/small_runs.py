@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mimcl.model.saver import Saver
+from mimcl.model.async_checkpoint import Saver
 
 IMAGES, BATCH, STEPS, EVERY = 40, 64, 20, 8  # steps between checkpoints
 _VARIES = ("images_per_second", "data_wait")

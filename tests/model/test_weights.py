@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.layouts import from_hugging_face, to_vit, to_vit_mae
+from mimcl.model.hf_names import from_hugging_face, to_vit, to_vit_mae
 from mimcl.model.mae import SIZES, ModelConfig, build, encoder_weights, patchify
 from mimcl.model.weights import read_weights
 

@@ -22,9 +22,9 @@ from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
 from mimcl.curriculum.masking.schedule import Clock
+from mimcl.model.forward_backward import CompileUnit
 from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
 from mimcl.model.optim import OptimConfig
-from mimcl.model.passes import CompileUnit
 from mimcl.model.trainer import Trainer, TrainerConfig
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 from mimcl.pipeline.cores import decode_threads

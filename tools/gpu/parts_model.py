@@ -9,7 +9,7 @@ from gpu.bench import Bench, step_flops
 from gpu.lines import Line
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mimcl.model.passes import CompileUnit
+from mimcl.model.forward_backward import CompileUnit
 
 _PEAK = 790e12  # bfloat16 operations a second of an H200's matrix products, as measured elsewhere
 _MFU_GOALS = {"H200": 50, "H100": 42}  # percent of the measured product, compiled

@@ -25,7 +25,7 @@ from mimcl.cli.evaluate.linear import linear
 from mimcl.cli.extract import extract, open_decoder
 from mimcl.cli.mae_features import MaeFeatures
 from mimcl.model.evaluate.knn import knn as by_neighbours
-from mimcl.model.lines import read_lines
+from mimcl.model.jsonl import read_lines
 from mimcl.pipeline.index import ShardIndex
 
 TRAIN, VAL = {"ant": 60, "bee": 60, "cow": 50}, {"ant": 30, "bee": 30, "cow": 30}  # 3 and 2 blocks

@@ -25,9 +25,9 @@ from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig
 from mimcl.curriculum.masking.network import first_token, transformer
 from mimcl.curriculum.masking.schedule import Clock
+from mimcl.model.forward_backward import Passes, twin
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
-from mimcl.model.passes import Passes, twin
 from mimcl.model.trainer import Trainer, TrainerConfig
 from mimcl.pipeline.augment import hash64
 

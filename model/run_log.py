@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from mimcl.model.lines import AppendedFile, LineFile, keep_lines
+from mimcl.model.jsonl import AppendedFile, LineFile, keep_lines
 
 
 class Sink(Protocol):

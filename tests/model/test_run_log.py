@@ -6,8 +6,8 @@ import pytest
 from full_disk import files_end_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mimcl.model.lines import LineFile, keep_lines
-from mimcl.model.log import RunLog, TensorBoard
+from mimcl.model.jsonl import LineFile, keep_lines
+from mimcl.model.run_log import RunLog, TensorBoard
 
 
 @pytest.fixture

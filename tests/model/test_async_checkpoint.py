@@ -8,8 +8,8 @@ import torch
 from full_disk import files_end_at
 
 from mimcl.model import checkpoint
+from mimcl.model.async_checkpoint import Saver
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.saver import Saver
 
 
 @pytest.fixture
