@@ -23,7 +23,7 @@ from mimcl.model.mae import ModelConfig
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trackers import LogConfig
 from mimcl.model.trainer import TrainerConfig
-from mimcl.pipeline.config import DataConfig
+from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.remote.urls import shown
 

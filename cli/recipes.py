@@ -11,7 +11,7 @@ from mimcl.cli.usage import ConfigError
 from mimcl.model.mae import ModelConfig
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import TrainerConfig
-from mimcl.pipeline.config import DataConfig
+from mimcl.pipeline.data_config import DataConfig
 
 
 def mae_b16() -> Config:

@@ -22,7 +22,7 @@ from mimcl.model.metrics import Report
 from mimcl.model.run_log import RunLog, TensorBoard
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
-from mimcl.pipeline.reads import ReadFigures
+from mimcl.pipeline.read_plan import ReadFigures
 from mimcl.pipeline.stream import Batch
 
 _NOTHING = np.empty(0, np.int64)

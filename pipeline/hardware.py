@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.pipeline.examine import extension_of
-from mimcl.pipeline.headers import big_endian, frame_header
+from mimcl.pipeline.image_headers import big_endian, frame_header
 
 MAX_SIDE = 16_384  # pixels
 _BASELINE, _EXTENDED, _PROGRESSIVE, _SCAN = 0xC0, 0xC1, 0xC2, 0xDA

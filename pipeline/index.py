@@ -15,11 +15,11 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.remote.mirror import fetch_description, fetch_index, mirror_of
 from mimcl.pipeline.remote.urls import joined, shown, url_of
+from mimcl.pipeline.verify_cache import check_once
 
 DATASET_FORMAT = "mimcl-shards/1"
 SPLITS = ("train", "val")

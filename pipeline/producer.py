@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from mimcl.pipeline.ahead import Ended
+from mimcl.pipeline.window_prefetch import Ended
 
 T = TypeVar("T")
 

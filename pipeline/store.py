@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.read_plan import Reads, plan_reads
 from mimcl.pipeline.read_pool import ReadPool
-from mimcl.pipeline.reads import Reads, plan_reads
 
 _OPEN_SHARDS = 512  # descriptors kept; of these the usual limit is 1,024 a process. Opening costs microseconds
 # Of a longer range the kernel reads only its beginning ahead: as much as the device takes at once.

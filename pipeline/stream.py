@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimcl.pipeline.ahead import Ahead, Announced, Ended, Planned
 from mimcl.pipeline.augment import STREAM_MASK, Transform, hash64
-from mimcl.pipeline.config import DataConfig
+from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Plan, Window
 from mimcl.pipeline.producer import Producer
-from mimcl.pipeline.reads import ReadFigures, ReadPlanner
-from mimcl.pipeline.sound import BadSample, Part, Samples
-from mimcl.pipeline.stall import Stage, StallError
+from mimcl.pipeline.progress import Stage, StallError
+from mimcl.pipeline.read_plan import ReadFigures, ReadPlanner
+from mimcl.pipeline.substitutes import BadSample, Part, Samples
+from mimcl.pipeline.window_prefetch import Ahead, Announced, Ended, Planned
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mimcl.cli.doctor.findings import Finding, found_by
 from mimcl.cli.inspect.words import size
-from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.cgroup import memory_limit
 from mimcl.pipeline.cores import usable_cores
 from mimcl.pipeline.files import open_regular

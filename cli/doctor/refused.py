@@ -10,7 +10,7 @@ import numpy as np
 
 from mimcl.cli.doctor.findings import Finding
 from mimcl.pipeline.hardware import refusal
-from mimcl.pipeline.headers import is_for_dali
+from mimcl.pipeline.image_headers import is_for_dali
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import Defect, open_store
 

@@ -22,10 +22,10 @@ from mimcl.cli.run import draws_of, fingerprints
 from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.pipeline.checked import check_once
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.mirror import set_folder
+from mimcl.pipeline.verify_cache import check_once
 
 T = TypeVar("T")
 _MOST_ROWS = 12  # of an evaluation's table

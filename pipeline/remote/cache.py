@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.remote.folder import Stat
 

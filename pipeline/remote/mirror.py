@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from mimcl.pipeline.cache_folder import cache_folder
-from mimcl.pipeline.checked import check_once
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
 from mimcl.pipeline.remote.folder import Missing, RemoteFolder
+from mimcl.pipeline.verify_cache import check_once
 
 if TYPE_CHECKING:
     from mimcl.pipeline.index import ShardIndex

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.reads import Reads, plan_reads
+from mimcl.pipeline.read_plan import Reads, plan_reads
 from mimcl.pipeline.remote.folder import CHUNK
 
 REQUEST = 1 << 19  # bytes that take about as long as asking for them

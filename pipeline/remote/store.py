@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.read_plan import Reads
 from mimcl.pipeline.read_pool import ReadPool
-from mimcl.pipeline.reads import Reads
 from mimcl.pipeline.remote.cache import CachedShard, ShardCache
 from mimcl.pipeline.remote.crew import Crew
 from mimcl.pipeline.remote.folder import ARRIVALS, RemoteFolder, Stat

@@ -13,7 +13,7 @@ from mimcl.model import checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
-from mimcl.pipeline.config import DataConfig
+from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.draw_counts import DrawCounts
 
 BATCH = 16

@@ -14,7 +14,7 @@ from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.reads import plan_reads
+from mimcl.pipeline.read_plan import plan_reads
 
 CUTS = [0, 20, 52, 64]
 

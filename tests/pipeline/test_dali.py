@@ -18,7 +18,7 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 from mimcl.pipeline.dali import DaliDecoder, reserved
 from mimcl.pipeline.examine import MAX_PIXELS
-from mimcl.pipeline.headers import is_for_dali
+from mimcl.pipeline.image_headers import is_for_dali
 
 WIDTH, HEIGHT, SIZE, BATCH = 500, 375, 224, 8
 # left, top, width, height: the whole image, a corner, up- and downscaled ones, one pixel, taller than wide

@@ -30,12 +30,12 @@ from mimcl.curriculum import shard_order
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import STREAM_MASK, central_crops, hash64, random_crops
-from mimcl.pipeline.config import DataConfig
+from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
-from mimcl.pipeline.stall import StallError
+from mimcl.pipeline.progress import StallError
 from mimcl.pipeline.store import ShardStore
 from mimcl.pipeline.stream import micro_batches
 

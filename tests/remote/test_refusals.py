@@ -15,7 +15,7 @@ from full_disk import files_end_at
 from servers import started
 from typed import mimcl
 
-from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote import clients
@@ -119,7 +119,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import open_store
 

@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from mimcl.pipeline import checked, index
-from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline import index, verify_cache
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_pool import READ_THREADS

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.cache import ShardCache
 from mimcl.pipeline.remote.folder import Stat

@@ -41,7 +41,7 @@ from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline import store
 from mimcl.pipeline.augment import hash64, random_crops
-from mimcl.pipeline.config import DataConfig
+from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.stream import Stream

@@ -39,7 +39,7 @@ from mimcl.curriculum.forecast import forecast
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import normalise_distances
 from mimcl.pipeline.augment import hash64
-from mimcl.pipeline.reads import ReadPlanner, plan_reads
+from mimcl.pipeline.read_plan import ReadPlanner, plan_reads
 
 SAMPLES, BATCH, MEAN, SHARD = 1_281_167, 4096, 110_000, 256 << 20
 CACHE = 0.35  # of the data set: 50 GB of ImageNet's 141

@@ -18,7 +18,7 @@ from mimcl.pipeline.decode import Decoded, Encoded, decode_one
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Plan, Window
-from mimcl.pipeline.stall import Stage
+from mimcl.pipeline.progress import Stage
 from mimcl.pipeline.store import Defect, open_store
 
 

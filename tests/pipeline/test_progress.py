@@ -16,7 +16,7 @@ from streams import SIDE, Windows, make_stream
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.stall import StallError
+from mimcl.pipeline.progress import StallError
 
 TIMEOUT = 0.4  # seconds
 

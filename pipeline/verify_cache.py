@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from mimcl.pipeline.cache_folder import cache_folder
+from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import open_regular, write_json
 
 _SETTLED = 2.0  # seconds, the coarsest clock of a file system: within them a write may leave the times as they were

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mimcl.pipeline.plan import Plan, Window
-from mimcl.pipeline.reads import ReadFigures, ReadPlanner, Reads
+from mimcl.pipeline.read_plan import ReadFigures, ReadPlanner, Reads
 
 
 class Ended(Future[None]):

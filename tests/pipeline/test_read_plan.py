@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mimcl.pipeline.reads import plan_reads
+from mimcl.pipeline.read_plan import plan_reads
 
 
 def index_of(shard, offset, nbytes):

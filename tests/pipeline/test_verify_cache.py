@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
-from mimcl.pipeline import checked, index
-from mimcl.pipeline.checked import check_once
+from mimcl.pipeline import index, verify_cache
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.verify_cache import check_once
 
 
 @pytest.fixture(autouse=True)
