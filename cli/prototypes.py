@@ -131,8 +131,8 @@ def build(
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, described
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.pipeline.index import ShardIndex
-    from mimcl.pipeline.remote.folder import can_write, upload
-    from mimcl.pipeline.remote.mirror import set_exists
+    from mimcl.pipeline.remote.metadata_cache import set_exists
+    from mimcl.pipeline.remote.remote_folder import can_write, upload
 
     world = world or World()
     index = ShardIndex.load(data)

@@ -26,7 +26,7 @@ from mimcl.cli.usage import ConfigError
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.mirror import set_folder
+from mimcl.pipeline.remote.metadata_cache import set_folder
 from mimcl.pipeline.verify_cache import check_once
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, open_regular
-from mimcl.pipeline.remote.mirror import fetch_description, fetch_index, mirror_of
+from mimcl.pipeline.remote.metadata_cache import fetch_description, fetch_index, mirror_of
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.verify_cache import check_once
 

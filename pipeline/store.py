@@ -59,7 +59,7 @@ def open_store(index: ShardIndex) -> Store:
     """The store for where the shards lie. Raises DataError where that needs a library that is missing."""
     if index.url is None:
         return ShardStore(index)
-    from mimcl.pipeline.remote.store import RemoteStore
+    from mimcl.pipeline.remote.remote_store import RemoteStore
 
     return RemoteStore(index)
 

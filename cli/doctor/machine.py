@@ -20,7 +20,7 @@ from mimcl.pipeline.cgroup import memory_limit
 from mimcl.pipeline.cores import usable_cores
 from mimcl.pipeline.files import open_regular
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.cache import cache_limit
+from mimcl.pipeline.remote.shard_cache import cache_limit
 
 _DESCRIPTORS = 1024  # of which reading shards keeps 512
 _BLOCK = 4 << 20  # bytes, of sequential reading

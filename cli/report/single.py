@@ -24,7 +24,7 @@ from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.mirror import set_folder
+from mimcl.pipeline.remote.metadata_cache import set_folder
 from mimcl.pipeline.verify_cache import check_once
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.remote.errors import MEND, NO_CREDENTIALS, is_one_of
-from mimcl.pipeline.remote.patience import Patience
+from mimcl.pipeline.remote.retry import Patience
 
 _LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp"}
 

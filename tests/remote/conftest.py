@@ -9,8 +9,8 @@ from PIL import Image
 from servers import Proxy, started
 
 from mimcl.curriculum.prototypes import build_prototypes
-from mimcl.pipeline.remote import folder as remote
-from mimcl.pipeline.remote import store as remote_store
+from mimcl.pipeline.remote import remote_folder as remote
+from mimcl.pipeline.remote import remote_store as remote_store
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 

@@ -10,8 +10,8 @@ from mimcl.cli.prototypes import BuildConfig, build
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.folder import upload
-from mimcl.pipeline.remote.mirror import set_folder
+from mimcl.pipeline.remote.metadata_cache import set_folder
+from mimcl.pipeline.remote.remote_folder import upload
 
 
 def test_a_set_is_fetched_once_and_again_when_it_changed_there(bucket, shards, tmp_path):

@@ -19,10 +19,10 @@ from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote import clients
-from mimcl.pipeline.remote import folder as remote
-from mimcl.pipeline.remote.cache import ShardCache, cache_limit
-from mimcl.pipeline.remote.folder import RemoteFolder
-from mimcl.pipeline.remote.mirror import set_folder
+from mimcl.pipeline.remote import remote_folder as remote
+from mimcl.pipeline.remote.metadata_cache import set_folder
+from mimcl.pipeline.remote.remote_folder import RemoteFolder
+from mimcl.pipeline.remote.shard_cache import ShardCache, cache_limit
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.store import Defect, open_store
 

@@ -11,7 +11,7 @@ from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_pool import READ_THREADS
-from mimcl.pipeline.remote import mirror
+from mimcl.pipeline.remote import metadata_cache
 from mimcl.pipeline.store import ShardStore, open_store
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mimcl.pipeline.remote.folder import CHUNK
-from mimcl.pipeline.remote.requests import NEAR, REQUEST, plan_requests
+from mimcl.pipeline.remote.range_plan import NEAR, REQUEST, plan_requests
+from mimcl.pipeline.remote.remote_folder import CHUNK
 
 SHARDS, ROWS = 4, 300
 

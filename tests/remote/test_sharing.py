@@ -13,11 +13,11 @@ import pytest
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.cache import ShardCache
-from mimcl.pipeline.remote.folder import Stat
-from mimcl.pipeline.remote.mirror import set_folder
-from mimcl.pipeline.remote.requests import NEAR
-from mimcl.pipeline.remote.store import RemoteStore
+from mimcl.pipeline.remote.metadata_cache import set_folder
+from mimcl.pipeline.remote.range_plan import NEAR
+from mimcl.pipeline.remote.remote_folder import Stat
+from mimcl.pipeline.remote.remote_store import RemoteStore
+from mimcl.pipeline.remote.shard_cache import ShardCache
 from mimcl.pipeline.store import ShardStore, open_store
 
 spawn = multiprocessing.get_context("spawn")
@@ -154,7 +154,7 @@ def test_threads_that_write_at_once_keep_the_limit(tmp_path):
 
 
 def test_a_process_that_hangs_while_it_makes_room_holds_up_nobody_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("mimcl.pipeline.remote.cache._HANGS", 0.2)
+    monkeypatch.setattr("mimcl.pipeline.remote.shard_cache._HANGS", 0.2)
     cache, began = ShardCache(tmp_path / "shards", 40_000), time.monotonic()
     file, held = cache.open("key", 8, 1), os.open(tmp_path / "shards", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)

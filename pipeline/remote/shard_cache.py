@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.remote.folder import Stat
+from mimcl.pipeline.remote.remote_folder import Stat
 
 DEFAULT_LIMIT = 50.0  # GB
 _SUFFIX = ".shard"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_plan import Reads, plan_reads
-from mimcl.pipeline.remote.folder import CHUNK
+from mimcl.pipeline.remote.remote_folder import CHUNK
 
 REQUEST = 1 << 19  # bytes that take about as long as asking for them
 NEAR = 1 << 16  # bytes between samples that are always fetched with them

@@ -15,7 +15,7 @@ import xxhash
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
-from mimcl.pipeline.remote.folder import Missing, RemoteFolder
+from mimcl.pipeline.remote.remote_folder import Missing, RemoteFolder
 from mimcl.pipeline.verify_cache import check_once
 
 if TYPE_CHECKING:

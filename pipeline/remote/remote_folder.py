@@ -17,7 +17,7 @@ import xxhash
 from mimcl.pipeline.files import DataError, atomic_file
 from mimcl.pipeline.remote.clients import client_of
 from mimcl.pipeline.remote.errors import MEND, NO_CREDENTIALS, OUR_FAULT, TRY_AGAIN, is_one_of, status_of
-from mimcl.pipeline.remote.patience import PATIENCE
+from mimcl.pipeline.remote.retry import PATIENCE
 from mimcl.pipeline.remote.urls import is_http, joined, shown
 
 T = TypeVar("T")

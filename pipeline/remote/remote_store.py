@@ -19,11 +19,11 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_plan import Reads
 from mimcl.pipeline.read_pool import ReadPool
-from mimcl.pipeline.remote.cache import CachedShard, ShardCache
-from mimcl.pipeline.remote.crew import Crew
-from mimcl.pipeline.remote.folder import ARRIVALS, RemoteFolder, Stat
-from mimcl.pipeline.remote.patience import PATIENCE
-from mimcl.pipeline.remote.requests import plan_requests
+from mimcl.pipeline.remote.range_plan import plan_requests
+from mimcl.pipeline.remote.remote_folder import ARRIVALS, RemoteFolder, Stat
+from mimcl.pipeline.remote.retry import PATIENCE
+from mimcl.pipeline.remote.shard_cache import CachedShard, ShardCache
+from mimcl.pipeline.remote.worker_pool import Crew
 from mimcl.pipeline.store import Defect, defect_of
 
 _NOW, _AHEAD = 16, 8  # threads that fetch what is waited for, and what will be needed
