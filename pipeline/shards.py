@@ -17,13 +17,13 @@ from typing import Any
 import xxhash
 
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
-from mimcl.pipeline.packing.config import PackConfig
 from mimcl.pipeline.packing.cuts import cuts
 from mimcl.pipeline.packing.duplicates import find_duplicates, hash_jobs
 from mimcl.pipeline.packing.finish import describe, move
-from mimcl.pipeline.packing.plan import STAGING, begin, claimed, described, is_packed, leave
-from mimcl.pipeline.packing.pool import run
-from mimcl.pipeline.packing.work import ShardJob, hash_items, is_whole, pack_shard, packed_shard
+from mimcl.pipeline.packing.jobs import ShardJob, hash_items, is_whole, pack_shard, packed_shard
+from mimcl.pipeline.packing.pack_config import PackConfig
+from mimcl.pipeline.packing.process_pool import run
+from mimcl.pipeline.packing.resume import STAGING, begin, claimed, described, is_packed, leave
 from mimcl.pipeline.sources.item import Item, Source
 
 __all__ = ["ALONE", "FirstFailed", "PackConfig", "Ranks", "pack"]

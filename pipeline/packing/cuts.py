@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.sample import prepare
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.writer import BLOCK

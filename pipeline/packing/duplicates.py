@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimcl.pipeline.packing.work import HashJob
+from mimcl.pipeline.packing.jobs import HashJob
 from mimcl.pipeline.sources.item import Item
 
 _STRETCH = 8192  # items that are hashed as one job

@@ -14,8 +14,8 @@ import pyarrow as pa
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
 from mimcl.pipeline.index import DATASET_FORMAT, file_digest
 from mimcl.pipeline.index_writer import write_index
+from mimcl.pipeline.packing.jobs import PackedShard
 from mimcl.pipeline.packing.sample import JPEG_QUALITY
-from mimcl.pipeline.packing.work import PackedShard
 
 _OURS = re.compile(r"(rejected|duplicates)\.jsonl|(train|val)(\.arrow|-\d{6}\.(tar|idx))")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from mimcl.pipeline.colours import to_rgb
 from mimcl.pipeline.examine import EXTENSIONS, Header, NotUsable, examine
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.sources.item import Item
 
 JPEG_QUALITY = 95

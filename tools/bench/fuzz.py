@@ -47,10 +47,10 @@ from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.packing.config import PackConfig
 from mimcl.pipeline.packing.finish import describe
-from mimcl.pipeline.packing.plan import described
-from mimcl.pipeline.packing.work import ShardJob, pack_shard, packed_shard
+from mimcl.pipeline.packing.jobs import ShardJob, pack_shard, packed_shard
+from mimcl.pipeline.packing.pack_config import PackConfig
+from mimcl.pipeline.packing.resume import described
 from mimcl.pipeline.sources.item import FileItem, Source
 from mimcl.pipeline.stream import Stream
 from mimcl.pipeline.verify import verify

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mimcl.pipeline.colours import to_rgb
 from mimcl.pipeline.packing import sample
-from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.sample import prepare
 from mimcl.pipeline.sources.item import FileItem
 

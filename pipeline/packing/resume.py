@@ -15,7 +15,7 @@ import PIL
 
 from mimcl.pipeline.files import DataError, write_json
 from mimcl.pipeline.index import DATASET_FORMAT, file_digest, read_dataset
-from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.remote.urls import is_address
 from mimcl.pipeline.sources.item import Source
 

@@ -15,7 +15,7 @@ import xxhash
 
 from mimcl.pipeline.files import atomic_file
 from mimcl.pipeline.index import _COLUMNS
-from mimcl.pipeline.packing.config import PackConfig
+from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.sample import prepare, read
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.writer import members_of, new_shard
