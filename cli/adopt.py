@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mimcl.cli.usage import ConfigError
+from mimcl.cli.errors import ConfigError
 from mimcl.pipeline.files import DataError
 
 if TYPE_CHECKING:

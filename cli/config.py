@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mimcl.cli.usage import ConfigError, usage_errors
+from mimcl.cli.errors import ConfigError, usage_errors
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig

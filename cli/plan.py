@@ -100,8 +100,8 @@ def plan(config: Config) -> Planned:
     Raises ConfigError for a learned temperature, PrototypeError without the set of prototypes, DataError.
     """
     from mimcl.cli.announce import curriculum_line
+    from mimcl.cli.errors import ConfigError, usage_errors
     from mimcl.cli.run import draws_of, load_distances
-    from mimcl.cli.usage import ConfigError, usage_errors
     from mimcl.curriculum.forecast import forecast
     from mimcl.curriculum.plan import Plan
     from mimcl.pipeline.augment import hash64

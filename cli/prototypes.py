@@ -71,7 +71,7 @@ def build_command(
     --no-python mimcl prototypes build.
     """
     from mimcl.cli.console import console
-    from mimcl.cli.usage import ConfigError
+    from mimcl.cli.errors import ConfigError
     from mimcl.model.distributed import World
     from mimcl.pipeline.remote.urls import shown
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mimcl.cli.config import Config
-from mimcl.cli.usage import ConfigError
+from mimcl.cli.errors import ConfigError
 from mimcl.model.mae import ModelConfig
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import TrainerConfig

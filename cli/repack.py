@@ -34,7 +34,7 @@ def repack_command(
     So any reader of webdataset can go from typical to untypical images, or weigh them. Bytes and distances stay.
     """
     from mimcl.cli.console import console
-    from mimcl.cli.usage import ConfigError
+    from mimcl.cli.errors import ConfigError
     from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.shards import PackConfig
 

@@ -21,8 +21,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import recipe
-from mimcl.cli.usage import ConfigError
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
 from mimcl.pipeline.index import ShardIndex

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mimcl.cli.usage import ConfigError
+from mimcl.cli.errors import ConfigError
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.remote.urls import is_address
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mimcl.cli.config import Config, flatten
-from mimcl.cli.usage import ConfigError
+from mimcl.cli.errors import ConfigError
 from mimcl.model.trackers import LogConfig, Tracker
 from mimcl.pipeline.files import DataError, open_regular, write_json
 

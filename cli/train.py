@@ -133,6 +133,7 @@ def train(run: Run, world: World | None = None) -> bool:
 
     from mimcl.cli.announce import announce
     from mimcl.cli.console import busy, warn
+    from mimcl.cli.errors import usage_errors
     from mimcl.cli.initial_weights import begin_with
     from mimcl.cli.memory import keep_freed_memory
     from mimcl.cli.report.at_end import report_at_end
@@ -140,7 +141,6 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.supervise import Supervisor
     from mimcl.cli.take_up import take_up
     from mimcl.cli.trackers import require_libraries
-    from mimcl.cli.usage import usage_errors
     from mimcl.curriculum.learned_temperature import LearnedTemperature
     from mimcl.curriculum.masking.factory import make_masker
     from mimcl.curriculum.masking.schedule import Clock

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
-from mimcl.cli.usage import ConfigError
+from mimcl.cli.errors import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
 

@@ -75,7 +75,7 @@ def compare_command(
     from mimcl.cli.compare.arms import arms as read_arms
     from mimcl.cli.compare.children import StoppedError
     from mimcl.cli.config import parse_settings
-    from mimcl.cli.usage import ConfigError
+    from mimcl.cli.errors import ConfigError
 
     if budget not in ("samples", "time"):
         raise ConfigError(f"--budget is {budget!r}; choose samples or time")
@@ -174,7 +174,7 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     """The runs to be, and what comparison.json begins with. Raises ConfigError when OUT holds something else."""
     from mimcl.cli.compare.judging import of_this_data
     from mimcl.cli.compare.trials import Trials
-    from mimcl.cli.usage import ConfigError
+    from mimcl.cli.errors import ConfigError
 
     judged, settings = bool(config.evaluations), dict(config.settings)
     trials = Trials.prepare(config.recipe, config.arms, settings, config.out, judged, config.processes)

@@ -14,11 +14,11 @@ from mimcl.cli.compare.arms import Settings
 from mimcl.cli.compare.children import ChildError, command, run_to_end
 from mimcl.cli.compare.pilot import pilot_settings
 from mimcl.cli.config import Config, override
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run import draws_of, load_distances, open_run
 from mimcl.cli.stop import StopSignals
-from mimcl.cli.usage import ConfigError
 from mimcl.model import checkpoint
 from mimcl.pipeline.index import ShardIndex
 

@@ -41,13 +41,13 @@ def doctor_command(
 
     Exit code 1 when something that training needs is broken.
     """
-    from mimcl.cli import as_json as plain
     from mimcl.cli.console import console
     from mimcl.cli.doctor.findings import SIGNS
+    from mimcl.cli.json_output import to_json
 
     found = doctor(data, recipe, seconds, compile)
     if as_json:
-        typer.echo(plain.as_json(found))
+        typer.echo(to_json(found))
     else:
         for section, findings in found.sections.items():
             console.print(section)

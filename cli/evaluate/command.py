@@ -70,8 +70,8 @@ def linear_command(
     cache: _Cache = True,
 ) -> None:
     """Train a linear layer on frozen features; fast: trained and untrained. --pool and --no-cache are for fast."""
+    from mimcl.cli.errors import ConfigError
     from mimcl.cli.evaluate.results import show
-    from mimcl.cli.usage import ConfigError
     from mimcl.model.distributed import World
 
     world = World.from_environment()

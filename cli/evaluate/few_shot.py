@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mimcl.cli.console import warn
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions, evaluate
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.evaluate.results import Result
-from mimcl.cli.usage import ConfigError
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.few_shot import SEEDS, SHOTS
 from mimcl.model.evaluate.few_shot import few_shot as by_regression

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mimcl.cli.config import replaced
 from mimcl.cli.console import console
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
-from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.masking.random import mix64
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimcl.cli.console import warn
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions, evaluate
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.evaluate.results import Result
-from mimcl.cli.usage import ConfigError
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.linear_fast import BATCH, RATES, linear_fast
 from mimcl.pipeline.files import DataError

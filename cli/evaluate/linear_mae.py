@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 
 from mimcl.cli.config import replaced
 from mimcl.cli.console import console
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
-from mimcl.cli.usage import ConfigError
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.linear import LinearConfig, Probe, cls_tokens, lars
 from mimcl.model.evaluate.supervised import rate_at

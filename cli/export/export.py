@@ -65,9 +65,9 @@ def export(path: Path, format: str, out: Path) -> Exported:
     from safetensors import SafetensorError
 
     from mimcl.cli.encoder import Encoder
+    from mimcl.cli.errors import ConfigError
     from mimcl.cli.export.model_card import model_card
     from mimcl.cli.export.parts import differences, parts_of, samples_of, versions, write
-    from mimcl.cli.usage import ConfigError
     from mimcl.model.checkpoint import CheckpointError
     from mimcl.pipeline.files import atomic_folder
 

@@ -23,12 +23,12 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
 ) -> None:
     """Describe shards, a run, a checkpoint or prototypes: counts, sizes, classes, fingerprints, progress."""
-    from mimcl.cli import as_json as plain
     from mimcl.cli.console import console
+    from mimcl.cli.json_output import to_json
 
     found = inspect(path)
     if as_json:
-        typer.echo(plain.as_json(found))
+        typer.echo(to_json(found))
         return
     lines = found.lines()
     width = max(len(label) for label, _ in lines) + 2

@@ -11,8 +11,8 @@ import yaml
 
 from mimcl.cli.chosen import chosen
 from mimcl.cli.config import Config, flatten, override
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import RECIPES
-from mimcl.cli.usage import ConfigError
 
 
 @dataclass(frozen=True)

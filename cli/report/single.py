@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from mimcl.cli.config import Config, override
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.masks import spread
 from mimcl.cli.report import charts, words
 from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
@@ -19,7 +20,6 @@ from mimcl.cli.report.pictures import Picture, Strip, gallery, reconstructions
 from mimcl.cli.report.read import Evaluation, RunRecord
 from mimcl.cli.report.settings import Setting, command, settings
 from mimcl.cli.run import draws_of, fingerprints
-from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from mimcl.cli.config import Config, flatten, override, parse_settings, read_yaml, write_yaml
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import RECIPES, recipe
-from mimcl.cli.usage import ConfigError
 
 
 def test_override_converts_and_replaces():

@@ -9,10 +9,10 @@ import torch
 from damage import flip
 
 from mimcl.cli.config import Config, flatten, override, write_yaml
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import cpu_small
 from mimcl.cli.run import claimed, draws_of, open_run, resolve
 from mimcl.cli.take_up import take_up
-from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.plan import Plan

@@ -10,8 +10,8 @@ from tracked import closed_port, mlflow_runs, wandb_runs
 from typed import mimcl
 
 from mimcl.cli.config import Config, flatten, override, read_yaml
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.trackers import require_libraries, trackers_beside
-from mimcl.cli.usage import ConfigError
 from mimcl.model.trackers import LogConfig
 from mimcl.pipeline.files import DataError
 

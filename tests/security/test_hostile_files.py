@@ -13,8 +13,8 @@ from damage import edit_dataset, hollow_png, seal_image, seal_index, seal_shard
 from hostile import refused
 
 from mimcl.cli.config import parse_settings, read_yaml
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.main import main
-from mimcl.cli.usage import ConfigError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.verify import verify
 

@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mimcl.cli.usage import ConfigError
+from mimcl.cli.errors import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, build_prototypes

@@ -4,7 +4,7 @@ import pytest
 
 from mimcl.cli.compare.arms import arm, arms
 from mimcl.cli.config import Config, override
-from mimcl.cli.usage import ConfigError
+from mimcl.cli.errors import ConfigError
 
 NONE = {"curriculum.name": "none"}
 

@@ -19,12 +19,12 @@ from images import write_classes, write_flat
 from safetensors.torch import load_file
 from typed import mimcl
 
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import finetune as finetune_module
 from mimcl.cli.evaluate import fit_record
 from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.task import Course, Task, decoder_of, train_batches
-from mimcl.cli.usage import ConfigError
 from mimcl.model import mae
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.finetune import FinetuneConfig

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from typed import mimcl
 
 from mimcl.cli.encoder import Encoder
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import fit_record
 from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.linear_mae import linear_mae
-from mimcl.cli.usage import ConfigError
 from mimcl.model import mae
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.supervised import Supervised

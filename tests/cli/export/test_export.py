@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from typed import mimcl
 
 from mimcl.cli.encoder import Encoder
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.export import parts
 from mimcl.cli.export.export import export
-from mimcl.cli.usage import ConfigError
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.export import to_vit

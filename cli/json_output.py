@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def as_json(found: Any) -> str:
+def to_json(found: Any) -> str:
     """A dataclass as indented JSON; paths become text, numbers that are not finite null."""
     return json.dumps(_plain(asdict(found)), indent=1, ensure_ascii=False)
 
