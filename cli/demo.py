@@ -46,7 +46,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     from mimcl.cli.evaluate.knn import knn
     from mimcl.cli.prototypes import BuildConfig, build
     from mimcl.cli.report.report import report
-    from mimcl.cli.run import open_run
+    from mimcl.cli.run.folder import open_run
     from mimcl.cli.shard import shard
     from mimcl.cli.train import train
     from mimcl.pipeline.files import DataError

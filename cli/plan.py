@@ -62,7 +62,7 @@ def plan_command(
     from mimcl.cli.config import parse_settings, read_yaml, require_constant
     from mimcl.cli.console import console
     from mimcl.cli.plan_picture import draw_picture
-    from mimcl.cli.run import new_config
+    from mimcl.cli.run.folder import new_config
     from mimcl.pipeline.files import DataError, atomic_file
 
     flags = {
@@ -99,9 +99,9 @@ def plan(config: Config) -> Planned:
 
     Raises ConfigError for a learned temperature, PrototypeError without the set of prototypes, DataError.
     """
-    from mimcl.cli.announce import curriculum_line
     from mimcl.cli.errors import ConfigError, usage_errors
-    from mimcl.cli.run import draws_of, load_distances
+    from mimcl.cli.run.folder import draws_of, load_distances
+    from mimcl.cli.run.summary import curriculum_line
     from mimcl.curriculum.forecast import forecast
     from mimcl.curriculum.plan import Plan
     from mimcl.pipeline.augment import hash64

@@ -12,7 +12,7 @@ import typer
 from mimcl.cli import options
 
 if TYPE_CHECKING:
-    from mimcl.cli.run import Run
+    from mimcl.cli.run.folder import Run
     from mimcl.model.distributed import World
 
 STOPPED = 75  # exit code of a run that was asked to stop, and saved: sysexits' "try again"
@@ -81,7 +81,7 @@ def train_command(
     """
     from mimcl.cli.config import parse_settings, read_yaml, require_constant
     from mimcl.cli.console import warn
-    from mimcl.cli.run import open_run
+    from mimcl.cli.run.folder import open_run
     from mimcl.model.distributed import World
 
     flags = {
@@ -123,7 +123,7 @@ def train_command(
 
 
 def train(run: Run, world: World | None = None) -> bool:
-    """Trains `run`, as `mimcl.cli.run.open_run` opened it, to its end; False when it was asked to stop before, saved.
+    """Trains `run`, as `mimcl.cli.run.folder.open_run` opened it, to its end; False when it was asked to stop before, saved.
 
     Everything it makes lies in its folder. `world` is this process's place among torchrun's. Raises ConfigError,
     DataError, PrototypeError, CheckpointError, TrainingError, StallError or DistributedError, each with one line that
@@ -131,16 +131,16 @@ def train(run: Run, world: World | None = None) -> bool:
     """
     import numpy as np
 
-    from mimcl.cli.announce import announce
     from mimcl.cli.console import busy, warn
     from mimcl.cli.errors import usage_errors
     from mimcl.cli.initial_weights import begin_with
-    from mimcl.cli.memory import keep_freed_memory
     from mimcl.cli.report.at_end import report_at_end
-    from mimcl.cli.run import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
-    from mimcl.cli.supervise import Supervisor
-    from mimcl.cli.take_up import take_up
-    from mimcl.cli.trackers import require_libraries
+    from mimcl.cli.run.folder import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
+    from mimcl.cli.run.malloc import keep_freed_memory
+    from mimcl.cli.run.resume import take_up
+    from mimcl.cli.run.summary import announce
+    from mimcl.cli.run.supervisor import Supervisor
+    from mimcl.cli.run.trackers import require_libraries
     from mimcl.curriculum.learned_temperature import LearnedTemperature
     from mimcl.curriculum.masking.factory import make_masker
     from mimcl.curriculum.masking.schedule import Clock
@@ -205,7 +205,7 @@ def train(run: Run, world: World | None = None) -> bool:
     marks = fingerprints(index, distances)
     online_knn = None
     if config.trainer.online_knn_epochs:
-        from mimcl.cli.online_knn import OnlineKnn
+        from mimcl.cli.run.online_knn import OnlineKnn
 
         every = config.trainer.online_knn_epochs * index.samples
         online_knn = OnlineKnn(model, index, config.trainer.precision, decoder.name, every, draws, world)

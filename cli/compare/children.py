@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mimcl.cli.stop import StopSignals
+from mimcl.cli.run.signals import StopSignals
 
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>

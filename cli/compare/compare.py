@@ -18,7 +18,7 @@ from mimcl.cli.train import STOPPED
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
     from mimcl.cli.compare.trials import Trials
-    from mimcl.cli.stop import StopSignals
+    from mimcl.cli.run.signals import StopSignals
 
 EVALUATIONS = ("knn", "linear", "few-shot")  # commands of mimcl eval; their lines have _ for -
 _FORMAT = "mimcl-comparison/1"
@@ -114,8 +114,8 @@ def compare(config: CompareConfig) -> Comparison:
     from mimcl.cli.compare.judging import judge
     from mimcl.cli.console import console, last_words, warn
     from mimcl.cli.report.report import report
-    from mimcl.cli.run import claimed
-    from mimcl.cli.stop import StopSignals
+    from mimcl.cli.run.folder import claimed
+    from mimcl.cli.run.signals import StopSignals
 
     trials, head = _prepare(config)
     found = []

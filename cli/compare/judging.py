@@ -10,7 +10,7 @@ from mimcl.cli.compare.trials import Trial, Trials
 from mimcl.cli.console import console
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.report.read import read_run
-from mimcl.cli.stop import StopSignals
+from mimcl.cli.run.signals import StopSignals
 
 
 def judge(

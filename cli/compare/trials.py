@@ -17,8 +17,8 @@ from mimcl.cli.config import Config, override
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.recipes import recipe
-from mimcl.cli.run import draws_of, load_distances, open_run
-from mimcl.cli.stop import StopSignals
+from mimcl.cli.run.folder import draws_of, load_distances, open_run
+from mimcl.cli.run.signals import StopSignals
 from mimcl.model import checkpoint
 from mimcl.pipeline.index import ShardIndex
 

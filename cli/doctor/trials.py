@@ -16,8 +16,8 @@ import torch
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.findings import Finding, found_by, reason
 from mimcl.cli.doctor.machine import forget_shards
-from mimcl.cli.memory import keep_freed_memory
-from mimcl.cli.run import has_bfloat16
+from mimcl.cli.run.folder import has_bfloat16
+from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.plan import Plan

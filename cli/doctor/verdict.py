@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mimcl.cli.announce import duration
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.trials import Rates
-from mimcl.cli.run import draws_of
+from mimcl.cli.run.folder import draws_of
+from mimcl.cli.run.summary import duration
 from mimcl.pipeline.cores import usable_cores
 
 IMAGENET = 1_281_167  # train images of ImageNet-1K

@@ -15,9 +15,9 @@ from mimcl.cli.evaluate.fit_record import FitRecord, save_every
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.evaluate.task import PATIENCE, Course, Learner, Task, decoder_of, train_batches, val_batches
 from mimcl.cli.extract import BATCH
-from mimcl.cli.memory import keep_freed_memory
-from mimcl.cli.run import claimed
-from mimcl.cli.stop import StopSignals
+from mimcl.cli.run.folder import claimed
+from mimcl.cli.run.malloc import keep_freed_memory
+from mimcl.cli.run.signals import StopSignals
 from mimcl.cli.train import STOPPED
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree, barrier, connected, from_first, gather

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimcl.cli.chosen import chosen
 from mimcl.cli.config import Config, nested_keys, override, read_yaml
 from mimcl.cli.evaluate.lines import last_of_each, shares_in_words
 from mimcl.cli.inspect.words import bytes_below, size, some
-from mimcl.cli.run import draws_of
+from mimcl.cli.run.config_diff import chosen
+from mimcl.cli.run.folder import draws_of
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.jsonl import read_lines

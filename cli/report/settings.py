@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from mimcl.cli.chosen import chosen
 from mimcl.cli.config import Config, flatten, override
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import RECIPES
+from mimcl.cli.run.config_diff import chosen
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from mimcl.cli.report.curves import Curve, shorten
 from mimcl.cli.report.read import RunRecord
-from mimcl.cli.run import FREE
+from mimcl.cli.run.folder import FREE
 from mimcl.pipeline.files import DataError
 
 Values = NDArray[np.float64]

@@ -19,7 +19,7 @@ from mimcl.cli.report.compared import describe
 from mimcl.cli.report.pictures import Picture, Strip, gallery, reconstructions
 from mimcl.cli.report.read import Evaluation, RunRecord
 from mimcl.cli.report.settings import Setting, command, settings
-from mimcl.cli.run import draws_of, fingerprints
+from mimcl.cli.run.folder import draws_of, fingerprints
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError

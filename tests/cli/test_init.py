@@ -12,7 +12,7 @@ from typed import mimcl
 
 from mimcl.cli import train as training
 from mimcl.cli.initial_weights import begin_with
-from mimcl.cli.run import open_run
+from mimcl.cli.run.folder import open_run
 from mimcl.curriculum.masking import factory
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.mae import build, encoder_weights, sin_cos_positions

@@ -12,7 +12,7 @@ from typed import mimcl
 from mimcl.cli.config import read_yaml
 from mimcl.cli.plan import plan, table
 from mimcl.cli.plan_picture import DPI, HEIGHT, WIDTH, draw_picture
-from mimcl.cli.run import new_config
+from mimcl.cli.run.folder import new_config
 from mimcl.model import mae
 
 FLAGS = ("--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "12", "--curriculum-share", "0.75")

@@ -14,7 +14,7 @@ from images import write_flat
 
 from mimcl.cli.config import Config
 from mimcl.cli.main import main
-from mimcl.cli.run import open_run
+from mimcl.cli.run.folder import open_run
 from mimcl.cli.train import train
 from mimcl.model import mae
 from mimcl.model.forward_backward import Passes

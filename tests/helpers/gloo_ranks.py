@@ -17,7 +17,7 @@ import torch.distributed as dist
 from made_batches import make_batches, make_plan
 from torch import nn
 
-from mimcl.cli.watch import Watch
+from mimcl.cli.run.health import Watch
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed
 from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather, gather_rows
@@ -27,7 +27,7 @@ from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.watch"])  # what takes time to import, once for all
+_CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.run.health"])  # what takes time to import, once for all
 
 
 def together(

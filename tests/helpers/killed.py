@@ -23,7 +23,7 @@ def arm() -> None:
     if os.environ["RANK"] != os.environ["DIE_RANK"]:
         return
     if kind == "step":
-        from mimcl.cli.supervise import Supervisor
+        from mimcl.cli.run.supervisor import Supervisor
 
         after_step = Supervisor.after_step
 

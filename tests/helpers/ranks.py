@@ -146,7 +146,7 @@ def _command(
 
 def _spy():
     """Looks over the shoulder of the program's own parts; gives the function that writes down what was seen."""
-    from mimcl.cli import watch
+    from mimcl.cli.run import health
     from mimcl.curriculum.masking import factory
     from mimcl.model import trainer
     from mimcl.pipeline import augment

@@ -29,7 +29,13 @@ from PIL import Image
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["mimcl.cli.main", "mimcl.cli.run", "mimcl.cli.supervise", "mimcl.model.trainer", "mimcl.pipeline.stream"]
+    [
+        "mimcl.cli.main",
+        "mimcl.cli.run.folder",
+        "mimcl.cli.run.supervisor",
+        "mimcl.model.trainer",
+        "mimcl.pipeline.stream",
+    ]
 )
 _OPTIONS = shlex.split("""--data shards --recipe cpu_small --curriculum proto --decoder reference --seed 3 --epochs 8
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32

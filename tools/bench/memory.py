@@ -23,8 +23,8 @@ from PIL import Image
 
 from mimcl.cli.config import override
 from mimcl.cli.recipes import recipe
-from mimcl.cli.run import Run, claimed, draws_of, fingerprints, resolve
-from mimcl.cli.supervise import Supervisor
+from mimcl.cli.run.folder import Run, claimed, draws_of, fingerprints, resolve
+from mimcl.cli.run.supervisor import Supervisor
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.plan import Plan
 from mimcl.model.distributed import World

@@ -81,7 +81,7 @@ def _send(there: Any, function: Callable[..., Any], *arguments: Any) -> None:
 def open_all(root: Path) -> dict[str, float]:
     """Seconds: to open the index, the distances, and to find the largest image and the distances' fingerprint."""
     from mimcl.cli.config import Config, override
-    from mimcl.cli.run import fingerprints, load_distances
+    from mimcl.cli.run.folder import fingerprints, load_distances
     from mimcl.pipeline.index import ShardIndex
 
     config, times = override(Config(), {"curriculum.name": "proto"}), [time.perf_counter()]
@@ -105,7 +105,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
     import numpy as np
 
     from mimcl.cli.config import Config, override
-    from mimcl.cli.run import load_distances
+    from mimcl.cli.run.folder import load_distances
     from mimcl.curriculum.plan import Plan
     from mimcl.model import trainer  # noqa: F401 - with torch and all that belongs to training in memory
     from mimcl.pipeline.augment import hash64

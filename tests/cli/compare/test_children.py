@@ -24,7 +24,7 @@ PARENT = f"""
 import signal, sys
 from pathlib import Path
 from mimcl.cli.compare.children import StoppedError, run_to_end
-from mimcl.cli.stop import StopSignals
+from mimcl.cli.run.signals import StopSignals
 
 # A suite that was started in the background, or by nohup, hands down signals that are ignored.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

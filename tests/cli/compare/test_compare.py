@@ -17,7 +17,7 @@ from mimcl.cli.compare.arms import arms
 from mimcl.cli.compare.compare import CompareConfig
 from mimcl.cli.compare.pilot import STEPS as STEPS_OF_PILOT
 from mimcl.cli.config import parse_settings
-from mimcl.cli.stop import StopSignals
+from mimcl.cli.run.signals import StopSignals
 
 ARMS, SEEDS = ("uniform", "proto"), 2
 SETTINGS = (

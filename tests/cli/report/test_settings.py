@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from mimcl.cli.chosen import chosen
 from mimcl.cli.config import flatten, override, parse_settings, read_yaml, write_yaml
 from mimcl.cli.recipes import recipe
 from mimcl.cli.report.settings import command, settings
-from mimcl.cli.run import has_bfloat16, resolve
+from mimcl.cli.run.config_diff import chosen
+from mimcl.cli.run.folder import has_bfloat16, resolve
 
 CHOSEN = {
     "curriculum.name": "proto",

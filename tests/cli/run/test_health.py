@@ -11,7 +11,7 @@ from full_disk import files_end_at
 from gloo_ranks import together, watch_a_run
 from made_batches import bad_sample, make_batches, make_plan
 
-from mimcl.cli.watch import Watch
+from mimcl.cli.run.health import Watch
 from mimcl.model.metrics import Outcome
 
 BATCH = 16

@@ -7,7 +7,7 @@ from typing import Any
 
 from mimcl.cli.config import Config, flatten
 from mimcl.cli.recipes import RECIPES
-from mimcl.cli.run import resolve
+from mimcl.cli.run.folder import resolve
 
 # Where the data lies and how it is decoded: of the machine, whoever chose it.
 _OF_THE_MACHINE = {"data.decode_threads", "data.decoder", "data.root"}

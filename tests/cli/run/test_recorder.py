@@ -7,7 +7,7 @@ import pytest
 from made_batches import SAMPLES, make_batches, make_plan
 
 from mimcl.cli.config import Config
-from mimcl.cli.record import Recorder
+from mimcl.cli.run.recorder import Recorder
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT

@@ -14,8 +14,8 @@ from typed import mimcl
 
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
-from mimcl.cli.online_knn import OnlineKnn
-from mimcl.cli.supervise import Supervisor
+from mimcl.cli.run.online_knn import OnlineKnn
+from mimcl.cli.run.supervisor import Supervisor
 from mimcl.pipeline.decode import ReferenceDecoder
 
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.run import DATA, Run
+from mimcl.cli.run.folder import DATA, Run
 from mimcl.curriculum.learned_temperature import LearnedTemperature
 from mimcl.curriculum.plan import Plan
 from mimcl.model import checkpoint

@@ -9,7 +9,7 @@ import pytest
 
 PREAMBLE = """
 import ctypes, os, signal, sys, threading, time
-from mimcl.cli.stop import StopSignals
+from mimcl.cli.run.signals import StopSignals
 
 # A suite that was started in the background, or by nohup, hands down signals that are ignored.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -11,7 +11,7 @@ from typed import mimcl
 
 from mimcl.cli.config import Config, flatten, override, read_yaml
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.trackers import require_libraries, trackers_beside
+from mimcl.cli.run.trackers import require_libraries, trackers_beside
 from mimcl.model.trackers import LogConfig
 from mimcl.pipeline.files import DataError
 

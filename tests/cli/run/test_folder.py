@@ -11,8 +11,8 @@ from damage import flip
 from mimcl.cli.config import Config, flatten, override, write_yaml
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import cpu_small
-from mimcl.cli.run import claimed, draws_of, open_run, resolve
-from mimcl.cli.take_up import take_up
+from mimcl.cli.run.folder import claimed, draws_of, open_run, resolve
+from mimcl.cli.run.resume import take_up
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.plan import Plan

@@ -8,11 +8,11 @@ from types import TracebackType
 
 from mimcl.cli.config import Config
 from mimcl.cli.console import last_words, training_bar, warn
-from mimcl.cli.online_knn import OnlineKnn
-from mimcl.cli.record import Recorder
-from mimcl.cli.run import Run
-from mimcl.cli.stop import StopSignals
-from mimcl.cli.watch import Watch
+from mimcl.cli.run.folder import Run
+from mimcl.cli.run.health import Watch
+from mimcl.cli.run.online_knn import OnlineKnn
+from mimcl.cli.run.recorder import Recorder
+from mimcl.cli.run.signals import StopSignals
 from mimcl.curriculum.plan import Plan
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.distributed import DistributedError, World, barrier

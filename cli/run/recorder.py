@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.config import Config, without_secrets, write_yaml
-from mimcl.cli.take_up import LEARNED
-from mimcl.cli.trackers import trackers_of_run
+from mimcl.cli.run.resume import LEARNED
+from mimcl.cli.run.trackers import trackers_of_run
 from mimcl.curriculum.plan import Plan, WindowPlan
 from mimcl.model.async_checkpoint import Saver
 from mimcl.model.metrics import Report
