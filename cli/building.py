@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, from_numpy
 
 from mimcl.cli.console import console
-from mimcl.cli.row_parts import RowParts
+from mimcl.cli.encoders.feature_store import RowParts
 from mimcl.curriculum.clustering import Clusters, Standard, make_clusters
 from mimcl.curriculum.features import FeatureExtractor
 from mimcl.model.digest import weights_digest

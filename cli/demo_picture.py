@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from mimcl.cli.encoders.reconstruction import reconstruct
 from mimcl.cli.gallery import cluster_ends, images_of, spread_clusters
-from mimcl.cli.reconstruction import reconstruct
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint
 from mimcl.pipeline.augment import random_crops

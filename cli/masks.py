@@ -34,10 +34,10 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
     Crops are those of evaluation, mask keys those of the run's first draws, the same at every checkpoint. Raises
     CheckpointError, DataError.
     """
+    from mimcl.cli.encoders.reconstruction import reconstruct
+    from mimcl.cli.encoders.restore import load_weights, samples_of
     from mimcl.cli.gallery import images_of
     from mimcl.cli.masks_picture import Moment, draw_picture
-    from mimcl.cli.reconstruction import reconstruct
-    from mimcl.cli.restore import load_weights, samples_of
     from mimcl.model import checkpoint
     from mimcl.pipeline.files import DataError, atomic_file
     from mimcl.pipeline.index import ShardIndex

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimcl.cli.reconstruction import Reconstruction
+from mimcl.cli.encoders.reconstruction import Reconstruction
 
 DPI = 200
 CELL, GAP, GROUP_GAP, MARGIN, LINE = 1.0, 0.04, 0.22, 0.15, 0.15  # inches

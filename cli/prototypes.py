@@ -121,10 +121,10 @@ def build(
     which are removed in the end. For shards at a URL all that lies in the cache, and the set is put beside the shards.
     Raises PrototypeError for a set that is there already or cannot be built, DataError for shards that cannot be read.
     """
-    from mimcl.cli.alone import alone
     from mimcl.cli.building import Building
     from mimcl.cli.console import console
-    from mimcl.cli.extract import BATCH, fill, open_decoder, sample_images
+    from mimcl.cli.encoders.lock import alone
+    from mimcl.cli.encoders.split_features import BATCH, fill, open_decoder, sample_images
     from mimcl.cli.first_rank import on_first_rank
     from mimcl.cli.gallery import draw_gallery
     from mimcl.curriculum.clustering import ITERATIONS, normalise_distances
@@ -205,7 +205,7 @@ def _extractor(spec: str, seed: int, world: World) -> tuple[FeatureExtractor, st
     from mimcl.pipeline.cores import worker_count
 
     if spec.startswith("mae:"):
-        from mimcl.cli.mae_features import MaeFeatures
+        from mimcl.cli.encoders.mae_features import MaeFeatures
 
         return MaeFeatures.load(Path(spec.removeprefix("mae:"))), "asked for"
     build = partial(build_extractor, threads=worker_count(world.local_size))

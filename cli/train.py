@@ -132,8 +132,8 @@ def train(run: Run, world: World | None = None) -> bool:
     import numpy as np
 
     from mimcl.cli.console import busy, warn
+    from mimcl.cli.encoders.initial_weights import begin_with
     from mimcl.cli.errors import usage_errors
-    from mimcl.cli.initial_weights import begin_with
     from mimcl.cli.report.at_end import report_at_end
     from mimcl.cli.run.folder import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
     from mimcl.cli.run.malloc import keep_freed_memory

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mimcl.cli.extract import BATCH
-from mimcl.cli.row_parts import RowParts
+from mimcl.cli.encoders.feature_store import RowParts
+from mimcl.cli.encoders.split_features import BATCH
 
 _MOST_BATCHES = 64  # of a block: 12.6 MB of ViT-B's features
 

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimcl.cli.alone import alone
 from mimcl.cli.console import console
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.encoders.feature_store import RowParts
+from mimcl.cli.encoders.lock import alone
+from mimcl.cli.encoders.mae_features import MaeFeatures
+from mimcl.cli.encoders.split_features import fill, open_decoder
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.feature_cache import feature_cache
 from mimcl.cli.evaluate.labelled import Labelled
 from mimcl.cli.evaluate.results import Result, record
-from mimcl.cli.extract import fill, open_decoder
-from mimcl.cli.mae_features import MaeFeatures
-from mimcl.cli.row_parts import RowParts
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World, barrier, connected, gather
 from mimcl.model.mae import SIZES

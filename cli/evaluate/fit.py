@@ -11,10 +11,10 @@ from typing import Any
 import typer
 
 from mimcl.cli.console import console, last_words, training_bar, warn
+from mimcl.cli.encoders.split_features import BATCH
 from mimcl.cli.evaluate.fit_record import FitRecord, save_every
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.evaluate.task import PATIENCE, Course, Learner, Task, decoder_of, train_batches, val_batches
-from mimcl.cli.extract import BATCH
 from mimcl.cli.run.folder import claimed
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.cli.run.signals import StopSignals

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.cli.console import console, warn
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.evaluate.lines import SPREAD, UNTRAINED, settings_in_words
 from mimcl.cli.run.trackers import trackers_beside
 from mimcl.model.jsonl import add_line

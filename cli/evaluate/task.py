@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mimcl.cli.console import console
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.encoders.split_features import central
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import Labelled
-from mimcl.cli.extract import central
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.model.digest import weights_digest

@@ -64,7 +64,7 @@ def export(path: Path, format: str, out: Path) -> Exported:
 
     from safetensors import SafetensorError
 
-    from mimcl.cli.encoder import Encoder
+    from mimcl.cli.encoders.encoder import Encoder
     from mimcl.cli.errors import ConfigError
     from mimcl.cli.export.model_card import model_card
     from mimcl.cli.export.parts import differences, parts_of, samples_of, versions, write

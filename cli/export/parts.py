@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
 from mimcl.curriculum.masking.mask import Mask, keep_lowest
 from mimcl.model.export import preprocessor, timm_arguments, timm_folder, vit_folder, vit_mae_folder
 from mimcl.model.mae import MEAN, STD, patchify, reconstruction_loss, to_patches, unpatchify
@@ -213,7 +213,7 @@ def _own(encoder: Encoder) -> Part:
 
     example = (
         "from pathlib import Path\n\n"
-        "from mimcl.cli.encoder import Encoder\n"
+        "from mimcl.cli.encoders.encoder import Encoder\n"
         "from mimcl.model.mae import patchify\n\n"
         f"model = {call(Path())}\n"
         "features = model.features(patchify(images, model.patch_size))  # the mean of all patches"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mimcl.cli.encoders.restore import config_of, samples_of
 from mimcl.cli.inspect.words import bytes_below, size
-from mimcl.cli.restore import config_of, samples_of
 from mimcl.model import checkpoint
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimcl.cli.encoders.mae_features import MaeFeatures
+from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate.labelled import Labelled
-from mimcl.cli.extract import extract, open_decoder
-from mimcl.cli.mae_features import MaeFeatures
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.knn import knn
 from mimcl.model.mae import MaskedAutoencoderViT

@@ -9,7 +9,7 @@ import torch
 
 from mimcl.cli.config import Config
 from mimcl.cli.console import console
-from mimcl.cli.initial_weights import Beginning
+from mimcl.cli.encoders.initial_weights import Beginning
 from mimcl.cli.run.folder import Run
 from mimcl.curriculum.plan import Plan
 from mimcl.model.trainer import Trainer

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from typed import mimcl
 
 from mimcl.cli import train as training
-from mimcl.cli.initial_weights import begin_with
+from mimcl.cli.encoders.initial_weights import begin_with
 from mimcl.cli.run.folder import open_run
 from mimcl.curriculum.masking import factory
 from mimcl.model.checkpoint import CheckpointError

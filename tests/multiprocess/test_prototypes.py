@@ -48,7 +48,7 @@ BUILD = ["prototypes", "build", "--features", "sift", "--k", "6", "--decoder", "
 
 def slow_writes():
     """A part of features takes a while, so that a kill finds some there and others missing."""
-    from mimcl.cli.row_parts import RowParts
+    from mimcl.cli.encoders.feature_store import RowParts
 
     write = RowParts.write
     RowParts.write = lambda self, part, rows: (write(self, part, rows), time.sleep(0.6))
@@ -90,7 +90,7 @@ def test_two_processes_write_what_one_writes_after_a_kill_as_well(home, data):
 
 SEEN = """
 import os
-from mimcl.cli.row_parts import RowParts
+from mimcl.cli.encoders.feature_store import RowParts
 write = RowParts.write
 def noting(self, part, rows):
     write(self, part, rows)

@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT / "tests" / "helpers")]
 from images import write_classes  # noqa: E402 - a helper of the tests
 from made_runs import long_run, save  # noqa: E402
 
+from mimcl.cli.encoders.restore import restore_model  # noqa: E402
 from mimcl.cli.recipes import recipe  # noqa: E402
-from mimcl.cli.restore import restore_model  # noqa: E402
 from mimcl.pipeline.index import read_dataset  # noqa: E402
 
 CLASSES, OF_EACH = 800, 3

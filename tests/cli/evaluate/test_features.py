@@ -14,16 +14,16 @@ from full_disk import files_end_at
 from images import write_train_val
 from typed import mimcl
 
-from mimcl.cli import extract as extract_module
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders import split_features as extract_module
+from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.encoders.mae_features import MaeFeatures
+from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate import features as module
 from mimcl.cli.evaluate.feature_cache import feature_cache
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.few_shot import few_shot
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.evaluate.linear import linear
-from mimcl.cli.extract import extract, open_decoder
-from mimcl.cli.mae_features import MaeFeatures
 from mimcl.model.evaluate.knn import knn as by_neighbours
 from mimcl.model.jsonl import read_lines
 from mimcl.pipeline.index import ShardIndex
@@ -149,7 +149,7 @@ def test_a_killed_evaluation_goes_on_at_the_first_missing_block(fresh, decoded):
 KILLED = """
 import os, signal
 from pathlib import Path
-from mimcl.cli.row_parts import RowParts
+from mimcl.cli.encoders.feature_store import RowParts
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 write, written = RowParts.write, []

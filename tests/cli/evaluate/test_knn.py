@@ -11,12 +11,12 @@ from images import write_classes, write_flat, write_train_val
 from sklearn.neighbors import KNeighborsClassifier
 from typed import mimcl
 
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.encoders.mae_features import MaeFeatures
+from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.evaluate.results import Result
-from mimcl.cli.extract import extract, open_decoder
-from mimcl.cli.mae_features import MaeFeatures
 from mimcl.model.mae import build
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex

@@ -14,7 +14,7 @@ from colours import write_split_colours
 from safetensors.torch import load_file
 from typed import mimcl
 
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import fit_record
 from mimcl.cli.evaluate import linear_mae as linear_module

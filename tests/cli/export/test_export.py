@@ -15,7 +15,7 @@ from images import picture, write_train_val
 from safetensors.torch import load_file
 from typed import mimcl
 
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mimcl.cli.config import Config, override
-from mimcl.cli.restore import config_of, load_weights, restore_model, samples_of
+from mimcl.cli.encoders.restore import config_of, load_weights, restore_model, samples_of
 from mimcl.cli.run.folder import has_bfloat16
 from mimcl.model import checkpoint
 from mimcl.model.digest import weights_digest

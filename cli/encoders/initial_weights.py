@@ -11,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from mimcl.cli.config import Config
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.digest import weights_digest
 from mimcl.model.mae import MaskedAutoencoderViT, encoder_weights, sin_cos_positions

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.console import console, image_bar
-from mimcl.cli.row_parts import RowParts
+from mimcl.cli.encoders.feature_store import RowParts
 from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
 from mimcl.pipeline.cores import decode_threads

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import FEW_PATCHES, train
 from typed import mimcl
 
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError, load, read_meta, save
 from mimcl.model.mae import MaskedAutoencoderViT, encoder_weights
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimcl.cli.encoder import Encoder
+from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 
 
