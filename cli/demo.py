@@ -41,13 +41,13 @@ def demo(out: Path, config: DemoConfig) -> Result:
     import numpy as np
 
     from mimcl.cli.console import console
+    from mimcl.cli.data.shard import shard
     from mimcl.cli.demo_images import untypicality, write_images
     from mimcl.cli.demo_picture import draw_picture
     from mimcl.cli.evaluate.knn import knn
     from mimcl.cli.prototypes import BuildConfig, build
     from mimcl.cli.report.report import report
     from mimcl.cli.run.folder import open_run
-    from mimcl.cli.shard import shard
     from mimcl.cli.train import train
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex

@@ -10,6 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from mimcl.cli.compare.compare import compare_command
+from mimcl.cli.data.repack import repack_command
+from mimcl.cli.data.shard import shard_command
+from mimcl.cli.data.verify import verify_command
 from mimcl.cli.demo import demo_command
 from mimcl.cli.doctor.command import doctor_command
 from mimcl.cli.evaluate.command import evaluate
@@ -18,11 +21,8 @@ from mimcl.cli.inspect.command import inspect_command
 from mimcl.cli.masks import masks_command
 from mimcl.cli.plan import plan_command
 from mimcl.cli.prototypes import prototypes
-from mimcl.cli.repack import repack_command
 from mimcl.cli.report.command import report_command
-from mimcl.cli.shard import shard_command
 from mimcl.cli.train import train_command
-from mimcl.cli.verify import verify_command
 from mimcl.pipeline.restart import RestartNeeded
 
 _INTERRUPTED = 130

@@ -13,9 +13,9 @@ from images import write_classes, write_train_val
 from small_runs import keep_every_checkpoint
 from typed import mimcl
 
+from mimcl.cli.data.verify import sets_of
 from mimcl.cli.inspect.command import inspect
 from mimcl.cli.inspect.words import bytes_below
-from mimcl.cli.verify import sets_of
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint, mae
 from mimcl.pipeline.index import ShardIndex, read_dataset

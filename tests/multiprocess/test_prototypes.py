@@ -11,8 +11,8 @@ import torchruns
 from images import write_flat
 
 from mimcl.cli.building import parts_of
+from mimcl.cli.data.shard import shard
 from mimcl.cli.prototypes import BuildConfig, build
-from mimcl.cli.shard import shard
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig
 

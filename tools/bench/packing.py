@@ -24,7 +24,7 @@ GOAL_RATIO, GOAL_CIFAR_SECONDS = 0.7, 30.0
 PACK = """
 import sys, time
 from pathlib import Path
-from mimcl.cli.shard import shard
+from mimcl.cli.data.shard import shard
 from mimcl.pipeline.shards import PackConfig
 if __name__ == "__main__":
     began = time.perf_counter()

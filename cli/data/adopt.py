@@ -10,7 +10,7 @@ from mimcl.cli.errors import ConfigError
 from mimcl.pipeline.files import DataError
 
 if TYPE_CHECKING:
-    from mimcl.cli.sources import SourceOptions
+    from mimcl.cli.data.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mimcl.cli.sources import SourceOptions
+    from mimcl.cli.data.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig, Ranks
 
 _PATIENCE_SECONDS = 30 * 86400  # a rank waits for those that have more to pack
@@ -68,8 +68,8 @@ def shard_command(
 
     Killed at any moment, the same command goes on; under torchrun, each process packs its share.
     """
-    from mimcl.cli.adopt import adopt_shards, refuse_packing
-    from mimcl.cli.sources import SourceOptions
+    from mimcl.cli.data.adopt import adopt_shards, refuse_packing
+    from mimcl.cli.data.sources import SourceOptions
     from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.shards import PackConfig
 
@@ -122,7 +122,7 @@ def shard(
     options that contradict one another.
     """
     from mimcl.cli.console import busy, console, image_bar
-    from mimcl.cli.sources import SourceOptions, open_source
+    from mimcl.cli.data.sources import SourceOptions, open_source
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import ALONE, PackConfig, pack
 

@@ -10,7 +10,7 @@ import pytest
 from damage import flip
 from images import write_classes
 
-from mimcl.cli.verify import verify_sets
+from mimcl.cli.data.verify import verify_sets
 from mimcl.curriculum.prototypes import build_prototypes
 from mimcl.pipeline.index import read_dataset
 from mimcl.pipeline.shards import PackConfig, pack

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimcl.cli.shard import ranks
+from mimcl.cli.data.shard import ranks
 
 if TYPE_CHECKING:
     from mimcl.pipeline.shards import PackConfig, Ranks

@@ -10,7 +10,7 @@ from archives import pictures, tar_bytes, tar_of, write_parquet, write_shards, z
 from images import write_classes, write_flat, write_train_val
 from typed import mimcl
 
-from mimcl.cli.sources import kind_of
+from mimcl.cli.data.sources import kind_of
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
