@@ -45,7 +45,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     from mimcl.cli.demo_images import untypicality, write_images
     from mimcl.cli.demo_picture import draw_picture
     from mimcl.cli.evaluate.knn import knn
-    from mimcl.cli.prototypes import BuildConfig, build
+    from mimcl.cli.prototypes.build import BuildConfig, build
     from mimcl.cli.report.report import report
     from mimcl.cli.run.folder import open_run
     from mimcl.cli.train import train

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from mimcl.cli.encoders.reconstruction import reconstruct
-from mimcl.cli.gallery import cluster_ends, images_of, spread_clusters
+from mimcl.cli.prototypes.gallery import cluster_ends, images_of, spread_clusters
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint
 from mimcl.pipeline.augment import random_crops

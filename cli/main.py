@@ -20,7 +20,7 @@ from mimcl.cli.export.export import export_command
 from mimcl.cli.inspect.command import inspect_command
 from mimcl.cli.masks import masks_command
 from mimcl.cli.plan import plan_command
-from mimcl.cli.prototypes import prototypes
+from mimcl.cli.prototypes.build import prototypes
 from mimcl.cli.report.command import report_command
 from mimcl.cli.train import train_command
 from mimcl.pipeline.restart import RestartNeeded

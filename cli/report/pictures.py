@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mimcl.cli.encoders.reconstruction import reconstruct
-from mimcl.cli.gallery import images_of
 from mimcl.cli.masks import spread
+from mimcl.cli.prototypes.gallery import images_of
 from mimcl.cli.report.read import RunRecord
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError

@@ -10,9 +10,9 @@ import ranks
 import torchruns
 from images import write_flat
 
-from mimcl.cli.building import parts_of
 from mimcl.cli.data.shard import shard
-from mimcl.cli.prototypes import BuildConfig, build
+from mimcl.cli.prototypes.build import BuildConfig, build
+from mimcl.cli.prototypes.workspace import parts_of
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig
 

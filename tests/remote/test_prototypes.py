@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typed import mimcl
 
-from mimcl.cli.prototypes import BuildConfig, build
+from mimcl.cli.prototypes.build import BuildConfig, build
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex

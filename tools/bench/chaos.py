@@ -174,7 +174,7 @@ def result(run: Path) -> tuple[bytes, bytes, list[dict]]:
 
 def make_data() -> None:
     """60 soft random images, packed, with prototypes from their pixels."""
-    from mimcl.cli.prototypes import BuildConfig, build
+    from mimcl.cli.prototypes.build import BuildConfig, build
     from mimcl.pipeline.shards import PackConfig, pack
     from mimcl.pipeline.sources.folder import image_folder
 

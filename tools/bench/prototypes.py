@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mimcl.cli.building import Building
+from mimcl.cli.prototypes.workspace import Building
 from mimcl.curriculum.clustering import ITERATIONS, SAMPLE, normalise_distances
 from mimcl.curriculum.prototypes import PrototypeSet, described
 

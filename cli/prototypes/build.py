@@ -121,12 +121,12 @@ def build(
     which are removed in the end. For shards at a URL all that lies in the cache, and the set is put beside the shards.
     Raises PrototypeError for a set that is there already or cannot be built, DataError for shards that cannot be read.
     """
-    from mimcl.cli.building import Building
     from mimcl.cli.console import console
     from mimcl.cli.encoders.lock import alone
     from mimcl.cli.encoders.split_features import BATCH, fill, open_decoder, sample_images
-    from mimcl.cli.first_rank import on_first_rank
-    from mimcl.cli.gallery import draw_gallery
+    from mimcl.cli.prototypes.gallery import draw_gallery
+    from mimcl.cli.prototypes.rank_zero import on_first_rank
+    from mimcl.cli.prototypes.workspace import Building
     from mimcl.curriculum.clustering import ITERATIONS, normalise_distances
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, described
     from mimcl.model.distributed import World, agree, barrier, connected

@@ -12,12 +12,12 @@ from full_disk import files_end_at
 from images import write_flat
 from typed import mimcl
 
-from mimcl.cli import building, gallery
-from mimcl.cli.building import Building, parts_of
 from mimcl.cli.encoders.feature_store import RowParts
 from mimcl.cli.encoders.split_features import extract, fill, open_decoder
-from mimcl.cli.first_rank import on_first_rank
-from mimcl.cli.prototypes import BuildConfig, build
+from mimcl.cli.prototypes import gallery, workspace
+from mimcl.cli.prototypes.build import BuildConfig, build
+from mimcl.cli.prototypes.rank_zero import on_first_rank
+from mimcl.cli.prototypes.workspace import Building, parts_of
 from mimcl.curriculum.features import PixelFeatures, SiftFeatures
 from mimcl.curriculum.prototypes import PrototypeError
 from mimcl.model.distributed import World
