@@ -10,8 +10,8 @@ from PIL import Image
 from typed import mimcl
 
 from mimcl.cli.config import read_yaml
-from mimcl.cli.plan import plan, table
-from mimcl.cli.plan_picture import DPI, HEIGHT, WIDTH, draw_picture
+from mimcl.cli.plan.plan import plan, table
+from mimcl.cli.plan.plan_picture import DPI, HEIGHT, WIDTH, draw_picture
 from mimcl.cli.run.folder import new_config
 from mimcl.model import mae
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from mimcl.cli.plan import Planned
+from mimcl.cli.plan.plan import Planned
 
 WIDTH, HEIGHT, DPI = 11.0, 3.9, 140  # inches, dots an inch
 _COLOURS = ("#1f5f8b", "#c8553d", "#3c8d5a", "#8a5fa8", "#b0872b", "#5b6770")

@@ -61,7 +61,7 @@ def plan_command(
     """Tell what `mimcl train` with the same flags would draw: temperature, distinct images, repeats."""
     from mimcl.cli.config import parse_settings, read_yaml, require_constant
     from mimcl.cli.console import console
-    from mimcl.cli.plan_picture import draw_picture
+    from mimcl.cli.plan.plan_picture import draw_picture
     from mimcl.cli.run.folder import new_config
     from mimcl.pipeline.files import DataError, atomic_file
 
