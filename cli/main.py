@@ -18,7 +18,7 @@ from mimcl.cli.doctor.command import doctor_command
 from mimcl.cli.evaluate.command import evaluate
 from mimcl.cli.export.export import export_command
 from mimcl.cli.inspect.command import inspect_command
-from mimcl.cli.masks import masks_command
+from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
 from mimcl.cli.prototypes.build import prototypes
 from mimcl.cli.report.command import report_command

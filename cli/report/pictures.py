@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mimcl.cli.encoders.reconstruction import reconstruct
-from mimcl.cli.masks import spread
+from mimcl.cli.masks.masks import spread
 from mimcl.cli.prototypes.gallery import images_of
 from mimcl.cli.report.read import RunRecord
 from mimcl.model import checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 
 from mimcl.cli.config import Config, override
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.masks import spread
+from mimcl.cli.masks.masks import spread
 from mimcl.cli.report import charts, words
 from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
 from mimcl.cli.report.charts import Chart

@@ -13,8 +13,8 @@ from typed import mimcl
 
 from mimcl.cli.encoders import restore
 from mimcl.cli.encoders.reconstruction import Reconstruction, as_pixels, reconstruct
-from mimcl.cli.masks import masks
-from mimcl.cli.masks_picture import CELL, DPI, GAP, GROUP_GAP, MARGIN, panels
+from mimcl.cli.masks.masks import masks
+from mimcl.cli.masks.masks_picture import CELL, DPI, GAP, GROUP_GAP, MARGIN, panels
 from mimcl.cli.prototypes.gallery import images_of
 from mimcl.curriculum.masking import factory
 from mimcl.curriculum.masking.mask import keep_lowest

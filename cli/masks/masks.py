@@ -36,7 +36,7 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
     """
     from mimcl.cli.encoders.reconstruction import reconstruct
     from mimcl.cli.encoders.restore import load_weights, samples_of
-    from mimcl.cli.masks_picture import Moment, draw_picture
+    from mimcl.cli.masks.masks_picture import Moment, draw_picture
     from mimcl.cli.prototypes.gallery import images_of
     from mimcl.model import checkpoint
     from mimcl.pipeline.files import DataError, atomic_file
