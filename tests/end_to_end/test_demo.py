@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mimcl.cli.demo import DemoConfig, demo, show
+from mimcl.cli.demo.demo import DemoConfig, demo, show
 from mimcl.pipeline.files import DataError
 
 SMALL = DemoConfig(train=240, val=120, epochs=3)

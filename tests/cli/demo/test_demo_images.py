@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimcl.cli.demo_images import CLASSES, SIDE, draw, untypicality, write_images
+from mimcl.cli.demo.demo_images import CLASSES, SIDE, draw, untypicality, write_images
 
 
 def written(folder: Path, seed: int) -> dict[str, bytes]:

@@ -42,8 +42,8 @@ def demo(out: Path, config: DemoConfig) -> Result:
 
     from mimcl.cli.console import console
     from mimcl.cli.data.shard import shard
-    from mimcl.cli.demo_images import untypicality, write_images
-    from mimcl.cli.demo_picture import draw_picture
+    from mimcl.cli.demo.demo_images import untypicality, write_images
+    from mimcl.cli.demo.demo_picture import draw_picture
     from mimcl.cli.evaluate.knn import knn
     from mimcl.cli.prototypes.build import BuildConfig, build
     from mimcl.cli.report.report import report
