@@ -15,7 +15,7 @@ from mimcl.cli.data.shard import shard_command
 from mimcl.cli.data.verify import verify_command
 from mimcl.cli.demo.demo import demo_command
 from mimcl.cli.doctor.command import doctor_command
-from mimcl.cli.evaluate.command import evaluate
+from mimcl.cli.evaluate.evaluate import evaluate
 from mimcl.cli.export.export import export_command
 from mimcl.cli.inspect.command import inspect_command
 from mimcl.cli.masks.masks import masks_command

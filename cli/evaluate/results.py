@@ -9,7 +9,7 @@ from typing import Any
 
 from mimcl.cli.console import console, warn
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.evaluate.lines import SPREAD, UNTRAINED, settings_in_words
+from mimcl.cli.evaluate.results_file import SPREAD, UNTRAINED, settings_in_words
 from mimcl.cli.run.trackers import trackers_beside
 from mimcl.model.jsonl import add_line
 from mimcl.model.run_log import TensorBoard

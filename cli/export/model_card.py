@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.evaluate.lines import last_of_each, settings_in_words, shares_in_words
+from mimcl.cli.evaluate.results_file import last_of_each, settings_in_words, shares_in_words
 from mimcl.model.jsonl import read_lines
 from mimcl.model.mae import MEAN, SIZES, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE

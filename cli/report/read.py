@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.cli.config import read_yaml
-from mimcl.cli.evaluate.lines import SPREAD, UNTRAINED
+from mimcl.cli.evaluate.results_file import SPREAD, UNTRAINED
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError, open_regular

@@ -1,6 +1,6 @@
 """Evaluations in words, and which of several lines count."""
 
-from mimcl.cli.evaluate.lines import last_of_each, settings_in_words, shares_in_words
+from mimcl.cli.evaluate.results_file import last_of_each, settings_in_words, shares_in_words
 
 
 def line(nn, k=20, **others):
