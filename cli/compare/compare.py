@@ -111,7 +111,7 @@ def compare(config: CompareConfig) -> Comparison:
     what is wrong with data and prototypes, before anything is trained.
     """
     from mimcl.cli.compare.comparison import compare_figures, figures, show, unequal_time, write_comparison
-    from mimcl.cli.compare.judging import judge
+    from mimcl.cli.compare.evaluations import judge
     from mimcl.cli.console import console, last_words, warn
     from mimcl.cli.report.report import report
     from mimcl.cli.run.folder import claimed
@@ -149,7 +149,7 @@ def compare(config: CompareConfig) -> Comparison:
 
 def print_plan(config: CompareConfig) -> None:
     """Prints the commands that `compare` would run, those that are done included; writes nothing."""
-    from mimcl.cli.compare.judging import judging
+    from mimcl.cli.compare.evaluations import judging
     from mimcl.cli.compare.pilot import equal_time
     from mimcl.cli.console import console
 
@@ -172,7 +172,7 @@ def print_plan(config: CompareConfig) -> None:
 
 def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     """The runs to be, and what comparison.json begins with. Raises ConfigError when OUT holds something else."""
-    from mimcl.cli.compare.judging import of_this_data
+    from mimcl.cli.compare.evaluations import of_this_data
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.errors import ConfigError
 
