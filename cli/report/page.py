@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mimcl.cli.report import words
+from mimcl.cli.report import formatting
 from mimcl.cli.report.charts import Chart
 
 _HERE = Path(__file__).parent

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mimcl.cli.report import words
+from mimcl.cli.report import formatting
 from mimcl.cli.report.charts import Chart
 from mimcl.cli.report.compared import Measurement, compared_charts, describe, measurements
-from mimcl.cli.report.race import Races, races
 from mimcl.cli.report.read import RunRecord
+from mimcl.cli.report.samples_to_target import Races, races
 from mimcl.cli.report.settings import as_yaml
 from mimcl.cli.report.several import Arm, data_sets, differences
 from mimcl.cli.report.single import data_wait, throughput

@@ -12,7 +12,7 @@ import numpy as np
 from mimcl.cli.config import Config, override
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.masks.masks import spread
-from mimcl.cli.report import charts, words
+from mimcl.cli.report import charts, formatting
 from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
 from mimcl.cli.report.charts import Chart
 from mimcl.cli.report.compared import describe

@@ -15,8 +15,8 @@ from pages import Page
 from typed import mimcl
 
 from mimcl.cli.report import at_end, single
-from mimcl.cli.report.race import RESAMPLES
 from mimcl.cli.report.report import report
+from mimcl.cli.report.samples_to_target import RESAMPLES
 from mimcl.pipeline.files import DataError
 
 HOSTILE = "<script>alert(1)<script>"

@@ -8,8 +8,8 @@ from made_runs import BATCH, evaluation_line
 from made_runs import judged_run as made
 from pages import Page
 
-from mimcl.cli.report.race import RESAMPLES, first_reach, races, resampled
 from mimcl.cli.report.report import report
+from mimcl.cli.report.samples_to_target import RESAMPLES, first_reach, races, resampled
 from mimcl.cli.report.several import arms_of
 
 
