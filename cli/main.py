@@ -17,7 +17,7 @@ from mimcl.cli.demo.demo import demo_command
 from mimcl.cli.doctor.command import doctor_command
 from mimcl.cli.evaluate.evaluate import evaluate
 from mimcl.cli.export.export import export_command
-from mimcl.cli.inspect.command import inspect_command
+from mimcl.cli.inspect.inspect import inspect_command
 from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
 from mimcl.cli.prototypes.build import prototypes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimcl.cli.encoders.restore import config_of, samples_of
-from mimcl.cli.inspect.words import bytes_below, size
+from mimcl.cli.inspect.sizes import bytes_below, size
 from mimcl.model import checkpoint
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, nested_keys, override, read_yaml
 from mimcl.cli.evaluate.results_file import last_of_each, shares_in_words
-from mimcl.cli.inspect.words import bytes_below, size, some
+from mimcl.cli.inspect.sizes import bytes_below, size, some
 from mimcl.cli.run.config_diff import chosen
 from mimcl.cli.run.folder import draws_of
 from mimcl.model import checkpoint

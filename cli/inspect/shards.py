@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mimcl.cli.data.verify import sets_of
-from mimcl.cli.inspect.words import size, some
+from mimcl.cli.inspect.sizes import size, some
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.index import ShardIndex, read_dataset
 from mimcl.pipeline.remote.urls import shown, url_of

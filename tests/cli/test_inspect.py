@@ -14,8 +14,8 @@ from small_runs import keep_every_checkpoint
 from typed import mimcl
 
 from mimcl.cli.data.verify import sets_of
-from mimcl.cli.inspect.command import inspect
-from mimcl.cli.inspect.words import bytes_below
+from mimcl.cli.inspect.inspect import inspect
+from mimcl.cli.inspect.sizes import bytes_below
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint, mae
 from mimcl.pipeline.index import ShardIndex, read_dataset

@@ -15,7 +15,7 @@ from nvidia.dali import fn, pipeline_def
 from typed import mimcl
 
 from mimcl.cli.data.repack import repack
-from mimcl.cli.inspect.command import inspect
+from mimcl.cli.inspect.inspect import inspect
 from mimcl.curriculum.banded_order import band_order
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.augment import hash64
