@@ -14,7 +14,7 @@ from mimcl.cli.data.repack import repack_command
 from mimcl.cli.data.shard import shard_command
 from mimcl.cli.data.verify import verify_command
 from mimcl.cli.demo.demo import demo_command
-from mimcl.cli.doctor.command import doctor_command
+from mimcl.cli.doctor.doctor import doctor_command
 from mimcl.cli.evaluate.evaluate import evaluate
 from mimcl.cli.export.export import export_command
 from mimcl.cli.inspect.inspect import inspect_command

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from mimcl.cli.config import Config
-from mimcl.cli.doctor.trials import Rates
+from mimcl.cli.doctor.throughput import Rates
 from mimcl.cli.run.folder import draws_of
 from mimcl.cli.run.summary import duration
 from mimcl.pipeline.cores import usable_cores

@@ -36,7 +36,7 @@ if __name__ == "__main__":
 def prepare(data: Path | None, folder: Path, megabytes: int) -> tuple[int, int]:
     """Copies files into class folders of `folder` until there are so many MB; how many files and bytes they are."""
     if data is None:
-        from mimcl.cli.doctor.generated import generated_shards
+        from mimcl.cli.doctor.generated_shards import generated_shards
 
         (folder.parent / "made").mkdir()
         generated_shards(folder.parent / "made")

@@ -12,10 +12,10 @@ from images import write_flat
 from typed import mimcl
 
 from mimcl.cli import recipes
-from mimcl.cli.doctor import generated
-from mimcl.cli.doctor.command import doctor
+from mimcl.cli.doctor import generated_shards
+from mimcl.cli.doctor.doctor import doctor
 from mimcl.cli.doctor.findings import Finding, found_by
-from mimcl.cli.doctor.trials import Trials
+from mimcl.cli.doctor.throughput import Trials
 from mimcl.cli.doctor.verdict import IMAGENET
 from mimcl.model import mae
 from mimcl.pipeline.index import ShardIndex

@@ -6,7 +6,7 @@ import pytest
 
 from mimcl.cli.config import override
 from mimcl.cli.doctor import verdict as module
-from mimcl.cli.doctor.trials import Rates
+from mimcl.cli.doctor.throughput import Rates
 from mimcl.cli.doctor.verdict import IMAGENET, verdict
 from mimcl.cli.recipes import cpu_small, mae_b16
 

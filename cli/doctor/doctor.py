@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from mimcl.cli.doctor.findings import Finding
-    from mimcl.cli.doctor.trials import Rates
+    from mimcl.cli.doctor.throughput import Rates
     from mimcl.cli.doctor.verdict import Verdict
 
 
@@ -81,7 +81,7 @@ def doctor(
     try:
         from mimcl.cli.doctor.machine import cache, disk, machine
         from mimcl.cli.doctor.refused import refused
-        from mimcl.cli.doctor.trials import Trials
+        from mimcl.cli.doctor.throughput import Trials
         from mimcl.cli.doctor.verdict import verdict
         from mimcl.cli.recipes import recipe as named
     except ImportError as error:
@@ -112,7 +112,7 @@ def doctor(
 
 
 def _index(data: str | Path | None, folder: Path):  # noqa: ANN202 - a ShardIndex, whose module is heavy
-    from mimcl.cli.doctor.generated import generated_shards
+    from mimcl.cli.doctor.generated_shards import generated_shards
     from mimcl.pipeline.index import ShardIndex
 
     return generated_shards(folder) if data is None else ShardIndex.load(data)
