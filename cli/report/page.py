@@ -23,7 +23,7 @@ def render(template: str, charts: Sequence[Chart], **values: Any) -> bytes:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {name: getattr(words, name) for name in _WORDS}
+    environment.globals |= {name: getattr(formatting, name) for name in _WORDS}
     style = _text("vendor/uPlot.min.css") + _text("page.css")
     scripts = [_text("vendor/uPlot.iife.min.js"), _text("page.js")]
     places = {id(chart): place for place, chart in enumerate(charts)}

@@ -85,10 +85,10 @@ def _row(run: RunRecord, label: str, group: int) -> RunRow:
         group,
         as_yaml(run.config.get("seed")),
         f"{run.draws:,}",
-        words.duration(run.seconds[-1]),
-        words.number(throughput(run)),
-        words.percent(data_wait(run)),
-        words.number(run.final_loss),
+        formatting.duration(run.seconds[-1]),
+        formatting.number(throughput(run)),
+        formatting.percent(data_wait(run)),
+        formatting.number(run.final_loss),
     )
 
 

@@ -183,7 +183,7 @@ def throughput(run: RunRecord) -> float:
 
 def _figures(run: RunRecord) -> list[Figure]:
     losses = run.steps["loss"]
-    total, seen = total_draws(run), words.short(run.draws)
+    total, seen = total_draws(run), formatting.short(run.draws)
     epochs = f"{run.draws / run.images:,.4g} epochs of {run.images:,} images" if run.images else "samples"
     if total and run.draws < total:
         epochs += f", {run.draws / total:.0%} of the run"
@@ -191,25 +191,29 @@ def _figures(run: RunRecord) -> list[Figure]:
         epochs += ", the whole run"
     first = losses[np.isfinite(losses)][:1]
     found = [
-        Figure("final loss", words.number(run.final_loss), f"from {words.number(first[0])}" if len(first) else ""),
+        Figure(
+            "final loss", formatting.number(run.final_loss), f"from {formatting.number(first[0])}" if len(first) else ""
+        ),
         *_accuracy(run),
         Figure("samples seen", seen, epochs),
         Figure(
-            "throughput", f"{words.number(throughput(run), 3)} img/s", f"{words.duration(run.seconds[-1])} of training"
+            "throughput",
+            f"{formatting.number(throughput(run), 3)} img/s",
+            f"{formatting.duration(run.seconds[-1])} of training",
         ),
-        Figure("data-wait", words.percent(data_wait(run)), "of the time spent waiting for data"),
+        Figure("data-wait", formatting.percent(data_wait(run)), "of the time spent waiting for data"),
     ]
     if run.windows.has("effective_fraction"):
         last = run.windows["effective_fraction"]
         how = f"{run.config.get('curriculum.name')}, {run.config.get('curriculum.temp_schedule')}"
-        began = f"from {words.percent(last[np.isfinite(last)][0])}"
+        began = f"from {formatting.percent(last[np.isfinite(last)][0])}"
         if run.config.get("curriculum.name") == "none":
             how, began = "no data curriculum", "uniform draws"
-        found.append(Figure("effective fraction", words.percent(last[np.isfinite(last)][-1]), f"{began}; {how}"))
+        found.append(Figure("effective fraction", formatting.percent(last[np.isfinite(last)][-1]), f"{began}; {how}"))
     if run.windows.has("coverage"):
         coverage, repeats = run.windows["coverage"][-1], run.windows["max_repeats"][-1]
         most = f"no image more than {repeats:,.0f} times" if math.isfinite(repeats) else ""
-        value, share = words.percent(coverage), ""
+        value, share = formatting.percent(coverage), ""
         if run.images and math.isfinite(coverage):
             value, share = f"{coverage * run.images:,.0f}", f"{value} of {run.images:,}"
         found.append(Figure("distinct images", value, "; ".join(part for part in (share, most) if part)))
@@ -221,10 +225,10 @@ def _accuracy(run: RunRecord) -> list[Figure]:
     if not judged:
         return []
     line = max(judged, key=lambda line: (line.draw, line.name == "knn"))
-    detail = f"at {words.short(line.draw)} samples"
+    detail = f"at {formatting.short(line.draw)} samples"
     if "untrained_nn" in line.values:
-        detail = f"untrained {words.percent(line.values['untrained_nn'])}; {detail}"
-    return [Figure("nearest neighbour", words.percent(line.values["nn"]), detail)]
+        detail = f"untrained {formatting.percent(line.values['untrained_nn'])}; {detail}"
+    return [Figure("nearest neighbour", formatting.percent(line.values["nn"]), detail)]
 
 
 def _warnings(run: RunRecord) -> list[str]:
@@ -248,7 +252,7 @@ def _tables(run: RunRecord) -> list[EvaluationTable]:
         shown = [judged[place] for place in spread(len(judged), _MOST_ROWS)]
         rows = []
         for line in shown:
-            cells = [words.percent(line.values.get(name)) for name in columns]
+            cells = [formatting.percent(line.values.get(name)) for name in columns]
             rows.append((f"{line.draw:,}", line.checkpoint, cells))
         left_out = f"; {len(judged) - len(shown)} more in metrics.jsonl" if len(judged) > len(shown) else ""
         names = [name.replace("_", " ") for name in columns]

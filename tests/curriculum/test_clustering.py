@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.typicality import blobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import davies_bouldin_score
@@ -19,8 +20,6 @@ from mimcl.curriculum.clustering import (
     nearest,
     normalise_distances,
 )
-
-from .typicality import blobs
 
 
 def standardised(features):

@@ -9,13 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from helpers.typicality import blobs, collection, resized
 from scipy.stats import spearmanr
 
 from mimcl.curriculum import prototypes
 from mimcl.curriculum.features import build_extractor
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, build_prototypes
-
-from .typicality import blobs, collection, resized
 
 
 def build(features, k=6, seed=0, **options):

@@ -40,8 +40,8 @@ def pieces(ids, stretches) -> list[np.ndarray]:
 @pytest.fixture
 def short(monkeypatch):
     """Stretches of 300 draws, of 4 shards or more."""
-    monkeypatch.setattr(order, "STRETCH", 300)
-    monkeypatch.setattr(order, "SHARDS", 4)
+    monkeypatch.setattr(shard_order, "STRETCH", 300)
+    monkeypatch.setattr(shard_order, "SHARDS", 4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 77, 1000, 20_000])

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 import yaml
-from images import write_flat
+from helpers.images import write_flat
 
 from mimcl.cli.config import Config
 from mimcl.cli.main import main

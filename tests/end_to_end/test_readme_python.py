@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from images import write_classes
+from helpers.images import write_classes
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -8,12 +8,10 @@ import signal
 import time
 from pathlib import Path
 
-import killed
 import pytest
-import ranks
-import torchruns
-from images import write_classes
-from small_runs import back_to, steps_of
+from helpers import killed, ranks, torchruns
+from helpers.images import write_classes
+from helpers.small_runs import back_to, steps_of
 
 OPTIONS = shlex.split("""train --data shards --recipe cpu_small --curriculum proto --decoder reference --epochs 6
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from images import write_classes
+from helpers.images import write_classes
 
 from mimcl.cli.main import main
 

@@ -4,8 +4,8 @@ import shlex
 import shutil
 
 import pytest
-import ranks
-from images import write_flat
+from helpers import ranks
+from helpers.images import write_flat
 
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 import pytest
-import ranks
-from bad_samples import flip_byte
-from images import write_flat
+from helpers import ranks
+from helpers.bad_samples import flip_byte
+from helpers.images import write_flat
 
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack

@@ -4,7 +4,7 @@ import json
 import resource
 import time
 
-import ranks
+from helpers import ranks
 
 _ROOM = 200_000  # bytes a file: enough for metrics, too little for the weights
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
-from images import encoded
+
+from helpers.images import encoded
 
 
 def tar_bytes(members: dict[str, bytes], **options) -> bytes:

@@ -6,8 +6,7 @@ import errno
 from dataclasses import replace
 from pathlib import Path
 
-from images import encoded
-
+from helpers.images import encoded
 from mimcl.pipeline.index import ShardIndex
 
 _FAILS = Path("/sys/class/net/lo/speed")  # a regular file of 4,096 bytes; reading it is an error

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from made_batches import make_batches, make_plan
 from torch import nn
 
+from helpers.made_batches import make_batches, make_plan
 from mimcl.cli.run.health import Watch
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-import ranks
+from helpers import ranks
 
 
 def start(folder: Path, *arguments: str, at: str, rank: int = 0, size: int = 1, **environment: str) -> list:

@@ -15,14 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-_HEAVY = [f"mimcl.cli.{name}" for name in ("main", "run", "record", "watch", "announce", "console", "stop")] + [
+_HEAVY = [
+    "mimcl.cli.main",
+    "mimcl.cli.train",
+    "mimcl.cli.console",
+    *(f"mimcl.cli.run.{name}" for name in ("folder", "recorder", "health", "summary", "signals")),
     "mimcl.model.trainer",
     "mimcl.pipeline.stream",
     "mimcl.pipeline.dali",
     "mimcl.curriculum.masking.factory",
     "torch.utils.tensorboard",
     "timm",
-    "ranks",
+    "helpers.ranks",
 ]
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_HEAVY)
@@ -47,13 +51,14 @@ def shrink_model() -> None:
     from mimcl.model import mae
 
     mae.SIZES["vit_tiny"] = (64, 2, 2)
-    order.STRETCH = 24
+    shard_order.STRETCH = 24
 
 
 def shrink_model_and_keep_checkpoints() -> None:
     """For tests that look at a checkpoint which is not the first."""
     import pytest
-    from small_runs import keep_every_checkpoint
+
+    from helpers.small_runs import keep_every_checkpoint
 
     shrink_model()
     keep_every_checkpoint(pytest.MonkeyPatch())
@@ -153,7 +158,7 @@ def _spy():
 
     columns = {name: [] for name in ("draws", "sample_ids", "keys", "losses", "boxes", "flips", "masks")}
     crops, masks, trainers = {}, {}, []  # of draws, of mask keys
-    random_crops, make_masker = augment.random_crops, make.make_masker
+    random_crops, make_masker = augment.random_crops, factory.make_masker
 
     def seen_crops(seed):
         transform = random_crops(seed)
@@ -182,7 +187,7 @@ def _spy():
             trainers.append(self)
             return super().run(*arguments)
 
-    class SeenWatch(watch.Watch):
+    class SeenWatch(health.Watch):
         def observe(self, batch, per_sample_loss):
             super().observe(batch, per_sample_loss)
             crop = [crops[draw] for draw in batch.draws.tolist()]
@@ -191,8 +196,8 @@ def _spy():
             for column, values in zip(columns.values(), row, strict=True):
                 column.append(np.array(values))
 
-    augment.random_crops, make.make_masker = seen_crops, seen_masker
-    trainer.Trainer, watch.Watch = SeenTrainer, SeenWatch
+    augment.random_crops, factory.make_masker = seen_crops, seen_masker
+    trainer.Trainer, health.Watch = SeenTrainer, SeenWatch
 
     def write(path):
         digest = hashlib.sha256()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torchruns
+from helpers import torchruns
 
 HOSTS = "ab"
 DEVICE = "mimcl0"  # the network device, on either host

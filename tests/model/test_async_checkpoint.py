@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from full_disk import files_end_at
+from helpers.full_disk import files_end_at
 
 from mimcl.model import checkpoint
 from mimcl.model.async_checkpoint import Saver

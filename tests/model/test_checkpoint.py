@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from damage import flip, seal_checkpoint
-from full_disk import files_end_at
+from helpers.damage import flip, seal_checkpoint
+from helpers.full_disk import files_end_at
 
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError, DamagedError

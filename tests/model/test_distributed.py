@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from gloo_ranks import backward_passes, disagree, exchange, exchange_rows, lose_rank_1, steps, together
+from helpers.gloo_ranks import backward_passes, disagree, exchange, exchange_rows, lose_rank_1, steps, together
 from torch import nn
 
 from mimcl.model.distributed import (

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from full_disk import files_end_at
+from helpers.full_disk import files_end_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mimcl.model.jsonl import LineFile, keep_lines

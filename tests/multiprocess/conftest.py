@@ -1,9 +1,9 @@
 """A small packed data set with prototypes."""
 
 import pytest
-import ranks
-from images import write_classes
-from small_runs import IMAGES
+from helpers import ranks
+from helpers.images import write_classes
+from helpers.small_runs import IMAGES
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import ranks
-from small_runs import BATCH, EVERY, STEPS, assert_close_runs, assert_same_run, back_to, metrics, train
+from helpers import ranks
+from helpers.small_runs import BATCH, EVERY, STEPS, assert_close_runs, assert_same_run, back_to, metrics, train
 
 # Between numbers of processes only the order of float32 sums differs: of the losses by so much over 20 steps.
 TOLERANCE = 1e-5

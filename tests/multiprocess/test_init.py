@@ -1,7 +1,7 @@
 """`mimcl train --init` in several processes: all begin with the same weights."""
 
-import ranks
-from small_runs import FEW_PATCHES, assert_close_runs, train
+from helpers import ranks
+from helpers.small_runs import FEW_PATCHES, assert_close_runs, train
 
 
 def test_two_processes_begin_as_one_does(home, tmp_path):

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-import ranks
-from small_runs import EVERY, assert_same_run, back_to, train
+from helpers import ranks
+from helpers.small_runs import EVERY, assert_same_run, back_to, train
 
 # Sums in another order move a loss by 1e-7; the rest is for two scores that may change places on another machine.
 TOLERANCE = 2e-4

@@ -6,8 +6,7 @@ import time
 
 import numpy as np
 import pytest
-import ranks
-import torchruns
+from helpers import ranks, torchruns
 from PIL import Image
 
 from mimcl.pipeline.shards import PackConfig, pack

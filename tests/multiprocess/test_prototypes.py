@@ -6,9 +6,8 @@ import signal
 import time
 
 import pytest
-import ranks
-import torchruns
-from images import write_flat
+from helpers import ranks, torchruns
+from helpers.images import write_flat
 
 from mimcl.cli.data.shard import shard
 from mimcl.cli.prototypes.build import BuildConfig, build

@@ -5,9 +5,8 @@ import signal
 import time
 
 import pytest
-import ranks
-import torchruns
-from small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
+from helpers import ranks, torchruns
+from helpers.small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
 STEPS = 28
 SETTINGS = (FEW_PATCHES, "trainer.checkpoint_every_steps=1000", "trainer.log_every_steps=4")

@@ -4,9 +4,8 @@ import os
 import signal
 
 import pytest
-import ranks
-import torchruns
-from small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
+from helpers import ranks, torchruns
+from helpers.small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
 STEPS = 64  # long enough to be interrupted, also where the first checkpoint takes seconds to be written
 pytestmark = pytest.mark.timeout(600)

@@ -1,9 +1,9 @@
 """Two hosts, one of which is killed. The same with its cable cut takes longer: tools/bench/two_hosts.py."""
 
 import pytest
-import ranks
-from small_runs import FEW_PATCHES, assert_close_runs, steps_of, train
-from two_hosts import impossible, lose_b
+from helpers import ranks
+from helpers.small_runs import FEW_PATCHES, assert_close_runs, steps_of, train
+from helpers.two_hosts import impossible, lose_b
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 64

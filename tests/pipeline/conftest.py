@@ -1,7 +1,7 @@
 """A small packed data set, for tests that only read it."""
 
 import pytest
-from images import write_flat, write_train_val
+from helpers.images import write_flat, write_train_val
 
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder

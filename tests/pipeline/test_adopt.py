@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from archives import pictures, tar_bytes, write_shard, write_shards
-from damage import flip
-from images import encoded, write_flat
+from helpers.archives import pictures, tar_bytes, write_shard, write_shards
+from helpers.damage import flip
+from helpers.images import encoded, write_flat
 
 from mimcl.pipeline.adopt import adopt
 from mimcl.pipeline.files import DataError

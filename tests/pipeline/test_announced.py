@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from streams import BATCH, DRAWS, WINDOW, Windows, make_stream
+from helpers.streams import BATCH, DRAWS, WINDOW, Windows, make_stream
 
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from images import encoded, picture
+from helpers.images import encoded, picture
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_to_tensor, resized_crop

@@ -6,9 +6,9 @@ import struct
 import zlib
 
 import pytest
+from helpers.images import FORMATS, ORIENTATION, encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import FORMATS, ORIENTATION, encoded, picture
 from PIL import ExifTags, Image
 
 from mimcl.pipeline.examine import MAX_PIXELS, Header, NotUsable, examine, extension_of

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from images import encoded, picture
+from helpers.images import encoded, picture
 from PIL import Image
 
 from mimcl.pipeline.hardware import refusal

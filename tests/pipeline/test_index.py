@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xxhash
-from damage import edit_dataset, seal_index
-from images import write_flat
+from helpers.damage import edit_dataset, seal_index
+from helpers.images import write_flat
 from PIL import Image
 
 from mimcl.pipeline.files import DataError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from streams import Windows
+from helpers.streams import Windows
 
 from mimcl.pipeline.plan import Among, InOrder
 

@@ -1,7 +1,6 @@
 """A stream that gets stuck says at what, in time, and does not wait for what is stuck."""
 
 import fcntl
-import os
 import shutil
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from streams import SIDE, Windows, make_stream
+from helpers.streams import SIDE, Windows, make_stream
 
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
@@ -134,9 +133,9 @@ def test_time_that_the_consumer_takes_does_not_count(index):
 def test_a_program_with_a_stalled_stream_ends(labelled, stuck):
     code = f"""
 import os, sys, threading
-sys.path.insert(0, {os.path.dirname(sys.modules["streams"].__file__)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from streams import SIDE, Windows, make_stream
+from helpers.streams import SIDE, Windows, make_stream
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.index import ShardIndex
 

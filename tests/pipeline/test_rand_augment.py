@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from images import picture
+from helpers.images import picture
 from PIL import Image, ImageEnhance, ImageOps
 from timm.data import auto_augment as timms
 

@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from bad_samples import broken_png
-from images import encoded, picture
+from helpers.bad_samples import broken_png
+from helpers.images import encoded, picture
 
 from mimcl.pipeline.augment import random_crops
 from mimcl.pipeline.decode import make_decoder

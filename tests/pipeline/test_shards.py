@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import webdataset
 import xxhash
-from images import FORMATS, encoded, picture, write_classes, write_flat, write_train_val
+from helpers.images import FORMATS, encoded, picture, write_classes, write_flat, write_train_val
 from PIL import Image
 from wds2idx import IndexCreator
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xxhash
-from bad_samples import flip_byte, reading_can_fail, unreadable
+from helpers.bad_samples import flip_byte, reading_can_fail, unreadable
 
 from mimcl.pipeline import store
 from mimcl.pipeline.files import DataError

@@ -9,9 +9,7 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from streams import (
+from helpers.streams import (
     BATCH,
     DRAWS,
     SEED,
@@ -25,6 +23,8 @@ from streams import (
     make_stream,
     read_until_error,
 )
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from mimcl.curriculum import shard_order
 from mimcl.curriculum.config import CurriculumConfig
@@ -334,8 +334,8 @@ def test_the_order_of_the_proto_plan_comes_through(index):
 def by_shard(index):
     """The plan of order "shard", in stretches of some 20 draws from two shards or more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order, "STRETCH", 20)
-        patch.setattr(order, "SHARDS", 2)
+        patch.setattr(shard_order, "STRETCH", 20)
+        patch.setattr(shard_order, "SHARDS", 2)
         yield Plan(
             CurriculumConfig(name="proto", window=WINDOW, order="shard", share=0.5),
             samples=index.samples,

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 import torch
-from bad_samples import broken_png, flip_byte, reading_can_fail, unreadable
-from images import picture
-from streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Windows, make_stream, read_until_error
+from helpers.bad_samples import broken_png, flip_byte, reading_can_fail, unreadable
+from helpers.images import picture
+from helpers.streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Windows, make_stream, read_until_error
 
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan

@@ -7,8 +7,8 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-from damage import edit_dataset, flip, hollow_png, seal_image, seal_index, seal_rows, seal_shard
-from images import encoded, write_train_val
+from helpers.damage import edit_dataset, flip, hollow_png, seal_image, seal_index, seal_rows, seal_shard
+from helpers.images import encoded, write_train_val
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, read_dataset

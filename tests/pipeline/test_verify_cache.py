@@ -20,7 +20,7 @@ from mimcl.pipeline.verify_cache import check_once
 def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own, and no waiting until a file is old enough to be remembered."""
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(checked, "_SETTLED", -60.0)
+    monkeypatch.setattr(verify_cache, "_SETTLED", -60.0)
     return tmp_path / "cache" / "checked"
 
 
@@ -115,7 +115,7 @@ def test_a_file_that_changes_meanwhile_is_not_remembered(path):
 
 def test_a_file_written_just_now_is_not_remembered(path, monkeypatch):
     """A later write within one tick of the file system's clock would leave its times as they are."""
-    monkeypatch.setattr(checked, "_SETTLED", 0.2)
+    monkeypatch.setattr(verify_cache, "_SETTLED", 0.2)
     path.write_bytes(b"content")
     assert [is_checked(path) for _ in range(2)] == [True, True]
     time.sleep(0.25)

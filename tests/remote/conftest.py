@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from images import write_classes, write_train_val
+from helpers.images import write_classes, write_train_val
+from helpers.servers import Proxy, started
 from PIL import Image
-from servers import Proxy, started
 
 from mimcl.curriculum.prototypes import build_prototypes
 from mimcl.pipeline.remote import remote_folder as remote

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from typed import mimcl
+from helpers.typed import mimcl
 
 from mimcl.cli.prototypes.build import BuildConfig, build
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet

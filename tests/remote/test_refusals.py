@@ -11,9 +11,9 @@ import time
 import fsspec
 import numpy as np
 import pytest
-from full_disk import files_end_at
-from servers import started
-from typed import mimcl
+from helpers.full_disk import files_end_at
+from helpers.servers import started
+from helpers.typed import mimcl
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError

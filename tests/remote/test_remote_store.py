@@ -50,12 +50,12 @@ def test_several_cached_samples_are_read_at_once(web, shards, monkeypatch):
 
 
 def test_an_index_is_hashed_once_not_at_each_start(web, monkeypatch):
-    monkeypatch.setattr(checked, "_SETTLED", -60.0)  # no waiting until the file is old enough to be remembered
+    monkeypatch.setattr(verify_cache, "_SETTLED", -60.0)  # no waiting until the file is old enough to be remembered
     for notes in (1, 2):  # what it says, once it was hashed as it came; then the hash of what lies there
         ShardIndex.load(web.root)
         assert len(list((cache_folder() / "checked").iterdir())) == notes
     web.harm()
-    monkeypatch.setattr(mirror.xxhash, "xxh128", pytest.fail)
+    monkeypatch.setattr(metadata_cache.xxhash, "xxh128", pytest.fail)
     monkeypatch.setattr(index, "_check", pytest.fail)
     ShardIndex.load(web.root)
     assert not web.asked("arrow")

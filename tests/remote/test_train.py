@@ -1,8 +1,8 @@
 """`mimcl` on data that lie elsewhere: the draws, losses and weights of local files, through all harm."""
 
 import pytest
-from small_runs import FEW_PATCHES, metrics, train, weights
-from typed import mimcl
+from helpers.small_runs import FEW_PATCHES, metrics, train, weights
+from helpers.typed import mimcl
 
 STEPS = 8
 

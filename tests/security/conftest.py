@@ -4,7 +4,7 @@ import shutil
 import sys
 
 import pytest
-from images import write_classes
+from helpers.images import write_classes
 
 from mimcl.cli.main import main
 

@@ -10,8 +10,8 @@ import zipfile
 import zlib
 
 import pytest
-from archives import pictures, tar_bytes
-from hostile import refused
+from helpers.archives import pictures, tar_bytes
+from helpers.hostile import refused
 
 from mimcl.cli.main import main
 from mimcl.pipeline.index import ShardIndex

@@ -9,8 +9,8 @@ import tarfile
 
 import pytest
 import yaml
-from damage import edit_dataset, hollow_png, seal_image, seal_index, seal_shard
-from hostile import refused
+from helpers.damage import edit_dataset, hollow_png, seal_image, seal_index, seal_shard
+from helpers.hostile import refused
 
 from mimcl.cli.config import parse_settings, read_yaml
 from mimcl.cli.errors import ConfigError

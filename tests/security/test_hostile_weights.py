@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 import torch
-from hostile import PAYLOADS, Bomb, pickled, refused, torch_saved
+from helpers.hostile import PAYLOADS, Bomb, pickled, refused, torch_saved
 from safetensors.torch import load_file
 
 from mimcl.model.checkpoint import CheckpointError

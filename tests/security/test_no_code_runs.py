@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import xxhash
-from damage import edit_dataset, seal_image, seal_shard
-from hostile import PAYLOADS, Bomb, object_array, pickled, refused, torch_saved
+from helpers.damage import edit_dataset, seal_image, seal_shard
+from helpers.hostile import PAYLOADS, Bomb, object_array, pickled, refused, torch_saved
 
 from mimcl.cli.main import main
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "helpers")]
+sys.path[:0] = [str(ROOT / "tests")]
 
-from images import write_classes  # noqa: E402 - a helper of the tests
-from made_runs import long_run, save  # noqa: E402
+from helpers.images import write_classes  # noqa: E402 - a helper of the tests
+from helpers.made_runs import long_run, save  # noqa: E402
 
 from mimcl.cli.encoders.restore import restore_model  # noqa: E402
 from mimcl.cli.recipes import recipe  # noqa: E402

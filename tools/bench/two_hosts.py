@@ -9,12 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-import ranks
-from images import write_classes
-from small_runs import IMAGES, assert_close_runs, train
-from two_hosts import impossible, lose_b
+from helpers import ranks
+from helpers.images import write_classes
+from helpers.small_runs import IMAGES, assert_close_runs, train
+from helpers.two_hosts import impossible, lose_b
 
 STEPS = 60
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from images import write_train_val
-from small_runs import FEW_PATCHES, metrics, weights
-from typed import mimcl
+from helpers.images import write_train_val
+from helpers.small_runs import FEW_PATCHES, metrics, weights
+from helpers.typed import mimcl
 
 from mimcl.cli.compare import compare
 from mimcl.cli.compare.arms import arms

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import webdataset
 import xxhash
-from damage import flip
-from full_disk import files_end_at
-from images import write_train_val
+from helpers.damage import flip
+from helpers.full_disk import files_end_at
+from helpers.images import write_train_val
+from helpers.typed import mimcl
 from nvidia.dali import fn, pipeline_def
-from typed import mimcl
 
 from mimcl.cli.data.repack import repack
 from mimcl.cli.inspect.inspect import inspect

@@ -6,9 +6,9 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archives import pictures, tar_bytes, tar_of, write_parquet, write_shards, zip_of
-from images import write_classes, write_flat, write_train_val
-from typed import mimcl
+from helpers.archives import pictures, tar_bytes, tar_of, write_parquet, write_shards, zip_of
+from helpers.images import write_classes, write_flat, write_train_val
+from helpers.typed import mimcl
 
 from mimcl.cli.data.sources import kind_of
 from mimcl.pipeline.files import DataError

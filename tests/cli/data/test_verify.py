@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damage import flip
-from images import write_classes
+from helpers.damage import flip
+from helpers.images import write_classes
 
 from mimcl.cli.data.verify import verify_sets
 from mimcl.curriculum.prototypes import build_prototypes

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import torch
-from damage import flip
-from images import write_flat
-from typed import mimcl
+from helpers.damage import flip
+from helpers.images import write_flat
+from helpers.typed import mimcl
 
 from mimcl.cli import recipes
 from mimcl.cli.doctor import generated_shards
@@ -37,7 +37,7 @@ def shards(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
-    monkeypatch.setattr(generated, "COUNT", 6)
+    monkeypatch.setattr(generated_shards, "COUNT", 6)
 
 
 def findings(found, section) -> dict[str, Finding]:

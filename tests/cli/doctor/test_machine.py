@@ -4,7 +4,7 @@ import os
 import resource
 
 import numpy as np
-from images import write_flat
+from helpers.images import write_flat
 
 from mimcl.cli.doctor import machine
 from mimcl.cli.doctor.machine import disk, limits

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import write_classes
+from helpers.images import write_classes
+from helpers.small_runs import FEW_PATCHES, train
+from helpers.typed import mimcl
 from safetensors.torch import load_file, save_file
-from small_runs import FEW_PATCHES, train
-from typed import mimcl
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError, load, read_meta, save

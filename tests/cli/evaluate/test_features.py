@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torchruns
-from full_disk import files_end_at
-from images import write_train_val
-from typed import mimcl
+from helpers import torchruns
+from helpers.full_disk import files_end_at
+from helpers.images import write_train_val
+from helpers.typed import mimcl
 
 from mimcl.cli.encoders import split_features as extract_module
 from mimcl.cli.encoders.encoder import Encoder

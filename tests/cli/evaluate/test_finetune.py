@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranks
 import torch
-import torchruns
-from colours import write_colours, write_split_colours
-from images import write_classes, write_flat
+from helpers import ranks, torchruns
+from helpers.colours import write_colours, write_split_colours
+from helpers.images import write_classes, write_flat
+from helpers.typed import mimcl
 from safetensors.torch import load_file
-from typed import mimcl
 
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import finetune as finetune_module

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images import write_classes, write_flat, write_train_val
+from helpers.images import write_classes, write_flat, write_train_val
+from helpers.typed import mimcl
 from sklearn.neighbors import KNeighborsClassifier
-from typed import mimcl
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.mae_features import MaeFeatures

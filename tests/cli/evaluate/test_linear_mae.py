@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranks
 import torch
-from colours import write_split_colours
+from helpers import ranks
+from helpers.colours import write_split_colours
+from helpers.typed import mimcl
 from safetensors.torch import load_file
-from typed import mimcl
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError

@@ -11,9 +11,9 @@ import timm
 import torch
 import transformers
 import yaml
-from images import picture, write_train_val
+from helpers.images import picture, write_train_val
+from helpers.typed import mimcl
 from safetensors.torch import load_file
-from typed import mimcl
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError

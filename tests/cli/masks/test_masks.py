@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images import write_classes
+from helpers.images import write_classes
+from helpers.typed import mimcl
 from PIL import Image
 from torch import nn
-from typed import mimcl
 
 from mimcl.cli.encoders import restore
 from mimcl.cli.encoders.reconstruction import Reconstruction, as_pixels, reconstruct
@@ -78,10 +78,10 @@ def home(tmp_path_factory):
         start(self, *what)
         self._writing.result()  # a step takes less time than to save it, which would leave some out
 
-    of_the_house, start = make.make_masker, Saver.start
+    of_the_house, start = factory.make_masker, Saver.start
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
-        patch.setattr(make, "make_masker", make_masker)
+        patch.setattr(factory, "make_masker", make_masker)
         patch.setattr(restore, "make_masker", make_masker)
         patch.setattr(Saver, "start", start_and_wait)
         assert mimcl(patch, folder, "shard", "images") == 0

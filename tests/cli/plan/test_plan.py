@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from images import write_classes
+from helpers.images import write_classes
+from helpers.typed import mimcl
 from PIL import Image
-from typed import mimcl
 
 from mimcl.cli.config import read_yaml
 from mimcl.cli.plan.plan import plan, table

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from full_disk import files_end_at
-from images import write_flat
-from typed import mimcl
+from helpers.full_disk import files_end_at
+from helpers.images import write_flat
+from helpers.typed import mimcl
 
 from mimcl.cli.encoders.feature_store import RowParts
 from mimcl.cli.encoders.split_features import extract, fill, open_decoder
@@ -34,7 +34,7 @@ PIXELS, SIFT = (BuildConfig(features, 6, decoder="reference") for features in ("
 def small():
     """Parts of few images; sift learns from few and the gallery shows few, which is faster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "MOST_ROWS", ROWS)
+        patch.setattr(workspace, "MOST_ROWS", ROWS)
         patch.setattr(SiftFeatures, "fit_images", 12)
         patch.setattr(gallery, "_CLUSTERS", 1)
         yield

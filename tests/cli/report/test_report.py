@@ -8,11 +8,11 @@ from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
-import small_runs
-from images import write_classes
-from made_runs import BATCH, evaluation_line, long_run, step_line, window_line, write_run
-from pages import Page
-from typed import mimcl
+from helpers import small_runs
+from helpers.images import write_classes
+from helpers.made_runs import BATCH, evaluation_line, long_run, step_line, window_line, write_run
+from helpers.pages import Page
+from helpers.typed import mimcl
 
 from mimcl.cli.report import at_end, single
 from mimcl.cli.report.report import report

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from made_runs import BATCH, evaluation_line
-from made_runs import judged_run as made
-from pages import Page
+from helpers.made_runs import BATCH, evaluation_line
+from helpers.made_runs import judged_run as made
+from helpers.pages import Page
 
 from mimcl.cli.report.report import report
 from mimcl.cli.report.samples_to_target import RESAMPLES, first_reach, races, resampled

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import flip
+from helpers.damage import flip
 
 from mimcl.cli.config import Config, flatten, override, write_yaml
 from mimcl.cli.errors import ConfigError

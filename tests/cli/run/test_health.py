@@ -7,9 +7,9 @@ import weakref
 
 import pytest
 import torch
-from full_disk import files_end_at
-from gloo_ranks import together, watch_a_run
-from made_batches import bad_sample, make_batches, make_plan
+from helpers.full_disk import files_end_at
+from helpers.gloo_ranks import together, watch_a_run
+from helpers.made_batches import bad_sample, make_batches, make_plan
 
 from mimcl.cli.run.health import Watch
 from mimcl.model.metrics import Outcome

@@ -7,10 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import torchruns
-from images import write_flat, write_train_val
-from small_runs import assert_same_run, back_to, keep_every_checkpoint, metrics, weights
-from typed import mimcl
+from helpers import torchruns
+from helpers.images import write_flat, write_train_val
+from helpers.small_runs import assert_same_run, back_to, keep_every_checkpoint, metrics, weights
+from helpers.typed import mimcl
 
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from made_batches import SAMPLES, make_batches, make_plan
+from helpers.made_batches import SAMPLES, make_batches, make_plan
 
 from mimcl.cli.config import Config
 from mimcl.cli.run.recorder import Recorder

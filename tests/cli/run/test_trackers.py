@@ -4,10 +4,10 @@ import importlib.util
 import json
 
 import pytest
-from images import write_train_val
-from small_runs import FEW_PATCHES, back_to, metrics, train
-from tracked import closed_port, mlflow_runs, wandb_runs
-from typed import mimcl
+from helpers.images import write_train_val
+from helpers.small_runs import FEW_PATCHES, back_to, metrics, train
+from helpers.tracked import closed_port, mlflow_runs, wandb_runs
+from helpers.typed import mimcl
 
 from mimcl.cli.config import Config, flatten, override, read_yaml
 from mimcl.cli.errors import ConfigError

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers.images import write_flat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import write_flat
 
 from mimcl.pipeline.packing.cuts import cuts
 from mimcl.pipeline.shards import PackConfig, pack

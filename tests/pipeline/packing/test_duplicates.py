@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from images import encoded, write_flat
+from helpers.images import encoded, write_flat
 
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.packing.duplicates import hash_jobs

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from full_disk import files_end_at
-from images import encoded, write_flat
+from helpers.full_disk import files_end_at
+from helpers.images import encoded, write_flat
 from PIL import Image
 
 from mimcl.pipeline.files import DataError

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from images import FORMATS, picture
+from helpers.images import FORMATS, picture
 from PIL import Image
 
 from mimcl.pipeline.colours import to_rgb

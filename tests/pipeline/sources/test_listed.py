@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from images import write_classes, write_train_val
+from helpers.images import write_classes, write_train_val
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.shards import PackConfig, pack

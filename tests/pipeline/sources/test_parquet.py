@@ -5,7 +5,7 @@ import pickle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archives import pictures, write_parquet
+from helpers.archives import pictures, write_parquet
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.shards import PackConfig, pack

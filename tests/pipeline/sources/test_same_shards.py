@@ -3,8 +3,8 @@
 import zipfile
 
 import pytest
-from archives import list_of, tar_of, zip_of
-from images import write_train_val
+from helpers.archives import list_of, tar_of, zip_of
+from helpers.images import write_train_val
 
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder

@@ -8,8 +8,8 @@ import tarfile
 import time
 
 import pytest
-from archives import pictures, tar_bytes, tar_of
-from images import encoded, write_classes, write_flat, write_train_val
+from helpers.archives import pictures, tar_bytes, tar_of
+from helpers.images import encoded, write_classes, write_flat, write_train_val
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.folder import image_folder

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from archives import pictures, tar_bytes, write_shard, write_shards
+from helpers.archives import pictures, tar_bytes, write_shard, write_shards
 from webdataset.tariterators import base_plus_ext
 
 from mimcl.pipeline.files import DataError

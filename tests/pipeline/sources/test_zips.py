@@ -4,8 +4,8 @@ import pickle
 import zipfile
 
 import pytest
-from archives import pictures, zip_of
-from images import write_flat
+from helpers.archives import pictures, zip_of
+from helpers.images import write_flat
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.shards import PackConfig, pack

@@ -1,9 +1,9 @@
 """Adopted shards go through everything that packed ones go through."""
 
 import pytest
-from archives import write_shards
-from small_runs import FEW_PATCHES, steps_of, train
-from typed import mimcl
+from helpers.archives import write_shards
+from helpers.small_runs import FEW_PATCHES, steps_of, train
+from helpers.typed import mimcl
 
 COUNTS = {"some-train-00.tar": 20, "some-train-01.tar": 12, "some-val-00.tar": 4}
 

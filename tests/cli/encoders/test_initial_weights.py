@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from images import write_classes
+from helpers.images import write_classes
+from helpers.typed import mimcl
 from safetensors.torch import load_file, save_file
-from typed import mimcl
 
 from mimcl.cli import train as training
 from mimcl.cli.encoders.initial_weights import begin_with
@@ -155,18 +155,18 @@ def test_learned_positions(home, began, size):
 
 def test_teachers_copy_the_weights_that_the_run_begins_with(home, began, monkeypatch):
     made = []
-    monkeypatch.setattr(make, "HardPatchesMasker", lambda *args: made.append(HardPatchesMasker(*args)) or made[-1])
+    monkeypatch.setattr(factory, "HardPatchesMasker", lambda *args: made.append(HardPatchesMasker(*args)) or made[-1])
     from mimcl.curriculum.masking.hard_patches import HardPatchesMasker
 
     seen = {}
-    masker = make.make_masker
+    masker = factory.make_masker
 
     def watched(*args, **options):
         result = masker(*args, **options)
         seen.update({name: tensor.clone() for name, tensor in result.teacher.model.state_dict().items()})
         return result
 
-    monkeypatch.setattr(make, "make_masker", watched)
+    monkeypatch.setattr(factory, "make_masker", watched)
     began("mae.pth", "--masking", "hard-patches")
     weights = saved(home / "run")
     assert len(seen) > 100

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from damage import flip
-from images import write_classes, write_train_val
-from small_runs import keep_every_checkpoint
-from typed import mimcl
+from helpers.damage import flip
+from helpers.images import write_classes, write_train_val
+from helpers.small_runs import keep_every_checkpoint
+from helpers.typed import mimcl
 
 from mimcl.cli.data.verify import sets_of
 from mimcl.cli.inspect.inspect import inspect
