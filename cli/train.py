@@ -123,7 +123,7 @@ def train_command(
 
 
 def train(run: Run, world: World | None = None) -> bool:
-    """Trains `run`, as `mimcl.cli.run.folder.open_run` opened it, to its end; False when it was asked to stop before, saved.
+    """Trains `run`, as `open_run` opened it, to its end; False when it was asked to stop before, saved.
 
     Everything it makes lies in its folder. `world` is this process's place among torchrun's. Raises ConfigError,
     DataError, PrototypeError, CheckpointError, TrainingError, StallError or DistributedError, each with one line that
