@@ -17,11 +17,9 @@ from mimcl.model.checkpoint import CheckpointError
 class Saver:
     """Writes checkpoints to one folder, one at a time; the only writer there."""
 
-    def __init__(
-        self, folder: Path, *, keep_last: int, keep_every_steps: int, on_trouble: Callable[[str], None]
-    ) -> None:
-        """`on_trouble` is told in one line, on the caller's thread, when a checkpoint was not written."""
-        self._folder, self._on_trouble = folder, on_trouble
+    def __init__(self, folder: Path, *, keep_last: int, keep_every_steps: int, warn: Callable[[str], None]) -> None:
+        """`warn` is told in one line, on the caller's thread, when a checkpoint was not written."""
+        self._folder, self._warn = folder, warn
         self._keep = {"keep_last": keep_last, "keep_every_steps": keep_every_steps}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._writing: Future[int] | None = None
@@ -42,9 +40,9 @@ class Saver:
         while the one before is still being written.
         """
         if self.writing:
-            self._on_trouble(f"no checkpoint at step {step}: the one before is still being written")
+            self._warn(f"no checkpoint at step {step}: the one before is still being written")
             return
-        self.settle()
+        self.flush()
         copied = _on_host({"tensors": tensors, "state": state})
 
         copied["state"] |= uncopied or {}
@@ -70,17 +68,17 @@ class Saver:
             what = error.filename or f"what goes with the checkpoints in {self._folder}"
             raise CheckpointError(f"{what} cannot be written ({error.strerror or error}); make room") from error
 
-    def settle(self) -> int | None:
+    def flush(self) -> int | None:
         """As `finish`, but a failure is only told."""
         try:
             return self.finish()
         except CheckpointError as error:
-            self._on_trouble(f"{error}; the one before stays in force, and the next is tried when it is due")
+            self._warn(f"{error}; the one before stays in force, and the next is tried when it is due")
             return None
 
     def close(self) -> None:
         """Ends the thread when it is done; tells a failure that no one asked for."""
-        self.settle()
+        self.flush()
         self._pool.shutdown()
 
 

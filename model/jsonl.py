@@ -12,12 +12,12 @@ from typing import Any
 class AppendedFile:
     """Bytes at the end of a file. What a full disk does not take is kept, and tried again before the next."""
 
-    def __init__(self, path: Path, on_trouble: Callable[[str], None]) -> None:
-        self._path, self._on_trouble = path, on_trouble
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self._path, self._warn = path, warn
         self._unwritten, self._in_trouble = b"", False
 
     def write(self, data: bytes) -> None:
-        """Never raises OSError; `on_trouble` is told once until there is room again."""
+        """Never raises OSError; `warn` is told once until there is room again."""
         self._unwritten += data
         if not self._unwritten:
             return
@@ -28,9 +28,7 @@ class AppendedFile:
             self._in_trouble = False
         except OSError as error:
             if not self._in_trouble:
-                self._on_trouble(
-                    f"{self._path} cannot be written ({error.strerror}); its lines are kept and tried again"
-                )
+                self._warn(f"{self._path} cannot be written ({error.strerror}); its lines are kept and tried again")
             self._in_trouble = True
 
     def flush(self) -> None:

@@ -86,7 +86,7 @@ class OutcomeReader:
 
     def push(self, step: int, lr: float, figures: Tensor) -> list[Outcome]:
         """Starts copying `figures` (loss, grad_norm, stop, bad, measured ...); returns the outcome before."""
-        earlier = self.settle()
+        earlier = self.flush()
         host = torch.empty_like(figures, device="cpu", pin_memory=self._cuda).copy_(figures, non_blocking=True)
         event = None
         if self._cuda:
@@ -95,7 +95,7 @@ class OutcomeReader:
         self._pending = (step, lr, host, event)
         return earlier
 
-    def settle(self) -> list[Outcome]:
+    def flush(self) -> list[Outcome]:
         """The outcome of the last step pushed, if it was not yet returned; waits for it."""
         if self._pending is None:
             return []

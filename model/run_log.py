@@ -22,14 +22,14 @@ class Sink(Protocol):
 class RunLog:
     """The one writer of a run's figures."""
 
-    def __init__(self, folder: Path, draw: int, on_trouble: Callable[[str], None], sinks: Sequence[Sink]) -> None:
+    def __init__(self, folder: Path, draw: int, warn: Callable[[str], None], sinks: Sequence[Sink]) -> None:
         """Opens the files for going on at `draw`; lines of a part that will be repeated are dropped.
 
-        `on_trouble` is told once in one line when something cannot be written.
+        `warn` is told once in one line when something cannot be written.
         """
         path = folder / "metrics.jsonl"
         keep_lines(path, lambda values: _belongs_before(values, draw))
-        self._lines = LineFile(path, on_trouble)
+        self._lines = LineFile(path, warn)
         self._sinks = sinks
 
     def write(self, line: Mapping[str, Any], numbers: Mapping[str, float] | None = None) -> None:
@@ -62,11 +62,11 @@ class TensorBoard:
     TensorBoard's own writer would lose what a full disk refuses, and print a traceback from its thread.
     """
 
-    def __init__(self, folder: Path, draw: int, on_trouble: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, draw: int, warn: Callable[[str], None]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._events = RecordWriter(AppendedFile(folder / f"events.out.tfevents.{draw:012d}", on_trouble))
+        self._events = RecordWriter(AppendedFile(folder / f"events.out.tfevents.{draw:012d}", warn))
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=draw + 1, session_log=SessionLog(status=SessionLog.START)))
 

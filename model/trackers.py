@@ -34,14 +34,14 @@ class Tracker:
         service: Literal["wandb", "mlflow"],
         settings: Mapping[str, Any],
         log: Path,
-        on_trouble: Callable[[str], None],
+        warn: Callable[[str], None],
         patience: float = 20.0,
     ) -> None:
         """`settings` are the arguments of the service's class there, and `log` is where its own words go.
 
         `patience` is how many seconds `close` waits for what is still on its way; SLURM kills 30 seconds after SIGTERM.
         """
-        self._service, self._log, self._on_trouble, self._patience = service, log, on_trouble, patience
+        self._service, self._log, self._warn, self._patience = service, log, warn, patience
         self._unsent, self._gone = b"", False
         with open(log, "ab") as words:
             self._process = subprocess.Popen(
@@ -94,4 +94,4 @@ class Tracker:
 
     def _complain(self, said: bytes) -> None:
         what = said.decode().strip() or f"its process ended with {self._process.returncode}"
-        self._on_trouble(f"{self._service} goes without the rest: {what}; metrics.jsonl has it, {self._log} says more")
+        self._warn(f"{self._service} goes without the rest: {what}; metrics.jsonl has it, {self._log} says more")

@@ -131,7 +131,7 @@ class Trainer:
             outcomes = self._outcomes.push(step, lr, figures)
             saving = step % self._config.checkpoint_every_steps == 0
             if reporting or saving or any(outcome.stop for outcome in outcomes):
-                outcomes += self._outcomes.settle()
+                outcomes += self._outcomes.flush()
             for outcome in outcomes:
                 self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
             report = None
@@ -200,9 +200,9 @@ class Trainer:
         """The share of the draws that are done, where the masker needs it; filled in without waiting for a GPU."""
         return torch.full((), self.position / self._draws, dtype=torch.float64, device=self._device)
 
-    def settle(self) -> list[Outcome]:
+    def flush(self) -> list[Outcome]:
         """The outcome that is still to come when `run` was left by an exception."""
-        return self._outcomes.settle()
+        return self._outcomes.flush()
 
     def time_of_micro_batch(self, batch: Batch) -> float:
         """Seconds that the passes over `batch` take once warm, on average over steps; weights and position stay."""

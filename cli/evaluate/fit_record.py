@@ -51,7 +51,7 @@ class FitRecord:
             warn(f"decoder changes from {before!r} to {decoder!r}: the same draws, but not the same bits")
         with atomic_file(folder / "settings.json") as file:
             file.write(json.dumps(settings | {"decoder": decoder}, indent=1).encode())
-        self._saver = Saver(folder / "checkpoints", keep_last=2, keep_every_steps=0, on_trouble=warn)
+        self._saver = Saver(folder / "checkpoints", keep_last=2, keep_every_steps=0, warn=warn)
         self._log = RunLog(folder, training.position, warn, [TensorBoard(folder, training.position, warn)])
         self._saved = training.position
         self._restart_clock()
@@ -99,7 +99,7 @@ class FitRecord:
 
     def save(self) -> None:
         """Saves where training is, unless that is saved already, and waits until it is on the disk."""
-        if written := self._saver.settle():
+        if written := self._saver.flush():
             self._saved = written * self._batch_size
         if self._training.position != self._saved:
             self.begin_to_save()

@@ -83,7 +83,7 @@ def open_run(
     out: Path | None = None,
     resume: bool = False,
     allowed: Sequence[str] = (),
-    on_trouble: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Decides folder and configuration; writes nothing.
 
@@ -108,13 +108,13 @@ def open_run(
             meta = checkpoint.newest(out / "checkpoints", checkpoint.read_meta, told.append)
         finally:
             for line in told:
-                on_trouble(line)
+                warn(line)
         saved = override(Config(), nested_keys(meta["config"]))
-        config = _unchanged(saved, out, recipe_name, values, allowed, on_trouble)
+        config = _unchanged(saved, out, recipe_name, values, allowed, warn)
         return Run(out, config, True, frozenset(allowed), tuple(told))
     if resume and (out / "config.yaml").exists():
         saved = override(Config(), read_yaml(out / "config.yaml"))
-        return Run(out, _unchanged(saved, out, recipe_name, values, allowed, on_trouble), False)
+        return Run(out, _unchanged(saved, out, recipe_name, values, allowed, warn), False)
     if out and out.exists() and any(out.iterdir()) and not resume:
         raise ConfigError(f"{out} exists; give another --out, or --resume to go on there")
     config = new_config(recipe_name, values)
@@ -231,7 +231,7 @@ def _unchanged(
     recipe_name: str | None,
     values: Mapping[str, Any],
     allowed: Sequence[str],
-    on_trouble: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> Config:
     if "trainer.epochs" in allowed and "optim.warmup_epochs" not in values:
         allowed = (*allowed, "optim.warmup_epochs")  # shortened with the run
@@ -249,7 +249,7 @@ def _unchanged(
                 f"--allow-change {key}"
             )
         if before[key] != after[key] and key in _ALMOST_FREE:
-            on_trouble(f"{key} changes from {before[key]!r} to {after[key]!r}: the same draws, but not the same bits")
+            warn(f"{key} changes from {before[key]!r} to {after[key]!r}: the same draws, but not the same bits")
     return wanted
 
 

@@ -43,12 +43,12 @@ class Watch:
     """
 
     def __init__(
-        self, folder: Path, position: int, max_bad: float, is_first: bool, on_trouble: Callable[[str], None]
+        self, folder: Path, position: int, max_bad: float, is_first: bool, warn: Callable[[str], None]
     ) -> None:
         """`max_bad` is the share of the draws so far that may be bad; `_ALWAYS_ALLOWED` always may."""
-        self._folder, self._max_bad, self._is_first, self._on_trouble = folder, max_bad, is_first, on_trouble
+        self._folder, self._max_bad, self._is_first, self._warn = folder, max_bad, is_first, warn
         self._quarantine = folder / "quarantine.jsonl"
-        self._lines = LineFile(self._quarantine, on_trouble)
+        self._lines = LineFile(self._quarantine, warn)
         earlier = keep_lines(self._quarantine, lambda line: line["draw"] < position) if is_first else []
         self._bad, self._bad_shards = from_first(len(earlier)), Counter(line["shard"] for line in earlier)
         self.excess: str | None = None  # why the run has to end
@@ -93,7 +93,7 @@ class Watch:
             where = f"its draws are in {path}"
         except OSError as error:
             where = f"{path} cannot be written ({error.strerror})"
-        self._on_trouble(f"step {outcome.step} had no finite gradient and was skipped; {where}")
+        self._warn(f"step {outcome.step} had no finite gradient and was skipped; {where}")
 
     def _note_bad(self, mine: list[dict[str, Any]], position: int) -> None:
         rows = sorted((row for rows in gather(json.dumps(mine)) for row in json.loads(rows)), key=lambda r: r["draw"])
@@ -102,7 +102,7 @@ class Watch:
         if self._is_first:
             self._lines.add(rows)
             for row in rows[:3]:
-                self._on_trouble(f"sample {row['key']} of {row['shard']} is bad and was replaced: {row['reason']}")
+                self._warn(f"sample {row['key']} of {row['shard']} is bad and was replaced: {row['reason']}")
         allowed = max(_ALWAYS_ALLOWED, self._max_bad * position)
         if self._bad > allowed:
             worst = ", ".join(f"{count} in {shard}" for shard, count in self._bad_shards.most_common(3))

@@ -41,7 +41,7 @@ class Recorder:
         fingerprints: dict[str, str | None],
         counts: DrawCounts,
         show: Callable[[int, str], None],
-        on_trouble: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
         config = without_secrets(config)
         self._folder, self._config, self._plan, self._trainer = folder, config, plan, trainer
@@ -50,7 +50,7 @@ class Recorder:
             folder / "checkpoints",
             keep_last=config.trainer.keep_last,
             keep_every_steps=config.trainer.keep_every_steps,
-            on_trouble=on_trouble,
+            warn=warn,
         )
         self._safe = trainer.position  # where training can go on from, whatever happens
         write_yaml(folder / "config.yaml", config)
@@ -58,8 +58,8 @@ class Recorder:
         self._window: WindowPlan | None = None
         # A window begun before the position has been written down already.
         self._last_begun = math.ceil(trainer.position / plan.window_length) - 1
-        sinks = [TensorBoard(folder, trainer.position, on_trouble), *trackers_of_run(folder, config, on_trouble)]
-        self._log = RunLog(folder, trainer.position, on_trouble, sinks)
+        sinks = [TensorBoard(folder, trainer.position, warn), *trackers_of_run(folder, config, warn)]
+        self._log = RunLog(folder, trainer.position, warn, sinks)
 
     def close(self) -> None:
         """Ends the files and waits for a checkpoint that is being written."""
@@ -121,7 +121,7 @@ class Recorder:
 
         Raises CheckpointError.
         """
-        if written := self._saver.settle():
+        if written := self._saver.flush():
             self._safe = written * self._config.data.batch_size
         if self._trainer.position != self._safe:
             self._save()

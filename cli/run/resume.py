@@ -25,7 +25,7 @@ def take_up(
     run: Run,
     now: dict[str, str | None],
     is_first: bool,
-    on_trouble: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> DrawCounts:
     """Puts `trainer` where the newest whole checkpoint was saved; all ranks take the one that rank 0 finds.
 
@@ -36,7 +36,7 @@ def take_up(
 
     def tell(line: str) -> None:
         if line not in run.told:
-            on_trouble(line)
+            warn(line)
 
     saved = checkpoint.newest(run.checkpoints, checkpoint.load, tell) if is_first else None
     step = from_first(int(saved.path.name) if saved else 0)

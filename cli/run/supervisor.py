@@ -102,7 +102,7 @@ class Supervisor:
 
     def _save_alone(self) -> None:
         """Saves when no other rank can be asked any more; not where their part of what happened would be missing."""
-        pending = self._trainer.settle()
+        pending = self._trainer.flush()
         if self._world_size > 1 and any(outcome.bad or not outcome.finite for outcome in pending):
             return
         self._tell(pending)

@@ -33,7 +33,7 @@ def require_libraries(log: LogConfig) -> None:
         )
 
 
-def trackers_of_run(folder: Path, config: Config, on_trouble: Callable[[str], None]) -> list[Tracker]:
+def trackers_of_run(folder: Path, config: Config, warn: Callable[[str], None]) -> list[Tracker]:
     """The sinks that `config.log` asks for, with the configuration as parameters.
 
     The run's name there, an identifier, is made once and kept in trackers.json. Raises OSError.
@@ -44,14 +44,14 @@ def trackers_of_run(folder: Path, config: Config, on_trouble: Callable[[str], No
     known = _read(folder / _FILE)
     identifier = known.get("id") or uuid.uuid4().hex  # no figure depends on it
     write_json(folder / _FILE, {"id": identifier, **places})
-    return _trackers(folder, identifier, places, flatten(config), on_trouble)
+    return _trackers(folder, identifier, places, flatten(config), warn)
 
 
-def trackers_beside(folder: Path, on_trouble: Callable[[str], None]) -> list[Tracker]:
+def trackers_beside(folder: Path, warn: Callable[[str], None]) -> list[Tracker]:
     """Sinks that add to what the run in `folder` has there; none where it was trained without."""
     known = _read(folder / _FILE)
     places = {service: known[service] for service in _SERVICES if service in known}
-    return _trackers(folder, known["id"], places, None, on_trouble) if places else []
+    return _trackers(folder, known["id"], places, None, warn) if places else []
 
 
 def _trackers(
@@ -59,7 +59,7 @@ def _trackers(
     identifier: str,
     places: Mapping[str, str],
     params: Mapping[str, Any] | None,
-    on_trouble: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> list[Tracker]:
     folder = folder.absolute()
     settings = {
@@ -69,9 +69,7 @@ def _trackers(
         "training": params is not None,
         "params": dict(params or {}),
     }
-    return [
-        Tracker(service, settings | {"place": place}, folder / _WORDS, on_trouble) for service, place in places.items()
-    ]
+    return [Tracker(service, settings | {"place": place}, folder / _WORDS, warn) for service, place in places.items()]
 
 
 def _read(path: Path) -> dict[str, str]:

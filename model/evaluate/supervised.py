@@ -74,7 +74,7 @@ class Supervised:
             step = self.position // self._batch_size
             outcomes = self._outcomes.push(step, lr, figures)
             if self.position >= self._draws or due(step) or any(outcome.stop for outcome in outcomes):
-                outcomes += self._outcomes.settle()
+                outcomes += self._outcomes.flush()
             for outcome in outcomes:
                 self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
             after_step(step, outcomes)

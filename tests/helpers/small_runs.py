@@ -44,7 +44,7 @@ def keep_every_checkpoint(patch: pytest.MonkeyPatch) -> None:
     start = Saver.start
 
     def waiting(self: Saver, *arguments: Any, **options: Any) -> None:
-        self.settle()
+        self.flush()
         start(self, *arguments, **options)
 
     patch.setattr(Saver, "start", waiting)

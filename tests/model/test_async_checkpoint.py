@@ -19,7 +19,7 @@ def told():
 
 @pytest.fixture
 def saver(tmp_path, told):
-    saver = Saver(tmp_path, keep_last=2, keep_every_steps=0, on_trouble=told.append)
+    saver = Saver(tmp_path, keep_last=2, keep_every_steps=0, warn=told.append)
     yield saver
     saver.close()
 
@@ -66,7 +66,7 @@ def test_one_is_written_at_a_time_and_another_is_left_out_with_a_word(saver, tmp
     saver.start(2, {}, {}, {}, lambda: pytest.fail("begun"))
     assert told == ["no checkpoint at step 2: the one before is still being written"]
     go.set()
-    assert saver.settle() == 1
+    assert saver.flush() == 1
     saver.start(3, {}, {}, {}, nothing)
     assert saver.finish() == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000003", "latest"]
@@ -92,7 +92,7 @@ def test_a_failure_is_told_once_and_the_next_is_tried(saver, tmp_path, told):
     (line,) = told
     assert "00000001 cannot be written" in line
     assert line.endswith("the one before stays in force, and the next is tried when it is due")
-    assert saver.settle() == 2
+    assert saver.flush() == 2
     assert len(told) == 1
     assert loaded(tmp_path).meta["step"] == 2
 
@@ -120,14 +120,14 @@ def test_when_what_comes_first_fails_no_checkpoint_appears_and_the_reason_is_sai
 
 
 def test_closing_waits_ends_the_thread_and_tells_a_failure(tmp_path, told):
-    saver, go = Saver(tmp_path / "a", keep_last=1, keep_every_steps=0, on_trouble=told.append), threading.Event()
+    saver, go = Saver(tmp_path / "a", keep_last=1, keep_every_steps=0, warn=told.append), threading.Event()
     saver.start(1, {}, {}, {}, lambda: go.wait(30))
     (thread,) = [thread for thread in threading.enumerate() if thread.name.startswith("save")]
     threading.Timer(0.1, go.set).start()
     saver.close()
     assert not thread.is_alive()
     assert loaded(tmp_path / "a").meta["step"] == 1
-    saver = Saver(tmp_path / "b", keep_last=1, keep_every_steps=0, on_trouble=told.append)
+    saver = Saver(tmp_path / "b", keep_last=1, keep_every_steps=0, warn=told.append)
     with files_end_at(0):
         saver.start(1, {}, {}, {}, nothing)
         saver.close()
@@ -138,5 +138,5 @@ def test_closing_waits_ends_the_thread_and_tells_a_failure(tmp_path, told):
 def test_it_begins_by_removing_what_a_killed_writer_left(tmp_path, told):
     (tmp_path / "00000004.tmp").mkdir()
     (tmp_path / "latest.tmp").touch()
-    Saver(tmp_path, keep_last=1, keep_every_steps=0, on_trouble=told.append).close()
+    Saver(tmp_path, keep_last=1, keep_every_steps=0, warn=told.append).close()
     assert list(tmp_path.iterdir()) == []
