@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,54 @@ def test_what_is_no_python_is_packaged_too():
     packaged |= {path for pattern in patterns["*"] for path in others if path.match(pattern)}
     assert {path.name for path in packaged} >= {"py.typed", "page.js", "base.html.j2", "uPlot.LICENSE"}
     assert not set(others) - packaged
+
+
+def test_the_package_list_is_the_folders():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in MODULES}
+    assert sorted(listed) == sorted(".".join(("mimcl", *folder.parts)) for folder in folders)
+
+
+@pytest.mark.parametrize("wing", [*WINGS, "cli"])
+def test_a_basename_occurs_once_in_a_wing(wing):
+    names = Counter(path.name for path in MODULES if path.is_relative_to(ROOT / wing))
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    names = {".".join(("mimcl", *path.relative_to(ROOT).with_suffix("").parts)): path for path in MODULES}
+    arrows = {name: modules_of(imported(path), names) - {name} for name, path in names.items()}
+    while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
+        for name in leaves:
+            del arrows[name]
+    assert not arrows, "these are in a circle, or lead to one"
+
+
+def test_only_commands_import_commands():
+    """A command is a module with a function that typer calls; demo and compare run other commands' functions."""
+    names = {".".join(("mimcl", *path.relative_to(ROOT).with_suffix("").parts)): path for path in MODULES}
+    commands = {name for name, path in names.items() if is_command(path)}
+    assert len(commands) > 10
+    found = [
+        (name, target)
+        for name, path in names.items()
+        if name not in commands and name != "mimcl.cli.main"
+        for target in modules_of(imported(path), names) & commands
+    ]
+    assert not found
+
+
+def modules_of(imports: set[str], names: dict[str, Path]) -> set[str]:
+    """The modules that imported names are, or are in."""
+    return {name for name in imports if name in names} | {
+        parent for name in imports if name not in names and (parent := name.rpartition(".")[0]) in names
+    }
+
+
+def is_command(path: Path) -> bool:
+    """Whether the module has a function for the command line: `mimcl.cli.main` or a Typer group gets it."""
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return path.is_relative_to(ROOT / "cli") and any(
+        function.name.endswith("_command") or any("command" in ast.unparse(d) for d in function.decorator_list)
+        for function in functions
+    )
