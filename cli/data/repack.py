@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimcl.cli.data.shard import ranks
+from mimcl.cli.data.packing_ranks import packing_ranks
 
 if TYPE_CHECKING:
     from mimcl.pipeline.shards import PackConfig, Ranks
@@ -42,7 +42,7 @@ def repack_command(
         raise ConfigError(f"--prototypes {prototypes!r} is no name of a set; `mimcl inspect {data}` lists them")
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     config = PackConfig(shard_mb, workers=workers or worker_count(local_size))
-    with ranks() as place:
+    with packing_ranks() as place:
         description = repack(data, out, prototypes, config, bands=bands, seed=seed, overwrite=overwrite, ranks=place)
     if place.rank:
         return

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mimcl.cli.data.packing_ranks import packing_ranks
+
 if TYPE_CHECKING:
     from mimcl.cli.data.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig, Ranks
-
-_PATIENCE_SECONDS = 30 * 86400  # a rank waits for those that have more to pack
 
 
 def shard_command(
@@ -74,7 +72,7 @@ def shard_command(
     from mimcl.pipeline.shards import PackConfig
 
     options = SourceOptions(list_file, classes, val, val_labels, holdout, image_column, label_column, label_key)
-    with ranks() as mine:
+    with packing_ranks() as mine:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         config = PackConfig(shard_mb, short_side, workers or worker_count(local_size), decode, dedup)
         if adopt:
@@ -141,32 +139,3 @@ def shard(
     label = "packing" if ranks.size == 1 else f"packing, process 1 of {ranks.size}"
     with image_bar(label, share, shown=ranks.rank == 0) as advance:
         return pack(found, out, config, overwrite=overwrite, on_progress=advance, say=say, ranks=ranks)
-
-
-@contextmanager
-def ranks() -> Iterator[Ranks]:
-    """The place of this process among those that torchrun has started, which are joined while the block lasts."""
-    from mimcl.pipeline.shards import ALONE, FirstFailed, Ranks
-
-    if "WORLD_SIZE" not in os.environ:  # then nothing is needed that takes seconds to import
-        yield ALONE
-        return
-    import torch
-
-    from mimcl.model.distributed import DistributedError, World, agree, connected, gather
-
-    world = World.from_environment()
-
-    def from_first(text: str) -> str:
-        try:
-            return gather(text)[0]
-        except DistributedError:
-            raise DistributedError(
-                "another process that packs is gone; start all of them again, they go on where they were"
-            ) from None
-
-    try:
-        with connected(world, torch.device("cpu"), _PATIENCE_SECONDS):
-            yield Ranks(world.rank, world.size, from_first, agree)
-    except FirstFailed:  # which says it itself
-        raise typer.Exit(1) from None

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mimcl.cli.data.prototype_sets import prototype_set_folders, verify_prototype_sets
+
 _SHOWN = 20  # findings
 
 
@@ -37,7 +39,7 @@ def verify_command(
         raise DataError(f"{data}: {len(findings):,} findings; restore what they name, or pack again with `mimcl shard`")
     parts = read_dataset(data)["splits"].values()
     images, shards = sum(part["samples"] for part in parts), sum(len(part["shards"]) for part in parts)
-    beside = f" and {len(sets)} prototype sets" if (sets := sets_of(Path(data))) else ""
+    beside = f" and {len(sets)} prototype sets" if (sets := prototype_set_folders(Path(data))) else ""
     console.print(f"{images:,} images in {shards:,} shards{beside}: all checks passed")
 
 
@@ -55,28 +57,4 @@ def verify(data: Path, decode: bool = False, workers: int | None = None) -> list
     splits = read_dataset(data)["splits"]
     with image_bar("verifying", sum(part["samples"] for part in splits.values())) as advance:
         findings = verify_shards(data, decode, workers or worker_count(), advance)
-    return findings + verify_sets(data, splits.get("train"))
-
-
-def sets_of(data: Path) -> list[Path]:
-    """The folders of the prototype sets beside the shards."""
-    return sorted(path for path in data.glob("prototypes/*") if path.is_dir() and not path.name.startswith("."))
-
-
-def verify_sets(data: Path, train: dict | None) -> list[str]:
-    """What is wrong with the prototype sets beside the shards; `train` is of dataset.json."""
-    from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
-
-    findings = []
-    for folder in sets_of(data):
-        if train is None:
-            findings.append(f"{folder}: there is no train split that it could belong to")
-            continue
-        try:
-            found = PrototypeSet.load(folder, train["fingerprint"])
-        except PrototypeError as error:
-            findings.append(str(error))
-        else:
-            if len(found.distance) != train["samples"]:
-                findings.append(f"{folder}: {len(found.distance):,} distances of {train['samples']:,} samples")
-    return findings
+    return findings + verify_prototype_sets(data, splits.get("train"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mimcl.cli.data.verify import sets_of
+from mimcl.cli.data.prototype_sets import prototype_set_folders
 from mimcl.cli.inspect.sizes import size, some
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.index import ShardIndex, read_dataset
@@ -106,7 +106,7 @@ def describe_shards(path: str | Path) -> ShardsDescription:
     train = description["splits"].get("train")
     sets = None
     if url_of(path) is None:
-        sets = [_beside(folder, train["fingerprint"] if train else "") for folder in sets_of(Path(path))]
+        sets = [_beside(folder, train["fingerprint"] if train else "") for folder in prototype_set_folders(Path(path))]
     return ShardsDescription(shown(path), splits, packed if isinstance(packed, dict) else {}, sets)
 
 

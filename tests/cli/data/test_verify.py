@@ -10,7 +10,7 @@ import pytest
 from helpers.damage import flip
 from helpers.images import write_classes
 
-from mimcl.cli.data.verify import verify_sets
+from mimcl.cli.data.prototype_sets import verify_prototype_sets
 from mimcl.curriculum.prototypes import build_prototypes
 from mimcl.pipeline.index import read_dataset
 from mimcl.pipeline.shards import PackConfig, pack
@@ -59,11 +59,11 @@ def test_a_sound_set_passes_and_damage_is_listed_up_to_a_point(shards):
 
 def test_prototype_sets_are_checked_one_by_one(shards):
     train = read_dataset(shards)["splits"]["train"]
-    assert verify_sets(shards, train) == []
+    assert verify_prototype_sets(shards, train) == []
     flip(shards / "prototypes" / "default" / "train.arrow", 400)
     (shards / "prototypes" / "empty").mkdir()
-    first, second = verify_sets(shards, train)
+    first, second = verify_prototype_sets(shards, train)
     assert "default is damaged" in first
     assert "no prototypes in" in second
-    assert "was made for index" in verify_sets(shards, train | {"fingerprint": "other"})[0]
-    assert "no train split" in verify_sets(shards, None)[0]
+    assert "was made for index" in verify_prototype_sets(shards, train | {"fingerprint": "other"})[0]
+    assert "no train split" in verify_prototype_sets(shards, None)[0]

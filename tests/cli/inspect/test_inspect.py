@@ -13,7 +13,7 @@ from helpers.images import write_classes, write_train_val
 from helpers.small_runs import keep_every_checkpoint
 from helpers.typed import mimcl
 
-from mimcl.cli.data.verify import sets_of
+from mimcl.cli.data.prototype_sets import prototype_set_folders
 from mimcl.cli.inspect.inspect import inspect
 from mimcl.cli.inspect.sizes import bytes_below
 from mimcl.curriculum.prototypes import PrototypeSet
@@ -101,7 +101,7 @@ def test_prototypes_that_do_not_fit_or_are_damaged_are_named_beside_the_shards(c
     path = sets / "foreign" / "prototypes.json"
     path.write_text(path.read_text().replace(read_dataset(copied / "shards")["splits"]["train"]["fingerprint"], "0f"))
     flip(sets / "torn" / "train.arrow", 400)
-    assert len(sets_of(copied / "shards")) == 3
+    assert len(prototype_set_folders(copied / "shards")) == 3
     good, foreign, torn = inspect(copied / "shards").prototypes
     assert good.fault is None
     assert "was made for index 0f" in foreign.fault

@@ -1,0 +1,44 @@
+"""Connect the processes that torchrun started to pack one data set together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from mimcl.pipeline.shards import Ranks
+
+_TIMEOUT_S = 30 * 86400  # a rank that has finished waits for ranks that still pack
+
+
+@contextmanager
+def packing_ranks() -> Iterator[Ranks]:
+    """Yield this process's rank among those started by torchrun; they stay connected inside the block."""
+    from mimcl.pipeline.shards import ALONE, FirstFailed, Ranks
+
+    if "WORLD_SIZE" not in os.environ:  # do not import torch, which takes seconds
+        yield ALONE
+        return
+    import torch
+
+    from mimcl.model.distributed import DistributedError, World, agree, connected, gather
+
+    world = World.from_environment()
+
+    def from_first(text: str) -> str:
+        try:
+            return gather(text)[0]
+        except DistributedError:
+            raise DistributedError(
+                "another packing process has died; start all of them again, finished shards are kept"
+            ) from None
+
+    try:
+        with connected(world, torch.device("cpu"), _TIMEOUT_S):
+            yield Ranks(world.rank, world.size, from_first, agree)
+    except FirstFailed:  # rank 0 prints the error
+        raise typer.Exit(1) from None

@@ -1,0 +1,29 @@
+"""Find and check the prototype sets that lie beside packed shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def prototype_set_folders(data: Path) -> list[Path]:
+    """Return the folders of the prototype sets beside the shards in `data`, sorted."""
+    return sorted(path for path in data.glob("prototypes/*") if path.is_dir() and not path.name.startswith("."))
+
+
+def verify_prototype_sets(data: Path, train: dict | None) -> list[str]:
+    """Return one line for each problem of the prototype sets; `train` is the train split's entry in dataset.json."""
+    from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
+
+    findings = []
+    for folder in prototype_set_folders(data):
+        if train is None:
+            findings.append(f"{folder}: belongs to no train split; the data set has none")
+            continue
+        try:
+            found = PrototypeSet.load(folder, train["fingerprint"])
+        except PrototypeError as error:
+            findings.append(str(error))
+        else:
+            if len(found.distance) != train["samples"]:
+                findings.append(f"{folder}: {len(found.distance):,} distances for {train['samples']:,} samples")
+    return findings
