@@ -150,12 +150,13 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.model.mae import build
     from mimcl.model.trainer import Trainer
     from mimcl.pipeline.augment import hash64, random_crops
+    from mimcl.pipeline.batch_shares import BatchShares
     from mimcl.pipeline.cores import decode_threads
     from mimcl.pipeline.decode import make_decoder
     from mimcl.pipeline.draw_counts import DrawCounts
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.remote.urls import shown
-    from mimcl.pipeline.stream import Stream, micro_batches
+    from mimcl.pipeline.stream import ReadOptions, Stream
 
     config, data, world = run.config, run.config.data, world or World()
     is_first = world.rank == 0
@@ -196,11 +197,11 @@ def train(run: Run, world: World | None = None) -> bool:
             learned=config.learned_masking,
             seed=config.seed,
         )
-        share = data.micro_batch_size, world.rank, world.size, masker.group_size
-        parts = micro_batches(data.batch_size, *share)
-    longest = max(stop - start for start, stop in parts)
+        sizes = data.batch_size, data.micro_batch_size
+        shares = BatchShares(*sizes, world.rank, world.size, world.local_size, masker.group_size)
+    micro_batches = len(shares.micro_batches)
     threads = decode_threads(world.local_size, data.decode_threads)
-    decoder, decoder_choice = make_decoder(data.decoder, data.image_size, longest, threads, index.largest)
+    decoder, decoder_choice = make_decoder(data.decoder, data.image_size, shares.longest, threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name, draws // data.batch_size)
     marks = fingerprints(index, distances)
     online_knn = None
@@ -224,7 +225,7 @@ def train(run: Run, world: World | None = None) -> bool:
             samples=index.samples,
             draws=draws,
             batch_size=data.batch_size,
-            micro_batches=len(parts),
+            micro_batches=micro_batches,
             precision=config.trainer.precision,
             # One graph is as fast or faster, but delivers all gradients when its backward pass is complete: then none
             # of them is sent to other processes while the others are computed.
@@ -239,21 +240,14 @@ def train(run: Run, world: World | None = None) -> bool:
                 index,
                 decoder,
                 random_crops(config.seed),
+                shares,
+                ReadOptions(data.prefetch, config.curriculum.order == "shard", data.stall_timeout),
                 seed=config.seed,
-                batch_size=data.batch_size,
-                micro_batch_size=data.micro_batch_size,
-                prefetch=data.prefetch,
-                stall_timeout=data.stall_timeout,
                 start=trainer.position,
-                rank=world.rank,
-                world_size=world.size,
-                local_size=world.local_size,
-                group_size=masker.group_size,
-                ordered=config.curriculum.order == "shard",
                 device=device,
             )
         if is_first:
-            announce(run, config, plan, index, device, decoder_choice, trainer, stream, len(parts), begun)
+            announce(run, config, plan, index, device, decoder_choice, trainer, stream, micro_batches, begun)
         with Supervisor(run, config, plan, trainer, marks, counts, world, online_knn, stream.released) as supervisor:
             measure = learned.measure if learned else None
             finished = trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)

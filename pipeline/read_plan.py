@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Window
 
@@ -79,13 +80,11 @@ class ReadFigures:
 
 @dataclass(frozen=True)
 class ReadPlanner:
-    """Plans what a machine reads of a window: draws [first, last) of each batch of `batch_size` draws."""
+    """Plans what a machine reads of a window: its share of each batch."""
 
     index: ShardIndex
     plan: Callable[[NDArray[np.int64]], Reads]  # of the samples of a stretch; a store's, who knows what reading costs
-    batch_size: int
-    first: int
-    last: int
+    shares: BatchShares
 
     def __call__(self, window: Window) -> tuple[list[Reads], ReadFigures]:
         """The reads of each stretch, some perhaps of nothing, and what they come to."""
@@ -100,10 +99,11 @@ class ReadPlanner:
 
     def _ours(self, window: Window, first: int, last: int) -> NDArray[np.int64]:
         """The samples of this machine's draws among [first, last) of the window."""
-        if (self.first, self.last) == (0, self.batch_size):
+        start, stop = self.shares.machine_share
+        if (start, stop) == (0, self.shares.batch_size):
             return window.sample_ids[first:last]
-        places = np.arange(window.first_draw + first, window.first_draw + last) % self.batch_size
-        return window.sample_ids[first:last][(places >= self.first) & (places < self.last)]
+        offsets = np.arange(window.first_draw + first, window.first_draw + last) % self.shares.batch_size
+        return window.sample_ids[first:last][(offsets >= start) & (offsets < stop)]
 
     def _needed(self, window: Window) -> int:
         """Bytes of the distinct samples of this machine's draws; a chunk at a time, for windows of millions."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections import deque
@@ -10,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mimcl.pipeline.augment import STREAM_MASK, Transform, hash64
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
@@ -44,32 +43,13 @@ class Batch:
     position: int  # where the stream goes on once the step of this micro-batch is done
 
 
-def micro_batches(
-    batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1, group_size: int = 1
-) -> list[tuple[int, int]]:
-    """A rank's share of a batch, cut into micro-batches: (start, stop) offsets in [0, batch_size).
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a stream reads: how far ahead, in what order, and how long its consumer waits for a batch."""
 
-    Cuts are at multiples of `group_size`. Of B groups rank r of R has [floor(rB/R), floor((r+1)B/R)); every rank has
-    the same number of micro-batches, none empty.
-    """
-    if batch_size % group_size:
-        raise ValueError(f"data.batch_size {batch_size} is no multiple of {group_size}, the draws that a masker groups")
-    if micro_batch_size < group_size:
-        raise ValueError(
-            f"data.micro_batch_size {micro_batch_size} is smaller than {group_size}, the draws that a masker groups"
-        )
-    groups, most = batch_size // group_size, micro_batch_size // group_size
-    if world_size > groups:
-        units = "draws" if group_size == 1 else f"groups of {group_size} draws"
-        raise ValueError(f"data.batch_size {batch_size} has fewer {units} than the {world_size} processes; raise it")
-    first, last = rank * groups // world_size, (rank + 1) * groups // world_size
-    count = math.ceil(math.ceil(groups / world_size) / most)
-    if count > groups // world_size:
-        raise ValueError(
-            f"data.micro_batch_size {micro_batch_size} cannot cut {batch_size} draws alike on {world_size} processes; "
-            f"make it {2 * group_size} or more"
-        )
-    return list(pairwise(group_size * (first + k * (last - first) // count) for k in range(count + 1)))
+    prefetch: int = DataConfig.prefetch  # micro-batches
+    ordered: bool = False  # the plan's windows are in the order of the shards
+    stall_timeout: float = DataConfig.stall_timeout  # seconds
 
 
 class Stream:
@@ -81,49 +61,36 @@ class Stream:
         index: ShardIndex,
         decoder: Decoder,
         transform: Transform,
+        shares: BatchShares,
+        options: ReadOptions = ReadOptions(),
         *,
         seed: int,
-        batch_size: int,
-        micro_batch_size: int,
-        prefetch: int,
         start: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        local_size: int = 1,
-        group_size: int = 1,
-        ordered: bool = False,
         device: torch.device | str = "cpu",
-        stall_timeout: float = DataConfig.stall_timeout,
-        repaint: Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor] | None = None,
+        augment_batch: Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor] | None = None,
     ) -> None:
-        """`repaint(images, draws)` changes decoded images, on the device; the thread that makes batches calls it.
+        """`augment_batch(images, draws)` changes decoded images on the device; the thread that makes batches calls it.
 
-        Of `world_size` ranks `local_size` are on each machine. Reads are planned and announced where the plan's windows
-        are `ordered` by shard, and where the store wants it.
+        Reads are planned and announced to the store if the windows are ordered by shard, or if the store wants it.
         """
-        if start % batch_size:
-            raise ValueError(f"the stream starts at a multiple of the batch size {batch_size}, not at draw {start}")
-        if plan.window_length % batch_size:
-            raise ValueError(f"a window of {plan.window_length} draws is no multiple of the batch size {batch_size}")
-        self._plan, self._index, self._decoder = plan, index, decoder
+        if start % shares.batch_size:
+            raise ValueError(f"a stream must start at a multiple of the batch size {shares.batch_size} (draw {start})")
+        if plan.window_length % shares.batch_size:
+            raise ValueError(
+                f"a window ({plan.window_length} draws) must be a multiple of the batch size {shares.batch_size}"
+            )
+        self._plan, self._index, self._decoder, self._shares = plan, index, decoder, shares
         self._stage = Stage()
         self._samples = Samples(plan, index, transform, self._stage)
-        self._seed, self._batch_size, self._start, self._stall_timeout = seed, batch_size, start, stall_timeout
-        self._parts = micro_batches(batch_size, micro_batch_size, rank, world_size, group_size)
-        self._reads: ReadPlanner | None = None
-        if ordered or self._samples.store.wants_reads:
-            here = rank - rank % local_size  # the first rank on this machine
-            last = min(here + local_size, world_size) - 1
-            shares = [micro_batches(batch_size, micro_batch_size, one, world_size, group_size) for one in (here, last)]
-            plan_of_store = self._samples.store.plan
-            self._reads = ReadPlanner(index, plan_of_store, batch_size, shares[0][0][0], shares[1][-1][1])
-        self._device, self._repaint = torch.device(device), repaint
+        self._seed, self._start, self._stall_timeout = seed, start, options.stall_timeout
+        store = self._samples.store
+        self._reads = ReadPlanner(index, store.plan, shares) if options.ordered or store.wants_reads else None
+        self._device, self._augment_batch = torch.device(device), augment_batch
         # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
-        longest = max(stop - first for first, stop in self._parts)
-        share = plan.window_length // batch_size * (self._parts[-1][1] - self._parts[0][0])  # of a window, in draws
-        # Never more than half a window ahead; never less than the decoder needs in order to yield.
-        self._ahead = max(min(prefetch, share // (2 * longest)), decoder.lookahead + 1)
+        share_of_window = plan.window_length // shares.batch_size * shares.share_size  # draws
+        # At most half a window ahead; at least what the decoder needs in order to yield.
+        self._ahead = max(min(options.prefetch, share_of_window // (2 * shares.longest)), decoder.lookahead + 1)
         self._producer: Producer[Batch] | None = None  # of the iteration under way
         self._taken = 0  # micro-batches, by that iteration
 
@@ -152,7 +119,7 @@ class Stream:
         For use between two steps of an iteration, which goes on afterwards with the same batches: those that were made
         ahead are made again. Raises StallError where what is being made does not end.
         """
-        if self._taken % len(self._parts):
+        if self._taken % len(self._shares.micro_batches):
             raise RuntimeError("a stream can be released only between two steps, not between two micro-batches of one")
         if not self._stop(self._stall_timeout):
             raise self._stalled()
@@ -235,13 +202,13 @@ class Stream:
         announced = Announced(self._samples.store.expect, begin)
         ahead = plan_ahead(begin // length) if begin < total else None
         try:
-            for first in range(begin, total, self._batch_size):
+            for first in range(begin, total, self._shares.batch_size):
                 if first % length == 0 or first == begin:
                     self._stage.words = partial("planning window {}".format, first // length)
                     planned = ahead.result()
                     announced.add(planned)
                     ahead = plan_ahead(first // length + 1)
-                for start, stop in self._parts:
+                for start, stop in self._shares.micro_batches:
                     draws = np.arange(first + start, min(first + stop, total))
                     if len(draws):
                         if ahead and (following := ahead.ready()):
@@ -258,7 +225,7 @@ class Stream:
         keys = hash64(self._seed, part.draws, STREAM_MASK).view(np.int64)
         images = self._to_device(images)
         return Batch(
-            images=self._repaint(images, part.draws) if self._repaint else images,
+            images=self._augment_batch(images, part.draws) if self._augment_batch else images,
             draws=part.draws,
             keys=self._to_device(torch.from_numpy(keys)),
             sample_ids=part.sample_ids,
@@ -267,7 +234,7 @@ class Stream:
             bad=tuple(sorted(part.bad, key=lambda bad: bad.draw)),
             window=part.window,
             reads=figures,
-            position=int(part.draws[0]) // self._batch_size * self._batch_size + self._batch_size,
+            position=(int(part.draws[0]) // self._shares.batch_size + 1) * self._shares.batch_size,
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:

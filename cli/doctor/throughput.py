@@ -25,12 +25,13 @@ from mimcl.model.mae import build
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import DECODERS, Decoded, Encoded, make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.restart import RestartNeeded
 from mimcl.pipeline.store import Defect, open_store
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 _BATCH = 64  # images that are read or decoded at a time
 _ENCODED = 256  # images kept in memory to be decoded over and over
@@ -148,10 +149,9 @@ class Trials:
             self._index,
             decoder,
             random_crops(0),
+            BatchShares(batch, micro),
+            ReadOptions(config.data.prefetch),
             seed=0,
-            batch_size=batch,
-            micro_batch_size=micro,
-            prefetch=config.data.prefetch,
             device=self._device,
         )
         reports: list[Report] = []

@@ -13,6 +13,7 @@ from mimcl.cli.console import console, image_bar
 from mimcl.cli.encoders.feature_store import RowParts
 from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder, make_decoder
 from mimcl.pipeline.index import ShardIndex
@@ -120,9 +121,7 @@ def central(index: ShardIndex, decoder: Decoder, sample_ids: NDArray[np.int64]) 
         index,
         decoder,
         central_crops,
+        BatchShares(BATCH, BATCH),
         seed=0,  # nothing here is random
-        batch_size=BATCH,
-        micro_batch_size=BATCH,
-        prefetch=4,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )

@@ -128,7 +128,7 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
         with autocast:
             return classifier(normalised(batch.images)).float()
 
-    def repaint(images: Tensor, draws: np.ndarray) -> Tensor:
+    def augment_batch(images: Tensor, draws: np.ndarray) -> Tensor:
         return rand_augment(images, draws, config.seed, config.rand_augment, config.rand_augment_std)
 
     return Learner(
@@ -137,5 +137,5 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
         losses,
         logits,
         lambda position: rate_at(position, task.images, config.epochs, config.batch_size, optim, config.min_lr),
-        repaint if config.rand_augment else None,
+        augment_batch if config.rand_augment else None,
     )

@@ -23,7 +23,7 @@ from mimcl.model import checkpoint
 from mimcl.model.distributed import agree, barrier, connected, from_first, gather
 from mimcl.model.evaluate.supervised import Supervised, accuracies
 from mimcl.model.metrics import Outcome
-from mimcl.pipeline.stream import Batch, Stream, micro_batches
+from mimcl.pipeline.stream import Batch, Stream
 
 
 class Stopped(typer.TyperException):
@@ -86,25 +86,24 @@ def _trained(
 ) -> dict[str, float]:
     """Values by name, top1 and top5, on every rank."""
     world, device, first = task.world, task.device, task.world.rank == 0
-    parts = micro_batches(course.batch_size, course.micro_batch_size, world.rank, world.size, course.group_size)
     training = Supervised(
         learner.module,
         learner.optimizer,
         learner.losses,
         learner.rate,
         batch_size=course.batch_size,
-        micro_batches=len(parts),
+        micro_batches=len(course.shares.micro_batches),
         draws=course.draws,
         world_size=world.size,
     )
     _take_up(training, folder / "checkpoints", first)
-    decoder, choice = decoder_of(decoder_name, task, task.splits.train, max(stop - start for start, stop in parts))
+    decoder, choice = decoder_of(decoder_name, task, task.splits.train, course.shares.longest)
     for_val, _ = decoder_of(decoder.name, task, task.splits.val, BATCH)
     if first:
         console.print(choice)
         if training.position:
             console.print(f"going on at step {training.position // course.batch_size} in {folder}")
-    stream = train_batches(task, course, decoder, learner.repaint, training.position)
+    stream = train_batches(task, course, decoder, learner.augment_batch, training.position)
     judged_every = max(1, round(course.judge_every_epochs * task.images / course.batch_size))  # steps
     steps = course.draws // course.batch_size
     saved_every = save_every(course.batch_size, steps)

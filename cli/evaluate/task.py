@@ -26,11 +26,12 @@ from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import sent
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder, make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Among
-from mimcl.pipeline.stream import Batch, Stream, micro_batches
+from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
 PATIENCE = 600.0  # seconds that a process waits for data, or for another process
 
@@ -83,7 +84,7 @@ class Learner:
     losses: Callable[[Batch], Tensor]
     logits: Callable[[Batch], Tensor]
     rate: Callable[[int], float]
-    repaint: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None
+    augment_batch: Callable[[Tensor, NDArray[np.int64]], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,26 +92,26 @@ class Course:
     """How long and in what portions a learner is trained, in draws; how often, in epochs, it is judged meanwhile."""
 
     draws: int
-    batch_size: int
-    micro_batch_size: int
-    group_size: int
+    shares: BatchShares
     seed: int
     smallest_crop: float
     judge_every_epochs: float
+
+    @property
+    def batch_size(self) -> int:
+        return self.shares.batch_size
 
     @classmethod
     def of(cls, config: Any, images: int, world: World, micro_batch_size: int, group_size: int = 1) -> Course:
         """That of an evaluation's configuration; raises ConfigError where its batch cannot be cut so."""
         steps = max(1, math.ceil(round(config.epochs * images, 6) / config.batch_size))
         try:
-            micro_batches(config.batch_size, micro_batch_size, world.rank, world.size, group_size)
+            shares = BatchShares(config.batch_size, micro_batch_size, world.rank, world.size, group_size=group_size)
         except ValueError:  # in words of pre-training
             raise ConfigError(_uncut(config.batch_size, micro_batch_size, group_size, world.size)) from None
         return cls(
             steps * config.batch_size,
-            config.batch_size,
-            micro_batch_size,
-            group_size,
+            shares,
             config.seed,
             config.smallest_crop,
             config.judge_every_epochs,
@@ -147,7 +148,7 @@ def train_batches(
     task: Task,
     course: Course,
     decoder: Decoder,
-    repaint: Callable[[Tensor, NDArray[np.int64]], Tensor] | None,
+    augment_batch: Callable[[Tensor, NDArray[np.int64]], Tensor] | None,
     start: int,
 ) -> Stream:
     """Every train image with a label once a pass, in keyed order."""
@@ -166,17 +167,12 @@ def train_batches(
         task.splits.train,
         decoder,
         random_crops(course.seed, (course.smallest_crop, 1.0)),
+        course.shares,
+        ReadOptions(stall_timeout=PATIENCE),
         seed=course.seed,
-        batch_size=course.batch_size,
-        micro_batch_size=course.micro_batch_size,
-        prefetch=4,
         start=start,
-        rank=task.world.rank,
-        world_size=task.world.size,
-        group_size=course.group_size,
         device=task.device,
-        stall_timeout=PATIENCE,
-        repaint=repaint,
+        augment_batch=augment_batch,
     )
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.augment import Transform, central_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
 
@@ -71,6 +72,6 @@ def images_of(
     index: ShardIndex, sample_ids: NDArray[np.int64], side: int, transform: Transform = central_crops
 ) -> Tensor:
     """Those samples, cropped as draws 0, 1, ..., uint8 (n, 3, side, side). Raises DataError for a bad one."""
-    decoder, size = ReferenceDecoder(side, decode_threads()), {"batch_size": 64, "micro_batch_size": 64}
-    stream = Stream(InOrder(sample_ids), index, decoder, transform, seed=0, prefetch=1, **size)
+    decoder = ReferenceDecoder(side, decode_threads())
+    stream = Stream(InOrder(sample_ids), index, decoder, transform, BatchShares(64, 64), ReadOptions(1), seed=0)
     return torch.cat([batch.images for batch in stream])

@@ -18,7 +18,8 @@ from mimcl.model.distributed import agree, from_first, gather
 from mimcl.model.jsonl import LineFile, keep_lines
 from mimcl.model.metrics import Outcome
 from mimcl.pipeline.files import write_json
-from mimcl.pipeline.stream import BadSample, Batch
+from mimcl.pipeline.stream import Batch
+from mimcl.pipeline.substitutes import BadSample
 
 _ALWAYS_ALLOWED = 10  # bad samples
 

@@ -10,7 +10,9 @@ import torch
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64
-from mimcl.pipeline.stream import BadSample, Batch, micro_batches
+from mimcl.pipeline.batch_shares import BatchShares
+from mimcl.pipeline.stream import Batch
+from mimcl.pipeline.substitutes import BadSample
 
 SAMPLES, DRAWS = 50, 160
 
@@ -48,7 +50,7 @@ def make_batches(
         if window is None or first % plan.window_length == 0:
             window = plan.window(first // plan.window_length)
         step = []
-        for begin, end in micro_batches(batch_size, micro_batch_size, rank, world_size):
+        for begin, end in BatchShares(batch_size, micro_batch_size, rank, world_size).micro_batches:
             draws = np.arange(first + begin, first + end)
             places = draws - window.first_draw
             step.append(

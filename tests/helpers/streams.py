@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import ReferenceDecoder
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 SEED, BATCH, WINDOW, DRAWS, SIDE = 11, 32, 64, 256, 24
 
@@ -87,18 +88,23 @@ class Spy:
         return boxes, flips
 
 
+SHARES = ("rank", "world_size", "local_size", "group_size")
+READING = ("ordered", "stall_timeout")
+
+
 def make_stream(
     index, plan=None, transform=None, *, decoder=None, threads=2, micro=8, prefetch=4, batch=BATCH, **options
 ):
+    shares = {name: options.pop(name) for name in SHARES if name in options}
+    reading = {name: options.pop(name) for name in READING if name in options}
     return Stream(
         plan or Windows(index.samples),
         index,
         decoder or ReferenceDecoder(SIDE, threads),
         transform or random_crops(SEED),
+        BatchShares(batch, micro, **shares),
+        ReadOptions(prefetch, **reading),
         seed=SEED,
-        batch_size=batch,
-        micro_batch_size=micro,
-        prefetch=prefetch,
         **options,
     )
 

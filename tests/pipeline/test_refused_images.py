@@ -11,13 +11,14 @@ from helpers.bad_samples import broken_png
 from helpers.images import encoded, picture
 
 from mimcl.pipeline.augment import random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
@@ -70,10 +71,9 @@ def stream(index: ShardIndex, decoder: str, prefetch: int) -> Stream:
         index,
         make_decoder(decoder, SIZE, BATCH, 2, index.largest)[0],
         random_crops(3),
+        BatchShares(BATCH, BATCH),
+        ReadOptions(prefetch),
         seed=3,
-        batch_size=BATCH,
-        micro_batch_size=BATCH,
-        prefetch=prefetch,
         device="cuda" if decoder == "dali-gpu" else "cpu",
     )
 

@@ -23,8 +23,6 @@ from helpers.streams import (
     make_stream,
     read_until_error,
 )
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from mimcl.curriculum import shard_order
 from mimcl.curriculum.config import CurriculumConfig
@@ -37,7 +35,6 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
 from mimcl.pipeline.progress import StallError
 from mimcl.pipeline.store import ShardStore
-from mimcl.pipeline.stream import micro_batches
 
 
 @pytest.fixture(scope="module")
@@ -59,77 +56,20 @@ def threads_left():
     ]
 
 
-def test_repainted_images_are_those_of_their_draws(index, whole):
-    def repaint(images, draws):
+def test_augmented_images_are_those_of_their_draws(index, whole):
+    def augment_batch(images, draws):
         assert threading.current_thread().name == "stream"
         return images ^ torch.from_numpy(draws).to(torch.uint8)[:, None, None, None]
 
-    found = collect(index, world_size=2, repaint=repaint)
+    found = collect(index, world_size=2, augment_batch=augment_batch)
     marks = (found["draws"] % 256).astype(np.uint8)[:, None, None, None]
     np.testing.assert_array_equal(found["images"], whole["images"] ^ marks)
-
-
-# Shares
-
-
-@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 400))
-def test_micro_batches_partition_the_batch(batch_size, world_size, micro_batch_size):
-    world_size = min(world_size, batch_size)
-    assume(micro_batch_size > 1 or batch_size % world_size == 0)
-    shares = [micro_batches(batch_size, micro_batch_size, rank, world_size) for rank in range(world_size)]
-    pieces = [piece for share in shares for piece in share]
-    assert pieces[0][0] == 0
-    assert pieces[-1][1] == batch_size
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(pieces))
-    assert len({len(share) for share in shares}) == 1
-    assert min(stop - start for start, stop in pieces) >= 1
-    assert max(stop - start for start, stop in pieces) <= micro_batch_size
-    for rank, share in enumerate(shares):
-        bounds = rank * batch_size // world_size, (rank + 1) * batch_size // world_size
-        assert (share[0][0], share[-1][1]) == bounds
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize(("batch_size", "micro_batch_size", "group_size"), [(96, 32, 8), (96, 33, 8), (64, 16, 4)])
-def test_shares_are_cut_between_groups(batch_size, micro_batch_size, group_size, world_size):
-    shares = [micro_batches(batch_size, micro_batch_size, rank, world_size, group_size) for rank in range(world_size)]
-    in_groups = [
-        micro_batches(batch_size // group_size, micro_batch_size // group_size, rank, world_size)
-        for rank in range(world_size)
-    ]
-    assert shares == [[(group_size * a, group_size * b) for a, b in share] for share in in_groups]
-    assert max(stop - start for share in shares for start, stop in share) <= micro_batch_size
 
 
 def test_a_stream_yields_whole_groups_of_the_same_draws(index, whole):
     grouped = make_stream(index, micro=20, group_size=8)
     assert [(int(batch.draws[0]), len(batch.draws)) for batch in grouped][:3] == [(0, 16), (16, 16), (32, 16)]
     assert_same(collect(index, micro=20, group_size=8, world_size=3), whole)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((96, 64, 0, 1, 7), "data.batch_size 96 is no multiple of 7, the draws that a masker groups"),
-        ((96, 31, 0, 1, 32), "data.micro_batch_size 31 is smaller than 32, the draws that a masker groups"),
-        ((96, 32, 0, 4, 32), "data.batch_size 96 has fewer groups of 32 draws than the 4 processes; raise it"),
-        ((96, 32, 0, 2, 32), "data.micro_batch_size 32 cannot cut 96 draws alike on 2 processes; make it 64 or more"),
-    ],
-)
-def test_groups_that_do_not_fit_are_refused(arguments, message):
-    with pytest.raises(ValueError) as refused:
-        micro_batches(*arguments)
-    assert str(refused.value) == message
-
-
-def test_more_processes_than_draws_is_refused():
-    with pytest.raises(ValueError, match="batch_size 3 has fewer draws than the 4 processes"):
-        micro_batches(3, 8, 0, 4)
-
-
-def test_single_draws_cannot_cut_uneven_shares_alike():
-    with pytest.raises(ValueError, match=r"micro_batch_size 1 .* 3 draws .* 2 processes"):
-        micro_batches(3, 1, 0, 2)
 
 
 def test_in_order_goes_through_all_windows():

@@ -16,11 +16,12 @@ from mimcl.cli.main import main
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model import checkpoint as checkpoints
 from mimcl.pipeline.augment import central_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, file_digest
 from mimcl.pipeline.plan import InOrder
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 from mimcl.pipeline.verify import verify
 
 PROTO = ["train", "--data", "shards", "--curriculum", "proto", "--recipe", "cpu_small", "--out", "new"]
@@ -116,10 +117,9 @@ def test_a_payload_with_the_right_checksum_as_image(home, bomb, payload):
         index,
         ReferenceDecoder(16, 1),
         central_crops,
+        BatchShares(8, 8),
+        ReadOptions(prefetch=1),
         seed=0,
-        batch_size=8,
-        micro_batch_size=8,
-        prefetch=1,
     )
     said = []
     try:

@@ -44,6 +44,7 @@ from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, build_prototypes
 from mimcl.model import checkpoint
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
@@ -52,7 +53,7 @@ from mimcl.pipeline.packing.jobs import ShardJob, pack_shard, packed_shard
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.resume import described
 from mimcl.pipeline.sources.item import FileItem, Source
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 from mimcl.pipeline.verify import verify
 
 IMAGES, BATCH, DRAWS, SEED = 60, 16, 128, 3
@@ -132,10 +133,9 @@ def read_stream(plan: Plan, index: ShardIndex) -> dict[str, bytes]:
         index,
         ReferenceDecoder(16, 1),
         transform,
+        BatchShares(BATCH, BATCH),
+        ReadOptions(prefetch=1),
         seed=SEED,
-        batch_size=BATCH,
-        micro_batch_size=BATCH,
-        prefetch=1,
     )
     try:
         for batch in stream:

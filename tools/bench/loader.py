@@ -41,6 +41,7 @@ from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline import store
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.index import ShardIndex
@@ -71,9 +72,7 @@ def stream(index: ShardIndex, curriculum: str, draws: int, batch: int, cores: in
             seed=0,
             hash64=hash64,
         )
-        stream = Stream(
-            plan, index, decoder, random_crops(0), seed=0, batch_size=batch, micro_batch_size=batch, prefetch=4
-        )
+        stream = Stream(plan, index, decoder, random_crops(0), BatchShares(batch, batch), seed=0)
         return sum(len(item.images) for item in stream)
 
     return run

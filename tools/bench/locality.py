@@ -39,6 +39,7 @@ from mimcl.curriculum.forecast import forecast
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import normalise_distances
 from mimcl.pipeline.augment import hash64
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.read_plan import ReadPlanner, plan_reads
 
 SAMPLES, BATCH, MEAN, SHARD = 1_281_167, 4096, 110_000, 256 << 20
@@ -132,7 +133,7 @@ class Simulated:
             hash64=hash64,
             shards=index.shard,
         )
-        self._index, self._reads = index, ReadPlanner(index, partial(plan_reads, index), BATCH, 0, BATCH)
+        self._index, self._reads = index, ReadPlanner(index, partial(plan_reads, index), BatchShares(BATCH, BATCH))
         self._begin(0)
 
     def _begin(self, number: int) -> None:

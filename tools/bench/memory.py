@@ -32,13 +32,14 @@ from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import make_decoder
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.stream import Stream, micro_batches
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 GOAL = 1.05
 SIZE = 32  # pixels
@@ -92,10 +93,9 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
         seed=config.seed,
         hash64=hash64,
     )
-    parts = micro_batches(batch, data.micro_batch_size)
-    longest = max(stop - start for start, stop in parts)
+    shares = BatchShares(batch, data.micro_batch_size)
     threads = decode_threads(configured=data.decode_threads)
-    decoder, choice = make_decoder(data.decoder, SIZE, longest, threads, index.largest)
+    decoder, choice = make_decoder(data.decoder, SIZE, shares.longest, threads, index.largest)
     config = resolve(config, plan.window_length, decoder.name, draws // config.data.batch_size)
     model = MaskedAutoencoderViT(
         SIZE, 16, 32, 1, 1, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
@@ -108,7 +108,7 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
         samples=index.samples,
         draws=draws,
         batch_size=batch,
-        micro_batches=len(parts),
+        micro_batches=len(shares.micro_batches),
         precision=config.trainer.precision,
     )
     stream = Stream(
@@ -116,10 +116,9 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
         index,
         decoder,
         random_crops(config.seed),
+        shares,
+        ReadOptions(data.prefetch),
         seed=config.seed,
-        batch_size=batch,
-        micro_batch_size=data.micro_batch_size,
-        prefetch=data.prefetch,
     )
     print(f"\ncurriculum {curriculum}, {choice}, {index.samples:,} images, at the start {anonymous_mb():.1f} MB")
     print(f"{'pass':>4} {'images':>10} {'seconds':>8} {'RssAnon MB':>11} {'to first':>9}", flush=True)

@@ -12,12 +12,13 @@ from PIL import Image
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import ShardStore
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 WIDTH, HEIGHT = 500, 375
 _QUALITY = 97  # 118 KB; ImageNet's images have 110 KB on average
@@ -74,12 +75,10 @@ class DataSet:
             self.index,
             decoder,
             random_crops(0),
+            BatchShares(batch, batch),
+            ReadOptions(stall_timeout=60),
             seed=0,
-            batch_size=batch,
-            micro_batch_size=batch,
-            prefetch=4,
             device=device,
-            stall_timeout=60,
         )
 
 
