@@ -42,9 +42,12 @@ _KEPT = 3  # windows: the one whose steps are being counted, the next, and the o
 class Outcome(Protocol):
     """What became of a step of all ranks; `step` counts from 1."""
 
-    step: int
-    finite: bool
-    measured: tuple[float, ...]
+    @property
+    def step(self) -> int: ...
+    @property
+    def finite(self) -> bool: ...
+    @property
+    def measured(self) -> tuple[float, ...]: ...
 
 
 class Gradient(NamedTuple):

@@ -51,7 +51,7 @@ class WindowPlan:
     @property
     def digest(self) -> str:
         """16 hexadecimal digits of xxh64 over the sample ids as little-endian int64; ranks compare it."""
-        return xxhash.xxh64(np.ascontiguousarray(self.sample_ids, "<i8")).hexdigest()
+        return xxhash.xxh64(np.ascontiguousarray(self.sample_ids, "<i8").data).hexdigest()
 
 
 class Plan:
@@ -130,7 +130,7 @@ class Plan:
             ids = self._multinomial(np.arange(first, first + count), STREAM_SAMPLE, tau)
         else:
             ids = self._systematic(number, count, tau)
-        phase = "curriculum" if in_curriculum else "uniform"
+        phase: Literal["curriculum", "uniform"] = "curriculum" if in_curriculum else "uniform"
         if self._shards is None:
             stretches = np.minimum(np.arange(0, count + STRETCH, STRETCH), count)
         else:

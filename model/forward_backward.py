@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from timm.models.vision_transformer import Block
@@ -14,42 +14,44 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, reconstruction_loss, to_patches
 
+M = TypeVar("M", bound=Mask)  # the masks that a masker proposes
+Network = TypeVar("Network", bound=nn.Module)
 CompileUnit = Literal["whole", "blocks"]
 _RECOMPILE_LIMIT = 64  # of torch's cache: all transformer blocks share the code of one, whatever their width and batch
 
 
-class Masker(Protocol):
+class Masker(Protocol[M]):
     """Proposes masks and may learn; see `mimcl.curriculum.masking.masker` for the contract."""
 
     second_every: int
 
-    def propose(self, patches: Tensor, keys: Tensor, model: nn.Module, progress: Tensor) -> Mask: ...
-    def loss(self, output: Output, mask: Mask) -> Tensor | None: ...
-    def second_loss(self, patches: Tensor, mask: Mask, model: nn.Module, progress: Tensor) -> Tensor | None: ...
+    def propose(self, patches: Tensor, keys: Tensor, model: MaskedAutoencoderViT, progress: Tensor) -> M: ...
+    def loss(self, output: Output, mask: M) -> Tensor | None: ...
+    def second_loss(self, patches: Tensor, mask: M, model: MaskedAutoencoderViT, progress: Tensor) -> Tensor | None: ...
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None: ...
-    def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]: ...
+    def figures(self, output: Output, mask: M, progress: Tensor) -> dict[str, Tensor]: ...
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]: ...
     def own_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
     def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
-class Passed(NamedTuple):
+class Passed(NamedTuple, Generic[M]):
     """What a micro-batch of B images went through; of all of it only the mask's scores may lead on to gradients."""
 
     losses: Tensor  # float32 (B,): reconstruction
     output: Output
-    mask: Mask
+    mask: M
     progress: Tensor
 
 
-class Passes:
+class Passes(Generic[M]):
     """The forward and backward passes of a micro-batch, in the run's precision, compiled on request."""
 
     def __init__(
         self,
         model: MaskedAutoencoderViT,
-        masker: Masker,
+        masker: Masker[M],
         own: list[nn.Parameter],
         batch_size: int,
         precision: Literal["bfloat16", "float32"],
@@ -82,7 +84,7 @@ class Passes:
                 if isinstance(module, Block):
                     module.compile(dynamic=False)
 
-    def backward(self, images: Tensor, keys: Tensor, progress: Tensor, second: bool) -> Passed:
+    def backward(self, images: Tensor, keys: Tensor, progress: Tensor, second: bool) -> Passed[M]:
         """Adds the micro-batch's share to all gradients of its step; `second`: to the masker's own as well.
 
         `images` are uint8 (B, 3, H, W), `keys` int64 (B,), `progress` as the masker's contract says.
@@ -100,7 +102,7 @@ class Passes:
             torch.autograd.backward(own_objective.sum() / self._batch_size, inputs=self._own)
         return Passed(losses, output, mask, progress)
 
-    def _first_objective(self, patches: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Output]:
+    def _first_objective(self, patches: Tensor, mask: M) -> tuple[Tensor, Tensor, Output]:
         output = self._model(patches, mask)
         losses = reconstruction_loss(output.per_patch_loss, mask.mask)
         added = self._loss(output, mask)
@@ -108,7 +110,7 @@ class Passes:
         return losses if added is None else losses + added, losses.detach(), Output(*(part.detach() for part in output))
 
 
-def twin(model: nn.Module, frozen: bool) -> nn.Module:
+def twin(model: Network, frozen: bool) -> Network:
     """A second model on the same memory, which follows every update of the first.
 
     A frozen one has parameters of its own on that memory, without gradients; the other has those of `model` itself.

@@ -55,9 +55,12 @@ class ModelConfig:
 class Mask(Protocol):
     """Which of L patches the encoder sees: ids_keep (B, K), ids_restore (B, L), mask (B, L) with 1 = removed."""
 
-    ids_keep: Tensor
-    ids_restore: Tensor
-    mask: Tensor
+    @property
+    def ids_keep(self) -> Tensor: ...
+    @property
+    def ids_restore(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor: ...
 
 
 class Output(NamedTuple):

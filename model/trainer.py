@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from mimcl.model.distributed import Gradients
-from mimcl.model.forward_backward import CompileUnit, Masker, Passed, Passes
+from mimcl.model.forward_backward import CompileUnit, M, Masker, Passed, Passes
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Meter, Outcome, OutcomeReader, Report
 from mimcl.model.optim import OptimConfig, adamw, learning_rate
@@ -56,10 +56,14 @@ class TrainingError(Exception):
 class Batch(Protocol):
     """A micro-batch of n draws of the step that ends at draw `position`."""
 
-    images: Tensor  # uint8 (n, 3, H, W), on the model's device
-    keys: Tensor  # int64 (n,)
-    position: int
-    bad: Sequence[Any]  # the bad samples that were met
+    @property
+    def images(self) -> Tensor: ...  # uint8 (n, 3, H, W), on the model's device
+    @property
+    def keys(self) -> Tensor: ...  # int64 (n,)
+    @property
+    def position(self) -> int: ...
+    @property
+    def bad(self) -> Sequence[Any]: ...  # the bad samples that were met
 
 
 class Observer(Protocol):
@@ -68,13 +72,13 @@ class Observer(Protocol):
     def observe(self, batch: Batch, per_sample_loss: Tensor) -> None: ...
 
 
-class Trainer:
+class Trainer(Generic[M]):
     """Runs steps of `batch_size` draws, each in `micro_batches` pieces, until draw `draws`; an epoch is `samples`."""
 
     def __init__(
         self,
         model: MaskedAutoencoderViT,
-        masker: Masker,
+        masker: Masker[M],
         config: TrainerConfig,
         optim: OptimConfig,
         *,
@@ -153,7 +157,7 @@ class Trainer:
         observers: Sequence[Observer],
         stop: Callable[[], bool],
         measure: Callable[[Batch, Tensor], Tensor] | None,
-    ) -> tuple[float, Tensor, Passed]:
+    ) -> tuple[float, Tensor, Passed[M]]:
         """One update from the next micro-batches: its learning rate, figures for all ranks together, the last passes.
 
         Nothing here waits for a GPU.
@@ -228,7 +232,7 @@ class Trainer:
         with self._meter.paused():
             yield
 
-    def _report(self, step: int, lr: float, figures: Tensor, passed: Passed) -> Report:
+    def _report(self, step: int, lr: float, figures: Tensor, passed: Passed[M]) -> Report:
         loss_sum, finite_steps = self._finite_sums.tolist()
         with torch.no_grad():
             of_masker = self.masker.figures(passed.output, passed.mask, passed.progress)

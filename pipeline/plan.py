@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import Field, dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 STRETCH = 1 << 12  # draws
 
 
 class Window(Protocol):
-    """A stretch of draws with one temperature; the stream passes on what it does not use.
+    """A stretch of draws with one temperature, as a frozen dataclass; the stream passes on what it does not use.
 
     `stretches` cuts it: draws [stretches[k], stretches[k + 1]) of the window are read together, ahead of their use.
+    `digest` is a hash of the sample ids, which ranks compare.
     """
 
-    number: int
-    first_draw: int
-    sample_ids: NDArray[np.int64]
-    distances: NDArray[np.float32]
-    stretches: NDArray[np.int64]
-    temperature: float
-    effective_fraction: float
-    phase: str
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def first_draw(self) -> int: ...
+    @property
+    def sample_ids(self) -> NDArray[np.int64]: ...
+    @property
+    def distances(self) -> NDArray[np.float32]: ...
+    @property
+    def stretches(self) -> NDArray[np.int64]: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def effective_fraction(self) -> float: ...
+    @property
+    def phase(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
 
 
 class Plan(Protocol):
@@ -36,9 +50,12 @@ class Plan(Protocol):
     `retries` 0 no sample may be replaced.
     """
 
-    draws: int
-    window_length: int
-    retries: int
+    @property
+    def draws(self) -> int: ...
+    @property
+    def window_length(self) -> int: ...
+    @property
+    def retries(self) -> int: ...
 
     def known(self, number: int) -> Future[None] | None:
         """Done once window `number` can be planned; None if it can be at once. Asked for by any thread."""
@@ -107,3 +124,7 @@ class _InOrderWindow:
     temperature: float = math.inf
     effective_fraction: float = math.nan
     phase: str = "in order"
+
+    @property
+    def digest(self) -> str:
+        return xxhash.xxh64(np.ascontiguousarray(self.sample_ids, "<i8").data).hexdigest()

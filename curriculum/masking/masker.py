@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mimcl.curriculum.masking.mask import Mask
@@ -34,9 +35,13 @@ class Autoencoder(Protocol):
     """The parts of a masked autoencoder that maskers call: see `mimcl.model.mae`."""
 
     num_patches: int
-    cls_token: Tensor
     decoder_blocks: nn.ModuleList
 
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def cls_token(self) -> Tensor: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def embed(self, patches: Tensor) -> Tensor: ...
     def encode(self, tokens: Tensor) -> Tensor: ...
     def to_decoder(self, latent: Tensor, ids_restore: Tensor | None) -> Tensor: ...
@@ -46,8 +51,10 @@ class Autoencoder(Protocol):
 class Output(Protocol):
     """What the autoencoder computed."""
 
-    per_patch_loss: Tensor
-    decoder_input: Tensor
+    @property
+    def per_patch_loss(self) -> Tensor: ...
+    @property
+    def decoder_input(self) -> Tensor: ...
 
 
 class Masker(nn.Module):
