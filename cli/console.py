@@ -1,8 +1,9 @@
-"""Progress bars on a terminal, plain lines elsewhere."""
+"""Terminal output: lines, progress bars (plain lines where there is no terminal), and numbers formatted for readers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console, Group
@@ -15,18 +16,18 @@ _errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_
 
 
 def warn(line: str) -> None:
-    """Says something on stderr, above a bar if there is one."""
+    """Print a warning on stderr, above a progress bar if one is shown."""
     _errors.print(f"mimcl: {line}")
 
 
-def last_words(line: str) -> None:
-    """Says something before the process ends without cleaning up."""
+def warn_before_exit(line: str) -> None:
+    """Print a warning and restore the cursor, for a process that is about to end without cleaning up."""
     warn(line)
     console.show_cursor()
 
 
 class _Rate(ProgressColumn):
-    """Images a second."""
+    """Images per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.0f} img/s" if task.speed else "")
@@ -34,9 +35,9 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar with images/s and time left; gives the function that advances it by a number of images.
+    """Show a progress bar with images/s and time left; yield the function that advances it by a number of images.
 
-    Nothing stays of a bar that was never advanced: there was nothing to do, or it failed at once.
+    A bar that was never advanced is removed at the end.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -53,19 +54,22 @@ def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Cal
             if not progress.tasks[0].completed:
                 progress.live.transient = True
                 progress.live.stop()
-                progress.disable = True  # else an empty line is printed
+                progress.disable = True  # otherwise an empty line is printed
 
 
 @contextmanager
 def busy(label: str, shown: bool = True) -> Iterator[None]:
-    """Says on a terminal what is being done, for as long as the block lasts."""
+    """Show a spinner with a label on a terminal while the block runs."""
     with console.status(label) if shown else nullcontext():
         yield
 
 
 @contextmanager
 def training_bar(step: int, steps: int) -> Iterator[Callable[[int, str], None]]:
-    """Gives the function (step, figures) that moves a bar above a line of figures, or prints a line where there are."""
+    """Yield a function `show(step, figures)`: it updates a bar above a line of figures.
+
+    Without a terminal it prints a line instead, unless the figures are empty.
+    """
     if not console.is_terminal:
         yield lambda step, figures: console.print(f"step {step}/{steps}  {figures}") if figures else None
         return
@@ -79,3 +83,31 @@ def training_bar(step: int, steps: int) -> Iterator[Callable[[int, str], None]]:
 
     with Live(Group(progress, latest), console=console, refresh_per_second=4):
         yield show
+
+
+def format_bytes(count: float) -> str:
+    """Return a size with a decimal unit, for example "1.5 GB"."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration, for example "90 s", "14 min", "3 h 05 min" or "2.5 days"; "–" where it is not finite."""
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / (24 * 60):.1f} days"
+
+
+def first_few(names: Iterable[str], count: int = 5) -> str:
+    """Join the first names by commas, followed by "..." if there are more."""
+    names = list(names)
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -1,24 +1,28 @@
-"""What a command found out, as JSON for other programs."""
+"""Results as JSON for other programs."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 
-def to_json(found: Any) -> str:
-    """A dataclass as indented JSON; paths become text, numbers that are not finite null."""
-    return json.dumps(_plain(asdict(found)), indent=1, ensure_ascii=False)
+def to_json(value: Any) -> str:
+    """Return a dataclass as indented JSON text, converted by `json_ready`."""
+    return json.dumps(json_ready(value), indent=1, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+def json_ready(value: Any, nonfinite: Callable[[float], str | None] = lambda number: None) -> Any:
+    """Convert dataclasses to dicts, tuples to lists and paths to text; NaN and infinity become `nonfinite(number)`."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(inner, nonfinite) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [json_ready(inner, nonfinite) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return nonfinite(value)
     return str(value) if isinstance(value, Path) else value

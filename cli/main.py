@@ -21,7 +21,7 @@ from mimcl.cli.inspect.inspect import inspect_command
 from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
 from mimcl.cli.prototypes.build import prototypes
-from mimcl.cli.report.command import report_command
+from mimcl.cli.report.report import report_command
 from mimcl.cli.train import train_command
 from mimcl.pipeline.restart import RestartNeeded
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     help="Pre-train masked autoencoders on a stream whose data get harder over time.",
     epilog="In order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
 )
-_DATA, _TRAINING, _RESULTS, _HELP = "The data", "Training", "What came of it", "Help"
+_DATA, _TRAINING, _RESULTS, _HELP = "The data", "Training", "Results", "Help"
 app.command("shard", rich_help_panel=_DATA)(shard_command)
 app.command("verify", rich_help_panel=_DATA)(verify_command)
 app.add_typer(prototypes, name="prototypes", rich_help_panel=_DATA)

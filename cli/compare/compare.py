@@ -112,14 +112,14 @@ def compare(config: CompareConfig) -> Comparison:
     """
     from mimcl.cli.compare.comparison import compare_figures, figures, show, unequal_time, write_comparison
     from mimcl.cli.compare.evaluations import judge
-    from mimcl.cli.console import console, last_words, warn
-    from mimcl.cli.report.report import report
+    from mimcl.cli.console import console, warn, warn_before_exit
+    from mimcl.cli.report.writer import write_report
     from mimcl.cli.run.folder import claimed
     from mimcl.cli.run.signals import StopSignals
 
     trials, head = _prepare(config)
     found = []
-    with claimed(trials.out), StopSignals(last_words) as signals:
+    with claimed(trials.out), StopSignals(warn_before_exit) as signals:
         signals.be_patient()  # a run that was asked to stop saves; how long it may take is its own affair
         epochs = _epochs(config, trials, head, signals)
         runs = trials.runs(config.seeds, epochs)
@@ -137,7 +137,7 @@ def compare(config: CompareConfig) -> Comparison:
             judge(run, what, config.evaluations, trials, head["protocols"], signals)
         comparison = compare_figures([figures(run.arm, run.seed, run.folder, head["protocols"]) for run in runs])
         write_comparison(trials.out / "comparison.json", head, comparison)
-        page = report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
+        page = write_report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
     show(comparison)
     if config.budget == "time" and (complaint := unequal_time(comparison)):
         warn(complaint)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mimcl.cli.console import console
+from mimcl.cli.json_output import json_ready
 from mimcl.cli.report.read import Evaluation, RunRecord, read_run
 from mimcl.cli.report.several import Summary, summary
 from mimcl.pipeline.files import DataError, open_regular, write_json
@@ -123,12 +124,9 @@ def _value(run: Figures, quality: Quality | None) -> float:
 
 def write_comparison(path: Path, head: dict[str, Any], comparison: Comparison) -> None:
     """Writes comparison.json: what was compared, and every number."""
-    runs = [
-        asdict(run) | {"folder": str(run.folder), "qualities": [_named(*item) for item in run.qualities.items()]}
-        for run in comparison.runs
-    ]
-    rows = [asdict(row) | {"quality": row.quality and _named(row.quality)} for row in comparison.rows]
-    write_json(path, _plain(head | {"runs": runs, "rows": rows}))
+    runs = [vars(run) | {"qualities": [_named(*item) for item in run.qualities.items()]} for run in comparison.runs]
+    rows = [vars(row) | {"quality": row.quality and _named(row.quality)} for row in comparison.rows]
+    write_json(path, json_ready(head | {"runs": runs, "rows": rows}))
 
 
 def note(out: Path, **values: Any) -> None:
@@ -140,15 +138,6 @@ def note(out: Path, **values: Any) -> None:
 def _named(quality: Quality, value: float | None = None) -> dict[str, Any]:
     names = dict(zip(("evaluation", "settings", "index", "name"), quality, strict=True))
     return names if value is None else names | {"value": value}
-
-
-def _plain(content: Any) -> Any:
-    """Without NaN, which JSON lacks."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def show(comparison: Comparison) -> None:

@@ -46,7 +46,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     from mimcl.cli.demo.demo_picture import draw_picture
     from mimcl.cli.evaluate.knn import knn
     from mimcl.cli.prototypes.build import BuildConfig, build
-    from mimcl.cli.report.report import report
+    from mimcl.cli.report.writer import write_report
     from mimcl.cli.run.folder import open_run
     from mimcl.cli.train import train
     from mimcl.pipeline.files import DataError
@@ -89,7 +89,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     result = knn(run.folder)
     draw_picture(out / "demo.png", run.folder, index, val, found)
     announce(f"mimcl report {run.folder}")
-    report([run.folder])
+    write_report([run.folder])
     return result
 
 

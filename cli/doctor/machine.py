@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mimcl.cli.console import format_bytes as size
 from mimcl.cli.doctor.findings import Finding, found_by
-from mimcl.cli.inspect.sizes import size
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.cgroup import memory_limit
 from mimcl.pipeline.cores import usable_cores

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from mimcl.cli.config import Config
+from mimcl.cli.console import format_duration
 from mimcl.cli.doctor.throughput import Rates
 from mimcl.cli.run.folder import draws_of
-from mimcl.cli.run.summary import duration
 from mimcl.pipeline.cores import usable_cores
 
 IMAGENET = 1_281_167  # train images of ImageNet-1K
@@ -26,7 +26,9 @@ class Prediction:
     hours: float
 
     def line(self) -> str:
-        return f"{self.what}, {self.images:,} images, {self.epochs:g} epochs: {duration(3600 * self.hours)}"
+        return (
+            f"{self.what}, {self.images:,} images, {self.epochs:g} epochs: about {format_duration(3600 * self.hours)}"
+        )
 
 
 @dataclass(frozen=True)

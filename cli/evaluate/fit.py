@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from mimcl.cli.console import console, last_words, training_bar, warn
+from mimcl.cli.console import console, training_bar, warn, warn_before_exit
 from mimcl.cli.encoders.split_features import BATCH
 from mimcl.cli.evaluate.fit_record import FitRecord, save_every
 from mimcl.cli.evaluate.results import Result, record
@@ -108,7 +108,7 @@ def _trained(
     steps = course.draws // course.batch_size
     saved_every = save_every(course.batch_size, steps)
     with ExitStack() as until_done:
-        signals = until_done.enter_context(StopSignals(last_words))
+        signals = until_done.enter_context(StopSignals(warn_before_exit))
         kept: FitRecord | None = None
         if first:
             show = until_done.enter_context(training_bar(training.position // course.batch_size, steps))

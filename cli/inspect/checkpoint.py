@@ -1,18 +1,21 @@
-"""A checkpoint, described."""
+"""Describe a checkpoint."""
 
 from __future__ import annotations
 
+import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mimcl.cli.console import format_bytes
 from mimcl.cli.encoders.restore import config_of, samples_of
-from mimcl.cli.inspect.sizes import bytes_below, size
 from mimcl.model import checkpoint
 
 
 @dataclass(frozen=True)
 class CheckpointDescription:
-    """One whole checkpoint: every byte has been compared with its checksums."""
+    """A checkpoint whose files all match their checksums."""
 
     path: Path
     recipe: str
@@ -26,23 +29,23 @@ class CheckpointDescription:
     bytes: int
     fingerprints: dict[str, str | None]
     window: int
-    digest: str  # of the window's sample ids
+    digest: str  # of the sample ids of the window
 
     def lines(self) -> list[tuple[str, str]]:
-        masker = f", and {self.masker_parameters:,} of the masker" if self.masker_parameters else ""
+        masker = f", plus {self.masker_parameters:,} of the masker" if self.masker_parameters else ""
         return [
             ("checkpoint", str(self.path)),
             ("recipe", f"{self.recipe}, {self.model}, masking {self.masking}"),
             ("position", f"step {self.step:,}, draw {self.draw:,}, epoch {self.epoch:,.2f}"),
             ("parameters", f"{self.parameters:,}{masker}"),
-            ("on disk", f"{size(self.bytes)}; whole, by its checksums"),
+            ("on disk", f"{format_bytes(self.bytes)}; checksums match"),
             *((f"{name} fingerprint", text or "none") for name, text in self.fingerprints.items()),
             ("window", f"{self.window:,}, digest {self.digest}"),
         ]
 
 
 def describe_checkpoint(path: Path) -> CheckpointDescription:
-    """Reads and verifies all of it. Raises CheckpointError."""
+    """Read and verify a whole checkpoint. Raises CheckpointError."""
     saved = checkpoint.load(path)
     config, sizes = config_of(saved), {name: tensor.numel() for name, tensor in saved.tensors.items()}
     of_masker = sum(count for name, count in sizes.items() if name.startswith("masker."))
@@ -56,8 +59,19 @@ def describe_checkpoint(path: Path) -> CheckpointDescription:
         epoch=saved.meta["position"] / samples_of(saved),
         parameters=sum(sizes.values()) - of_masker,
         masker_parameters=of_masker,
-        bytes=bytes_below(path),
+        bytes=bytes_in_folder(path),
         fingerprints=saved.meta["fingerprints"],
         window=saved.meta["window"]["number"],
         digest=saved.meta["window"]["digest"],
     )
+
+
+def bytes_in_folder(folder: Path) -> int:
+    """Sum the sizes of all files in a folder and below, without following links; files that vanish count as 0."""
+    found = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(parent, name))
+                found += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return found

@@ -1,4 +1,4 @@
-"""`mimcl inspect`: what a folder of shards, a run, a checkpoint or a set of prototypes is."""
+"""`mimcl inspect`: describe a folder of shards, a run, a checkpoint or a set of prototypes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def inspect_command(
     path: Annotated[
-        str, typer.Argument(metavar="PATH", help="Shards, a run, one of its checkpoints, or prototypes.")
+        str, typer.Argument(metavar="PATH", help="Folder or URL of shards, or a run, checkpoint or prototype folder.")
     ] = "shards",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Describe shards, a run, a checkpoint or prototypes: counts, sizes, classes, fingerprints, progress."""
     from mimcl.cli.console import console
@@ -37,9 +37,9 @@ def inspect_command(
 
 
 def inspect(path: str | Path) -> Description:
-    """Describes what lies at `path`, which is only read. Its `lines()` are labels with texts.
+    """Describe what is at `path` without changing it; `lines()` of the result are pairs of label and text.
 
-    Raises DataError where nothing of ours lies or an index is damaged; CheckpointError, ConfigError, PrototypeError.
+    Raises DataError if mimcl does not know it or an index is damaged; CheckpointError, ConfigError, PrototypeError.
     """
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.remote.urls import url_of
@@ -65,5 +65,5 @@ def inspect(path: str | Path) -> Description:
         from mimcl.cli.inspect.run import describe_run
 
         return describe_run(path)
-    what = "is a file" if path.is_file() else "holds none of these" if path.is_dir() else "does not exist"
-    raise DataError(f"{path} {what}; give a folder of shards, a run, a checkpoint or a set of prototypes")
+    what = "is a file" if path.is_file() else "is not a mimcl folder" if path.is_dir() else "does not exist"
+    raise DataError(f"{path} {what}; give a folder of shards, a run, a checkpoint or prototypes")

@@ -1,4 +1,4 @@
-"""A set of prototypes, described."""
+"""Describe a set of prototypes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True)
 class PrototypesDescription:
-    """What was clustered how, how large the clusters are, and how typical the images."""
+    """How a set of prototypes was made, its cluster sizes, and the distances of the images."""
 
     path: Path
     k: int
@@ -25,17 +25,17 @@ class PrototypesDescription:
     features: str
     features_reason: str
     seed: int
-    min_cluster: int  # clusters with fewer members have no typical one
-    singletons: str  # far or near: what their members are
+    min_cluster: int  # the members of smaller clusters all get the distance that `singletons` names
+    singletons: str  # far or near
     cluster_sizes: tuple[int, float, int]  # smallest, median, largest
-    davies_bouldin: list[tuple[int, float]] | None  # of each K that was tried; None where K was given
+    davies_bouldin: list[tuple[int, float]] | None  # (K, index) of each K tried; None if K was given
     distance_quantiles: dict[float, float]
     nearest: float  # share of the images at distance 0
     farthest: float  # share at distance 1
     index_fingerprint: str
-    origin: dict[str, str] | None  # index_fingerprint and name of the set that repacking took it from
-    shards: Path  # two folders up
-    fits: bool | None  # whether it is for their train split; None where there are no shards
+    origin: dict[str, str] | None  # index_fingerprint and name of the set that repack copied
+    shards: Path  # the folder two levels up
+    fits: bool | None  # whether it was made for their train split; None without shards
 
     def lines(self) -> list[tuple[str, str]]:
         low, median, high = self.cluster_sizes
@@ -44,13 +44,13 @@ class PrototypesDescription:
             tried = "  ".join(f"K {k}: {index:.3f}" for k, index in self.davies_bouldin)
         quantiles = "  ".join(f"{100 * q:g} %: {value:.3f}" for q, value in self.distance_quantiles.items())
         fits = {
-            True: f"that of the train images in {self.shards}",
-            False: f"not that of the train images in {self.shards}: build the prototypes again",
-            None: f"there are no shards in {self.shards} to compare it with",
+            True: f"matches the train split in {self.shards}",
+            False: f"does not match the train split in {self.shards}: build the prototypes again",
+            None: f"no shards in {self.shards} to compare with",
         }[self.fits]
         copied = []
         if self.origin:
-            was = "set {name} of index {index_fingerprint}, distances copied by mimcl repack"
+            was = "set {name} of index {index_fingerprint}; distances copied by mimcl repack"
             copied = [("origin", was.format(**self.origin))]
         return [
             ("prototypes", str(self.path)),
@@ -58,16 +58,16 @@ class PrototypesDescription:
             ("features", f"{self.features} ({self.features_reason}), seed {self.seed}"),
             ("clusters", f"{low:,} to {high:,} images, median {median:,g}"),
             ("Davies-Bouldin", tried),
-            ("distances up to", quantiles),
+            ("distance quantiles", quantiles),
             ("at distance 0 / 1", f"{self.nearest:.1%} / {self.farthest:.1%} of the images"),
-            ("small clusters", f"fewer than {self.min_cluster} images count as {self.singletons}"),
+            ("small clusters", f"fewer than {self.min_cluster} images: all count as {self.singletons}"),
             ("made for index", f"{self.index_fingerprint}, {fits}"),
             *copied,
         ]
 
 
 def describe_prototypes(path: Path) -> PrototypesDescription:
-    """Raises PrototypeError for a set that is damaged or of another format."""
+    """Read a set of prototypes. Raises PrototypeError if it is damaged or has another format."""
     found = PrototypeSet.load(path, None)
     info, sizes = found.info, np.bincount(found.cluster, minlength=len(found.centroids))
     shards = path.resolve().parent.parent
@@ -82,7 +82,7 @@ def describe_prototypes(path: Path) -> PrototypesDescription:
         k=len(found.centroids),
         samples=len(found.distance),
         features=info["features"],
-        features_reason=info.get("features_reason", "not said"),
+        features_reason=info.get("features_reason", "unknown reason"),
         seed=info["seed"],
         min_cluster=info.get("min_cluster", 1),
         singletons=info.get("singletons", "far"),
@@ -99,7 +99,7 @@ def describe_prototypes(path: Path) -> PrototypesDescription:
 
 
 def _origin(info: dict[str, Any]) -> dict[str, str] | None:
-    """What was written by hand is not shown."""
+    """Return the origin, or None if there is none or it was not written by mimcl."""
     origin = info.get("origin")
     known = isinstance(origin, dict) and all(type(origin.get(name)) is str for name in ("index_fingerprint", "name"))
     return origin if known else None

@@ -1,4 +1,4 @@
-"""A run, described from what it has written so far; it may be going on."""
+"""Describe a run, which may still be training, from the files it has written so far."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, nested_keys, override, read_yaml
+from mimcl.cli.console import first_few, format_bytes
 from mimcl.cli.evaluate.results_file import last_of_each, shares_in_words
-from mimcl.cli.inspect.sizes import bytes_below, size, some
+from mimcl.cli.inspect.checkpoint import bytes_in_folder
 from mimcl.cli.run.config_diff import chosen
 from mimcl.cli.run.folder import draws_of
 from mimcl.model import checkpoint
@@ -26,7 +27,7 @@ from mimcl.pipeline.remote.urls import shown, url_of
 
 @dataclass(frozen=True)
 class SavedStep:
-    """A checkpoint that was kept; `fault` says why it cannot be read. Its payload is not looked at."""
+    """A checkpoint on disk; `fault` says why its metadata cannot be read. Its weights are not read."""
 
     step: int
     bytes: int
@@ -35,30 +36,30 @@ class SavedStep:
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What a run is, how far it has come, and what it has found out. None: not known, or not yet."""
+    """The configuration, progress and results of a run; None stands for unknown, or not yet."""
 
     path: Path
     recipe: str
-    differs: dict[str, tuple[Any, Any]]  # from the recipe: its value, the run's
+    differs: dict[str, tuple[Any, Any]]  # key: (the recipe's value, the run's value)
     model: str
     precision: str
     masking: str
     curriculum: str
     data: str
-    data_fits: bool | None  # None: the shards are not here, or elsewhere
+    data_fits: bool | None  # None: the shards are missing or remote
     images: int | None
     epochs: float
     steps: int | None
-    step: int  # logged last
+    step: int  # last logged
     epoch: float | None
     finished: bool
     checkpoints: list[SavedStep]
-    last: dict[str, Any]  # the last logging step's line of metrics.jsonl
+    last: dict[str, Any]  # the last line of metrics.jsonl with a loss
     coverage: float | None
     max_repeats: int | None
     bad_samples: int
     nonfinite_steps: int
-    evaluations: list[Mapping[str, Any]]  # lines of metrics.jsonl; of several alike but for the values the last
+    evaluations: list[Mapping[str, Any]]  # lines of metrics.jsonl; the last of those that differ only in values
     bytes: int
     checkpoint_bytes: int
     fingerprints: dict[str, str | None]
@@ -69,38 +70,40 @@ class RunDescription:
         steps = f"{self.step:,}" + (f" of {self.steps:,} steps" if self.steps else " steps")
         epochs = "" if self.epoch is None else f", {self.epoch:,.1f} of {self.epochs:,g} epochs"
         state = "finished" if self.finished else "not finished"
-        unknown = "elsewhere, not compared" if url_of(self.data) else "not found from here"
-        known = {True: "the same as in training", False: "not those of the training", None: unknown}
+        unknown = "remote, not compared" if url_of(self.data) else "not found"
+        known = {True: "the same as in training", False: "not the data of this run", None: unknown}
         lines = [
             ("run", str(self.path)),
             ("recipe", f"{self.recipe}: {self.model}, {self.precision}, masking {self.masking}"),
-            *(("  but", f"{key}: {now} instead of {before}") for key, (before, now) in self.differs.items()),
+            *(("  changed", f"{key}: {now} instead of {before}") for key, (before, now) in self.differs.items()),
             ("curriculum", self.curriculum),
             ("data", f"{self.data} ({known[self.data_fits]})" + (f", {self.images:,} images" if self.images else "")),
             ("progress", f"{steps}{epochs}; {state}"),
-            ("checkpoints", self._kept()),
+            ("checkpoints", self._checkpoints()),
         ]
         if self.last:
-            lines.append(("last figures", self._figures()))
+            lines.append(("last metrics", self._metrics()))
         if self.coverage is not None:
-            lines.append(("drawn so far", f"{self.coverage:.1%} of the images, one of them {self.max_repeats:,} times"))
-        lines.append(("troubles", f"{self.bad_samples:,} bad samples, {self.nonfinite_steps:,} steps not finite"))
+            lines.append(("drawn so far", f"{self.coverage:.1%} of images, each at most {self.max_repeats:,} times"))
+        lines.append(("problems", f"{self.bad_samples:,} bad samples, {self.nonfinite_steps:,} non-finite steps"))
         for line in self.evaluations:
             lines.append(("evaluation", _evaluation(line)))
-        lines.append(("on disk", f"{size(self.bytes)}, of which checkpoints {size(self.checkpoint_bytes)}"))
+        lines.append(
+            ("on disk", f"{format_bytes(self.bytes)}, {format_bytes(self.checkpoint_bytes)} of it checkpoints")
+        )
         lines += [(f"{name} fingerprint", text or "none") for name, text in self.fingerprints.items()]
         if self.digest:
             lines.append(("last window", f"{self.window:,}, digest {self.digest}"))
         return lines
 
-    def _kept(self) -> str:
+    def _checkpoints(self) -> str:
         if not self.checkpoints:
             return "none"
-        text = f"{len(self.checkpoints)}, at steps {some(f'{saved.step:,}' for saved in self.checkpoints)}"
+        text = f"{len(self.checkpoints)}, at steps {first_few(f'{saved.step:,}' for saved in self.checkpoints)}"
         faults = [saved.fault for saved in self.checkpoints if saved.fault]
         return text + "".join(f"; {fault}" for fault in faults)
 
-    def _figures(self) -> str:
+    def _metrics(self) -> str:
         temperature, fraction = self.last.get("temperature"), self.last.get("effective_fraction")
         loss = self.last.get("loss")
         parts = ["loss not finite" if loss is None else f"loss {loss:.4f}"]
@@ -111,8 +114,8 @@ class RunDescription:
 
 
 def describe_run(path: Path) -> RunDescription:
-    """Raises ConfigError, CheckpointError or DataError for what is damaged or of another version."""
-    saved, metas = _checkpoints(path / "checkpoints")
+    """Read a run's folder. Raises ConfigError, CheckpointError or DataError for damaged or incompatible files."""
+    saved, metas = _read_checkpoints(path / "checkpoints")
     newest = metas[-1] if metas else {}
     values = nested_keys(newest["config"]) if newest else read_yaml(path / "config.yaml")
     config = override(Config(), values)
@@ -156,7 +159,7 @@ def describe_run(path: Path) -> RunDescription:
         bad_samples=bad,
         nonfinite_steps=sum(line.get("nonfinite_steps") or 0 for line in stepped),
         evaluations=last_of_each(lines),
-        bytes=bytes_below(path),
+        bytes=bytes_in_folder(path),
         checkpoint_bytes=sum(kept.bytes for kept in saved),
         fingerprints=fingerprints,
         window=windows[-1]["window"] if windows else None,
@@ -164,8 +167,8 @@ def describe_run(path: Path) -> RunDescription:
     )
 
 
-def _checkpoints(folder: Path) -> tuple[list[SavedStep], list[dict[str, Any]]]:
-    """Those kept, oldest first, and what the readable ones say of themselves."""
+def _read_checkpoints(folder: Path) -> tuple[list[SavedStep], list[dict[str, Any]]]:
+    """Return all checkpoints, oldest first, and the metadata of those that can be read."""
     kept, metas = [], []
     for path in sorted(checkpoint.candidates(folder)):
         fault = None
@@ -173,7 +176,7 @@ def _checkpoints(folder: Path) -> tuple[list[SavedStep], list[dict[str, Any]]]:
             metas.append(checkpoint.read_meta(path))
         except CheckpointError as error:
             fault = str(error)
-        kept.append(SavedStep(int(path.name), bytes_below(path), fault))
+        kept.append(SavedStep(int(path.name), bytes_in_folder(path), fault))
     return kept, metas
 
 
@@ -181,16 +184,16 @@ def _curriculum(config: Config) -> str:
     chosen = config.curriculum
     if chosen.name == "none":
         return "none"
-    how = f"at temperature {chosen.temperature:g}" if chosen.temp_schedule == "constant" else f"from r0 {chosen.r0:g}"
-    places = " in the order of the shards" if chosen.order == "shard" else ""
+    start = f"at temperature {chosen.temperature:g}" if chosen.temp_schedule == "constant" else f"from r0 {chosen.r0:g}"
+    order = " in the order of the shards" if chosen.order == "shard" else ""
     return (
-        f"{chosen.name}, {chosen.temp_schedule} {how}, {chosen.resampling}, for {chosen.share:g} of the run, "
-        f"prototypes {chosen.prototypes}, windows of {chosen.window or 0:,} draws{places}"
+        f"{chosen.name}, {chosen.temp_schedule} {start}, {chosen.resampling}, for {chosen.share:g} of the run, "
+        f"prototypes {chosen.prototypes}, windows of {chosen.window or 0:,} draws{order}"
     )
 
 
 def _train_split(root: str) -> dict[str, Any] | None:
-    """None where there are no shards any more, or elsewhere: what is here is described at once."""
+    """Return the entry of the train split; None for shards that are missing or remote (which would be slow)."""
     try:
         return None if url_of(root) else read_dataset(root)["splits"].get("train")
     except DataError:
@@ -203,9 +206,9 @@ def _counts(path: Path) -> NDArray[np.uint32] | None:
     try:
         counts = np.load(path, allow_pickle=False)
         if counts.dtype != np.uint32 or counts.ndim != 1 or not len(counts):
-            raise ValueError("not counts of draws")
+            raise ValueError("not draw counts")
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}); mimcl train --resume writes it anew") from None
+        raise DataError(f"{path} cannot be read ({error}); mimcl train --resume writes it again") from None
     return counts
 
 

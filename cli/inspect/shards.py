@@ -1,4 +1,4 @@
-"""A packed data set, described."""
+"""Describe a packed data set."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mimcl.cli.console import first_few, format_bytes
 from mimcl.cli.data.prototype_sets import prototype_set_folders
-from mimcl.cli.inspect.sizes import size, some
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.index import ShardIndex, read_dataset
 from mimcl.pipeline.remote.urls import shown, url_of
@@ -17,7 +17,7 @@ from mimcl.pipeline.remote.urls import shown, url_of
 
 @dataclass(frozen=True)
 class SplitDescription:
-    """One split; sizes of classes in images, of images in bytes and in pixels."""
+    """One split: class sizes in images, image sizes in bytes and pixels."""
 
     split: str
     images: int
@@ -34,26 +34,26 @@ class SplitDescription:
     def lines(self) -> list[tuple[str, str]]:
         labels = "no labels"
         if self.class_sizes:
-            low, median, high = self.class_sizes
-            labels = f"{len(self.classes):,} of {low:,} to {high:,} images, median {median:,g}: {some(self.classes)}"
+            (low, median, high), names = self.class_sizes, first_few(self.classes)
+            labels = f"{len(self.classes):,}, with {low:,} to {high:,} images, median {median:,g}: {names}"
         elif self.classes:
-            labels = f"{len(self.classes):,}, and no image has one"
+            labels = f"{len(self.classes):,}, but no image has a label"
         if self.classes and self.unlabelled:
-            labels += f"; {self.unlabelled:,} images without"
+            labels += f"; {self.unlabelled:,} images without a label"
         (low, median, high), (width, height) = self.image_bytes, self.median_pixels
         return [
             (self.split, f"{self.images:,} images"),
             ("  classes", labels),
-            ("  shards", f"{self.shards:,}, {size(self.bytes)}"),
-            ("  bytes of an image", f"{size(low)} to {size(high)}, median {size(median)}"),
+            ("  shards", f"{self.shards:,}, {format_bytes(self.bytes)}"),
+            ("  image bytes", f"{format_bytes(low)} to {format_bytes(high)}, median {format_bytes(median)}"),
             ("  pixels", "median {:g} x {:g}, largest {:,} x {:,}".format(width, height, *self.largest_pixels)),
             ("  fingerprint", self.fingerprint),
         ]
 
 
 @dataclass(frozen=True)
-class SetBeside:
-    """A set of prototypes beside the shards; `fault` says why it cannot be used with them."""
+class PrototypesStatus:
+    """A set of prototypes of these shards; `fault` says why it cannot be used with them."""
 
     name: str
     k: int | None
@@ -63,12 +63,12 @@ class SetBeside:
 
 @dataclass(frozen=True)
 class ShardsDescription:
-    """A packed data set with the prototypes beside it."""
+    """A packed data set and its sets of prototypes."""
 
-    path: str  # folder or URL, as it may be printed
+    path: str  # folder or URL without credentials
     splits: list[SplitDescription]
-    packed: dict[str, Any]  # how, as dataset.json has it
-    prototypes: list[SetBeside] | None  # None where they are elsewhere
+    packed: dict[str, Any]  # how it was packed, from dataset.json
+    prototypes: list[PrototypesStatus] | None  # None for remote shards
 
     def lines(self) -> list[tuple[str, str]]:
         lines = [("shards", self.path)]
@@ -76,11 +76,11 @@ class ShardsDescription:
             lines += split.lines()
         packed = self.packed
         if packed.get("adopted"):
-            how = ["by another program, adopted in place"]
+            how = ["adopted in place from another program"]
         else:
             how = [f"shards of {packed.get('shard_mb')} MB"]
             side = packed.get("short_side")
-            how.append(f"larger images shrunk to a short side of {side}" if side else "images keep their bytes")
+            how.append(f"larger images shrunk to a short side of {side}" if side else "image bytes unchanged")
         how.append("every image decoded" if packed.get("every_image_decoded") else "headers checked")
         lines.append(("packed", ", ".join(how)))
         rejected, duplicates = packed.get("rejected", 0), packed.get("duplicates", 0)
@@ -89,24 +89,25 @@ class ShardsDescription:
             left_out.append(f"{duplicates:,} exact duplicates, listed in duplicates.jsonl")
         lines.append(("left out", "; ".join(left_out)))
         for found in self.prototypes or ():
-            what = found.fault or f"K {found.k:,}, {found.features} features, fits"
+            what = found.fault or f"K {found.k:,}, {found.features} features, matches the train split"
             lines.append(("prototypes", f"{found.name}: {what}"))
         if self.prototypes is None:
-            lines.append(("prototypes", "elsewhere; mimcl train fetches those that it needs"))
+            lines.append(("prototypes", "remote; mimcl train fetches the set that it needs"))
         elif not self.prototypes:
-            lines.append(("prototypes", "none; mimcl prototypes build makes them"))
+            lines.append(("prototypes", "none; make them with `mimcl prototypes build`"))
         return lines
 
 
 def describe_shards(path: str | Path) -> ShardsDescription:
-    """Raises DataError for a data set that is not as it was packed."""
+    """Read a data set's description and indices. Raises DataError if they are damaged."""
     description = read_dataset(path)
     splits = [_split(ShardIndex.load(path, split)) for split in description["splits"]]
     packed = description.get("packed")
     train = description["splits"].get("train")
     sets = None
     if url_of(path) is None:
-        sets = [_beside(folder, train["fingerprint"] if train else "") for folder in prototype_set_folders(Path(path))]
+        fingerprint = train["fingerprint"] if train else ""
+        sets = [_prototypes_status(folder, fingerprint) for folder in prototype_set_folders(Path(path))]
     return ShardsDescription(shown(path), splits, packed if isinstance(packed, dict) else {}, sets)
 
 
@@ -119,23 +120,23 @@ def _split(index: ShardIndex) -> SplitDescription:
         images=index.samples,
         unlabelled=index.samples - len(known),
         classes=index.classes,
-        class_sizes=_spread(sizes) if len(known) else None,
+        class_sizes=_min_median_max(sizes) if len(known) else None,
         shards=len(index.shards),
         bytes=sum(shard["bytes"] for shard in index.shards),
-        image_bytes=_spread(index.nbytes),
+        image_bytes=_min_median_max(index.nbytes),
         median_pixels=(0.0, 0.0) if place is None else (float(np.median(index.width)), float(np.median(index.height))),
         largest_pixels=(0, 0) if place is None else (int(index.width[place]), int(index.height[place])),
         fingerprint=index.fingerprint,
     )
 
 
-def _spread(values: np.ndarray) -> tuple[int, float, int]:
+def _min_median_max(values: np.ndarray) -> tuple[int, float, int]:
     return (int(values.min()), float(np.median(values)), int(values.max())) if len(values) else (0, 0.0, 0)
 
 
-def _beside(folder: Path, fingerprint: str) -> SetBeside:
+def _prototypes_status(folder: Path, fingerprint: str) -> PrototypesStatus:
     try:
         info = PrototypeSet.load(folder, fingerprint).info
     except PrototypeError as error:
-        return SetBeside(folder.name, None, None, str(error))
-    return SetBeside(folder.name, info["k"], info["features"], None)
+        return PrototypesStatus(folder.name, None, None, str(error))
+    return PrototypesStatus(folder.name, info["k"], info["features"], None)

@@ -1,4 +1,4 @@
-"""The report that a run leaves behind when it ends."""
+"""Write a run's report when the run ends."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from mimcl.cli.console import console, warn
 
 
 def report_at_end(folder: Path, finished: bool) -> None:
-    """Writes the run's report, without reconstructions for a run that was stopped, since somebody waits for its end.
+    """Write a run's report; without reconstructions if the run was stopped, so that it exits quickly.
 
-    Everything is saved by then: whatever goes wrong is a warning.
+    Everything else has been saved by then, so any failure is only a warning.
     """
     try:
-        from mimcl.cli.report.report import report
+        from mimcl.cli.report.writer import write_report
 
-        path = report([folder], pictures=finished)
+        path = write_report([folder], pictures=finished)
     except KeyboardInterrupt:
-        warn(f"the report was interrupted; mimcl report {folder} writes it")
+        warn(f"the report was interrupted; write it with `mimcl report {folder}`")
     except Exception as error:
         reason = " ".join((str(error) or type(error).__name__).split())
-        warn(f"the report could not be written ({reason}); the run is whole, mimcl report {folder} tries again")
+        warn(f"the report could not be written ({reason}); the run is complete, try `mimcl report {folder}`")
     else:
         console.print(f"report: {path}")

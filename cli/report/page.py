@@ -15,7 +15,7 @@ from mimcl.cli.report import formatting
 from mimcl.cli.report.charts import Chart
 
 _HERE = Path(__file__).parent
-_WORDS = ("number", "percent", "short", "duration", "share_or_number", "plus_minus", "interval")
+_WORDS = ("number", "percent", "short", "share_or_number", "plus_minus", "interval")
 
 
 def render(template: str, charts: Sequence[Chart], **values: Any) -> bytes:

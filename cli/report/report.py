@@ -1,43 +1,32 @@
-"""What runs wrote, as one HTML file that needs nothing else."""
+"""`mimcl report`: write an HTML page about one run, or one that compares several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from mimcl.cli.report.page import render
-from mimcl.cli.report.read import read_run
-from mimcl.cli.report.several import arms_of
-from mimcl.cli.report.several_page import several_page
-from mimcl.cli.report.single import run_page
-from mimcl.pipeline.files import DataError, atomic_file
+import typer
 
 
-def report(
-    runs: Sequence[Path], out: Path | None = None, labels: Sequence[str] | None = None, pictures: bool = True
-) -> Path:
-    """Writes the report of one run, or of several side by side, and returns its path.
+def report_command(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="One or more run folders (runs/NAME); may still be training.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="HTML file to write. (default: RUN/report.html; ./report.html for several runs)"),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="One label for each run, in the same order; runs with the same label are seeds of one arm."),
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Draw reconstructions; takes a few seconds.")
+    ] = True,
+) -> None:
+    """Write one HTML file about a run, or one that compares several runs; nothing else is changed."""
+    from mimcl.cli.console import console, format_bytes
+    from mimcl.cli.report.writer import write_report
 
-    `out` None: report.html in the run's folder, or here for several. `labels`: one for each run; runs with the same are
-    seeds of one arm, and the first is A, to whose accuracy the others are timed. Without labels, runs of one
-    configuration on the same data are an arm. `pictures`: whether one run's reconstructions are drawn, which takes
-    seconds. The runs' folders are only read; a run may go on meanwhile. Raises DataError.
-    """
-    if not runs:
-        raise DataError("no run to report on; give runs/NAME")
-    records = [read_run(Path(run)) for run in runs]
-    arms = arms_of(records, labels)
-    if len(records) == 1:
-        out = Path(runs[0]) / "report.html" if out is None else out
-        page = run_page(records[0], pictures)
-        content = render("single.html.j2", page.charts, page=page)
-    else:
-        out = Path("report.html") if out is None else out
-        page = several_page(arms)
-        content = render("several.html.j2", page.charts, page=page)
-    try:
-        with atomic_file(out) as file:
-            file.write(content)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}; give another --out") from None
-    return out
+    path = write_report(runs, out, label or None, pictures)
+    console.print(f"wrote {path} ({format_bytes(path.stat().st_size)})")

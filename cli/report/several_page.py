@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mimcl.cli.console import format_duration
 from mimcl.cli.report import formatting
 from mimcl.cli.report.charts import Chart
 from mimcl.cli.report.compared import Measurement, compared_charts, describe, measurements
@@ -85,7 +86,7 @@ def _row(run: RunRecord, label: str, group: int) -> RunRow:
         group,
         as_yaml(run.config.get("seed")),
         f"{run.draws:,}",
-        formatting.duration(run.seconds[-1]),
+        format_duration(run.seconds[-1]),
         formatting.number(throughput(run)),
         formatting.percent(data_wait(run)),
         formatting.number(run.final_loss),

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from mimcl.cli.config import Config, override
+from mimcl.cli.console import format_duration
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.masks.masks import spread
 from mimcl.cli.report import charts, formatting
@@ -199,7 +200,7 @@ def _figures(run: RunRecord) -> list[Figure]:
         Figure(
             "throughput",
             f"{formatting.number(throughput(run), 3)} img/s",
-            f"{formatting.duration(run.seconds[-1])} of training",
+            f"{format_duration(run.seconds[-1])} of training",
         ),
         Figure("data-wait", formatting.percent(data_wait(run)), "of the time spent waiting for data"),
     ]

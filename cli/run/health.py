@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mimcl.cli.json_output import json_ready
 from mimcl.curriculum.plan import WindowPlan
 from mimcl.model.distributed import agree, from_first, gather
 from mimcl.model.jsonl import LineFile, keep_lines
@@ -90,7 +91,7 @@ class Watch:
         content = asdict(outcome) | {"temperature": step[0].temperature, "draws": draws}
         try:
             path.parent.mkdir(exist_ok=True)
-            write_json(path, _plain(content))
+            write_json(path, json_ready(content, nonfinite=str))
             where = f"its draws are in {path}"
         except OSError as error:
             where = f"{path} cannot be written ({error.strerror})"
@@ -111,12 +112,3 @@ class Watch:
                 f"{self._bad} bad samples in {position:,} draws are more than the {allowed:,.0f} allowed ({worst}); "
                 f"see {self._quarantine}, mend the shards (`mimcl verify` lists what is wrong), or raise --max-bad"
             )
-
-
-def _plain(content: Any) -> Any:
-    """JSON knows no NaN and no infinity: they become text."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return str(content) if content in (float("inf"), float("-inf")) or content != content else content

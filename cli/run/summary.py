@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 
 from mimcl.cli.config import Config
-from mimcl.cli.console import console
+from mimcl.cli.console import console, format_duration
 from mimcl.cli.encoders.initial_weights import Beginning
 from mimcl.cli.run.folder import Run
 from mimcl.curriculum.plan import Plan
@@ -56,7 +56,8 @@ def announce(
     left = steps - trainer.position // data.batch_size
     if seconds := _seconds_per_micro_batch(trainer, stream, device):
         console.print(
-            f"estimated time: {duration(left * micro_batches * seconds)} for {left:,} steps, from a short trial"
+            f"estimated time: about {format_duration(left * micro_batches * seconds)} for {left:,} steps, "
+            "from a short trial"
         )
     console.print(f"run folder: {run.folder}")
 
@@ -98,11 +99,3 @@ def _seconds_per_micro_batch(trainer: Trainer, stream: Stream, device: torch.dev
     model = trainer.time_of_micro_batch(first)
     # On a CPU decoding and training share the cores; beside a GPU they overlap.
     return max(data, model) if device.type == "cuda" else data + model
-
-
-def duration(seconds: float) -> str:
-    """In the largest unit of which there are two or more."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"about {seconds / length:.1f} {unit}"
-    return f"about {seconds:.0f} seconds"

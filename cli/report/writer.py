@@ -1,0 +1,45 @@
+"""Write the report of one or several runs as one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimcl.cli.report.page import render
+from mimcl.cli.report.read import read_run
+from mimcl.cli.report.several import arms_of
+from mimcl.cli.report.several_page import SeveralPage, several_page
+from mimcl.cli.report.single import RunPage, run_page
+from mimcl.pipeline.files import DataError, atomic_file
+
+
+def write_report(
+    runs: Sequence[Path], out: Path | None = None, labels: Sequence[str] | None = None, pictures: bool = True
+) -> Path:
+    """Write the report of one run, or of several side by side, and return its path.
+
+    The runs' folders are only read; a run may still be training. Raises DataError.
+
+    out: the HTML file; default report.html in the run's folder, or in the working directory for several runs.
+    labels: one for each run; runs with the same label are seeds of one arm, and the first arm is the baseline "A".
+        By default, runs with the same configuration and data form an arm.
+    pictures: whether to draw one run's reconstructions, which takes seconds.
+    """
+    if not runs:
+        raise DataError("no run to report on; give runs/NAME")
+    records = [read_run(Path(run)) for run in runs]
+    arms = arms_of(records, labels)
+    page: RunPage | SeveralPage
+    if len(records) == 1:
+        out = Path(runs[0]) / "report.html" if out is None else out
+        template, page = "single.html.j2", run_page(records[0], pictures)
+    else:
+        out = Path("report.html") if out is None else out
+        template, page = "several.html.j2", several_page(arms)
+    content = render(template, page.charts, page=page)
+    try:
+        with atomic_file(out) as file:
+            file.write(content)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}); give another --out") from None
+    return out
