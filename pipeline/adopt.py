@@ -19,9 +19,10 @@ from typing import Any
 
 import xxhash
 
+from mimcl.pipeline.dataset_json import ADOPTED_NAME, DATASET_FORMAT, SPLITS, read_dataset
 from mimcl.pipeline.examine import NotUsable, examine
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
-from mimcl.pipeline.index import ADOPTED_NAME, DATASET_FORMAT, MAX_BYTES, SPLITS, file_digest, read_dataset
+from mimcl.pipeline.index import MAX_BYTES, file_digest
 from mimcl.pipeline.index_writer import table_of, write_index
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.sources.labels import ClassList, labels_of, named

@@ -1,9 +1,8 @@
-"""Encoded bytes and boxes in, uint8 images out: the decoder protocol, its reference, and the choice of a backend."""
+"""The decoder protocol, from encoded bytes and crop boxes to uint8 images, and its reference implementation."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mimcl.pipeline.colours import to_rgb
-from mimcl.pipeline.files import DataError
-from mimcl.pipeline.restart import RestartNeeded
-
-DECODERS = ("dali-gpu", "dali-cpu", "reference")  # best first
-# DALI reads it once a process. With 0, DALI's pool of device memory takes its memory from cudaMalloc, which works where
-# the driver's virtual memory management is not supported, as in some sandboxes.
-_POOL_VARIABLE = "DALI_USE_VMM"
 
 
 @dataclass(frozen=True)
@@ -93,47 +85,6 @@ def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: 
         return f"it does not decode: {' '.join(str(error).split()) or type(error).__name__}"
     resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
-
-
-def make_decoder(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> tuple[Decoder, str]:
-    """The named backend, or for "auto" the best that decodes a trial image; and a line that says which and why.
-
-    `batch_size` is the most images a batch has, `largest` the most pixels that an image has before it is cropped.
-    Raises DataError when the named backend does not work here, and RestartNeeded when DALI does not start on the GPU
-    with its virtual memory pools on: without them it may.
-    """
-    if name not in ("auto", *DECODERS):
-        raise DataError(f"there is no decoder {name!r}; choose auto, {', '.join(DECODERS)}")
-    failures = []
-    for candidate in DECODERS if name == "auto" else (name,):
-        decoder = None
-        try:
-            decoder = _make(candidate, image_size, batch_size, threads, largest)
-            for _, failed in decoder([trial_batch(image_size)]):
-                if failed:
-                    raise DataError(f"of a plain JPEG, {failed[0][1]}")
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if candidate == "dali-gpu" and decoder and _POOL_VARIABLE not in os.environ:
-                raise RestartNeeded(
-                    f"dali-gpu does not start ({reason}); set {_POOL_VARIABLE}=0, which turns DALI's virtual memory "
-                    "pools off, and start again, or choose another decoder",
-                    {_POOL_VARIABLE: "0"},
-                ) from error
-            failures.append(f"{candidate}: {reason}")
-        else:
-            return decoder, "; ".join([f"decoder {candidate}", *failures])
-    raise DataError(f"no decoder works here ({'; '.join(failures)}); try --set data.decoder=reference")
-
-
-def _make(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> Decoder:
-    if name == "reference":
-        return ReferenceDecoder(image_size, threads)
-    if name == "dali-gpu" and not torch.cuda.is_available():
-        raise DataError("no CUDA device")
-    from mimcl.pipeline.dali import DaliDecoder
-
-    return DaliDecoder(image_size, batch_size, threads, largest, gpu=name == "dali-gpu")
 
 
 def trial_batch(image_size: int) -> Encoded:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,17 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from mimcl.pipeline.dataset_json import PACK_AGAIN, read_dataset
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, open_regular
-from mimcl.pipeline.remote.metadata_cache import fetch_description, fetch_index, mirror_of
+from mimcl.pipeline.remote.metadata_cache import fetch_index, fetch_prototypes, has_prototypes, mirror_of
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.verify_cache import check_once
 
-DATASET_FORMAT = "mimcl-shards/1"
-SPLITS = ("train", "val")
 MAX_BYTES = 2**31 - 1  # of an image: readers count in 32 bits; none within the limit on pixels needs more
-ADOPTED_NAME = re.compile(r"[^./\0-\x1f][^/\0-\x1f]*\.tar")  # the name of a shard that another program packed
-_MAX_DESCRIPTION = 1 << 28  # bytes of dataset.json: over a million shards
 _CHUNK = 1 << 20  # rows looked at at once: tens of megabytes of temporaries, whatever the number of rows
 _CHECKS = 2  # the version of what `_check` finds out; raised with it, all are checked anew
-_AGAIN = "pack again with `mimcl shard`"
-_COLUMNS = {
+COLUMNS = {
     "key": pa.large_string(),
     "path": pa.large_string(),
     "shard": pa.int32(),  # position in dataset.json's list of the split's shards
@@ -100,6 +95,14 @@ class ShardIndex:
         """The keys of all rows."""
         return self._table["key"].to_pylist()
 
+    def prototypes_folder(self, name: str) -> Path:
+        """Local folder of the prototype set `name`; a remote set is downloaded first. Raises DataError."""
+        return fetch_prototypes(self.url, name) if self.url else self.root / "prototypes" / name
+
+    def has_prototypes(self, name: str) -> bool:
+        """Whether a prototype set of that name exists beside the shards."""
+        return has_prototypes(self.url, name) if self.url else (self.root / "prototypes" / name).exists()
+
     @classmethod
     def load(cls, root: str | Path, split: str = "train", *, anew: bool = False) -> ShardIndex:
         """Opens the index of one split, of a folder or a URL, from where it is fetched once.
@@ -126,8 +129,8 @@ class ShardIndex:
             batch, _ = _parsed(mapped)
         except (OSError, ValueError, IndexError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
-            raise DataError(f"{path} cannot be read ({reason}); {_AGAIN}") from None
-        numbers = [name for name, kind in _COLUMNS.items() if not pa.types.is_large_string(kind)]
+            raise DataError(f"{path} cannot be read ({reason}); {PACK_AGAIN}") from None
+        numbers = [name for name, kind in COLUMNS.items() if not pa.types.is_large_string(kind)]
         columns = {name: batch[name].to_numpy(zero_copy_only=True) for name in numbers}
         return cls(root, split, part["fingerprint"], part["classes"], part["shards"], **columns, _table=batch, url=url)
 
@@ -146,17 +149,17 @@ def _check(path: Path, mapped: pa.Buffer, part: dict[str, Any]) -> None:
     # Before anything is parsed: Arrow trusts what it reads.
     if xxhash.xxh128_hexdigest(mapped) != part["index_xxh128"]:
         raise DataError(
-            f"{path} is not the index that dataset.json describes: damaged, or of another packing; {_AGAIN}"
+            f"{path} is not the index that dataset.json describes: damaged, or of another packing; {PACK_AGAIN}"
         )
     batch, schema = _parsed(mapped)
     batch.validate(full=True)  # the extent of each column, and the places of all texts
-    if schema.names != list(_COLUMNS) or schema.types != list(_COLUMNS.values()):
-        raise DataError(f"{path} is not an index of this program's format; {_AGAIN}")
+    if schema.names != list(COLUMNS) or schema.types != list(COLUMNS.values()):
+        raise DataError(f"{path} is not an index of this program's format; {PACK_AGAIN}")
     fingerprint = (schema.metadata or {}).get(b"fingerprint", b"").decode()
     if fingerprint != part["fingerprint"] or batch.num_rows != part["samples"]:
-        raise DataError(f"{path} is not the index that dataset.json describes; {_AGAIN}")
+        raise DataError(f"{path} is not the index that dataset.json describes; {PACK_AGAIN}")
     if fault := _fault(batch, part):
-        raise DataError(f"{path}: index damaged or hostile ({fault}); {_AGAIN}")
+        raise DataError(f"{path}: index damaged or hostile ({fault}); {PACK_AGAIN}")
 
 
 def _chunks(rows: int) -> Iterator[slice]:
@@ -209,60 +212,3 @@ def _fault_of_rows(
         "has an impossible label": (label < -1) | (label >= labels),
     }
     return next(((int(rows.argmax()), what) for what, rows in wrong.items() if rows.any()), None)
-
-
-def read_dataset(root: str | Path) -> dict[str, Any]:
-    """The content of dataset.json in a folder or at a URL.
-
-    Raises DataError where there is none, of another format, or not as it is packed.
-    """
-    url = url_of(root)
-    path = (fetch_description(url) if url else Path(root)) / "dataset.json"
-    where = joined(shown(url), path.name) if url else path
-    try:
-        with open_regular(path) as file:
-            text = file.read(_MAX_DESCRIPTION + 1)
-        if len(text) > _MAX_DESCRIPTION:
-            raise ValueError(f"more than {_MAX_DESCRIPTION:,} bytes")
-        description = json.loads(text)
-        kind = description["format"]
-        if kind == DATASET_FORMAT:
-            packed = description.get("packed")
-            adopted = isinstance(packed, dict) and packed.get("adopted") is True
-            for split, part in description["splits"].items():
-                _check_split(shown(root), split, part, adopted)
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"  # the repr of some errors holds all that was read
-        raise DataError(f"{where} cannot be read ({reason:.200}); {_AGAIN}") from None
-    if kind != DATASET_FORMAT:
-        raise DataError(
-            f"{where} has format {kind!r:.80}, this program reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
-        )
-    return description
-
-
-def _check_split(root: str, split: str, part: dict[str, Any], adopted: bool) -> None:
-    """Raises ValueError, KeyError or TypeError for what was never packed, DataError for what was packed long ago.
-
-    Shards that were `adopted` have plain file names, others those that packing gives.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"a split called {split!r:.80}")
-    if "index_xxh128" not in part and "fingerprint" in part:
-        raise DataError(f"{root} was packed by an earlier mimcl, which kept no checksum of its index; {_AGAIN}")
-    texts = [part["fingerprint"], part["index_xxh128"], *part["classes"]]
-    numbers = [part["samples"]]
-    for place, shard in enumerate(part["shards"]):
-        # A name is joined to the folder and opened: nothing that would lead out of it may stand here.
-        if shard["name"] != f"{split}-{place:06d}.tar" and not (adopted and ADOPTED_NAME.fullmatch(shard["name"])):
-            raise ValueError(f"a shard called {shard['name']!r:.80}")
-        texts.append(shard["xxh128"])
-        numbers += [shard["bytes"], shard["samples"]]
-    if not all(type(text) is str for text in texts):
-        raise TypeError(f"a checksum or class of {split} is no text")
-    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-        raise ValueError(f"a number of {split} is no whole number from 0 to 2^63 - 1")
-    if part["samples"] != sum(shard["samples"] for shard in part["shards"]):
-        raise ValueError(f"the shards of {split} do not add up to {part['samples']} samples")

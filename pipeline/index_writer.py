@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from mimcl.pipeline.dataset_json import DATASET_FORMAT
 from mimcl.pipeline.files import atomic_file
-from mimcl.pipeline.index import _COLUMNS, DATASET_FORMAT
+from mimcl.pipeline.index import COLUMNS
 
 _KEY_BYTES = 9  # of our own keys
 _ROWS = 1 << 20  # hashed at once
@@ -18,9 +19,9 @@ _ROWS = 1 << 20  # hashed at once
 
 def table_of(rows: list[tuple]) -> pa.Table:
     """Rows, each in the order of the index's columns, as `write_index` takes them."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, _COLUMNS.values(), strict=True)]
-    return pa.table(arrays, schema=pa.schema(list(_COLUMNS.items())))
+    columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, COLUMNS.values(), strict=True)]
+    return pa.table(arrays, schema=pa.schema(list(COLUMNS.items())))
 
 
 def write_index(path: Path, table: pa.Table) -> str:
@@ -29,8 +30,8 @@ def write_index(path: Path, table: pa.Table) -> str:
     Memory: the table once more, where it is in several pieces.
     """
     fingerprint = fingerprint_of(table)
-    schema = pa.schema(list(_COLUMNS.items()), metadata={"format": DATASET_FORMAT, "fingerprint": fingerprint})
-    arrays = [_whole(table[name]) for name in _COLUMNS]
+    schema = pa.schema(list(COLUMNS.items()), metadata={"format": DATASET_FORMAT, "fingerprint": fingerprint})
+    arrays = [_whole(table[name]) for name in COLUMNS]
     with atomic_file(path) as file, pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
     return fingerprint

@@ -55,15 +55,6 @@ class Store(Protocol):
         """Nothing more is read ahead."""
 
 
-def open_store(index: ShardIndex) -> Store:
-    """The store for where the shards lie. Raises DataError where that needs a library that is missing."""
-    if index.url is None:
-        return ShardStore(index)
-    from mimcl.pipeline.remote.remote_store import RemoteStore
-
-    return RemoteStore(index)
-
-
 def defect_of(index: ShardIndex, sample_id: int, reason: str) -> Defect:
     """`reason` with the sample's key and shard."""
     return Defect(index.key(sample_id), Path(index.shards[index.shard[sample_id]]["name"]).name, reason)

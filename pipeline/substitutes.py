@@ -17,9 +17,10 @@ from mimcl.pipeline.augment import Transform
 from mimcl.pipeline.decode import Decoded, Encoded, decode_one
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.plan import Plan, Window
 from mimcl.pipeline.progress import Stage
-from mimcl.pipeline.store import Defect, open_store
+from mimcl.pipeline.store import Defect
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError, open_regular
-from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.index_writer import fingerprint_of
 from mimcl.pipeline.verify_samples import Shard, Tar, adopted_samples, end, is_own_key, samples
 from mimcl.pipeline.writer import BLOCK, idx_text

@@ -78,8 +78,9 @@ def repack(
     from mimcl.curriculum.banded_order import band_order
     from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.pipeline.augment import hash64
+    from mimcl.pipeline.dataset_json import read_dataset
     from mimcl.pipeline.files import DataError
-    from mimcl.pipeline.index import ShardIndex, read_dataset
+    from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.remote.urls import is_address
     from mimcl.pipeline.shards import ALONE, PackConfig, pack
     from mimcl.pipeline.sources.item import Source

@@ -166,7 +166,7 @@ def _opened(path: Path, kind: str, options: SourceOptions) -> Source:
 
 def _with_known_classes(source: Source, folder: Path) -> Source:
     """With the classes of the data set that these shards are, if they are one and its classes are theirs."""
-    from mimcl.pipeline.index import read_dataset
+    from mimcl.pipeline.dataset_json import read_dataset
     from mimcl.pipeline.sources.labels import ClassList, named
 
     if not (folder / "dataset.json").is_file():

@@ -21,8 +21,8 @@ def verify_command(
 ) -> None:
     """Check shards, indices and prototype sets against their checksums and each other."""
     from mimcl.cli.console import console
+    from mimcl.pipeline.dataset_json import read_dataset
     from mimcl.pipeline.files import DataError
-    from mimcl.pipeline.index import read_dataset
     from mimcl.pipeline.remote.urls import shown, url_of
 
     if url_of(data):
@@ -51,7 +51,7 @@ def verify(data: Path, decode: bool = False, workers: int | None = None) -> list
     """
     from mimcl.cli.console import image_bar
     from mimcl.pipeline.cores import worker_count
-    from mimcl.pipeline.index import read_dataset
+    from mimcl.pipeline.dataset_json import read_dataset
     from mimcl.pipeline.verify import verify as verify_shards
 
     splits = read_dataset(data)["splits"]

@@ -12,7 +12,8 @@ from mimcl.cli.doctor.findings import Finding
 from mimcl.pipeline.hardware import refusal
 from mimcl.pipeline.image_headers import is_for_dali
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.store import Defect, open_store
+from mimcl.pipeline.open_store import open_store
+from mimcl.pipeline.store import Defect
 
 _LOOKED_AT, _AT_ONCE = 2000, 50  # images
 

@@ -27,10 +27,12 @@ from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
-from mimcl.pipeline.decode import DECODERS, Decoded, Encoded, make_decoder
+from mimcl.pipeline.decode import Decoded, Encoded
+from mimcl.pipeline.decoder_choice import DECODERS, make_decoder
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.restart import RestartNeeded
-from mimcl.pipeline.store import Defect, open_store
+from mimcl.pipeline.store import Defect
 from mimcl.pipeline.stream import ReadOptions, Stream
 
 _BATCH = 64  # images that are read or decoded at a time

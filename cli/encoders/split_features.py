@@ -15,7 +15,8 @@ from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
-from mimcl.pipeline.decode import Decoder, make_decoder
+from mimcl.pipeline.decode import Decoder
+from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
 from mimcl.pipeline.stream import Stream

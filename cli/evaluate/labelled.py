@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.urls import shown
 
 

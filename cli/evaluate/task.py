@@ -28,7 +28,8 @@ from mimcl.model.evaluate.augment import sent
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
-from mimcl.pipeline.decode import Decoder, make_decoder
+from mimcl.pipeline.decode import Decoder
+from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Among
 from mimcl.pipeline.stream import Batch, ReadOptions, Stream

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import read_dataset
 
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 

@@ -19,9 +19,9 @@ from mimcl.cli.run.folder import draws_of
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.jsonl import read_lines
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import read_dataset
 from mimcl.pipeline.remote.urls import shown, url_of
 
 

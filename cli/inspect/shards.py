@@ -11,7 +11,8 @@ import numpy as np
 from mimcl.cli.console import first_few, format_bytes
 from mimcl.cli.data.prototype_sets import prototype_set_folders
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
-from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.dataset_json import read_dataset
+from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.urls import shown, url_of
 
 

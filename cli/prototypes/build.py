@@ -131,7 +131,6 @@ def build(
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, described
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.pipeline.index import ShardIndex
-    from mimcl.pipeline.remote.metadata_cache import set_exists
     from mimcl.pipeline.remote.remote_folder import can_write, upload
 
     world = world or World()
@@ -142,7 +141,7 @@ def build(
         raise PrototypeError(f"{index.shown}: the machines share no folder to build in; use one of them")
     sets = index.root / "prototypes"
     folder = sets / config.name
-    if set_exists(index, config.name) and not config.overwrite:
+    if index.has_prototypes(config.name) and not config.overwrite:
         there = index.at(f"prototypes/{config.name}")
         raise PrototypeError(f"{there} exists; give another --name, or --overwrite to replace it")
     if config.k is not None and config.k > index.samples / 2:

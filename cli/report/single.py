@@ -25,7 +25,6 @@ from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.metadata_cache import set_folder
 from mimcl.pipeline.verify_cache import check_once
 
 T = TypeVar("T")
@@ -140,7 +139,7 @@ def _or_missing(page: RunPage, what: str, make: Callable[[], T]) -> T | None:
 
 
 def _gallery(run: RunRecord, index: ShardIndex) -> Picture:
-    folder = set_folder(index, str(run.config["curriculum.prototypes"]))
+    folder = index.prototypes_folder(str(run.config["curriculum.prototypes"]))
     found = fingerprints(index, PrototypeSet.load(folder, index.fingerprint, check_once).distance)
     if run.marks.get("prototypes") not in (None, found["prototypes"]):
         raise DataError(f"{folder} is not what this run was trained with: it was built again since")

@@ -26,7 +26,6 @@ from mimcl.cli.recipes import recipe
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.metadata_cache import set_folder
 from mimcl.pipeline.verify_cache import check_once
 
 # What may change when a run goes on: nothing that a draw or a mask depends on.
@@ -171,7 +170,7 @@ def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | N
         return None
     from mimcl.curriculum.prototypes import PrototypeSet
 
-    folder = set_folder(index, config.curriculum.prototypes)
+    folder = index.prototypes_folder(config.curriculum.prototypes)
     return PrototypeSet.load(folder, index.fingerprint, check_once).distance
 
 

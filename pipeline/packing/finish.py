@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from mimcl.pipeline.dataset_json import DATASET_FORMAT
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
-from mimcl.pipeline.index import DATASET_FORMAT, file_digest
+from mimcl.pipeline.index import file_digest
 from mimcl.pipeline.index_writer import write_index
 from mimcl.pipeline.packing.jobs import PackedShard
 from mimcl.pipeline.packing.sample import JPEG_QUALITY

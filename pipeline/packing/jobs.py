@@ -14,14 +14,14 @@ import pyarrow as pa
 import xxhash
 
 from mimcl.pipeline.files import atomic_file
-from mimcl.pipeline.index import _COLUMNS
+from mimcl.pipeline.index import COLUMNS
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.sample import prepare, read
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.writer import members_of, new_shard
 
 _AT_ONCE = 32  # items between two signs of progress
-_ROWS = pa.schema([(name, kind) for name, kind in _COLUMNS.items() if name != "shard"])  # which finishing adds
+_ROWS = pa.schema([(name, kind) for name, kind in COLUMNS.items() if name != "shard"])  # which finishing adds
 
 Advance = Callable[[int], None]
 

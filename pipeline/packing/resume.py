@@ -13,8 +13,9 @@ from typing import Any
 
 import PIL
 
+from mimcl.pipeline.dataset_json import DATASET_FORMAT, read_dataset
 from mimcl.pipeline.files import DataError, write_json
-from mimcl.pipeline.index import DATASET_FORMAT, file_digest, read_dataset
+from mimcl.pipeline.index import file_digest
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.remote.urls import is_address
 from mimcl.pipeline.sources.item import Source

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import xxhash
 
@@ -17,9 +16,6 @@ from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
 from mimcl.pipeline.remote.remote_folder import Missing, RemoteFolder
 from mimcl.pipeline.verify_cache import check_once
-
-if TYPE_CHECKING:
-    from mimcl.pipeline.index import ShardIndex
 
 _MOST_TEXT = 1 << 28  # bytes of a description
 _BLOCK = 1 << 24
@@ -56,12 +52,10 @@ def fetch_index(url: str, split: str, digest: str) -> None:
             RemoteFolder(url).download(path.name, path, digest)
 
 
-def set_folder(index: ShardIndex, name: str) -> Path:
-    """Where the prototype set NAME beside the index lies, fetched before if that is elsewhere. Raises DataError."""
-    local = index.root / "prototypes" / name
-    if index.url is None:
-        return local
-    remote, there = RemoteFolder(index.url), f"prototypes/{name}"
+def fetch_prototypes(url: str, name: str) -> Path:
+    """Download the prototype set `name` of the data set at `url` if needed; returns its folder. Raises DataError."""
+    local = mirror_of(url) / "prototypes" / name
+    remote, there = RemoteFolder(url), f"prototypes/{name}"
     try:
         description = remote.whole(f"{there}/prototypes.json", _MOST_TEXT)
     except Missing:
@@ -77,7 +71,7 @@ def set_folder(index: ShardIndex, name: str) -> Path:
             raise ValueError("a file name that no set has")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{remote.at(there)}/prototypes.json is damaged ({error!r:.80}); build the set again") from None
-    with _alone(index.root) as alone:
+    with _alone(mirror_of(url)) as alone:
         if _read(local) != description or not all(_is(local / file, digest) for file, digest in digests.items()):
             if alone:
                 _remove_left(local)
@@ -85,11 +79,9 @@ def set_folder(index: ShardIndex, name: str) -> Path:
     return local
 
 
-def set_exists(index: ShardIndex, name: str) -> bool:
-    """Whether there is a prototype set of that name."""
-    if index.url is None:
-        return (index.root / "prototypes" / name).exists()
-    return RemoteFolder(index.url).exists(f"prototypes/{name}/prototypes.json")
+def has_prototypes(url: str, name: str) -> bool:
+    """Whether the data set at `url` has a prototype set of that name."""
+    return RemoteFolder(url).exists(f"prototypes/{name}/prototypes.json")
 
 
 def _fetch_set(remote: RemoteFolder, there: str, local: Path, description: bytes, digests: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ PROGRAM = """
 import os, sys
 import torch, typer
 from mimcl.cli import main
-from mimcl.pipeline import dali, decode
+from mimcl.pipeline import dali, decoder_choice
 
 class Unsupported(dali.DaliDecoder):
     def __init__(self, *sizes, gpu):
@@ -31,7 +31,7 @@ torch.cuda.is_available = lambda: True
 
 @main.app.command("decoder")
 def command(name: str) -> None:
-    typer.echo(decode.make_decoder(name, 32, 4, 1, 100)[1])
+    typer.echo(decoder_choice.make_decoder(name, 32, 4, 1, 100)[1])
 
 main.main()
 """

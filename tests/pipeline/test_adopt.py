@@ -12,8 +12,9 @@ from helpers.damage import flip
 from helpers.images import encoded, write_flat
 
 from mimcl.pipeline.adopt import adopt
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.labels import read_classes

@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_to_tensor, resized_crop
 
-from mimcl.pipeline.decode import Encoded, ReferenceDecoder, make_decoder
+from mimcl.pipeline.decode import Encoded, ReferenceDecoder
+from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
 
 WIDTH, HEIGHT, SIZE = 160, 120, 48

@@ -15,8 +15,9 @@ from helpers.damage import edit_dataset, seal_index
 from helpers.images import write_flat
 from PIL import Image
 
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import ShardIndex, file_digest, read_dataset
+from mimcl.pipeline.index import ShardIndex, file_digest
 from mimcl.pipeline.index_writer import table_of, write_index
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder

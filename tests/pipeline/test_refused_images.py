@@ -12,7 +12,7 @@ from helpers.images import encoded, picture
 
 from mimcl.pipeline.augment import random_crops
 from mimcl.pipeline.batch_shares import BatchShares
-from mimcl.pipeline.decode import make_decoder
+from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder

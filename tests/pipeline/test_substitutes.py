@@ -12,7 +12,8 @@ from helpers.streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Windows, make_stre
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import central_crops, hash64, random_crops
-from mimcl.pipeline.decode import decode_one, make_decoder
+from mimcl.pipeline.decode import decode_one
+from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder

@@ -10,8 +10,9 @@ import pytest
 from helpers.damage import edit_dataset, flip, hollow_png, seal_image, seal_index, seal_rows, seal_shard
 from helpers.images import encoded, write_train_val
 
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.verify import verify

@@ -10,30 +10,29 @@ from mimcl.cli.prototypes.build import BuildConfig, build
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.metadata_cache import set_folder
 from mimcl.pipeline.remote.remote_folder import upload
 
 
 def test_a_set_is_fetched_once_and_again_when_it_changed_there(bucket, shards, tmp_path):
     index = ShardIndex.load(bucket.root)
-    folder = set_folder(index, "default")
+    folder = index.prototypes_folder("default")
     found = PrototypeSet.load(folder, index.fingerprint)
     np.testing.assert_array_equal(
         found.distance, PrototypeSet.load(shards / "prototypes" / "default", index.fingerprint).distance
     )
     assert (folder / "gallery.png").read_bytes() == b"a picture"
     bucket.harm()
-    assert set_folder(index, "default") == folder
+    assert index.prototypes_folder("default") == folder
     assert not bucket.asked("npy|train.arrow")
     (folder / "centroids.npy").write_bytes(b"damage")
-    PrototypeSet.load(set_folder(index, "default"), index.fingerprint)
+    PrototypeSet.load(index.prototypes_folder("default"), index.fingerprint)
 
 
 def test_a_set_that_is_half_there_is_none(bucket, shards):
     index = ShardIndex.load(bucket.root)
     bucket.harm(dict(path=r"centroids\.npy", what="status", value=404))
     with pytest.raises(DataError, match=r"centroids\.npy is not there"):
-        set_folder(index, "default")
+        index.prototypes_folder("default")
     assert not (index.root / "prototypes" / "default").exists()
     assert not list((index.root / "prototypes").glob(".*"))
 
@@ -45,7 +44,7 @@ def test_names_in_a_description_are_never_paths(bucket, shards, tmp_path, name):
     (folder / "prototypes.json").write_text(json.dumps({"xxh128": {name: "0"}}))
     upload(folder, f"{bucket.root}/prototypes")
     with pytest.raises(DataError, match="is damaged"):
-        set_folder(ShardIndex.load(bucket.root), "hostile")
+        ShardIndex.load(bucket.root).prototypes_folder("hostile")
 
 
 def test_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, monkeypatch, tmp_path, capfd):
@@ -60,4 +59,4 @@ def test_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, monkeypatch,
     assert put[-1] == "prototypes.json"
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "another"))
     index = ShardIndex.load(bucket.root)
-    assert PrototypeSet.load(set_folder(index, "mine"), index.fingerprint).info["k"] == 3
+    assert PrototypeSet.load(index.prototypes_folder("mine"), index.fingerprint).info["k"] == 3

@@ -18,13 +18,13 @@ from helpers.typed import mimcl
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.remote import clients
 from mimcl.pipeline.remote import remote_folder as remote
-from mimcl.pipeline.remote.metadata_cache import set_folder
 from mimcl.pipeline.remote.remote_folder import RemoteFolder
 from mimcl.pipeline.remote.shard_cache import ShardCache, cache_limit
 from mimcl.pipeline.remote.urls import joined, shown, url_of
-from mimcl.pipeline.store import Defect, open_store
+from mimcl.pipeline.store import Defect
 
 
 def refused(act) -> str:
@@ -121,7 +121,7 @@ import numpy as np
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.store import open_store
+from mimcl.pipeline.open_store import open_store
 
 path = Path(sys.argv[1])
 store = open_store(ShardIndex.load("hf://datasets/user/set"))
@@ -188,7 +188,7 @@ def test_an_index_that_is_damaged_on_the_way_or_here(web):
 
 def test_prototypes_that_are_not_there(server):
     index = ShardIndex.load(server.root)
-    said = refused(lambda: set_folder(index, "other"))
+    said = refused(lambda: index.prototypes_folder("other"))
     assert f"no prototypes in {server.root}/prototypes/other: run `mimcl prototypes build" in said
 
 

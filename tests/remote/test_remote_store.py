@@ -10,9 +10,10 @@ from mimcl.pipeline import index, verify_cache
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.read_pool import READ_THREADS
 from mimcl.pipeline.remote import metadata_cache
-from mimcl.pipeline.store import ShardStore, open_store
+from mimcl.pipeline.store import ShardStore
 
 
 def same_bytes(url, shards, ids=None):

@@ -13,12 +13,12 @@ import pytest
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.metadata_cache import set_folder
+from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.remote.range_plan import NEAR
 from mimcl.pipeline.remote.remote_folder import Stat
 from mimcl.pipeline.remote.remote_store import RemoteStore
 from mimcl.pipeline.remote.shard_cache import ShardCache
-from mimcl.pipeline.store import ShardStore, open_store
+from mimcl.pipeline.store import ShardStore
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -37,7 +37,7 @@ def read_all(url, shards, expected, times):
 
 def fetch_all(url):
     """What is kept whole."""
-    set_folder(ShardIndex.load(url), "default")
+    ShardIndex.load(url).prototypes_folder("default")
 
 
 def started(url, shards, expected=True, times=2):

@@ -43,7 +43,7 @@ from mimcl.pipeline import store
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.data_config import DataConfig
-from mimcl.pipeline.decode import make_decoder
+from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.stream import Stream
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.pipeline.dataset_json import DATASET_FORMAT
 from mimcl.pipeline.files import write_json
-from mimcl.pipeline.index import _COLUMNS, DATASET_FORMAT, ShardIndex, file_digest
+from mimcl.pipeline.index import COLUMNS, ShardIndex, file_digest
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 
@@ -86,7 +87,7 @@ def _columns(rows: NDArray[np.int64], shards: int, images: ShardIndex) -> dict[s
 def _write_zeros(path: Path, rows: int) -> None:
     """The file in its final size, all columns zero: pages of zeros that nobody writes to need no memory."""
     arrays = []
-    for name, kind in _COLUMNS.items():
+    for name, kind in COLUMNS.items():
         if pa.types.is_large_string(kind):
             width = {"key": 9, "path": 23}[name]
             places = np.zeros(rows + 1, np.int64)
@@ -95,7 +96,7 @@ def _write_zeros(path: Path, rows: int) -> None:
             arrays.append(pa.Array.from_buffers(kind, rows, buffers))
         else:
             arrays.append(pa.array(np.zeros(rows, kind.to_pandas_dtype())))
-    schema = pa.schema(list(_COLUMNS.items()), metadata={"format": DATASET_FORMAT, "fingerprint": _UNKNOWN})
+    schema = pa.schema(list(COLUMNS.items()), metadata={"format": DATASET_FORMAT, "fingerprint": _UNKNOWN})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
 
@@ -137,7 +138,7 @@ def _places(path: Path) -> dict[str, NDArray]:
     with pa.memory_map(str(path)) as file:
         whole = file.read_buffer()
         batch, found = pa.ipc.open_file(whole).get_batch(0), {}
-        for name, kind in _COLUMNS.items():
+        for name, kind in COLUMNS.items():
             *places, values = (buffer for buffer in batch[name].buffers() if buffer is not None)
             for key, buffer in [(name, values), *((f"{name} places", buffer) for buffer in places)]:
                 part = content[buffer.address - whole.address :][: buffer.size]

@@ -34,7 +34,7 @@ from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
-from mimcl.pipeline.decode import make_decoder
+from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack

@@ -24,7 +24,7 @@ from helpers.made_runs import long_run, save  # noqa: E402
 
 from mimcl.cli.encoders.restore import restore_model  # noqa: E402
 from mimcl.cli.recipes import recipe  # noqa: E402
-from mimcl.pipeline.index import read_dataset  # noqa: E402
+from mimcl.pipeline.dataset_json import read_dataset  # noqa: E402
 
 CLASSES, OF_EACH = 800, 3
 MOST_SECONDS, MOST_BYTES = 20.0, 5_000_000

@@ -19,7 +19,8 @@ from mimcl.cli.inspect.inspect import inspect
 from mimcl.curriculum.banded_order import band_order
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.augment import hash64
-from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.dataset_json import read_dataset
+from mimcl.pipeline.index import ShardIndex
 
 TRAIN = {"ant": 90, "bee": 70}
 SET = ("--prototypes", "pixels")

@@ -12,7 +12,7 @@ from helpers.images import write_classes
 
 from mimcl.cli.data.prototype_sets import verify_prototype_sets
 from mimcl.curriculum.prototypes import build_prototypes
-from mimcl.pipeline.index import read_dataset
+from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 

@@ -18,7 +18,8 @@ from mimcl.cli.inspect.checkpoint import bytes_in_folder
 from mimcl.cli.inspect.inspect import inspect
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint, mae
-from mimcl.pipeline.index import ShardIndex, read_dataset
+from mimcl.pipeline.dataset_json import read_dataset
+from mimcl.pipeline.index import ShardIndex
 
 STEPS, IMAGES = 15, 40  # at 8 images a step, 3 epochs
 OPTIONS = ("--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "3", "--decoder", "reference")

@@ -1,0 +1,15 @@
+"""The choice of a store: local files or a remote folder."""
+
+from __future__ import annotations
+
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.store import ShardStore, Store
+
+
+def open_store(index: ShardIndex) -> Store:
+    """Open the store of a split's shards. Raises DataError if a remote folder needs a library that is missing."""
+    if index.url is None:
+        return ShardStore(index)
+    from mimcl.pipeline.remote.remote_store import RemoteStore
+
+    return RemoteStore(index)
