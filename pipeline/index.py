@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mimcl.pipeline.dataset_json import PACK_AGAIN, read_dataset
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, open_regular
-from mimcl.pipeline.remote.metadata_cache import fetch_index, fetch_prototypes, has_prototypes, mirror_of
+from mimcl.pipeline.remote.metadata_cache import fetch_index, fetch_prototypes, has_prototypes, metadata_folder
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.verify_cache import check_once
 
@@ -116,7 +116,7 @@ class ShardIndex:
         part = description["splits"][split]
         if url := url_of(root):
             fetch_index(url, split, part["index_xxh128"])
-        root = mirror_of(url) if url else Path(root)
+        root = metadata_folder(url) if url else Path(root)
         path = root / f"{split}.arrow"
         try:
             with open_regular(path) as file:

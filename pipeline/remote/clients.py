@@ -1,4 +1,4 @@
-"""The fsspec file system of each scheme: our time-outs, no listings kept, and as few retries of its own as it lets."""
+"""Make the fsspec file system of each URL scheme: our timeouts, no cached listings, no retries of its own."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from functools import lru_cache
 from typing import Any
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.remote.errors import MEND, NO_CREDENTIALS, is_one_of
-from mimcl.pipeline.remote.retry import Patience
+from mimcl.pipeline.remote.errors import CREDENTIALS_HINTS, NO_CREDENTIALS, is_caused_by
+from mimcl.pipeline.remote.retry import RetryPolicy
 
 _LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp"}
 
 
-def client_of(kind: str, patience: Patience) -> Any:
-    """One for all folders: making a client takes a tenth of a second. Another one for another environment."""
-    settings = ("AWS_", "BOTO", "GOOGLE_", "GCSFS_", "STORAGE_", "HF_", "FSSPEC_")
-    environment = frozenset(setting for setting in os.environ.items() if setting[0].upper().startswith(settings))
-    return _new_client(kind, patience, environment)
+def get_client(kind: str, policy: RetryPolicy) -> Any:
+    """Return the file system of a scheme, shared by all folders: making one takes 0.1 s."""
+    prefixes = ("AWS_", "BOTO", "GOOGLE_", "GCSFS_", "STORAGE_", "HF_", "FSSPEC_")
+    environment = frozenset(setting for setting in os.environ.items() if setting[0].upper().startswith(prefixes))
+    return _make_client(kind, policy, environment)
 
 
 @lru_cache(maxsize=8)
-def _new_client(kind: str, patience: Patience, environment: frozenset[tuple[str, str]]) -> Any:
-    """fsspec keeps its own by their options only, not by the environment that they read as well."""
+def _make_client(kind: str, policy: RetryPolicy, environment: frozenset[tuple[str, str]]) -> Any:
+    """Make a client. It depends on the environment too, which fsspec's own instance cache ignores."""
     import fsspec
 
     library = _LIBRARIES[kind]
@@ -31,23 +31,25 @@ def _new_client(kind: str, patience: Patience, environment: frozenset[tuple[str,
         if kind == "http":
             import aiohttp
 
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=patience.connect, sock_read=patience.read)
-            # Compressed bodies have no ranges of the file; proxies and ~/.netrc count.
+            timeout = aiohttp.ClientTimeout(
+                total=None, sock_connect=policy.connect_timeout, sock_read=policy.read_timeout
+            )
+            # Ranges of a compressed body are not ranges of the file. trust_env: use proxies and ~/.netrc.
             headers = {"Accept-Encoding": "identity"}
             options = {"client_kwargs": {"timeout": timeout, "headers": headers, "trust_env": True}}
         elif kind == "s3":
-            once = {"total_max_attempts": 1}  # the waiting between attempts is ours
-            timeouts = {"connect_timeout": patience.connect, "read_timeout": patience.read}
+            once = {"total_max_attempts": 1}  # RemoteFolder retries
+            timeouts = {"connect_timeout": policy.connect_timeout, "read_timeout": policy.read_timeout}
             options = {"config_kwargs": {"retries": once, "max_pool_connections": 32, **timeouts}}
         elif kind == "gs":
-            options = {"requests_timeout": patience.connect + patience.read}
-        files = fsspec.filesystem(kind, skip_instance_cache=True, use_listings_cache=False, **options)
+            options = {"requests_timeout": policy.connect_timeout + policy.read_timeout}
+        client = fsspec.filesystem(kind, skip_instance_cache=True, use_listings_cache=False, **options)
     except ImportError:
         raise DataError(f"{kind}:// needs {library}: pip install 'mimcl[{kind}]'") from None
     except Exception as error:
-        if is_one_of(error, NO_CREDENTIALS):
-            raise DataError(f"{kind}://: no credentials ({type(error).__name__}); {MEND[kind]}") from None
+        if is_caused_by(error, NO_CREDENTIALS):
+            raise DataError(f"{kind}://: no credentials ({type(error).__name__}); {CREDENTIALS_HINTS[kind]}") from None
         raise
     if kind == "s3":
-        files.retries = 1
-    return files
+        client.retries = 1
+    return client

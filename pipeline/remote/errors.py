@@ -1,14 +1,14 @@
-"""What the libraries behind fsspec mean by their errors: an HTTP code, missing credentials, a call that was wrong."""
+"""Classify the errors of the libraries behind fsspec: HTTP status, missing credentials, invalid call."""
 
 from __future__ import annotations
 
-TRY_AGAIN = {408, 425, 429}  # of the HTTP codes below 500
-NO_CREDENTIALS = {
+RETRYABLE_STATUSES = {408, 425, 429}  # besides 500 and above
+NO_CREDENTIALS = {  # names of exceptions, since the libraries that define them may not be installed
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
     *("TokenRetrievalError", "DefaultCredentialsError", "RefreshError", "LocalTokenNotFoundError"),
 }
-OUR_FAULT = (TypeError, ValueError, AttributeError, NotImplementedError)  # and so no reason to try again
-MEND = {
+INVALID_CALL = (TypeError, ValueError, AttributeError, NotImplementedError)  # a retry would fail too
+CREDENTIALS_HINTS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth application-default login`; FSSPEC_GS_TOKEN=anon "
     "for a public bucket",
@@ -18,14 +18,14 @@ MEND = {
 
 
 def status_of(error: BaseException | None) -> int | None:
-    """The HTTP code behind an error, or the one that it stands for; None for trouble on the way."""
+    """Return the HTTP status behind an error, or the equivalent one; None for a transport error."""
     first = error
     while error is not None:
         response = getattr(error, "response", None)
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
         found = (
             getattr(error, "status", None),
-            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,  # gcsfs's
+            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,  # gcsfs
             getattr(response, "status_code", None),
             metadata.get("HTTPStatusCode"),
         )
@@ -40,8 +40,8 @@ def status_of(error: BaseException | None) -> int | None:
     return None
 
 
-def is_one_of(error: BaseException | None, names: set[str]) -> bool:
-    """Whether it, or what it came from, is called so; the libraries that define them need not be there."""
+def is_caused_by(error: BaseException | None, names: set[str]) -> bool:
+    """Whether the error or one of its causes is of a class with one of these names."""
     while error is not None:
         if type(error).__name__ in names:
             return True

@@ -1,8 +1,9 @@
-"""What of a remote data set is kept whole on this machine: its description, its indices, its prototype sets."""
+"""Keep local copies of the metadata of remote data sets: description, indices, prototype sets."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -14,68 +15,71 @@ import xxhash
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
-from mimcl.pipeline.remote.remote_folder import Missing, RemoteFolder
+from mimcl.pipeline.remote.remote_folder import NotFound, RemoteFolder
 from mimcl.pipeline.verify_cache import check_once
 
-_MOST_TEXT = 1 << 28  # bytes of a description
-_BLOCK = 1 << 24
+_MAX_TEXT_BYTES = 1 << 28  # of a description
 
 
-def mirror_of(url: str) -> Path:
-    """The folder in the cache for what is kept of the data set at `url`."""
+def metadata_folder(url: str) -> Path:
+    """Return the folder in the cache for the metadata of the data set at `url`."""
     return cache_folder() / "sets" / xxhash.xxh128_hexdigest(url.encode())
 
 
 def fetch_description(url: str) -> Path:
-    """Asks for dataset.json anew, since it says what all else must be; returns the mirror. Raises DataError."""
-    remote, folder = RemoteFolder(url), mirror_of(url)
+    """Fetch dataset.json, always anew, and return the folder that holds it. Raises DataError."""
+    remote, folder = RemoteFolder(url), metadata_folder(url)
     try:
-        content = remote.whole("dataset.json", _MOST_TEXT)
-    except Missing:
+        content = remote.read_whole("dataset.json", _MAX_TEXT_BYTES)
+    except NotFound:
         raise DataError(
             f"{remote.shown} is not a packed data set (no dataset.json); make one with `mimcl shard SRC` and upload it"
         ) from None
-    with _alone(folder) as alone:
-        if alone:
-            _remove_left(folder / "dataset.json")
+    with _locked(folder) as locked:
+        if locked:
+            _remove_leftovers(folder / "dataset.json")
         _write(folder / "dataset.json", content)
     return folder
 
 
 def fetch_index(url: str, split: str, digest: str) -> None:
-    """Has SPLIT.arrow with that xxh128 lie in the mirror; fetched once. Raises DataError."""
-    path = mirror_of(url) / f"{split}.arrow"
-    with _alone(path.parent) as alone:
-        if not _is(path, digest):
-            if alone:
-                _remove_left(path)
+    """Fetch SPLIT.arrow unless the local copy has xxh128 `digest`. Raises DataError."""
+    path = metadata_folder(url) / f"{split}.arrow"
+    with _locked(path.parent) as locked:
+        if not _has_digest(path, digest):
+            if locked:
+                _remove_leftovers(path)
             RemoteFolder(url).download(path.name, path, digest)
 
 
 def fetch_prototypes(url: str, name: str) -> Path:
-    """Download the prototype set `name` of the data set at `url` if needed; returns its folder. Raises DataError."""
-    local = mirror_of(url) / "prototypes" / name
-    remote, there = RemoteFolder(url), f"prototypes/{name}"
+    """Fetch the prototype set `name` unless the local copy is up to date; returns its folder. Raises DataError."""
+    local = metadata_folder(url) / "prototypes" / name
+    remote, remote_name = RemoteFolder(url), f"prototypes/{name}"
     try:
-        description = remote.whole(f"{there}/prototypes.json", _MOST_TEXT)
-    except Missing:
+        description = remote.read_whole(f"{remote_name}/prototypes.json", _MAX_TEXT_BYTES)
+    except NotFound:
         raise DataError(
-            f"no prototypes in {remote.at(there)}: run `mimcl prototypes build --data {remote.shown}`"
+            f"no prototypes in {remote.address(remote_name)}; run `mimcl prototypes build --data {remote.shown}`"
         ) from None
     try:
         digests = json.loads(description)["xxh128"]
-        # Names are joined to a folder: nothing but plain ones may stand here.
+        # The names are joined to a folder: allow only plain ones.
         if not all(
             Path(file).name == file and not file.startswith(".") and type(x) is str for file, x in digests.items()
         ):
-            raise ValueError("a file name that no set has")
+            raise ValueError("invalid file name")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{remote.at(there)}/prototypes.json is damaged ({error!r:.80}); build the set again") from None
-    with _alone(mirror_of(url)) as alone:
-        if _read(local) != description or not all(_is(local / file, digest) for file, digest in digests.items()):
-            if alone:
-                _remove_left(local)
-            _fetch_set(remote, there, local, description, digests)
+        raise DataError(
+            f"{remote.address(remote_name)}/prototypes.json is damaged ({error!r:.80}); build the set again"
+        ) from None
+    with _locked(metadata_folder(url)) as locked:
+        if _description(local) != description or not all(
+            _has_digest(local / file, digest) for file, digest in digests.items()
+        ):
+            if locked:
+                _remove_leftovers(local)
+            _fetch_set(remote, remote_name, local, description, digests)
     return local
 
 
@@ -84,16 +88,18 @@ def has_prototypes(url: str, name: str) -> bool:
     return RemoteFolder(url).exists(f"prototypes/{name}/prototypes.json")
 
 
-def _fetch_set(remote: RemoteFolder, there: str, local: Path, description: bytes, digests: dict[str, str]) -> None:
-    """Makes the folder aside and moves it into place whole."""
+def _fetch_set(
+    remote: RemoteFolder, remote_name: str, local: Path, description: bytes, digests: dict[str, str]
+) -> None:
+    """Fetch a prototype set into a temporary folder, then rename that."""
     aside = local.with_name(f".{local.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         _make(aside)
         for name, digest in digests.items():
-            remote.download(f"{there}/{name}", aside / name, digest)
-        with suppress(Missing):  # nothing is computed from it
-            _write(aside / "gallery.png", remote.whole(f"{there}/gallery.png", _MOST_TEXT))
+            remote.download(f"{remote_name}/{name}", aside / name, digest)
+        with suppress(NotFound):  # only for looking at
+            _write(aside / "gallery.png", remote.read_whole(f"{remote_name}/gallery.png", _MAX_TEXT_BYTES))
         _write(aside / "prototypes.json", description)
         shutil.rmtree(local, ignore_errors=True)
         aside.rename(local)
@@ -101,8 +107,8 @@ def _fetch_set(remote: RemoteFolder, there: str, local: Path, description: bytes
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_left(path: Path) -> None:
-    """Removes what processes that were killed had begun to fetch for that place; indices have gigabytes."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove partial downloads of killed processes; indices have gigabytes."""
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -111,20 +117,20 @@ def _remove_left(path: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """No other process changes the mirror while the block lasts; a killed one's lock is gone with it.
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock the folder against other processes; yield False on a file system without locks.
 
-    False on a file system without locks: files are whole all the same.
+    Without the lock files are still complete, but may be fetched several times.
     """
     _make(folder)
     held = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX)
-            alone = True
+            locked = True
         except OSError:
-            alone = False
-        yield alone
+            locked = False
+        yield locked
     finally:
         os.close(held)
 
@@ -133,7 +139,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder} cannot be made ({error.strerror}); name another folder in MIMCL_CACHE") from None
+        raise DataError(f"{folder} cannot be created ({error.strerror}); set MIMCL_CACHE to another folder") from None
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -142,26 +148,23 @@ def _write(path: Path, content: bytes) -> None:
             file.write(content)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written ({error.strerror}); make room, or name another folder in MIMCL_CACHE"
+            f"{path} cannot be written ({error.strerror}); free some space, or set MIMCL_CACHE to another folder"
         ) from None
 
 
-def _read(folder: Path) -> bytes | None:
+def _description(folder: Path) -> bytes | None:
     try:
         return (folder / "prototypes.json").read_bytes()
     except OSError:
         return None
 
 
-def _is(path: Path, digest: str) -> bool:
-    """Whether a file has this xxh128. It is read again only where it is not as it was then: indices have gigabytes."""
+def _has_digest(path: Path, digest: str) -> bool:
+    """Whether a file has this xxh128; an unchanged file is hashed only once, since indices have gigabytes."""
 
     def check() -> None:
-        found = xxhash.xxh128()
-        while block := file.read(_BLOCK):
-            found.update(block)
-        if found.hexdigest() != digest:
-            raise ValueError("another checksum")
+        if hashlib.file_digest(file, xxhash.xxh128).hexdigest() != digest:
+            raise ValueError("checksum mismatch")
 
     try:
         with open_regular(path) as file:

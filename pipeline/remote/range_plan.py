@@ -1,7 +1,7 @@
-"""Which requests to make for samples that lie elsewhere: by ranges, or for whole shards, whichever is cheaper.
+"""Plan the requests for remote samples: byte ranges or whole shards, whichever is cheaper.
 
-A request costs as much as REQUEST bytes. So gaps that are nothing beside it are fetched whatever they come to, as small
-images have many of them; and of a shard of which most is needed all is fetched.
+A request costs as much time as REQUEST_COST bytes. So gaps up to MAX_GAP are fetched too, and a shard of which most is
+needed is fetched whole.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_plan import Reads, plan_reads
 from mimcl.pipeline.remote.remote_folder import CHUNK
 
-REQUEST = 1 << 19  # bytes that take about as long as asking for them
-NEAR = 1 << 16  # bytes between samples that are always fetched with them
+REQUEST_COST = 1 << 19  # bytes that take about as long to transfer as a request takes
+MAX_GAP = 1 << 16  # bytes between samples that are always fetched too
 
 
 def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whole: int = 0) -> Reads:
-    """A range for each request that the samples need; of shards of up to `largest_whole` bytes perhaps all samples.
+    """Return a byte range for each request; shards of up to `largest_whole` bytes may be fetched whole.
 
-    No range has more than about CHUNK bytes, but for larger samples.
+    A range has at most about CHUNK bytes, unless a single sample is larger.
     """
-    reads = plan_reads(index, sample_ids, near=NEAR)
+    reads = plan_reads(index, sample_ids, near=MAX_GAP)
     touched, begin = np.unique(reads.shard, return_index=True)
     if not len(touched):
         return reads
@@ -45,7 +45,7 @@ def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whol
 
 
 def _cut(index: ShardIndex, rows: NDArray[np.int64], opens: NDArray[np.bool_]) -> Reads:
-    """The ranges that begin at the rows that open one, each cut wherever another CHUNK of it is full."""
+    """Return the ranges that start at the rows marked in `opens`, split every CHUNK bytes."""
     start, stop = index.offset[rows], index.offset[rows] + index.nbytes[rows]
     full = (stop - start[np.flatnonzero(opens)][np.cumsum(opens) - 1]) // CHUNK
     opens = opens | (np.diff(full, prepend=0) > 0)
@@ -55,5 +55,5 @@ def _cut(index: ShardIndex, rows: NDArray[np.int64], opens: NDArray[np.bool_]) -
 
 
 def _cost(nbytes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """In bytes, of each range."""
-    return nbytes + np.ceil(nbytes / CHUNK).astype(np.int64) * REQUEST
+    """Return the cost in bytes of fetching each range."""
+    return nbytes + np.ceil(nbytes / CHUNK).astype(np.int64) * REQUEST_COST

@@ -1,4 +1,4 @@
-"""How long to wait for servers, and between attempts."""
+"""Timeouts and retries of requests to remote storage."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ import xxhash
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long is waited, in seconds. All of it together is less than data.stall_timeout, so that its error wins."""
+class RetryPolicy:
+    """Timeouts and waits in seconds. `total_timeout` is below data.stall_timeout, so that its error comes first."""
 
-    connect: float = 20.0  # until a server is reached
-    read: float = 60.0  # for the next bytes
-    attempts: int = 8
-    total: float = 240.0  # after which no further attempt begins
+    connect_timeout: float = 20.0
+    read_timeout: float = 60.0  # without receiving a byte
+    max_attempts: int = 8
+    total_timeout: float = 240.0  # no further attempt starts after this
     first_wait: float = 0.5
-    longest_wait: float = 30.0
+    max_wait: float = 30.0
 
-    def wait(self, what: str, attempt: int) -> float:
-        """Between half and one and a half of a time that doubles: by a hash, so that processes do not come together."""
-        who = f"{platform.node()} {os.environ.get('RANK', 0)}"
-        jitter = 0.5 + xxhash.xxh64_intdigest(f"{who} {what} {attempt}".encode()) / 2**64
-        return jitter * min(self.longest_wait, self.first_wait * 2**attempt)
+    def wait(self, request: str, attempt: int) -> float:
+        """Return the seconds to wait after an attempt (counted from 0): they double each time, up to `max_wait`.
+
+        The jitter, a factor from 0.5 to 1.5, is a hash of host, rank and request: processes that failed together do
+        not retry together.
+        """
+        process = f"{platform.node()} {os.environ.get('RANK', 0)}"
+        jitter = 0.5 + xxhash.xxh64_intdigest(f"{process} {request} {attempt}".encode()) / 2**64
+        return jitter * min(self.max_wait, self.first_wait * 2**attempt)
 
 
-PATIENCE = Patience()
+RETRY_POLICY = RetryPolicy()

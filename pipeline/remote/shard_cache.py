@@ -1,9 +1,9 @@
-"""Samples of remote shards on this machine's disk, shared by all its processes.
+"""Cache samples of remote shards on the local disk, shared by all processes of the machine.
 
-A shard has one sparse file: its bytes at their own places, and behind them a byte a sample that says whether they have
-come. It is named by URL, size and etag, so that another object never meets the samples of this one. A sample's byte is
-set after its bytes were compared with the index and written; whoever reads compares them again. So a process may be
-killed anywhere, and files may be removed at any time: what is missing or wrong is fetched again.
+Each shard has one sparse file: its bytes at their original offsets, followed by one flag byte per sample. The file is
+named by a hash of URL, size and etag, so that a changed object gets a new file. A sample's flag is set after its bytes
+were checked against the index and written; readers check them again. So a process may be killed at any point and files
+may be removed at any time: what is missing or damaged is fetched again.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.remote.remote_folder import Stat
 
-DEFAULT_LIMIT = 50.0  # GB
+DEFAULT_LIMIT_GB = 50.0
 _SUFFIX = ".shard"
-_LOCK_WAIT = 0.02  # seconds between looks at what another process holds
-_HANGS = 5.0  # seconds after which who adds up sizes is no longer waited for
-_MARK_AGAIN = 10.0  # seconds for which a shard counts as needed just now
-_ATTEMPTS = 3
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)  # Linux: locks that belong to an open file, not to a process
+_LOCK_POLL_S = 0.02  # between attempts to take a lock
+_REMOVE_LOCK_TIMEOUT_S = 5.0  # then remove without the lock: its holder may hang
+_TOUCH_INTERVAL_S = 10.0  # between updates of a shard's time of last use
+_RETRIES = 2
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)  # Linux: locks of an open file, not of a process
 
 
 def cache_limit() -> int:
-    """MIMCL_CACHE_GB in bytes. Raises DataError."""
+    """Return the limit from MIMCL_CACHE_GB, in bytes. Raises DataError."""
     text = os.environ.get("MIMCL_CACHE_GB", "")
     try:
-        gigabytes = float(text) if text else DEFAULT_LIMIT
+        gigabytes = float(text) if text else DEFAULT_LIMIT_GB
     except ValueError:
         gigabytes = math.nan
     if not 0 < gigabytes < math.inf:
@@ -50,52 +50,53 @@ def cache_limit() -> int:
 
 
 class ShardCache:
-    """The folder of all cached shards, kept below `limit` bytes by removing those whose need is longest ago."""
+    """The folder of all cached shards, kept below `limit` bytes by removing the least recently used."""
 
     def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
         self.folder = cache_folder() / "shards" if folder is None else folder
         self.limit = cache_limit() if limit is None else limit
-        self._guard, self._written = threading.Lock(), self.limit  # written since the sizes were last added up
-        self._writing = 0  # bytes for which there is room already
-        self._marked: dict[str, float] = {}
+        self._guard, self._written = threading.Lock(), self.limit  # bytes written since the sizes were last summed
+        self._writing = 0  # bytes for which room has been made
+        self._touched: dict[str, float] = {}  # time.monotonic() by key
 
     @staticmethod
     def key(url: str, stat: Stat) -> str:
         return xxhash.xxh128_hexdigest(f"{url}\n{stat.size}\n{stat.etag}".encode())
 
     def find(self, key: str, size: int, samples: int) -> CachedShard | None:
-        """A shard of that many bytes and samples; None if it is not there. Not to be kept: see `_remove`."""
+        """Open a cached shard, or return None. Close it soon: see `_remove`."""
         try:
             return CachedShard(self.folder / f"{key}{_SUFFIX}", size, samples, 0)
         except OSError:
             return None
 
     def open(self, key: str, size: int, samples: int) -> CachedShard:
-        """The same, empty if it was not there. Raises DataError."""
-        path = self.folder / f"{key}{_SUFFIX}"
-        with self.errors():
-            for attempt in range(_ATTEMPTS):
-                try:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    return CachedShard(path, size, samples, os.O_CREAT)
-                except (FileNotFoundError, FileExistsError):  # which mkdir raises if the folder is removed meanwhile
-                    if attempt == _ATTEMPTS - 1:
-                        raise
+        """Open a cached shard, creating it if it does not exist. Raises DataError."""
 
-    def need(self, key: str) -> None:
-        """Marks a shard, if it is there, as needed now or soon."""
+        def create() -> CachedShard:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return CachedShard(self.folder / f"{key}{_SUFFIX}", size, samples, os.O_CREAT)
+
+        with self._one_line_errors():
+            for _ in range(_RETRIES):
+                with suppress(FileNotFoundError, FileExistsError):  # the folder was removed meanwhile
+                    return create()
+            return create()
+
+    def touch(self, key: str) -> None:
+        """Mark a shard, if it is cached, as recently used."""
         now = time.monotonic()
-        if now - self._marked.get(key, -math.inf) < _MARK_AGAIN:
+        if now - self._touched.get(key, -math.inf) < _TOUCH_INTERVAL_S:
             return
-        self._marked[key] = now
-        with suppress(OSError):  # not there, or somebody else's
+        self._touched[key] = now
+        with suppress(OSError):  # not cached, or owned by another user
             os.utime(self.folder / f"{key}{_SUFFIX}")
 
-    def keep(self, nbytes: int, write: Callable[[], None]) -> None:
-        """Has `write` write that many bytes, after making room for them.
+    def store(self, nbytes: int, write: Callable[[], None]) -> None:
+        """Make room for `nbytes` and call `write` to write them.
 
-        Nothing is written if they are more than may be kept beside what other threads are writing. Raises DataError
-        where the disk takes no more though everything else was removed.
+        Does nothing if they exceed the limit together with what other threads are writing. Raises DataError if the
+        disk is full even after all cached shards were removed.
         """
         with self._guard:
             if self._writing + nbytes > self.limit:
@@ -103,11 +104,11 @@ class ShardCache:
             self._writing += nbytes
         try:
             self._make_room(nbytes)
-            with self.errors():
+            with self._one_line_errors():
                 try:
                     write()
                 except OSError as error:
-                    if error.errno not in _FULL:
+                    if error.errno not in _DISK_FULL:
                         raise
                     self._remove(0)
                     write()
@@ -118,28 +119,28 @@ class ShardCache:
     def _make_room(self, nbytes: int) -> None:
         with self._guard:
             self._written += nbytes
-            if self._written > self.limit // 256:  # adding up costs a look at every file
+            if self._written > self.limit // 256:  # summing stats every file
                 self._written = nbytes
                 self._remove(self.limit - self._writing)
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Errors of the disk, in one line."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Turn errors of the disk into a DataError."""
         try:
             yield
         except OSError as error:
             raise DataError(
-                f"the cache {self.folder} cannot be written ({error.strerror}): make room there, name another folder "
-                f"in MIMCL_CACHE, or fewer than {self.limit / 1e9:g} GB in MIMCL_CACHE_GB"
+                f"the cache {self.folder} cannot be written ({error.strerror}): free some space there, set MIMCL_CACHE "
+                f"to another folder, or set MIMCL_CACHE_GB to less than {self.limit / 1e9:g}"
             ) from None
 
     def _remove(self, target: int) -> None:
-        """Removes shards until they have no more than `target` bytes on the disk; one process at a time.
+        """Remove shards until they use at most `target` bytes on disk; one process at a time.
 
-        Who has one open goes on reading it, and its room is free once that is closed; who writes to one that is gone
-        writes in vain.
+        A process that has a removed shard open can go on reading it; its space is freed when that is closed. What is
+        written to a removed shard is lost.
         """
-        with self.errors(), suppress(FileNotFoundError), _flocked(self.folder):  # nothing is left where it is gone
+        with self._one_line_errors(), suppress(FileNotFoundError), _flocked(self.folder):
             found = []
             for entry in os.scandir(self.folder):
                 if entry.name.endswith(_SUFFIX):
@@ -158,7 +159,7 @@ class ShardCache:
 
 
 class CachedShard:
-    """An open file of the cache, closed with the last reference to it."""
+    """An open file of the cache, closed when it is garbage collected."""
 
     def __init__(self, path: Path, size: int, samples: int, flags: int) -> None:
         self._descriptor = -1
@@ -171,13 +172,13 @@ class CachedShard:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def have(self, first: int, last: int) -> NDArray[np.bool_]:
-        """Whether samples [first, last) of the shard have come."""
+    def is_cached(self, first: int, last: int) -> NDArray[np.bool_]:
+        """Return for each of the samples [first, last) of the shard whether it is cached: (last - first,)."""
         data = os.pread(self._descriptor, last - first, self._size + first)
         return np.frombuffer(data.ljust(last - first, b"\0"), np.bool_)
 
     def read(self, offset: int, nbytes: int, xxh64: int) -> NDArray[np.uint8] | None:
-        """The bytes with that hash; None where they are not here."""
+        """Return the bytes, or None if they do not have that hash."""
         try:
             data = os.pread(self._descriptor, nbytes, offset)
         except OSError:
@@ -185,24 +186,23 @@ class CachedShard:
         return np.frombuffer(data, np.uint8) if xxhash.xxh64_intdigest(data) == xxh64 else None
 
     def write(self, number: int, offset: int, data: bytes | memoryview) -> None:
-        """The bytes of a sample of the shard, which have been compared with the index. Raises OSError."""
+        """Write the bytes of a sample, already checked against the index, and its flag. Raises OSError."""
         _write_all(self._descriptor, data, offset)
         _write_all(self._descriptor, b"\1", self._size + number)
 
     @contextmanager
-    def locked(self, start: int, stop: int, patience: float) -> Iterator[bool]:
-        """Whether nobody else of this machine fetches any of these bytes while the block lasts.
+    def locked(self, start: int, stop: int, timeout: float) -> Iterator[bool]:
+        """Lock a byte range against other threads and processes; yield whether that worked within `timeout` seconds.
 
-        Waits for it, `patience` seconds at most. Who goes on without only does what is done already: so a process that
-        hangs holds up nobody for ever.
+        Going on without the lock is safe, it only fetches bytes twice: so a process that hangs blocks no other.
         """
-        deadline = time.monotonic() + patience
-        while not (mine := self._lock(fcntl.F_WRLCK, start, stop)) and time.monotonic() < deadline:
-            time.sleep(_LOCK_WAIT)
+        deadline = time.monotonic() + timeout
+        while not (acquired := self._lock(fcntl.F_WRLCK, start, stop)) and time.monotonic() < deadline:
+            time.sleep(_LOCK_POLL_S)
         try:
-            yield mine
+            yield acquired
         finally:
-            if mine:
+            if acquired:
                 self._lock(fcntl.F_UNLCK, start, stop)
 
     def _lock(self, kind: int, start: int, stop: int) -> bool:
@@ -226,15 +226,15 @@ def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 @contextmanager
 def _flocked(folder: Path) -> Iterator[None]:
-    """No other process removes while the block lasts, unless it hangs: at most too much is removed."""
-    held, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + _HANGS
+    """Lock the folder, or give up after a timeout: without the lock, at worst too much is removed."""
+    held, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + _REMOVE_LOCK_TIMEOUT_S
     try:
         with suppress(OSError):  # a file system without locks
             while time.monotonic() < deadline:
                 with suppress(BlockingIOError):
                     fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                time.sleep(_LOCK_WAIT)
+                time.sleep(_LOCK_POLL_S)
         yield
     finally:
         os.close(held)

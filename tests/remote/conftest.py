@@ -1,4 +1,4 @@
-"""A packed data set on a web server and in a bucket, both behind a proxy that does harm."""
+"""A packed data set on a web server and in a bucket, both behind a proxy that injects faults."""
 
 import dataclasses
 
@@ -14,12 +14,14 @@ from mimcl.pipeline.remote import remote_store as remote_store
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 
-IMPATIENT = dataclasses.replace(remote.PATIENCE, first_wait=0.02, longest_wait=0.1, connect=5.0, read=5.0)
+SHORT_WAITS = dataclasses.replace(
+    remote.RETRY_POLICY, first_wait=0.02, max_wait=0.1, connect_timeout=5.0, read_timeout=5.0
+)
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory):
-    """A folder of shards: 46 images in several, with prototypes."""
+    """A folder with several shards, 46 images and a prototype set."""
     root = tmp_path_factory.mktemp("remote")
     write_train_val(root / "src", {"ant": 20, "bee": 20}, {"ant": 3, "bee": 3})
     write_classes(root / "src" / "train", {"cat": 4}, seed=9)
@@ -49,7 +51,7 @@ def _bucket(shards):
     with started("s3") as url, started("proxy", url) as harmful:
         with pytest.MonkeyPatch.context() as patch:
             _s3_environment(patch, url)
-            files = remote.RemoteFolder("s3://pictures")._files
+            files = remote.RemoteFolder("s3://pictures")._client
             files.mkdir("pictures")
             files.put(str(shards), "pictures/shards", recursive=True)
         yield Proxy(harmful)
@@ -63,16 +65,16 @@ def _s3_environment(patch, url):
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch, tmp_path):
-    """Short waits, and a cache of the test's own."""
-    monkeypatch.setattr(remote, "PATIENCE", IMPATIENT)
-    monkeypatch.setattr(remote_store, "PATIENCE", IMPATIENT)
+def short_waits(monkeypatch, tmp_path):
+    """Retry after short waits, with an empty cache."""
+    monkeypatch.setattr(remote, "RETRY_POLICY", SHORT_WAITS)
+    monkeypatch.setattr(remote_store, "RETRY_POLICY", SHORT_WAITS)
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def web(_web):
-    """The proxy before the web server; the shards are at `web.root`."""
+    """The proxy in front of the web server; the shards are at `web.root`."""
     _web.harm()
     _web.root = f"{_web.url}/shards"
     return _web
@@ -80,7 +82,7 @@ def web(_web):
 
 @pytest.fixture
 def bucket(_bucket, monkeypatch):
-    """The proxy before S3; the shards are at `bucket.root`."""
+    """The proxy in front of S3; the shards are at `bucket.root`."""
     _bucket.harm()
     _s3_environment(monkeypatch, _bucket.url)
     _bucket.root = "s3://pictures/shards"

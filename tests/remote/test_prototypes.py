@@ -1,4 +1,4 @@
-"""Prototype sets of data elsewhere: fetched whole, put there whole, refused where nothing can be put."""
+"""Prototype sets of remote data: fetched and uploaded completely; refused where uploads are not possible."""
 
 import json
 
@@ -13,7 +13,7 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.remote_folder import upload
 
 
-def test_a_set_is_fetched_once_and_again_when_it_changed_there(bucket, shards, tmp_path):
+def test_a_set_is_fetched_once_and_again_when_its_local_copy_is_damaged(bucket, shards, tmp_path):
     index = ShardIndex.load(bucket.root)
     folder = index.prototypes_folder("default")
     found = PrototypeSet.load(folder, index.fingerprint)
@@ -28,17 +28,17 @@ def test_a_set_is_fetched_once_and_again_when_it_changed_there(bucket, shards, t
     PrototypeSet.load(index.prototypes_folder("default"), index.fingerprint)
 
 
-def test_a_set_that_is_half_there_is_none(bucket, shards):
+def test_an_incomplete_remote_set_is_refused_and_leaves_nothing(bucket, shards):
     index = ShardIndex.load(bucket.root)
     bucket.harm(dict(path=r"centroids\.npy", what="status", value=404))
-    with pytest.raises(DataError, match=r"centroids\.npy is not there"):
+    with pytest.raises(DataError, match=r"centroids\.npy.*404"):
         index.prototypes_folder("default")
     assert not (index.root / "prototypes" / "default").exists()
     assert not list((index.root / "prototypes").glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", ".hidden"])
-def test_names_in_a_description_are_never_paths(bucket, shards, tmp_path, name):
+def test_file_names_in_a_description_must_not_be_paths(bucket, shards, tmp_path, name):
     folder = tmp_path / "hostile"
     folder.mkdir()
     (folder / "prototypes.json").write_text(json.dumps({"xxh128": {name: "0"}}))
@@ -47,7 +47,7 @@ def test_names_in_a_description_are_never_paths(bucket, shards, tmp_path, name):
         ShardIndex.load(bucket.root).prototypes_folder("hostile")
 
 
-def test_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, monkeypatch, tmp_path, capfd):
+def test_sets_are_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, monkeypatch, tmp_path, capfd):
     words = ("prototypes", "build", "--features", "pixels", "--k", "3", "--name", "mine", "--decoder", "reference")
     with pytest.raises(PrototypeError, match="takes no files"):
         build(web.root)

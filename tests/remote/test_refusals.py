@@ -1,4 +1,4 @@
-"""What is wrong with data elsewhere is one line that says what to do; what will not mend is not asked for again."""
+"""Problems of remote data are errors of one line that say what to do; hopeless requests are not retried."""
 
 import builtins
 import dataclasses
@@ -60,48 +60,50 @@ def test_a_shard_that_does_not_exist(web):
     web.harm(dict(path=r"000001\.tar", what="status", value=404))
     index = ShardIndex.load(web.root)
     row = int(np.flatnonzero(index.shard == 1)[0])
-    assert f"{web.root}/train-000001.tar is not there" in refused(lambda: open_store(index).read(np.array([row])))
+    assert f"{web.root}/train-000001.tar not found (HTTP 404)" in refused(
+        lambda: open_store(index).read(np.array([row]))
+    )
 
 
 def test_no_data_set_there(server):
-    assert "is not a packed data set (no dataset.json)" in refused(lambda: ShardIndex.load(server.root + "/nothing"))
-    assert "has no third split" in refused(lambda: ShardIndex.load(server.root, "third"))
+    assert "dataset.json" in refused(lambda: ShardIndex.load(server.root + "/nothing"))
+    assert "third" in refused(lambda: ShardIndex.load(server.root, "third"))
 
 
-def test_patience_ends_with_a_clear_error(server):
+def test_retries_end_with_a_clear_error(server):
     server.harm(dict(path=r"\.tar", what="status", value=500))
     said = refused(lambda: read(server.root))
-    assert "train-000000.tar could not be had in 8 attempts" in said
+    assert f"{server.root}/train-000000.tar" in said
+    assert "8 attempts" in said
 
 
-def test_time_outs_are_tried_again_and_named(server, monkeypatch):
-    short = dataclasses.replace(remote.PATIENCE, read=0.3, attempts=2)
+def test_timeouts_are_retried_and_reported(server, monkeypatch):
+    short = dataclasses.replace(remote.RETRY_POLICY, read_timeout=0.3, max_attempts=2)
     index = ShardIndex.load(server.root)
-    monkeypatch.setattr(remote, "PATIENCE", short)
+    monkeypatch.setattr(remote, "RETRY_POLICY", short)
     server.harm(dict(path=r"\.tar", what="delay", value=30))
     began = time.monotonic()
     said = refused(lambda: open_store(index).read(np.array([0])))
-    assert "could not be had in 2 attempts" in said
+    assert "2 attempts" in said
     assert "imeout" in said
-    assert time.monotonic() - began < 8  # of the 10 that two attempts would else take
+    assert time.monotonic() - began < 8  # less than the 10 that two attempts with the usual timeout would take
     server.harm(dict(path=r"\.tar", what="delay", value=30, times=1))
     assert len(open_store(index).read(np.array([0]))[0]) == index.nbytes[0]
 
 
-def test_nobody_listens():
-    assert "could not be had in 8 attempts" in refused(lambda: ShardIndex.load("http://127.0.0.1:1/shards"))
+def test_no_server_listens():
+    assert "8 attempts" in refused(lambda: ShardIndex.load("http://127.0.0.1:1/shards"))
 
 
-def test_an_object_that_changed(server, shards):
+def test_a_shard_that_changed_is_refused(server, shards):
     store = open_store(ShardIndex.load(server.root))
     store.read(np.array([0]))
     server.harm(dict(path=r"\.tar", what="corrupt"), dict(path=r"\.tar", what="etag"))
     said = refused(lambda: store.read(np.array([1])))
-    assert f"{server.root}/train-000000.tar changed while it was in use" in said
-    assert "pack again" in said
+    assert f"{server.root}/train-000000.tar changed" in said
 
 
-def test_an_object_of_a_hub_that_changed(shards, tmp_path):
+def test_a_shard_on_a_hub_that_changed_is_refused(shards, tmp_path):
     here = tmp_path / "hub"
     shutil.copytree(shards, here)
     with started("hub", str(here)) as url:
@@ -110,7 +112,7 @@ def test_an_object_of_a_hub_that_changed(shards, tmp_path):
         command = [sys.executable, "-c", READ_OF_A_HUB, here / "train-000000.tar"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
-    assert "DataError: shard hf://datasets/user/set/train-000000.tar changed while it was in use" in done.stderr
+    assert "DataError: shard hf://datasets/user/set/train-000000.tar changed" in done.stderr
 
 
 READ_OF_A_HUB = """
@@ -121,7 +123,7 @@ import numpy as np
 
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.open_store import open_store
+from mimcl.pipeline.store import open_store
 
 path = Path(sys.argv[1])
 store = open_store(ShardIndex.load("hf://datasets/user/set"))
@@ -133,13 +135,13 @@ store.read(np.array([1]))
 """
 
 
-def test_an_object_of_another_size(web, shards, tmp_path):
+def test_a_shard_of_another_size_is_refused(web, shards, tmp_path):
     index = ShardIndex.load(web.root)
     index.shards[0]["bytes"] += 512
     assert "the index says" in refused(lambda: open_store(index).read(np.array([0])))
 
 
-def test_a_sample_that_never_matches_is_bad_and_no_trouble_of_transport(web):
+def test_a_sample_that_never_matches_is_bad_and_not_a_transport_error(web):
     index = ShardIndex.load(web.root)
     store = open_store(index)
     web.harm(dict(path=r"\.tar", what="corrupt", method="GET"))
@@ -164,7 +166,7 @@ def test_a_full_cache_disk(web, room):
     assert all(len(data) == index.nbytes[row] for row, data in enumerate(open_store(index).read(rows)))
 
 
-def test_a_full_disk_while_the_index_comes(web):
+def test_a_full_disk_while_the_index_is_fetched(web):
     with files_end_at(100):
         said = refused(lambda: ShardIndex.load(web.root))
     assert "cannot be written" in said
@@ -173,7 +175,7 @@ def test_a_full_disk_while_the_index_comes(web):
     ShardIndex.load(web.root)
 
 
-def test_an_index_that_is_damaged_on_the_way_or_here(web):
+def test_an_index_that_is_damaged_in_transit_or_on_disk_is_fetched_again(web):
     web.harm(dict(path=r"train\.arrow", what="corrupt", times=1, method="GET"))
     index = ShardIndex.load(web.root)
     path = index.root / "train.arrow"
@@ -183,22 +185,23 @@ def test_an_index_that_is_damaged_on_the_way_or_here(web):
     path.write_bytes(content)
     assert ShardIndex.load(web.root).fingerprint == index.fingerprint
     web.harm(dict(path=r"val\.arrow", what="corrupt", method="GET"))
-    assert "checksum" in refused(lambda: ShardIndex.load(web.root, "val"))  # botocore has its own
+    assert "checksum" in refused(lambda: ShardIndex.load(web.root, "val"))  # ours or botocore's
 
 
-def test_prototypes_that_are_not_there(server):
+def test_missing_prototypes_are_refused(server):
     index = ShardIndex.load(server.root)
     said = refused(lambda: index.prototypes_folder("other"))
-    assert f"no prototypes in {server.root}/prototypes/other: run `mimcl prototypes build" in said
+    assert f"{server.root}/prototypes/other" in said
+    assert "mimcl prototypes build" in said
 
 
 @pytest.mark.parametrize("text", ["none", "0", "-1", "nan"])
-def test_a_limit_that_is_none(monkeypatch, text):
+def test_an_invalid_cache_limit_is_refused(monkeypatch, text):
     monkeypatch.setenv("MIMCL_CACHE_GB", text)
     assert "MIMCL_CACHE_GB is" in refused(cache_limit)
 
 
-def test_a_cache_where_none_can_be(monkeypatch, tmp_path, web):
+def test_a_cache_folder_that_cannot_be_created_is_refused(monkeypatch, tmp_path, web):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "file"))
     assert "MIMCL_CACHE" in refused(lambda: ShardIndex.load(web.root))
@@ -223,7 +226,7 @@ def test_a_missing_library(monkeypatch, url, library):
     for name in [name for name in sys.modules if name.partition(".")[0] in (library, "fsspec")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
-    clients._new_client.cache_clear()
+    clients._make_client.cache_clear()
     said = refused(lambda: RemoteFolder(url))
     assert f"needs {library}: pip install 'mimcl[" in said
 
@@ -231,10 +234,10 @@ def test_a_missing_library(monkeypatch, url, library):
 @pytest.mark.parametrize(
     "url", ["s3://bucket/x", "gs://bucket/x", "hf://datasets/user/set", "http://h/x", "https://h/x"]
 )
-def test_every_scheme_opens_without_contacting_anybody(url, monkeypatch):
+def test_every_scheme_opens_without_a_connection(url, monkeypatch):
     monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})  # what FSSPEC_GS_TOKEN sets
     folder = RemoteFolder(url)
-    assert folder.at("train-000000.tar") == f"{url}/train-000000.tar"
+    assert folder.address("train-000000.tar") == f"{url}/train-000000.tar"
 
 
 def test_addresses():
@@ -259,10 +262,10 @@ def test_secrets_are_not_printed(web, capfd, monkeypatch, tmp_path):
     assert "hidden" not in refused(lambda: ShardIndex.load("http://me:hidden@127.0.0.1:1/x?sig=hidden"))
 
 
-def test_processes_that_fail_together_do_not_come_again_together(monkeypatch):
+def test_processes_that_fail_together_do_not_retry_together(monkeypatch):
     def waits(rank):
         monkeypatch.setenv("RANK", str(rank))
-        return [remote.PATIENCE.wait("http://host/shards dataset.json", attempt) for attempt in range(4)]
+        return [remote.RETRY_POLICY.wait("http://host/shards dataset.json", attempt) for attempt in range(4)]
 
     assert waits(0) == waits(0)
     assert len({wait for rank in range(8) for wait in waits(rank)}) == 32

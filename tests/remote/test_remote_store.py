@@ -1,4 +1,4 @@
-"""Samples from elsewhere: the bytes of local files through all harm, or one line; each byte fetched once."""
+"""Remote samples have the bytes of local files despite injected faults; the index is hashed once."""
 
 import os
 import threading
@@ -32,12 +32,12 @@ def refused(url, ids=(0,)) -> str:
     return str(error.value)
 
 
-def test_the_same_bytes_as_local_ones(server, shards):
+def test_remote_samples_have_the_bytes_of_local_ones(server, shards):
     rng = np.random.default_rng(0)
     same_bytes(server.root, shards, rng.integers(0, 40, 100))
 
 
-def test_several_cached_samples_are_read_at_once(web, shards, monkeypatch):
+def test_cached_samples_are_read_in_parallel(web, shards, monkeypatch):
     store, ids = same_bytes(web.root, shards), np.arange(40)
     pread, waited, barrier = os.pread, threading.local(), threading.Barrier(READ_THREADS)
 
@@ -50,9 +50,9 @@ def test_several_cached_samples_are_read_at_once(web, shards, monkeypatch):
     assert [len(data) for data in store.read(ids)] == store._index.nbytes[ids].tolist()
 
 
-def test_an_index_is_hashed_once_not_at_each_start(web, monkeypatch):
-    monkeypatch.setattr(verify_cache, "_SETTLED", -60.0)  # no waiting until the file is old enough to be remembered
-    for notes in (1, 2):  # what it says, once it was hashed as it came; then the hash of what lies there
+def test_an_index_is_hashed_once_and_not_at_each_start(web, monkeypatch):
+    monkeypatch.setattr(verify_cache, "_SETTLED", -60.0)  # remember a check at once, however new the file is
+    for notes in (1, 2):  # first the check of its content, then that of its checksum
         ShardIndex.load(web.root)
         assert len(list((cache_folder() / "checked").iterdir())) == notes
     web.harm()
@@ -77,6 +77,6 @@ HARM = [
 @pytest.mark.parametrize(
     "harm", HARM, ids=lambda harm: "-".join(str(harm[key]) for key in ("what", "value") if key in harm)
 )
-def test_through_harm(server, shards, harm):
+def test_bytes_are_right_despite_faults(server, shards, harm):
     server.harm(dict(path=r"\.tar", **harm) | ({} if harm["what"] in ("status", "delay") else {"method": "GET"}))
     same_bytes(server.root, shards)

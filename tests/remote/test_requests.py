@@ -1,18 +1,18 @@
-"""Requests for what lies elsewhere: each sample in one, small gaps bridged, a shard whole where that is cheaper."""
+"""Plans of requests: each sample is in one, small gaps are fetched too, shards are fetched whole if that is cheaper."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mimcl.pipeline.remote.range_plan import NEAR, REQUEST, plan_requests
+from mimcl.pipeline.remote.range_plan import MAX_GAP, REQUEST_COST, plan_requests
 from mimcl.pipeline.remote.remote_folder import CHUNK
 
 SHARDS, ROWS = 4, 300
 
 
 def made(sizes):
-    """An index of SHARDS shards alike, with samples of these sizes 1,536 bytes apart."""
+    """An index of SHARDS equal shards, with samples of these sizes, 1,536 bytes apart."""
     offset = np.cumsum(sizes + 1536) - sizes
     return SimpleNamespace(
         shard=np.repeat(np.arange(SHARDS, dtype=np.int32), len(sizes)),
@@ -23,12 +23,12 @@ def made(sizes):
 
 
 def cost(start, stop):
-    return (stop - start).sum() + REQUEST * np.ceil((stop - start) / CHUNK).sum()
+    return (stop - start).sum() + REQUEST_COST * np.ceil((stop - start) / CHUNK).sum()
 
 
 @pytest.mark.parametrize("count", [1, 30, 300, 3000])
 @pytest.mark.parametrize("typical", [3_000, 110_000])
-def test_every_sample_is_in_one_request_and_no_way_is_cheaper(typical, count):
+def test_every_sample_is_in_one_request_and_the_cheaper_way_is_chosen(typical, count):
     rng = np.random.default_rng(count)
     index = made(rng.integers(typical // 2, 2 * typical, ROWS))
     drawn = rng.integers(0, SHARDS * ROWS, count)
@@ -47,7 +47,7 @@ def test_every_sample_is_in_one_request_and_no_way_is_cheaper(typical, count):
     np.testing.assert_array_equal(by_ranges.sample_ids, needed)
     beside = by_ranges.shard[1:] == by_ranges.shard[:-1]
     apart, together = by_ranges.start[1:] - by_ranges.stop[:-1], by_ranges.stop[1:] - by_ranges.start[:-1]
-    assert ((apart > NEAR) | (together > CHUNK))[beside].all()  # small gaps are left only where a request is full
+    assert ((apart > MAX_GAP) | (together > CHUNK))[beside].all()  # small gaps are left only where a request is full
     for shard in np.unique(index.shard[needed]):
         rows = np.flatnonzero(index.shard == shard)
         whole = np.isin(rows, either.sample_ids).all()
@@ -55,7 +55,7 @@ def test_every_sample_is_in_one_request_and_no_way_is_cheaper(typical, count):
         costs = [
             cost(reads.start[reads.shard == shard], reads.stop[reads.shard == shard]) for reads in (by_ranges, either)
         ]
-        slack = 4 * REQUEST  # cuts fall at samples
+        slack = 4 * REQUEST_COST  # cuts fall at samples
         assert costs[1] <= min(cost_of_all, costs[0]) + slack
         assert whole or costs[1] == costs[0]
 
@@ -68,6 +68,6 @@ def test_shards_too_large_for_the_cache_are_never_fetched_whole():
     np.testing.assert_array_equal(plan_requests(index, many, size - 1).sample_ids, many)
 
 
-def test_nothing():
+def test_a_plan_of_no_samples_is_empty():
     reads = plan_requests(made(np.full(ROWS, 3000)), np.empty(0, np.int64), 1 << 40)
     assert (len(reads.start), reads.fetched, reads.needed) == (0, 0, 0)

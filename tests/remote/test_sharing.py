@@ -1,4 +1,4 @@
-"""The cache: shared by the processes of a machine, limited, and true after any kill."""
+"""The cache is shared by the processes of a machine, limited in size, and consistent after a kill."""
 
 import fcntl
 import multiprocessing
@@ -14,7 +14,7 @@ import pytest
 from mimcl.pipeline.cache_dir import cache_folder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
-from mimcl.pipeline.remote.range_plan import NEAR
+from mimcl.pipeline.remote.range_plan import MAX_GAP
 from mimcl.pipeline.remote.remote_folder import Stat
 from mimcl.pipeline.remote.remote_store import RemoteStore
 from mimcl.pipeline.remote.shard_cache import ShardCache
@@ -24,7 +24,7 @@ spawn = multiprocessing.get_context("spawn")
 
 
 def read_all(url, shards, expected, times):
-    """In a process of its own: every sample in some order, `times` over, compared with the local ones."""
+    """Read every sample in random order, `times` times, and compare with the local ones; runs in its own process."""
     index = ShardIndex.load(url)
     store, local = open_store(index), ShardStore(ShardIndex.load(shards))
     if expected:
@@ -36,7 +36,7 @@ def read_all(url, shards, expected, times):
 
 
 def fetch_all(url):
-    """What is kept whole."""
+    """Fetch index and prototype set; runs in its own process."""
     ShardIndex.load(url).prototypes_folder("default")
 
 
@@ -62,10 +62,10 @@ def test_two_processes_fetch_every_byte_about_once(server, shards, expected):
     assert total <= server.sent() < 1.3 * total
     server.harm()
     assert len(RemoteStore(index).read(np.arange(index.samples))) == index.samples
-    assert server.sent() == 0  # all of it is here
+    assert server.sent() == 0  # all of it is cached
 
 
-def test_threads_of_one_process_share_as_well(web, shards):
+def test_threads_of_one_process_share_the_cache_too(web, shards):
     index = ShardIndex.load(web.root)
     web.harm(dict(path=r"\.tar", what="delay", value=0.1))
     threads = [threading.Thread(target=lambda: open_store(index).read(np.arange(index.samples))) for _ in range(4)]
@@ -76,13 +76,13 @@ def test_threads_of_one_process_share_as_well(web, shards):
     assert web.sent() < 1.3 * index.nbytes.sum()
 
 
-def test_what_is_expected_is_there_when_it_is_needed(web, shards):
+def test_prefetched_samples_are_cached_when_they_are_read(web, shards):
     index = ShardIndex.load(web.root)
     store = open_store(index)
     few = np.flatnonzero(index.shard == 0)[::7]
     store.expect(store.plan(few))
     deadline = time.monotonic() + 60
-    while len(store._cached(few)) < len(few):
+    while len(store._read_cached(few)) < len(few):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     asked = len(web.asked())
@@ -91,10 +91,10 @@ def test_what_is_expected_is_there_when_it_is_needed(web, shards):
     store.close()
 
 
-def test_what_is_planned_is_what_is_fetched_whole_shards_or_ranges(web, shards):
+def test_exactly_the_planned_shards_and_ranges_are_fetched(web, shards):
     index = ShardIndex.load(web.root)
     large = int(index.nbytes.argmax())  # a megabyte beside it is worth a request
-    apart = np.flatnonzero(index.nbytes > NEAR)[::2]  # with others between, too large to be bridged
+    apart = np.flatnonzero(index.nbytes > MAX_GAP)[::2]  # gaps between them exceed MAX_GAP
     for number, rows in enumerate((np.array([large]), apart, np.arange(index.samples))):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MIMCL_CACHE", f"{cache_folder()}{number}")
@@ -102,7 +102,7 @@ def test_what_is_planned_is_what_is_fetched_whole_shards_or_ranges(web, shards):
             planned = store.plan(rows)
             web.harm()
             store.expect(planned)
-            store.read(rows)  # what is being fetched already is waited for
+            store.read(rows)  # waits for requests in progress
             deadline = time.monotonic() + 60
             while web.sent() < planned.fetched and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -143,54 +143,54 @@ def test_threads_that_write_at_once_keep_the_limit(tmp_path):
 
     def keep(key, before=lambda: None):
         file = cache.open(key, len(data), 1)
-        cache.keep(len(data), lambda: (before(), file.write(0, 0, data)))
+        cache.store(len(data), lambda: (before(), file.write(0, 0, data)))
 
     keep("old")
-    keep("first", before=lambda: keep("second"))  # room for the first was made when the second comes
+    keep("first", before=lambda: keep("second"))  # the second writes after room for the first was made
     assert sum(path.stat().st_blocks * 512 for path in (tmp_path / "shards").iterdir()) <= 40_000
-    assert cache.find("first", len(data), 1).have(0, 1).all()
-    keep("third")  # of what was written nothing counts as being written
-    assert cache.find("third", len(data), 1).have(0, 1).all()
+    assert cache.find("first", len(data), 1).is_cached(0, 1).all()
+    keep("third")  # finished writes no longer count as being written
+    assert cache.find("third", len(data), 1).is_cached(0, 1).all()
 
 
-def test_a_process_that_hangs_while_it_makes_room_holds_up_nobody_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("mimcl.pipeline.remote.shard_cache._HANGS", 0.2)
+def test_a_process_that_hangs_while_it_makes_room_does_not_block_others_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("mimcl.pipeline.remote.shard_cache._REMOVE_LOCK_TIMEOUT_S", 0.2)
     cache, began = ShardCache(tmp_path / "shards", 40_000), time.monotonic()
     file, held = cache.open("key", 8, 1), os.open(tmp_path / "shards", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
-        writing = threading.Thread(target=cache.keep, args=(8, lambda: file.write(0, 0, b"x" * 8)), daemon=True)
+        writing = threading.Thread(target=cache.store, args=(8, lambda: file.write(0, 0, b"x" * 8)), daemon=True)
         writing.start()
         writing.join(60)
         assert not writing.is_alive()
         assert time.monotonic() - began >= 0.2
-        assert file.have(0, 1).all()
+        assert file.is_cached(0, 1).all()
     finally:
         os.close(held)
 
 
-def test_what_was_needed_longest_ago_is_removed_first(tmp_path):
+def test_the_least_recently_used_shard_is_removed_first(tmp_path):
     cache = ShardCache(tmp_path / "shards", 40_000)
     data = b"x" * 8192
     for number in range(3):
         file = cache.open(f"key{number}", len(data), 1)
-        cache.keep(len(data), lambda file=file: file.write(0, 0, data))
+        cache.store(len(data), lambda file=file: file.write(0, 0, data))
         os.utime(tmp_path / "shards" / f"key{number}.shard", (number, number))
         del file
-    cache.need("key0")
+    cache.touch("key0")
     file = cache.open("key3", len(data), 1)
-    cache.keep(len(data), lambda: file.write(0, 0, data))
+    cache.store(len(data), lambda: file.write(0, 0, data))
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
         "key0.shard",
         "key2.shard",
         "key3.shard",
     ]
     assert cache.find("key1", len(data), 1) is None
-    assert cache.find("key0", len(data), 1).have(0, 1).all()
+    assert cache.find("key0", len(data), 1).is_cached(0, 1).all()
 
 
 def test_the_folder_of_the_cache_may_be_removed_at_any_time(web, shards, monkeypatch):
-    monkeypatch.setenv("MIMCL_CACHE_GB", "0.0009")  # so that there is something to remove again and again
+    monkeypatch.setenv("MIMCL_CACHE_GB", "0.0009")  # so that shards are removed again and again
     local, index = ShardStore(ShardIndex.load(shards)), ShardIndex.load(web.root)
     store, ended = open_store(index), threading.Event()
 
@@ -210,12 +210,12 @@ def test_the_folder_of_the_cache_may_be_removed_at_any_time(web, shards, monkeyp
         remover.join()
 
 
-def test_another_etag_or_size_is_another_file():
+def test_another_etag_or_size_gives_another_file():
     keys = {ShardCache.key(url, Stat(size, etag)) for url in "ab" for size in (1, 2) for etag in ("", "x")}
     assert len(keys) == 8
 
 
-def test_a_kill_in_the_middle_leaves_neither_lock_nor_lie(web, shards):
+def test_a_kill_leaves_neither_a_lock_nor_wrong_bytes(web, shards):
     web.harm(dict(path=r"\.tar", what="delay", value=0.2))
     process = started(web.root, shards)
     deadline = time.monotonic() + 30
@@ -236,7 +236,7 @@ def test_a_kill_in_the_middle_leaves_neither_lock_nor_lie(web, shards):
 @pytest.mark.parametrize(
     ("what", "left"), [(r"train\.arrow", ".train.arrow.*.tmp"), ("default/train", ".default.*.tmp")]
 )
-def test_a_kill_while_an_index_or_a_set_comes_leaves_nothing_behind(web, what, left):
+def test_partial_downloads_of_a_killed_process_are_removed(web, what, left):
     web.harm(dict(path=what, what="delay", value=60, method="GET"))
     process = spawn.Process(target=fetch_all, args=(web.root,))
     process.start()
@@ -251,7 +251,7 @@ def test_a_kill_while_an_index_or_a_set_comes_leaves_nothing_behind(web, what, l
     assert not list(cache_folder().rglob("*.tmp"))
 
 
-def test_what_was_damaged_in_the_cache_is_fetched_again(web):
+def test_damaged_bytes_in_the_cache_are_fetched_again(web):
     index = ShardIndex.load(web.root)
     good = open_store(index).read(np.arange(index.samples))
     web.harm()

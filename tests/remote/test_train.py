@@ -1,4 +1,4 @@
-"""`mimcl` on data that lie elsewhere: the draws, losses and weights of local files, through all harm."""
+"""`mimcl train` on remote data: draws, losses and weights equal those on local files despite faults."""
 
 import pytest
 from helpers.small_runs import FEW_PATCHES, metrics, train, weights
@@ -27,13 +27,13 @@ HARM = [
 ]
 
 
-def test_training_through_harm_is_that_on_local_files(server, local, tmp_path, monkeypatch):
+def test_training_despite_faults_equals_that_on_local_files(server, local, tmp_path, monkeypatch):
     server.harm(*HARM)
     assert mimcl(monkeypatch, tmp_path, *train("run", FEW_PATCHES, steps=STEPS), "--data", server.root) == 0
     run = tmp_path / "run"
     assert weights(run) == weights(local)
     assert (run / "draw_counts.npy").read_bytes() == (local / "draw_counts.npy").read_bytes()
-    of_reads = {"read_amplification", "requests", "shards_touched"}  # which are planned for what lies elsewhere only
+    of_reads = {"read_amplification", "requests", "shards_touched"}  # metrics of remote reads
     lines = metrics(run)
     assert any(of_reads <= line.keys() for line in lines)
     without = [{key: value for key, value in line.items() if key not in of_reads} for line in lines]
@@ -41,7 +41,7 @@ def test_training_through_harm_is_that_on_local_files(server, local, tmp_path, m
     assert len(server.asked()) > 3
 
 
-def test_a_run_keeps_no_secrets_of_the_address(web, tmp_path, monkeypatch, capfd):
+def test_a_run_keeps_no_secrets_of_the_url(web, tmp_path, monkeypatch, capfd):
     root = web.root.replace("http://", "http://me:s3cret@") + "?sig=s3cret"
     words = [*train("run", FEW_PATCHES, steps=STEPS), "--set", "report=true"]
     assert mimcl(monkeypatch, tmp_path, *words, "--data", root) == 0
