@@ -27,9 +27,9 @@ from mimcl.model.evaluate.augment import (
     erasing_boxes,
     mix,
     mixing_weights,
-    smoothed,
+    smooth_labels,
 )
-from mimcl.model.evaluate.finetune import Classifier, FinetuneConfig, normalised, soft_cross_entropy
+from mimcl.model.evaluate.finetune import Classifier, FinetuneConfig, normalise, soft_cross_entropy
 from mimcl.model.evaluate.supervised import rate_at
 from mimcl.model.forward_backward import unfused_attention
 from mimcl.model.optim import OptimConfig
@@ -58,7 +58,7 @@ def finetune(
     world = world or World()
     task = Task.load(path, data, world)
     model, size = task.encoder.config.model, task.encoder.config.data.image_size
-    config = replaced(FinetuneConfig(), FinetuneConfig.of(model.name) | dict(values or {}))
+    config = replaced(FinetuneConfig(), FinetuneConfig.overrides_for(model.name) | dict(values or {}))
     config = _fitting(config, task)
     group = config.mixing_group
     if micro_batch_size is not None and micro_batch_size < group:
@@ -98,7 +98,7 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
     in_bfloat16 = task.encoder.config.trainer.precision == "bfloat16"
     autocast = torch.autocast(task.device.type, torch.bfloat16, enabled=in_bfloat16)
     attention = unfused_attention if in_bfloat16 and task.device.type == "cpu" else nullcontext
-    optimizer = torch.optim.AdamW(classifier.groups(config), lr=0.0, betas=config.betas, fused=True)
+    optimizer = torch.optim.AdamW(classifier.parameter_groups(config), lr=0.0, betas=config.betas, fused=True)
     optim = OptimConfig(config.base_lr, config.weight_decay, config.warmup_epochs, config.betas)
 
     def numbers(draws: np.ndarray, stream: int, count: int) -> np.ndarray:
@@ -106,10 +106,10 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
 
     def losses(batch: Batch) -> Tensor:
         draws, groups = batch.draws, batch.draws[:: config.mixing_group]
-        images = normalised(batch.images)
+        images = normalise(batch.images)
         boxes = erasing_boxes(numbers(draws, STREAM_ERASING, ERASING_NUMBERS), size, config.erasing)
         erase(images, boxes, hash64(config.seed, draws, STREAM_NOISE), mix64)
-        targets = smoothed(task.targets(batch.labels), task.splits.classes, config.label_smoothing)
+        targets = smooth_labels(task.targets(batch.labels), task.splits.classes, config.label_smoothing)
         share, cuts = mixing_weights(
             numbers(groups, STREAM_MIXING, MIXING_NUMBERS),
             hash64(config.seed, groups, STREAM_MIXING),
@@ -126,7 +126,7 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
 
     def logits(batch: Batch) -> Tensor:
         with autocast:
-            return classifier(normalised(batch.images)).float()
+            return classifier(normalise(batch.images)).float()
 
     def augment_batch(images: Tensor, draws: np.ndarray) -> Tensor:
         return rand_augment(images, draws, config.seed, config.rand_augment, config.rand_augment_std)

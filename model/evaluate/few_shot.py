@@ -1,11 +1,9 @@
-"""Few-shot classification: logistic regression on a few frozen features of each class, over several such subsets.
+"""Few-shot classification: logistic regression on frozen features of a few samples per class, over random subsets.
 
-The classifier is that of MSN (Assran et al. 2022, arXiv 2204.07141) and its code: each feature less the mean of its own
-values and brought to unit length, no bias, and the minimum of
+The classifier follows MSN (Assran et al. 2022, arXiv 2204.07141) and its code: each feature vector is centred by the
+mean of its own values and scaled to unit length, there is no bias, and full-batch L-BFGS in float64 minimises
 
     mean cross-entropy + (lambda / 2) |W|^2,  lambda = 0.00025 / n for n samples
-
-which full-batch L-BFGS finds, in float64.
 """
 
 from __future__ import annotations
@@ -18,11 +16,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from mimcl.model.evaluate.samples import labelled, numbered, places
+from mimcl.model.evaluate.samples import class_indices, labelled, ranks_in_class
 
 SHOTS, SEEDS, LAMBDA = (1, 5, 10), 5, 0.00025
-_ROWS = 4096  # judged at a time
-_ITERATIONS, _GRADIENT = 2000, 1e-7  # at most; the largest slope that is taken for 0
+_ROWS = 4096  # classified at a time
+_MAX_ITERATIONS, _GRADIENT_TOLERANCE = 2000, 1e-7
 
 
 def few_shot(
@@ -36,53 +34,54 @@ def few_shot(
     strength: float = LAMBDA,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[str, float]]:
-    """Yields ("1_shot", mean), ("1_shot_std", spread), ("5_shot", mean) ...: shares of val samples given their class.
+    """Yield ("1_shot", mean), ("1_shot_std", standard deviation), ("5_shot", mean) ... of accuracies on `val`.
 
-    The mean is over `seeds` subsets of `shots` train samples a class, the spread their standard deviation (of a sample;
-    none of one seed). A class with fewer samples gives all it has. A subset is a pure function of seed, shots, labels.
-    `train` (N, D) and `val` (M, D) are features; labels (N,) and (M,) are whole numbers, and samples with a negative
-    one are left out. `strength` is lambda times n. ValueError where no class has that many samples.
+    Mean and standard deviation (with Bessel's correction; not for a single seed) are over `seeds` subsets of `shots`
+    train samples per class; a smaller class gives all its samples. A subset depends on seed, shots and labels alone.
+    `train` (N, D) and `val` (M, D) are features; labels (N,) and (M,) are integers, and samples with a negative label
+    are ignored. `strength` is lambda times n. Raises ValueError if no class has that many samples.
     """
     if seeds < 1 or not shots or min(shots) < 1 or strength <= 0:
-        raise ValueError(f"seeds are {seeds}, shots {tuple(shots)} and the strength {strength}; all must be above 0")
+        raise ValueError(f"seeds, shots and strength must be above 0 (got {seeds}, {tuple(shots)} and {strength})")
     x, labels = labelled("train samples", train, train_labels, device)
     val_x, val_labels = labelled("val samples", val, val_labels, device)
-    y, val_y, classes = numbered(labels, val_labels)
-    most = int(y.bincount().max())
-    if max(shots) > most:
-        raise ValueError(f"{max(shots)} shots a class: no class has more than {most} samples to learn from")
-    val_x = _unit(val_x)
+    y, val_y, classes = class_indices(labels, val_labels)
+    largest = int(y.bincount().max())
+    if max(shots) > largest:
+        raise ValueError(f"{max(shots)} shots: no class has more than {largest} train samples")
+    val_x = _centred_unit(val_x)
     for count in shots:
-        found = []
+        accuracies = []
         for seed in range(seeds):
             rows = subset(y, count, seed)
-            weight = _fitted(_unit(x[rows]).double(), y[rows], classes, strength / len(rows)).float()
-            right = sum(
+            weight = _fit(_centred_unit(x[rows]).double(), y[rows], classes, strength / len(rows)).float()
+            correct = sum(
                 ((features @ weight).argmax(dim=1) == truth).sum()
                 for features, truth in zip(val_x.split(_ROWS), val_y.split(_ROWS), strict=True)
             )
-            found.append(right.item() / len(val_y))
-        yield f"{count}_shot", float(np.mean(found))
+            accuracies.append(int(correct) / len(val_y))
+        yield f"{count}_shot", float(np.mean(accuracies))
         if seeds > 1:
-            yield f"{count}_shot_std", float(np.std(found, ddof=1))
+            yield f"{count}_shot_std", float(np.std(accuracies, ddof=1))
 
 
 def subset(y: Tensor, shots: int, seed: int) -> Tensor:
-    """Rows of at most `shots` samples of each class of `y` (N,), ascending."""
-    return torch.from_numpy(np.flatnonzero(places(y, [seed, shots]) < shots)).to(y.device)
+    """The rows, ascending, of at most `shots` random samples of each class of `y` (N,)."""
+    return torch.from_numpy(np.flatnonzero(ranks_in_class(y, [seed, shots]) < shots)).to(y.device)
 
 
-def _unit(x: Tensor) -> Tensor:
+def _centred_unit(x: Tensor) -> Tensor:
+    """Subtract the mean of each row of x (N, D), then scale the row to unit length."""
     return normalize(x - x.mean(dim=1, keepdim=True))
 
 
-def _fitted(x: Tensor, y: Tensor, classes: int, strength: float) -> Tensor:
-    """Weights (D, C) at the minimum."""
+def _fit(x: Tensor, y: Tensor, classes: int, strength: float) -> Tensor:
+    """The weights (D, C) of the logistic regression with the lowest loss."""
     weight = torch.zeros(x.shape[1], classes, dtype=x.dtype, device=x.device, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight],
-        max_iter=_ITERATIONS,
-        tolerance_grad=_GRADIENT,
+        max_iter=_MAX_ITERATIONS,
+        tolerance_grad=_GRADIENT_TOLERANCE,
         tolerance_change=0.0,
         history_size=20,
         line_search_fn="strong_wolfe",

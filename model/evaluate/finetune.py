@@ -1,4 +1,4 @@
-"""The classifier that fine-tuning trains, and MAE's settings for it (He et al., CVPR 2022; its published code)."""
+"""The classifier for fine-tuning, and MAE's recipe for training it (He et al., CVPR 2022, and its code)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from timm.models import VisionTransformer
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from mimcl.model.evaluate.augment import sent
-from mimcl.model.mae import SIZES, ModelConfig, encoder_weights
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
+from mimcl.model.evaluate.augment import to_device
+from mimcl.model.mae import MEAN, SIZES, STD, ModelConfig, encoder_weights
 
 
 @dataclass(frozen=True)
@@ -33,16 +31,16 @@ class FinetuneConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 0.65
     drop_path: float = 0.1
-    rand_augment: float = 9.0  # magnitude, of 10; 0: none
+    rand_augment: float = 9.0  # magnitude, at most 10; 0: none
     rand_augment_std: float = 0.5
     erasing: float = 0.25  # probability
     mixup: float = 0.8
     cutmix: float = 1.0
-    mixing_switch: float = 0.5  # probability of cutmix where there are both
-    mixing_group: int = 32  # consecutive draws that are mixed alike, as many as MAE has in a GPU's batch
+    mixing_switch: float = 0.5  # probability of cutmix, if mixup and cutmix are both enabled
+    mixing_group: int = 32  # consecutive draws that are mixed with one weight, as a GPU's batch in MAE
     label_smoothing: float = 0.1
     smallest_crop: float = 0.08  # share of the area
-    judge_every_epochs: float = 10.0  # on the val images, on the way to the end
+    judge_every_epochs: float = 10.0  # evaluate on the val images during training
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,8 +51,8 @@ class FinetuneConfig:
             raise ValueError(f"betas are {self.betas}; both must be at least 0 and below 1")
 
     @classmethod
-    def of(cls, size: str) -> dict[str, float]:
-        """What MAE does otherwise with an encoder of that size; with tiny and small ones we do as with ViT-B."""
+    def overrides_for(cls, size: str) -> dict[str, float]:
+        """Values that differ from the defaults for an encoder of that size in MAE; tiny and small use ViT-B's."""
         larger = {"epochs": 50.0, "base_lr": 1e-3, "layer_decay": 0.75}
         return {"vit_large": larger | {"drop_path": 0.2}, "vit_huge": larger | {"drop_path": 0.3}}.get(size, {})
 
@@ -74,28 +72,29 @@ _RANGES = {
 }
 
 
-class GivenDropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016) whose choices are given: timm's draws them from the global generator."""
+class DeterministicDropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016) with choices made by the caller; timm draws from the global generator."""
+
+    kept: Tensor  # bool (B,), for the next forward pass
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.kept: Tensor | None = None  # bool (B,), of the next pass
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, L, D) to zeros for images whose path is dropped, and x / (1 - rate) for the others."""
+        """Replace x (B, L, D) by zeros for images whose path is dropped, by x / (1 - rate) for the others."""
         if not self.training:
             return x
         return x * (self.kept / (1 - self.rate)).to(x.dtype)[:, None, None]
 
 
 class Classifier(nn.Module):
-    """timm's VisionTransformer with a MAE's encoder: mean of the patch tokens, LayerNorm, linear head."""
+    """timm's VisionTransformer with the encoder of a MAE: mean of the patch tokens, LayerNorm, linear head."""
 
     def __init__(self, config: ModelConfig, image_size: int, classes: int, drop_path: float) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.name]
-        # Layers draw default weights from the global generator when they are made: its state is put back.
+        # Layers draw default weights from the global generator when they are created; restore its state.
         with torch.random.fork_rng(devices=[]):
             self.vit = VisionTransformer(
                 img_size=image_size,
@@ -109,46 +108,46 @@ class Classifier(nn.Module):
                 norm_layer=partial(nn.LayerNorm, eps=1e-6),
                 weight_init="skip",
             )
-        self.paths: list[GivenDropPath] = []
+        self.paths: list[DeterministicDropPath] = []
         for block in self.vit.blocks:
             for name in ("drop_path1", "drop_path2"):
                 if isinstance(module := getattr(block, name), DropPath):
-                    self.paths.append(GivenDropPath(module.drop_prob))
+                    self.paths.append(DeterministicDropPath(float(module.drop_prob or 0.0)))
                     setattr(block, name, self.paths[-1])
 
     def initialise(self, tensors: Mapping[str, Tensor], generator: torch.Generator) -> None:
-        """The encoder's weights but for its last norm, which mean pooling makes useless, and a head near zero."""
+        """Load the encoder's weights, except its final norm, which mean pooling does not use; draw a head near zero."""
         encoder = {name: value for name, value in encoder_weights(tensors).items() if not name.startswith("norm.")}
-        fresh = {name: value for name, value in self.vit.state_dict().items() if name.startswith(("fc_norm.", "head."))}
-        self.vit.load_state_dict(encoder | fresh)
-        nn.init.ones_(self.vit.fc_norm.weight)
-        nn.init.zeros_(self.vit.fc_norm.bias)
-        nn.init.trunc_normal_(self.vit.head.weight, std=2e-5, generator=generator)
-        nn.init.zeros_(self.vit.head.bias)
+        new = {name: value for name, value in self.vit.named_parameters() if name.startswith(("fc_norm.", "head."))}
+        self.vit.load_state_dict(encoder | new)
+        nn.init.ones_(new["fc_norm.weight"])
+        nn.init.zeros_(new["fc_norm.bias"])
+        nn.init.trunc_normal_(new["head.weight"], std=2e-5, generator=generator)
+        nn.init.zeros_(new["head.bias"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) to logits (B, C)."""
         return self.vit(images)
 
     def keep_paths(self, numbers: NDArray[np.float64]) -> None:
-        """Chooses the paths of the next pass by numbers in [0, 1) (B, len(paths)): dropped where below the rate."""
+        """Choose the paths of the next forward pass: dropped where numbers in [0, 1) (B, paths) are below the rate."""
         rates = np.array([path.rate for path in self.paths])
-        kept = sent((numbers >= rates).T.copy(), self.vit.cls_token.device)
-        for path, of_path in zip(self.paths, kept, strict=True):
-            path.kept = of_path
+        kept = to_device((numbers >= rates).T.copy(), next(self.parameters()).device)
+        for path, images_kept in zip(self.paths, kept, strict=True):
+            path.kept = images_kept
 
-    def groups(self, config: FinetuneConfig) -> list[dict]:
-        """Parameter groups for AdamW, whose "lr_scale" is layer_decay^(depth + 1 - layer), 0 the embedding."""
-        excepted = self.vit.no_weight_decay()
-        return param_groups_layer_decay(self.vit, config.weight_decay, excepted, layer_decay=config.layer_decay)
+    def parameter_groups(self, config: FinetuneConfig) -> list[dict]:
+        """Parameter groups for AdamW with "lr_scale" layer_decay^(depth + 1 - layer); layer 0 is the embedding."""
+        no_decay = self.vit.no_weight_decay()
+        return param_groups_layer_decay(self.vit, config.weight_decay, no_decay, layer_decay=config.layer_decay)
 
 
-def normalised(images: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) to float32 with ImageNet's mean and deviation."""
-    mean, std = (sent(255 * np.array(v, np.float32), images.device).view(3, 1, 1) for v in (_MEAN, _STD))
+def normalise(images: Tensor) -> Tensor:
+    """Normalise uint8 images (B, 3, S, S) with ImageNet's mean and standard deviation, to float32."""
+    mean, std = (to_device(255 * np.array(v, np.float32), images.device).view(3, 1, 1) for v in (MEAN, STD))
     return images.float().sub_(mean).div_(std)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The losses (B,) of logits against probabilities, both (B, C), in float32."""
+    """The cross-entropy (B,) between logits and target probabilities, both (B, C), in float32."""
     return -(targets * logits.float().log_softmax(dim=1)).sum(dim=1)

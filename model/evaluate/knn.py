@@ -1,8 +1,8 @@
-"""Classification by nearest neighbours: how well distances between frozen features tell the classes apart.
+"""Nearest-neighbour classification of frozen features.
 
-Similarity is the cosine. nn is the class of the most similar sample; knn is DINO's weighted vote (Caron et al. 2021,
-arXiv 2104.14294), in which the k most similar samples vote for their classes with weight exp(similarity / temperature).
-The search is exact: blocks of similarities by matrix product, the best k of each block kept.
+Similarity is the cosine. nn predicts the class of the most similar sample; knn is DINO's weighted vote (Caron et al.
+2021, arXiv 2104.14294), in which the k most similar samples vote for their class with weight
+exp(similarity / temperature). The search is exact: similarities are computed in blocks by matrix product.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from mimcl.model.evaluate.samples import labelled
 
-_QUERIES, _BANK = 512, 16_384  # a block of similarities: 32 MB
+_QUERIES, _BANK = 512, 16_384  # size of a block of similarities: 32 MB
 
 
 def knn(
@@ -28,56 +28,58 @@ def knn(
     temperature: float = 0.07,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[str, float]]:
-    """Yields ("nn", accuracy), then ("knn", accuracy): the share, 0 to 1, of queries that get their own class.
+    """Yield ("nn", accuracy), then ("knn", accuracy) on the queries, in [0, 1].
 
-    `bank` (N, D) and `queries` (M, D) are features of any length, computed on in float32; labels (N,) and (M,) are
-    whole numbers, and samples with a negative one are left out. A bank of fewer than `k` samples votes as a whole. Of
-    equal similarities the lower row of the bank comes first, of equal votes the class of the nearer sample.
-    ValueError where nothing is left, or for features that are not finite.
+    `bank` (N, D) and `queries` (M, D) are features, not necessarily of unit length, computed on in float32; labels (N,)
+    and (M,) are integers, and samples with a negative label are ignored. A bank of fewer than `k` samples votes as a
+    whole. Equal similarities are ordered by row of the bank; of equal votes the class of the nearer sample wins.
+    Raises ValueError if no sample has a label or a feature is not finite.
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k is {k} and the temperature {temperature}; k must be at least 1, the temperature above 0")
-    bank, bank_labels = labelled("bank", bank, bank_labels, device)
-    queries, query_labels = labelled("queries", queries, query_labels, device)
-    bank, queries = normalize(bank), normalize(queries)
-    nearest_right, vote_right = 0, 0
-    for features, truth in zip(queries.split(_QUERIES), query_labels.split(_QUERIES), strict=True):
-        similarities, rows = nearest(bank, features, k)
-        labels = bank_labels[rows]
-        nearest_right += (labels[:, 0] == truth).sum()
-        vote_right += (vote(similarities, labels, temperature) == truth).sum()
-    yield "nn", int(nearest_right) / len(queries)
-    yield "knn", int(vote_right) / len(queries)
+    bank_x, bank_y = labelled("bank", bank, bank_labels, device)
+    x, y = labelled("queries", queries, query_labels, device)
+    bank_x, x = normalize(bank_x), normalize(x)
+    nn_correct, knn_correct = 0, 0
+    for features, truth in zip(x.split(_QUERIES), y.split(_QUERIES), strict=True):
+        similarities, rows = nearest(bank_x, features, k)
+        labels = bank_y[rows]
+        nn_correct += (labels[:, 0] == truth).sum()
+        knn_correct += (vote(similarities, labels, temperature) == truth).sum()
+    yield "nn", int(nn_correct) / len(x)
+    yield "knn", int(knn_correct) / len(x)
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Inner products with the min(k, N) best rows of `bank` (N, D) for each query (M, D), descending; and those rows.
+    """The k largest inner products of each query (M, D) with rows of `bank` (N, D), descending, and those rows.
 
-    Both (M, min(k, N)); of equal products the lower row comes first.
+    Both are (M, min(k, N)); equal products are ordered by row.
     """
     values = queries.new_empty(len(queries), 0)
     rows = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(bank), _BANK):
-        found, columns = _largest(queries @ bank[start : start + _BANK].T, k)
-        # A stable sort keeps what was found before, which are lower rows, ahead of its equals.
-        values, order = torch.cat([values, found], dim=1).sort(dim=1, descending=True, stable=True)
+        products, columns = _largest(queries @ bank[start : start + _BANK].T, k)
+        # The sort is stable: lower rows, found in earlier blocks, stay ahead of equal ones.
+        values, order = torch.cat([values, products], dim=1).sort(dim=1, descending=True, stable=True)
         rows = torch.cat([rows, columns + start], dim=1).gather(1, order)
         values, rows = values[:, :k], rows[:, :k]
     return values, rows
 
 
 def vote(similarities: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """The class (M,) with the largest sum of exp(similarity / temperature) among neighbours (M, k), nearest first."""
-    # Relative to the nearest neighbour: the same winner, and no temperature overflows.
+    """The class (M,) with the largest sum of exp(similarity / temperature) over neighbours (M, k), nearest first."""
+    # Relative to the nearest neighbour: the winner is the same, and low temperatures do not overflow.
     weights = ((similarities.double() - similarities[:, :1].double()) / temperature).exp()
-    votes = ((labels.unsqueeze(2) == labels.unsqueeze(1)) * weights.unsqueeze(1)).sum(dim=2)  # for each one's class
+    votes = ((labels.unsqueeze(2) == labels.unsqueeze(1)) * weights.unsqueeze(1)).sum(
+        dim=2
+    )  # for the class of each neighbour
     return labels.gather(1, votes.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row (M, C) and their columns, descending, of equal ones the leftmost first."""
+    """The k largest values of each row (M, C) and their columns, descending; equal values are ordered by column."""
     found, columns = values.topk(min(k + 1, values.shape[1]))
-    # topk leaves open which of equal values it takes and how it orders them; the one beyond k shows a tie at the end.
+    # Which of equal values topk takes, and in which order, is undefined; value k + 1 shows a tie at the end.
     tied = (found[:, 1:] == found[:, :-1]).any(dim=1).nonzero().squeeze(1)
     if len(tied):
         ordered, order = values[tied].sort(dim=1, descending=True, stable=True)

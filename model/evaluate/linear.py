@@ -1,4 +1,4 @@
-"""MAE's linear probe (He et al., CVPR 2022; its published code): a linear layer on a frozen encoder."""
+"""The linear probe of MAE (He et al., CVPR 2022, and its code): a linear layer on a frozen encoder, trained by LARS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EPS = 1e-6
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """What the probe depends on besides encoder and data."""
+    """Everything that the probe depends on besides encoder and data; the defaults are MAE's."""
 
     epochs: float = 90.0
     batch_size: int = 16384
@@ -25,7 +25,7 @@ class LinearConfig:
     momentum: float = 0.9
     trust: float = 0.001
     smallest_crop: float = 0.08  # share of the area
-    judge_every_epochs: float = 10.0  # on the val images, on the way to the end
+    judge_every_epochs: float = 10.0  # evaluate on the val images during training
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -34,32 +34,37 @@ class LinearConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
     def travel(self, images: int) -> float:
-        """How far LARS moves the weights in all, in their lengths: trust * lr a step, 1 / (1 - momentum) times.
+        """The distance that LARS moves the weights over all steps, relative to their norm.
 
-        At half the peak lr on average. It does not depend on the batch, and grows with the number of images.
+        A step moves them by trust * lr / (1 - momentum), with half the peak lr on average. The sum does not depend on
+        the batch size, and grows with the number of images.
         """
         return self.epochs * images / 256 * self.base_lr / 2 * self.trust / (1 - self.momentum)
 
 
 class Probe(nn.Module):
-    """Features (B, width) to logits (B, C): batch normalisation without parameters of its own, then a linear layer.
+    """Batch normalisation without affine parameters, then a linear layer: features (B, width) to logits (B, C).
 
-    In training the statistics are those of a micro-batch, as in MAE those of a GPU's share. In evaluation they are the
-    averages over all that was seen, which a frozen encoder allows; MAE's running averages forget, at 0.1 a step.
+    Training uses the statistics of the micro-batch, as MAE uses those of a GPU's share. Evaluation uses averages over
+    all training micro-batches, which a frozen encoder allows, instead of MAE's exponential moving averages.
     """
+
+    mean: Tensor
+    variance: Tensor
+    seen: Tensor  # number of micro-batches
 
     def __init__(self, width: int, classes: int, generator: torch.Generator) -> None:
         super().__init__()
         for name, start in (("mean", torch.zeros(width)), ("variance", torch.ones(width)), ("seen", torch.zeros(()))):
-            self.register_buffer(name, start)  # not nn.BatchNorm1d, whose averages over all make the host wait
-        with torch.random.fork_rng(devices=[]):  # the layer draws default weights when it is made
+            self.register_buffer(name, start)  # nn.BatchNorm1d's cumulative average waits for the device
+        with torch.random.fork_rng(devices=[]):  # the layer draws default weights when it is created
             self.head = nn.Linear(width, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01, generator=generator)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         if self.training:
-            self.seen += 1  # micro-batches
+            self.seen += 1
             self.mean.lerp_(features.mean(dim=0), 1 / self.seen)
             self.variance.lerp_(features.var(dim=0), 1 / self.seen)
             return self.head(batch_norm(features, None, None, training=True, eps=_EPS))
@@ -67,12 +72,12 @@ class Probe(nn.Module):
 
 
 def lars(probe: Probe, config: LinearConfig) -> Lars:
-    """LARS (You et al. 2017, arXiv 1708.03888) without weight decay; the bias steps without a trust ratio."""
+    """LARS (You et al. 2017, arXiv 1708.03888) without weight decay, and without a trust ratio for the bias."""
     groups = [{"params": [probe.head.weight], "always_adapt": True}, {"params": [probe.head.bias]}]
     return Lars(groups, lr=0.0, momentum=config.momentum, weight_decay=0.0, trust_coeff=config.trust)
 
 
 @torch.no_grad()
 def cls_tokens(encoder: MaskedAutoencoderViT, images: Tensor) -> Tensor:
-    """uint8 images (B, 3, S, S) to the normalised CLS tokens of the last layer, (B, width)."""
+    """The normalised CLS tokens (B, width) of the last layer, for uint8 images (B, 3, S, S)."""
     return encoder.encode(encoder.embed(to_patches(images, encoder.patch_size)))[:, 0]

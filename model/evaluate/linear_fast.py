@@ -1,9 +1,9 @@
-"""A fast linear probe: one softmax layer on frozen features, all learning rates of a sweep trained together.
+"""A fast linear probe: a softmax layer on frozen features, trained with all learning rates of a sweep at once.
 
-As in DINOv2 (Oquab et al. 2023, arXiv 2304.07193, section 7.1): features are computed once, without augmentation, and a
-grid of learning rates is tried with SGD of momentum 0.9, without weight decay, the rate falling to 0 as a cosine. Ours
-standardises the features, as MAE's linear probe does by a BatchNorm without affine part, and takes the rate that does
-best on a held-out tenth of the train samples, where DINOv2 takes the best on val.
+As in DINOv2 (Oquab et al. 2023, arXiv 2304.07193, section 7.1), features are extracted once, without augmentation, and
+a grid of learning rates is tried with SGD of momentum 0.9, cosine decay to 0 and no weight decay. Unlike DINOv2, the
+features are standardised, as by the BatchNorm of MAE's linear probe, and the learning rate is chosen on a held-out
+tenth of the train samples, not on val.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mimcl.model.evaluate.samples import labelled, numbered, places
+from mimcl.model.evaluate.samples import class_indices, labelled, ranks_in_class
 
-# Of a batch of 256: DINOv2's grid, and higher by 10.
+# For a batch of 256: DINOv2's grid, extended upwards by a factor of 10.
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
 EPOCHS, BATCH = 10.0, 512
-_FEWEST_STEPS = 2000  # with fewer images the epochs become more
-_HELD_OUT = 10  # one sample in so many of each class
-_ROWS = 4096  # judged at a time
-_PERMUTATION, _HOLD_OUT = 0, 1  # what random numbers are for
+_MIN_STEPS = 2000  # small data sets get more epochs
+_HELD_OUT = 10  # one in so many samples of each class
+_ROWS = 4096  # classified at a time
+_PERMUTATION, _HOLD_OUT = 0, 1  # random streams
 
 
 def linear_fast(
@@ -40,40 +40,40 @@ def linear_fast(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[str, float]]:
-    """Yields ("linear", the share of val samples that get their own class), and what led to it.
+    """Yield ("linear", accuracy on `val`) of a layer trained on all train samples, then how its rate was chosen.
 
-    That is "learning_rate", of a batch of 256, "held_out", the share right of the held-out train samples at that rate,
-    and "held_out_lowest", that of the sweep's worst rate. The val accuracy is of a layer trained on all train samples.
+    These are "learning_rate", for a batch of 256, "held_out", the accuracy on held-out train samples at that rate, and
+    "held_out_lowest", the accuracy at the worst rate of the sweep.
 
-    `train` (N, D) and `val` (M, D) are features, computed on in float32; labels (N,) and (M,) are whole numbers, and
-    samples with a negative one are left out. `epochs` None: 10, or as many as make 2,000 steps. Held-out samples and
-    the order of batches are pure functions of the seed. ValueError where nothing can be learned.
+    `train` (N, D) and `val` (M, D) are features, computed on in float32; labels (N,) and (M,) are integers, and samples
+    with a negative label are ignored. `epochs` None means 10, or enough for 2,000 steps. Held-out samples and the order
+    of batches depend on the seed alone. Raises ValueError if the labels do not suffice to train and choose a rate.
     """
     if batch_size < 1 or (epochs is not None and epochs <= 0):
-        raise ValueError(f"the batch size is {batch_size} and the epochs are {epochs}; both must be above 0")
+        raise ValueError(f"batch size and epochs must be above 0 (got {batch_size} and {epochs})")
     x, labels = labelled("train samples", train, train_labels, device)
     val_x, val_labels = labelled("val samples", val, val_labels, device)
-    y, val_y, classes = numbered(labels, val_labels)
+    y, val_y, classes = class_indices(labels, val_labels)
     variance, mean = torch.var_mean(x, dim=0, correction=0)
-    for features in (x, val_x):  # in place: at ImageNet's size they are gigabytes
+    for features in (x, val_x):  # in place: for ImageNet they take gigabytes
         features.sub_(mean).mul_((variance + 1e-6).rsqrt())
     held = _held_out(y, seed)
     steps = _steps(len(y), epochs, batch_size)
     if not held.any():
-        raise ValueError("no class has two samples to learn from, so no learning rate can be chosen")
-    heads = _trained(x, y, classes, (~held).nonzero().squeeze(1), rates, steps, batch_size, seed)
-    found = _share_right(heads, x[held], y[held])
-    best = int(found.argmax())  # of equal ones the lowest rate
-    every = torch.arange(len(y), device=x.device)
-    head = _trained(x, y, classes, every, rates[best : best + 1], steps, batch_size, seed)
-    yield "linear", _share_right(head, val_x, val_y).item()
+        raise ValueError("no class has two train samples, one of which is held out to choose the learning rate")
+    heads = _train(x, y, classes, (~held).nonzero().squeeze(1), rates, steps, batch_size, seed)
+    held_out = _accuracies(heads, x[held], y[held])
+    best = int(held_out.argmax())  # the lowest of equally good rates
+    all_rows = torch.arange(len(y), device=x.device)
+    head = _train(x, y, classes, all_rows, rates[best : best + 1], steps, batch_size, seed)
+    yield "linear", _accuracies(head, val_x, val_y).item()
     yield "learning_rate", rates[best]
-    yield "held_out", found[best].item()
-    yield "held_out_lowest", found.min().item()
+    yield "held_out", held_out[best].item()
+    yield "held_out_lowest", held_out.min().item()
 
 
 class _Heads(torch.nn.Module):
-    """H layers as one matrix product, zero at first: (B, D) to (B, H, C)."""
+    """H linear layers as one matrix product, initially zero: (B, D) to (B, H, C)."""
 
     def __init__(self, width: int, heads: int, classes: int, device: torch.device) -> None:
         super().__init__()
@@ -85,22 +85,22 @@ class _Heads(torch.nn.Module):
         return torch.addmm(self.bias, x, self.weight).unflatten(1, self._shape)
 
 
-def _trained(
+def _train(
     x: Tensor, y: Tensor, classes: int, rows: Tensor, rates: Sequence[float], steps: int, batch_size: int, seed: int
 ) -> _Heads:
-    """A head for each rate, trained on these rows (n,)."""
+    """Train a head for each learning rate on these rows (n,)."""
     heads = _Heads(x.shape[1], len(rates), classes, x.device)
     batch_size = min(batch_size, len(rows))
-    # SGD is linear in the gradient: a head's loss times its rate, at rate 1, is the head at its rate.
+    # SGD is linear in the gradient: scaling a head's loss by its rate, with lr 1, trains it at that rate.
     scale = torch.tensor(rates, device=x.device) * (batch_size / 256)
     optimizer = torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    each = len(rows) // batch_size  # steps of an epoch, whose rest is left out
+    epoch_steps = len(rows) // batch_size  # the last, incomplete batch is dropped
     for step in range(steps):
-        if step % each == 0:
-            order = np.random.default_rng([seed, _PERMUTATION, step // each]).permutation(len(rows))
-            order = rows[torch.from_numpy(order).to(rows.device)]
-        batch = order[step % each * batch_size :][:batch_size]
+        if step % epoch_steps == 0:
+            permutation = np.random.default_rng([seed, _PERMUTATION, step // epoch_steps]).permutation(len(rows))
+            order = rows[torch.from_numpy(permutation).to(rows.device)]
+        batch = order[step % epoch_steps * batch_size :][:batch_size]
         logits, targets = heads(x[batch]), y[batch].repeat_interleave(len(rates))
         losses = cross_entropy(logits.flatten(0, 1), targets, reduction="none").view(-1, len(rates)).mean(dim=0)
         optimizer.zero_grad()
@@ -111,24 +111,24 @@ def _trained(
 
 
 @torch.no_grad()
-def _share_right(heads: _Heads, x: Tensor, y: Tensor) -> Tensor:
-    """Of each head, (H,)."""
-    right = sum(
+def _accuracies(heads: _Heads, x: Tensor, y: Tensor) -> Tensor:
+    """The accuracy of each head, (H,)."""
+    correct = sum(
         (heads(rows).argmax(dim=2) == truth[:, None]).sum(dim=0)
         for rows, truth in zip(x.split(_ROWS), y.split(_ROWS), strict=True)
     )
-    return right.double() / len(y)
+    return correct.double() / len(y)
 
 
 def _held_out(y: Tensor, seed: int) -> Tensor:
-    """Which samples choose the rate, (N,): of each class a tenth, at least one of two or more."""
+    """A mask (N,) of the held-out samples: a tenth of each class, at least one unless it has a single sample."""
     counts = y.bincount()
     wanted = torch.where(counts > 1, (counts + _HELD_OUT - 1) // _HELD_OUT, 0)
-    return torch.from_numpy(places(y, [seed, _HOLD_OUT])).to(y.device) < wanted[y]
+    return torch.from_numpy(ranks_in_class(y, [seed, _HOLD_OUT])).to(y.device) < wanted[y]
 
 
 def _steps(samples: int, epochs: float | None, batch_size: int) -> int:
     batch_size = min(batch_size, samples)
     if epochs is None:
-        return max(math.ceil(EPOCHS * samples / batch_size), _FEWEST_STEPS)
+        return max(math.ceil(EPOCHS * samples / batch_size), _MIN_STEPS)
     return max(1, math.ceil(epochs * samples / batch_size))

@@ -1,4 +1,4 @@
-"""Features with labels, made ready for an evaluator."""
+"""Prepare labelled features for an evaluator."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from torch import Tensor
 
 
 def labelled(name: str, features: ArrayLike, labels: ArrayLike, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Features (N, D), float32, and labels (N,), int64, of the samples that have one (not negative), on the device.
+    """Move the labelled samples to the device: features (N, D), float32, and labels (N,), int64, none negative.
 
-    ValueError, which calls them `name`, where nothing is left, or for features that are not finite.
+    Raises ValueError, naming them `name`, if no sample has a label or a feature is not finite.
     """
-    features, labels = np.asarray(features, np.float32), np.asarray(labels, np.int64)
-    if len(features) != len(labels):
-        raise ValueError(f"the {name}: {len(features)} samples but {len(labels)} labels")
-    if not (known := labels >= 0).all():
-        features, labels = features[known], labels[known]
-    if not len(labels):
+    x, y = np.asarray(features, np.float32), np.asarray(labels, np.int64)
+    if len(x) != len(y):
+        raise ValueError(f"the {name}: {len(x)} samples but {len(y)} labels")
+    if not (known := y >= 0).all():
+        x, y = x[known], y[known]
+    if not len(y):
         raise ValueError(f"the {name}: no sample has a label")
-    if not np.isfinite(features).all():
+    if not np.isfinite(x).all():
         raise ValueError(f"the {name}: the features are not all finite numbers")
-    return torch.tensor(features, device=device), torch.tensor(labels, device=device)
+    return torch.tensor(x, device=device), torch.tensor(y, device=device)
 
 
-def numbered(train: Tensor, val: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Labels (N,) and (M,) as numbers of the C classes of `train`, and C; -1 in `val` is a class that it has not.
+def class_indices(train: Tensor, val: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Convert labels (N,) and (M,) to indices of the C classes of `train`, -1 for classes only in `val`; and C.
 
-    ValueError for a single class.
+    Raises ValueError if there is a single class.
     """
     classes = train.unique()
     if len(classes) < 2:
-        raise ValueError("all samples to learn from are of one class")
-    places = torch.searchsorted(classes, val).clamp(max=len(classes) - 1)
-    known = classes[places] == val
-    return torch.searchsorted(classes, train), torch.where(known, places, -1), len(classes)
+        raise ValueError("all train samples have the same class")
+    indices = torch.searchsorted(classes, val).clamp(max=len(classes) - 1)
+    known = classes[indices] == val
+    return torch.searchsorted(classes, train), torch.where(known, indices, -1), len(classes)
 
 
-def places(labels: Tensor, key: Sequence[int]) -> NDArray[np.int64]:
-    """The place of each sample (N,) within its class 0 ... C - 1, in an order that is a pure function of `key`."""
-    labels = labels.cpu().numpy()
-    order = np.lexsort((np.random.default_rng(key).random(len(labels)), labels))
-    counts = np.bincount(labels)
-    found = np.empty(len(order), np.int64)
-    found[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return found
+def ranks_in_class(labels: Tensor, key: Sequence[int]) -> NDArray[np.int64]:
+    """The rank of each sample (N,) within its class 0 ... C - 1, in a random order that depends on `key` alone."""
+    y = labels.cpu().numpy()
+    order = np.lexsort((np.random.default_rng(key).random(len(y)), y))
+    counts = np.bincount(y)
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranks

@@ -1,4 +1,4 @@
-"""Erasing and mixing of images and labels, against formulas written down another way."""
+"""Erasing and mixing of images and labels, against independent formulas."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from mimcl.model.evaluate.augment import (
     mix,
     mixing_weights,
     normals,
-    smoothed,
+    smooth_labels,
 )
 
 
@@ -25,7 +25,7 @@ def keys(rows: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 2**64, rows, np.uint64)
 
 
-def test_erased_boxes_have_the_areas_and_aspects_that_were_asked_for():
+def test_erased_boxes_have_the_given_areas_and_aspect_ratios():
     boxes = erasing_boxes(numbers(20_000, ERASING_NUMBERS), 224, 0.25)
     erased = boxes[boxes[:, 2] > 0]
     assert len(erased) / len(boxes) == pytest.approx(0.25, abs=0.01)
@@ -44,7 +44,7 @@ def test_erased_boxes_have_the_areas_and_aspects_that_were_asked_for():
     assert not erasing_boxes(numbers(50, ERASING_NUMBERS), 224, 0.0)[:, 2:].any()
 
 
-def test_erasing_puts_noise_into_the_box_alone_and_another_for_each_key():
+def test_erasing_changes_the_box_alone_with_noise_that_depends_on_the_key():
     images = torch.zeros(3, 3, 16, 16)
     erase(images, np.array([[2, 3, 5, 7], [0, 0, 0, 0], [2, 3, 5, 7]]), keys(3), mix64)
     inside = torch.zeros(16, 16, dtype=torch.bool)
@@ -70,7 +70,7 @@ def test_normals_are_standard_normal():
 
 def test_mixup_mixes_images_and_labels_alike():
     images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
-    targets = smoothed(labels, 4, 0.1)
+    targets = smooth_labels(labels, 4, 0.1)
     share = np.array([0.3, 0.8])
     mixed, soft = mix(images, targets, share, np.zeros((2, 4), np.int64))
     for place, partner, own in [(0, 2, 0.3), (1, 1, 0.3), (2, 0, 0.3), (3, 5, 0.8), (4, 4, 0.8), (5, 3, 0.8)]:
@@ -83,7 +83,7 @@ def test_cutmix_puts_the_partners_box_in_and_weighs_labels_by_area():
     share, boxes = mixing_weights(numbers_of, keys(200), 16, 0.0, 1.0, 0.5)
     area = boxes[:, 2] * boxes[:, 3] / 256
     np.testing.assert_allclose(share, 1 - area)
-    images, targets = torch.randn(400, 3, 16, 16), smoothed(torch.arange(400) % 4, 4, 0.0)
+    images, targets = torch.randn(400, 3, 16, 16), smooth_labels(torch.arange(400) % 4, 4, 0.0)
     mixed, soft = mix(images, targets, share, boxes)
     for group in range(200):
         top, left, height, width = boxes[group]
@@ -95,7 +95,7 @@ def test_cutmix_puts_the_partners_box_in_and_weighs_labels_by_area():
     torch.testing.assert_close(soft.sum(dim=1), torch.ones(400))
 
 
-def test_shares_are_those_of_beta_and_of_the_group_alone():
+def test_shares_follow_the_beta_distribution_and_depend_on_the_group_alone():
     numbers_of, of_keys = numbers(20_000, MIXING_NUMBERS), keys(20_000)
     share, boxes = mixing_weights(numbers_of, of_keys, 224, 0.8, 1.0, 0.5)
     cut = numbers_of[:, 0] < 0.5
@@ -104,8 +104,8 @@ def test_shares_are_those_of_beta_and_of_the_group_alone():
     assert share[~cut].var() == pytest.approx(1 / (4 * (2 * 0.8 + 1)), abs=0.003)  # of Beta(a, a)
     full = boxes[cut & (boxes[:, 0] > 0) & (boxes[:, 1] > 0) & (boxes[:, :2] + boxes[:, 2:] < 224).all(axis=1)]
     assert (full[:, 2] == full[:, 3]).all()
-    alone, box = mixing_weights(numbers_of[7:9], of_keys[7:9], 224, 0.8, 1.0, 0.5)
-    np.testing.assert_array_equal(alone, share[7:9])
+    share_alone, box = mixing_weights(numbers_of[7:9], of_keys[7:9], 224, 0.8, 1.0, 0.5)
+    np.testing.assert_array_equal(share_alone, share[7:9])
     np.testing.assert_array_equal(box, boxes[7:9])
     whole, none = mixing_weights(numbers_of[:5], of_keys[:5], 224, 0.0, 0.0, 0.5)
     assert (whole == 1).all()
@@ -114,13 +114,13 @@ def test_shares_are_those_of_beta_and_of_the_group_alone():
     assert only.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.004)
 
 
-def test_mixing_nothing_leaves_everything():
-    images, targets = torch.randn(4, 3, 8, 8), smoothed(torch.arange(4), 4, 0.1)
+def test_a_share_of_one_changes_nothing():
+    images, targets = torch.randn(4, 3, 8, 8), smooth_labels(torch.arange(4), 4, 0.1)
     mixed, soft = mix(images, targets, np.ones(2), np.zeros((2, 4), np.int64))
     assert torch.equal(mixed, images)
     assert torch.equal(soft, targets)
 
 
 def test_smoothed_labels_are_probabilities():
-    found = smoothed(torch.tensor([2, 0]), 4, 0.1)
+    found = smooth_labels(torch.tensor([2, 0]), 4, 0.1)
     torch.testing.assert_close(found, torch.tensor([[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]]))

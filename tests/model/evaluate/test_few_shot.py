@@ -36,7 +36,7 @@ def test_it_is_scikit_learns_logistic_regression_on_the_same_subsets(strength):
         assert found[f"{shots}_shot_std"] == pytest.approx(np.std(scores, ddof=1), abs=0.005)
 
 
-def test_names_known_answers_and_chance():
+def test_separable_classes_are_all_correct_and_noise_gives_chance():
     (train, labels), (val, truth) = gaussians(400, distance=40, seed=3), gaussians(1000, distance=40, seed=4)
     found = dict(few_shot(train, labels, val, truth))
     assert list(found) == ["1_shot", "1_shot_std", "5_shot", "5_shot_std", "10_shot", "10_shot_std"]
@@ -54,7 +54,7 @@ def test_more_shots_are_better():
     assert found["1_shot"] + 0.05 < found["5_shot"] < found["10_shot"]
 
 
-def test_a_subset_follows_from_seed_and_shots_and_a_small_class_gives_all():
+def test_a_subset_depends_on_seed_and_shots_and_takes_all_of_a_small_class():
     labels = torch.tensor([0] * 50 + [1] * 3 + [2] * 40)
     rows = {(shots, seed): subset(labels, shots, seed).tolist() for shots in (1, 5) for seed in (0, 1)}
     assert labels[rows[5, 0]].bincount().tolist() == [5, 3, 5]
@@ -67,7 +67,7 @@ def test_a_subset_follows_from_seed_and_shots_and_a_small_class_gives_all():
     assert counts[:50].max() < 40  # of 20 expected
 
 
-def test_one_seed_has_no_spread_and_nothing_global_is_touched():
+def test_one_seed_has_no_deviation_and_the_global_generator_is_left_alone():
     train, labels = gaussians(60, seed=8)
     before = torch.random.get_rng_state()
     found = dict(few_shot(train, labels, train, labels, shots=[3], seeds=1))
@@ -79,6 +79,6 @@ def test_one_seed_has_no_spread_and_nothing_global_is_touched():
     ("options", "message"),
     [({"shots": [3]}, "no class has more than 2"), ({"seeds": 0}, "above 0"), ({"shots": [0]}, "above 0")],
 )
-def test_what_cannot_be_asked_is_refused(options, message):
+def test_invalid_options_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         list(few_shot(np.eye(4), [0, 0, 1, 1], np.eye(4), [0, 0, 1, 1], **{"shots": [1], **options}))

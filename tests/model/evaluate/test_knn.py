@@ -1,4 +1,4 @@
-"""nn and knn against scikit-learn, against the formula, and on answers known beforehand."""
+"""nn and knn against scikit-learn, against the formula, and on known answers."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TEMPERATURE = 0.07
 
 
 def clusters(samples: int, *, classes: int = 5, width: int = 16, spread: float, seed: int = 0):
-    """Overlapping classes of features of all lengths: (samples, width) float32 and labels."""
+    """Overlapping classes of features with different norms: (samples, width) float32, and labels."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((classes, width))
     labels = rng.integers(0, classes, samples)
@@ -22,7 +22,7 @@ def clusters(samples: int, *, classes: int = 5, width: int = 16, spread: float, 
 
 @pytest.fixture(scope="module")
 def overlapping():
-    """A bank and queries, more than a block of each once blocks are made small, right in some 60-80 %."""
+    """A bank and queries with accuracies of some 60-80 %, larger than the blocks of `small_blocks`."""
     return *clusters(1500, spread=2.0, seed=1), *clusters(700, spread=2.0, seed=2)
 
 
@@ -33,7 +33,7 @@ def small_blocks(monkeypatch):
 
 
 def dino(bank, bank_labels, queries, k):
-    """The vote as Caron et al. write it, a query at a time, in float64: classes (M,)."""
+    """The vote as defined by Caron et al., one query at a time, in float64: classes (M,)."""
     bank, queries = (
         x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1)[:, None] for x in (bank, queries)
     )
@@ -47,14 +47,14 @@ def dino(bank, bank_labels, queries, k):
 
 
 def predictions(bank, bank_labels, queries, k):
-    """Classes by nn and by knn, query by query: accuracies alone could agree by accident."""
+    """The classes that nn and knn predict for each query."""
     unit = [torch.nn.functional.normalize(torch.from_numpy(x)) for x in (bank, queries)]
     similarities, rows = nearest(*unit, k)
     labels = torch.from_numpy(bank_labels)[rows]
     return labels[:, 0].numpy(), vote(similarities, labels, TEMPERATURE).numpy()
 
 
-def test_nn_is_scikit_learns_exactly(overlapping, small_blocks):
+def test_nn_matches_scikit_learn_exactly(overlapping, small_blocks):
     bank, bank_labels, queries, query_labels = overlapping
     reference = KNeighborsClassifier(1, metric="cosine").fit(bank, bank_labels)
     expected = reference.predict(queries)
@@ -64,7 +64,7 @@ def test_nn_is_scikit_learns_exactly(overlapping, small_blocks):
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 200])
-def test_knn_is_dinos_vote_and_scikit_learns(overlapping, small_blocks, k):
+def test_knn_matches_the_formula_and_scikit_learn(overlapping, small_blocks, k):
     bank, bank_labels, queries, query_labels = overlapping
     expected = dino(bank, bank_labels, queries, k)
     found = predictions(bank, bank_labels, queries, k)[1]
@@ -76,14 +76,14 @@ def test_knn_is_dinos_vote_and_scikit_learns(overlapping, small_blocks, k):
     assert dict(knn(*overlapping, k=k))["knn"] == np.mean(expected == query_labels)
 
 
-def test_the_blocks_change_nothing(overlapping, monkeypatch):
+def test_block_sizes_do_not_change_the_result(overlapping, monkeypatch):
     whole = list(knn(*overlapping))
     monkeypatch.setattr(module, "_BANK", 7)  # fewer than k
     monkeypatch.setattr(module, "_QUERIES", 50)
     assert list(knn(*overlapping)) == whole
 
 
-def test_separable_classes_are_all_right_and_shuffled_labels_are_chance():
+def test_separable_classes_are_all_correct_and_shuffled_labels_give_chance():
     bank, bank_labels = clusters(2000, spread=0.05, seed=3)
     queries, query_labels = clusters(1000, spread=0.05, seed=4)
     assert list(knn(bank, bank_labels, queries, query_labels)) == [("nn", 1.0), ("knn", 1.0)]
@@ -102,7 +102,7 @@ def test_near_neighbours_outvote_many_far_ones():
     assert dict(knn(bank, labels, query, [1], k=4, temperature=1e-6)) == {"nn": 1, "knn": 1}
 
 
-def test_length_does_not_count(overlapping):
+def test_the_norm_of_a_feature_does_not_matter(overlapping):
     bank, bank_labels, queries, query_labels = overlapping
     longer = queries * np.exp2(np.arange(len(queries)) % 9)[:, None].astype(np.float32)  # exact in floating point
     assert list(knn(bank * 4, bank_labels, longer, query_labels)) == list(knn(*overlapping))
@@ -114,10 +114,10 @@ def test_a_bank_smaller_than_k_votes_as_a_whole():
     assert dict(knn(bank[:1], labels[:1], bank, labels)) == {"nn": 1 / 3, "knn": 1 / 3}
 
 
-def test_samples_without_a_label_are_left_out(overlapping):
+def test_samples_without_a_label_are_ignored(overlapping):
     bank, bank_labels, queries, query_labels = (x.copy() for x in overlapping)
     bank_labels[::3], query_labels[::2] = -1, -1
-    bank[::3], queries[::2] = np.nan, np.nan  # not even looked at
+    bank[::3], queries[::2] = np.nan, np.nan  # never read
     kept, asked = bank_labels >= 0, query_labels >= 0
     expected = list(knn(bank[kept], bank_labels[kept], queries[asked], query_labels[asked]))
     assert list(knn(bank, bank_labels, queries, query_labels)) == expected
@@ -140,7 +140,7 @@ def test_a_tie_for_the_last_place_goes_to_the_lower_row():
     for bank in ([[3.0], [1.0], [2.0], [1.0], [1.0]], [[1.0], [1.0], [2.0], [1.0], [3.0]]):
         rows = nearest(torch.tensor(bank), torch.ones(1, 1), 3)[1][0].tolist()
         assert rows == sorted(range(5), key=lambda row: (-bank[row][0], row))[:3]
-    # Wide enough for topk to leave equals in an order of its own.
+    # Wide enough for topk to return equal values in another order.
     bank = torch.zeros(5000, 1)
     bank[4000:4003, 0] = torch.tensor([1.0, 2.0, 3.0])
     assert nearest(bank, torch.ones(1, 1), 4)[1].tolist() == [[4002, 4001, 4000, 0]]
@@ -152,7 +152,7 @@ def test_of_equal_votes_the_nearer_class_wins():
     assert vote(similarities, labels, TEMPERATURE).tolist() == [8, 1, 6]
 
 
-def test_memory_mapped_and_read_only_arrays_are_taken(overlapping):
+def test_memory_mapped_and_read_only_arrays_are_accepted(overlapping):
     locked = [x.copy() for x in overlapping]
     for array in locked:
         array.setflags(write=False)
@@ -170,7 +170,7 @@ def test_memory_mapped_and_read_only_arrays_are_taken(overlapping):
         ({"temperature": 0}, "the temperature above 0"),
     ],
 )
-def test_what_cannot_be_classified_is_refused(changed, message):
+def test_invalid_arguments_are_errors(changed, message):
     pair = [[1.0, 2.0], [3.0, 1.0]]
     arguments = {"bank": pair, "bank_labels": [0, 1], "queries": pair, "query_labels": [0, 1]}
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""MAE's probe: its LARS against a step by hand, its normalisation, and what it sees of the encoder."""
+"""MAE's linear probe: LARS against steps by hand, batch normalisation, and the CLS tokens it is trained on."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def probe(seed: int = 0) -> Probe:
     return Probe(6, 3, torch.Generator().manual_seed(seed))
 
 
-def test_lars_steps_as_by_hand():
+def test_lars_matches_steps_by_hand():
     """Momentum of the gradient times trust * |w| / |g| for the matrix, of the plain gradient for the bias."""
     net, generator = probe(), torch.Generator().manual_seed(1)
     optimizer = lars(net, LinearConfig(momentum=0.9, trust=0.001))
@@ -45,14 +45,14 @@ def test_features_are_normalised_without_parameters():
     torch.testing.assert_close(net.eval()(features), net.head(norm.eval()(features)))
 
 
-def test_the_probe_follows_from_its_seed_alone():
+def test_the_probe_depends_on_its_seed_alone():
     state = torch.get_rng_state()
     assert torch.equal(probe().head.weight, probe().head.weight)
     assert not torch.equal(probe().head.weight, probe(1).head.weight)
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_tokens_are_the_first_of_the_last_layer(monkeypatch):
+def test_cls_tokens_are_the_first_tokens_of_the_last_layer(monkeypatch):
     monkeypatch.setitem(mae.SIZES, "vit_tiny", (32, 2, 2))
     encoder = build(ModelConfig(name="vit_tiny", patch_size=8), 32, 0).eval()
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
@@ -61,7 +61,7 @@ def test_tokens_are_the_first_of_the_last_layer(monkeypatch):
     assert not found.requires_grad
 
 
-def test_how_far_the_weights_move_goes_with_images_and_epochs():
+def test_travel_grows_with_images_and_epochs():
     assert LinearConfig().travel(1_281_167) == pytest.approx(225, abs=1)
     assert LinearConfig(batch_size=64).travel(1_281_167) == LinearConfig().travel(1_281_167)
     assert LinearConfig(epochs=900).travel(5000) == pytest.approx(10 * LinearConfig().travel(5000))
