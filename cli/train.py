@@ -132,7 +132,7 @@ def train(run: Run, world: World | None = None) -> bool:
     import numpy as np
 
     from mimcl.cli.console import busy, warn
-    from mimcl.cli.encoders.initial_weights import begin_with
+    from mimcl.cli.encoders.initial_weights import load_initial_weights
     from mimcl.cli.errors import usage_errors
     from mimcl.cli.report.at_end import report_at_end
     from mimcl.cli.run.folder import agree_on, claimed, draws_of, fingerprints, load_distances, resolve, warmup_epochs
@@ -187,7 +187,9 @@ def train(run: Run, world: World | None = None) -> bool:
         use_deterministic_kernels()
     with usage_errors():
         model = build(config.model, data.image_size, config.seed)
-        begun = begin_with(model, config) if config.init and not run.resumed else None
+        init_result = None
+        if config.init and not run.resumed:
+            init_result = load_initial_weights(model, config.model, config.init)
         model.to(device)
         masker = make_masker(
             config.masking,
@@ -215,8 +217,8 @@ def train(run: Run, world: World | None = None) -> bool:
             until_done.enter_context(claimed(run.folder))
         until_done.enter_context(connected(world, device, data.stall_timeout + 60))
         agree_on(config, marks, run.resumed)
-        if begun:
-            agree("what --init names", begun.fingerprint)
+        if init_result:
+            agree("what --init names", init_result.fingerprint)
         trainer = Trainer(
             model,
             masker,
@@ -247,7 +249,7 @@ def train(run: Run, world: World | None = None) -> bool:
                 device=device,
             )
         if is_first:
-            announce(run, config, plan, index, device, decoder_choice, trainer, stream, micro_batches, begun)
+            announce(run, config, plan, index, device, decoder_choice, trainer, stream, micro_batches, init_result)
         with Supervisor(run, config, plan, trainer, marks, counts, world, online_knn, stream.released) as supervisor:
             measure = learned.measure if learned else None
             finished = trainer.run(stream, supervisor.observers, supervisor.after_step, supervisor.stop, measure)

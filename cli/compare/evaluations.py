@@ -8,7 +8,7 @@ from typing import Any
 from mimcl.cli.compare.comparison import is_evaluated, last_protocol, note
 from mimcl.cli.compare.trials import Trial, Trials
 from mimcl.cli.console import console
-from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.report.read import read_run
 from mimcl.cli.run.signals import StopSignals
 
@@ -39,7 +39,7 @@ def judging(evaluation: str, run: Trial, trials: Trials) -> list[str]:
     return ["eval", evaluation, str(run.folder), "--data", trials.index.location]
 
 
-def of_this_data(protocols: Mapping[str, Any], labelled: Labelled | None) -> dict[str, Any]:
+def of_this_data(protocols: Mapping[str, Any], labelled: LabelledSplits | None) -> dict[str, Any]:
     """Without those by images that have changed since, by which nothing new can be judged; all where None are known."""
     now: dict[str, Any] = {}
     if labelled is not None:

@@ -15,7 +15,7 @@ from mimcl.cli.compare.children import ChildError, command, run_to_end
 from mimcl.cli.compare.pilot import pilot_settings
 from mimcl.cli.config import Config, override
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run.folder import draws_of, load_distances, open_run
 from mimcl.cli.run.signals import StopSignals
@@ -66,7 +66,7 @@ class Trials:
     arms: Mapping[str, Settings]
     index: ShardIndex
     out: Path
-    labelled: Labelled | None  # what the runs are judged on
+    labelled: LabelledSplits | None  # what the runs are judged on
     processes: int  # of each command
 
     @classmethod
@@ -87,7 +87,7 @@ class Trials:
         index = ShardIndex.load(base.data.root)
         for its in arms.values():
             load_distances(override(base, its), index)
-        labelled = Labelled.load(index.location) if labels else None
+        labelled = LabelledSplits.load(index.location) if labels else None
         return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe, labelled, processes)
 
     def runs(self, seeds: int, epochs: Mapping[str, float | str]) -> list[Trial]:

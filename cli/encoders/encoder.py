@@ -1,10 +1,11 @@
-"""An encoder to judge or to take elsewhere: from a run, one of its checkpoints, or a file of weights by anybody."""
+"""Load an encoder from a run, one of its checkpoints, or a file of third-party weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -20,25 +21,25 @@ from mimcl.model.weights import Weights, read_weights
 
 @dataclass(frozen=True)
 class Encoder:
-    """Weights with the configuration that they fit, and where what is found out about them is written."""
+    """Weights, the configuration they fit, and the folder that results about them are written to."""
 
     path: Path  # checkpoint folder, or file of weights
     config: Config
     tensors: dict[str, Tensor]
-    home: Path  # the run's folder; of a file of weights, or a checkpoint without its run, see _home
-    draw: int  # of the checkpoint; 0 of a file
+    home: Path  # the run's folder; of a file of weights, or of a checkpoint outside a run, see _home
+    draw: int  # of the checkpoint; 0 for a file of weights
     has_decoder: bool
-    samples: int | None = None  # images that it was trained on; None of a file
-    note: str = ""  # for the user: how its pixels are normalised, where that is not plain
+    samples: int | None = None  # images in the training data; None for a file of weights
+    note: str = ""  # for the user: which pixel normalisation was assumed or converted
 
     @classmethod
     def load(cls, path: Path) -> Encoder:
-        """That of runs/NAME, of runs/NAME/checkpoints/STEP, or of weights in MAE's, timm's or Hugging Face's layout.
+        """Load runs/NAME, runs/NAME/checkpoints/STEP, or weights in the layout of MAE, timm or Hugging Face.
 
-        Raises CheckpointError where there is none.
+        Raises CheckpointError if `path` has no weights.
         """
         if path.is_file() or (path / "config.json").exists():
-            return cls._of_weights(path)
+            return cls._from_weights(path)
         path = checkpoint.resolve(path)
         saved = load_weights(path)
         run = path.parent.parent if path.parent.name == "checkpoints" else None
@@ -47,7 +48,7 @@ class Encoder:
         return cls(path, config_of(saved), saved.tensors, home, draw, has_decoder=True, samples=samples)
 
     @classmethod
-    def _of_weights(cls, path: Path) -> Encoder:
+    def _from_weights(cls, path: Path) -> Encoder:
         weights = read_weights(path)
         values = {
             "recipe": path.stem,
@@ -61,20 +62,25 @@ class Encoder:
             path, override(Config(), values), weights.tensors, home, 0, weights.has_decoder, note=_note(path, weights)
         )
 
+    @property
+    def precision(self) -> Literal["bfloat16", "float32"]:
+        """The precision that the model computes in."""
+        return "bfloat16" if self.config.trainer.precision == "bfloat16" else "float32"
+
     def model(self, trained: bool = True) -> MaskedAutoencoderViT:
-        """In evaluation mode, on the CPU; untrained: with the weights that a run draws."""
+        """Build the model, in evaluation mode, on the CPU; untrained: with the run's initial random weights."""
         return restore_model(self.config, self.tensors if trained else None)
 
 
 def _home(name: str, tensors: Mapping[str, Tensor]) -> Path:
-    """evaluations/NAME-DIGEST: many files have one name, such as model.safetensors."""
+    """evaluations/NAME-DIGEST: many files share a name, such as model.safetensors."""
     return Path("evaluations") / f"{name}-{weights_digest(tensors)[:8]}"
 
 
 def _note(path: Path, weights: Weights) -> str:
-    theirs = weights.normalisation
-    if theirs is None:
-        return f"{path} does not tell how pixels are normalised: ImageNet's {Normalisation(MEAN, STD)} are assumed"
-    return (
-        "" if theirs.is_ours else f"{path} is for pixels with {theirs}: its patch projection was changed to take ours"
-    )
+    normalisation = weights.normalisation
+    if normalisation is None:
+        return f"{path} does not say how pixels are normalised; assuming ImageNet's {Normalisation(MEAN, STD)}"
+    if normalisation.is_ours:
+        return ""
+    return f"{path} expects pixels normalised with {normalisation}; its patch projection was converted to ImageNet's"

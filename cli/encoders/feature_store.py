@@ -1,8 +1,9 @@
-"""Rows of a long array in files of their own, so that what was made stays made and need not lie in memory."""
+"""Store the rows of a long array on disk in chunks, so that they survive a kill and need not fit in memory."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,52 +13,62 @@ from numpy.typing import DTypeLike, NDArray
 
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
 
+BATCH = 64  # images that a feature extractor gets at a time
+_MAX_CHUNK_BATCHES = 64  # 12.6 MB of ViT-B features
 _DIGEST = 16  # bytes
 
 
-class RowParts:
-    """A file for each stretch of rows: npy, and behind it 16 bytes of xxh128.
+class ChunkedArray:
+    """An array with a file for each chunk of rows: npy followed by its xxh128 checksum (16 bytes).
 
-    A part that is missing, damaged or of another shape is `None`: it is to be made anew. A row has the shape
-    `row_shape`; None takes rows (D,) of any D.
+    A chunk that is missing, damaged or of another shape reads as None, and is to be computed again.
     """
 
     def __init__(
-        self, folder: Path, parts: Sequence[range], kind: DTypeLike, row_shape: tuple[int, ...] | None = None
+        self, folder: Path, chunks: Sequence[range], dtype: DTypeLike, row_shape: tuple[int, ...] | None = None
     ) -> None:
-        self.folder, self.parts = folder, parts
-        self._kind, self._row_shape = np.dtype(kind), row_shape
+        """`chunks` are the rows of each file. `row_shape` None accepts rows (D,) of any D."""
+        self.folder, self.chunks = folder, chunks
+        self._dtype, self._row_shape = np.dtype(dtype), row_shape
 
-    def read(self, part: int) -> NDArray | None:
-        """The rows, memory-mapped, once their checksum was compared."""
-        path = self._path(part)
+    def read(self, chunk: int) -> NDArray | None:
+        """Verify the checksum of a chunk and return its rows, memory-mapped."""
+        path = self._path(chunk)
         try:
             with open_regular(path) as file:
                 content = np.memmap(file, mode="r")
-            if xxhash.xxh128_digest(content[:-_DIGEST]) != content[-_DIGEST:].tobytes():
+            if xxhash.xxh128_digest(content[:-_DIGEST].data) != content[-_DIGEST:].tobytes():
                 return None
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError):
             return None
-        fits = len(rows) == len(self.parts[part]) and rows.shape[1:] == (self._row_shape or rows.shape[1:2])
-        return rows if fits and rows.dtype == self._kind else None
+        fits = len(rows) == len(self.chunks[chunk]) and rows.shape[1:] == (self._row_shape or rows.shape[1:2])
+        return rows if fits and rows.dtype == self._dtype else None
 
-    def write(self, part: int, rows: NDArray) -> None:
-        """Raises DataError where there is no room."""
-        file = io.BytesIO()
-        np.save(file, rows.astype(self._kind, copy=False), allow_pickle=False)
-        content = file.getbuffer()
+    def write(self, chunk: int, rows: NDArray) -> None:
+        """Write the rows of a chunk. Raises DataError when they cannot be written, for example to a full disk."""
+        buffer = io.BytesIO()
+        np.save(buffer, rows.astype(self._dtype, copy=False), allow_pickle=False)
+        content = buffer.getbuffer()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self._path(part)) as file:
+            with atomic_file(self._path(chunk)) as file:
                 file.write(content)
                 file.write(xxhash.xxh128_digest(content))
         except OSError as error:
-            gigabytes = 1e-9 * len(content) / len(rows) * sum(map(len, self.parts))
+            gigabytes = 1e-9 * len(content) / len(rows) * sum(map(len, self.chunks))
             raise DataError(
-                f"{self.folder} cannot be written to ({error.strerror}); all of it takes {gigabytes:.2g} GB; make room "
-                "and go on with the same command"
+                f"cannot write to {self.folder} ({error.strerror}); make room ({gigabytes:.2g} GB in all) and run the "
+                "same command again to continue"
             ) from None
 
-    def _path(self, part: int) -> Path:
-        return self.folder / f"{self.parts[part].start:09d}.npy"
+    def _path(self, chunk: int) -> Path:
+        return self.folder / f"{self.chunks[chunk].start:09d}.npy"
+
+
+def feature_store(folder: Path, samples: int, width: int) -> ChunkedArray:
+    """The float32 features (N, D) of a split of `samples` images, in chunks of whole batches."""
+    # A small split too has enough chunks for several processes.
+    rows = BATCH * min(_MAX_CHUNK_BATCHES, math.ceil(samples / (BATCH * 64)))
+    chunks = [range(first, min(first + rows, samples)) for first in range(0, samples, rows)]
+    return ChunkedArray(folder, chunks, np.float32, (width,))

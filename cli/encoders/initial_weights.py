@@ -1,4 +1,4 @@
-"""The weights that a run begins with, where they are not drawn: those of a run, a checkpoint or a file by anybody."""
+"""Load the initial weights of a run from another run, a checkpoint or a file of third-party weights."""
 
 from __future__ import annotations
 
@@ -10,69 +10,67 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from mimcl.cli.config import Config
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.digest import weights_digest
-from mimcl.model.mae import MaskedAutoencoderViT, encoder_weights, sin_cos_positions
+from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, encoder_weights, sin_cos_positions
 
-_ROUNDING = 0.01  # of positions stored in bfloat16, which lie between -1 and 1
+_ROUNDING = 0.01  # of positions in [-1, 1] that were stored in bfloat16
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What a model was given."""
+class InitResult:
+    """Which weights a model was initialised with."""
 
-    line: str  # for the user: what was taken, and what was drawn
-    fingerprint: str  # of all weights that the model has now
+    line: str  # for the user: what was loaded and what was drawn at random
+    fingerprint: str  # of all weights of the model
 
 
 @torch.no_grad()
-def begin_with(model: MaskedAutoencoderViT, config: Config) -> Beginning:
-    """Gives a freshly drawn model of `config` the weights at config.init; the decoder's too, if they are of its size.
+def load_initial_weights(model: MaskedAutoencoderViT, config: ModelConfig, init: str) -> InitResult:
+    """Load the weights at `init` into a newly built model of `config`; the decoder's too if its size matches.
 
-    The fixed positions of another grid are not taken, since the model has those of its own; learned ones are
-    interpolated (bicubic, antialiased), and stay fixed from then on. Raises CheckpointError when there are no weights,
-    or the encoder is of another size.
+    For another patch grid, fixed positions stay the model's own; learned ones are interpolated (bicubic, antialiased)
+    and frozen. Raises CheckpointError if there are no weights or the encoder has another size.
     """
-    source = Encoder.load(Path(config.init))
-    theirs, ours = source.config.model, config.model
+    source = Encoder.load(Path(init))
+    theirs, ours = source.config.model, config
     if (theirs.name, theirs.patch_size) != (ours.name, ours.patch_size):
         raise CheckpointError(
-            f"{config.init} is {theirs.name}/{theirs.patch_size}, the run {ours.name}/{ours.patch_size}; give other "
+            f"{init} is {theirs.name}/{theirs.patch_size}, but the run uses {ours.name}/{ours.patch_size}; give other "
             f"weights with --init, or --set model.name={theirs.name} --set model.patch_size={theirs.patch_size}"
         )
-    taken = encoder_weights(source.tensors)
-    of_decoder = "the decoder is drawn: they have none"
-    if source.has_decoder:
-        sizes = [(model.decoder_width, model.decoder_depth) for model in (theirs, ours)]
-        if sizes[0] == sizes[1]:
-            taken = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("masker.")}
-            of_decoder = "and decoder"
-        else:
-            of_decoder = "the decoder is drawn: theirs is {} wide and {} deep, not {} and {}".format(
-                *sizes[0], *sizes[1]
-            )
-    told = []
+    loaded = encoder_weights(source.tensors)
+    parts, notes = "encoder", []
+    if not source.has_decoder:
+        notes.append("decoder drawn at random: the file has none")
+    elif (theirs.decoder_width, theirs.decoder_depth) == (ours.decoder_width, ours.decoder_depth):
+        parts = "encoder and decoder"
+        loaded = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("masker.")}
+    else:
+        notes.append(
+            f"decoder drawn at random: width {theirs.decoder_width} and depth {theirs.decoder_depth} do not match the "
+            f"run's {ours.decoder_width} and {ours.decoder_depth}"
+        )
     for name in ("pos_embed", "decoder_pos_embed"):
-        if name in taken:
-            taken[name], how = _fitting(taken[name], getattr(model, name))
-            if how:
-                told.append(f"{name} {how}")
-    model.load_state_dict(model.state_dict() | taken)
-    separator = " " if of_decoder == "and decoder" else "; "
-    line = "; ".join(
-        [f"begins with {source.path}: the encoder{separator}{of_decoder}", *told, *filter(None, [source.note])]
+        if name in loaded:
+            loaded[name], note = _fit_positions(loaded[name], getattr(model, name))
+            if note:
+                notes.append(f"{name} {note}")
+    model.load_state_dict(model.state_dict() | loaded)
+    if source.note:
+        notes.append(source.note)
+    return InitResult(
+        "; ".join([f"initial weights: {parts} from {source.path}", *notes]), weights_digest(model.state_dict())
     )
-    return Beginning(line, weights_digest(model.state_dict()))
 
 
-def _fitting(theirs: Tensor, ours: Tensor) -> tuple[Tensor, str]:
-    """Positions (1, 1 + L, width) for the model's grid, and what was done to them where it has another."""
+def _fit_positions(theirs: Tensor, ours: Tensor) -> tuple[Tensor, str]:
+    """Fit positions (1, 1 + L, width) to the model's grid; return them and, for another grid, what was done."""
     if theirs.shape == ours.shape:
         return theirs, ""
     before, after = (math.isqrt(positions.shape[1] - 1) for positions in (theirs, ours))
     if (theirs - sin_cos_positions(theirs.shape[2], before)).abs().max() < _ROUNDING:
-        return ours, f"fixed, of {after} x {after} patches instead of {before} x {before}"
+        return ours, f"fixed, computed for {after} x {after} patches instead of {before} x {before}"
     interpolated = resample_abs_pos_embed(theirs, [after, after])
     return interpolated, f"learned, interpolated from {before} x {before} to {after} x {after} patches"

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Lock a folder against other commands."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mimcl.model.distributed import World
 
 
 @contextmanager
-def alone(home: Path, world: World) -> Iterator[None]:
-    """Lets the processes of one command work below this folder; those of the next wait, and find what was made."""
+def lock(folder: Path, world: World) -> Iterator[None]:
+    """Lock `folder` for all processes of this command; other commands wait until it is released."""
     if world.rank:
         yield
         return
-    home.mkdir(parents=True, exist_ok=True)
-    held = os.open(home, os.O_RDONLY)
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print(f"waiting for another command that works in {home}")
+            console.print(f"waiting for another command that is using {folder}")
             fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             pass
         yield
     finally:

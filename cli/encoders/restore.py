@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as the model and the masker that were trained."""
+"""Restore the model and the masker from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from mimcl.model.mae import MaskedAutoencoderViT, build
 
 
 def config_of(saved: Checkpoint) -> Config:
-    """The configuration that a checkpoint was saved with."""
+    """The configuration that the checkpoint was saved with."""
     return override(Config(), nested_keys(saved.meta["config"]))
 
 
 def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
-    """The model of a run's configuration, for evaluation: with saved weights, or (None) with those that a run draws.
+    """Build the model of a run in evaluation mode, with saved weights or (None) the run's initial random weights.
 
-    Of weights without a decoder the decoder stays as it is drawn.
+    If the weights have no decoder, the decoder keeps its initial random weights.
     """
-    whole = tensors is not None and "decoder_pred.weight" in tensors  # nothing is drawn that is overwritten
-    model = build(config.model, config.data.image_size, None if whole else config.seed).eval()
+    complete = tensors is not None and "decoder_pred.weight" in tensors  # then no random weights are drawn
+    model = build(config.model, config.data.image_size, None if complete else config.seed).eval()
     if tensors is not None:
-        of_model = {name: value for name, value in tensors.items() if not name.startswith("masker.")}
-        model.load_state_dict(of_model if whole else model.state_dict() | of_model)
+        weights = {name: value for name, value in tensors.items() if not name.startswith("masker.")}
+        model.load_state_dict(weights if complete else model.state_dict() | weights)
     return model
 
 
 def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int | None = None) -> tuple[Masker, float]:
-    """The masker for `model`, restored from the same checkpoint, and the share of the run's draws done by then.
+    """Restore the masker that was saved with `model`; return it and the run's progress in [0, 1].
 
-    `samples`, how many images the run draws from, is needed for an older checkpoint that was loaded without its state.
+    `samples` is the number of images in the training data, by default as saved (see `samples_of`).
     """
     config = config_of(saved)
     samples = samples_of(saved) if samples is None else samples
@@ -51,13 +51,13 @@ def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int 
         learned=config.learned_masking,
         seed=config.seed,
     ).eval()
-    of_masker = {name: value for name, value in saved.tensors.items() if name.startswith("masker.")}
-    masker.load_state_dict({name.removeprefix("masker."): value for name, value in of_masker.items()})
+    weights = {name: value for name, value in saved.tensors.items() if name.startswith("masker.")}
+    masker.load_state_dict({name.removeprefix("masker."): value for name, value in weights.items()})
     return masker, saved.meta["position"] / draws
 
 
 def load_weights(path: Path) -> Checkpoint:
-    """A checkpoint without its state, except an older one, which only there tells how many images it draws from.
+    """Load a checkpoint without its training state, unless it is an old one that keeps the number of images there.
 
     Raises CheckpointError.
     """
@@ -65,5 +65,5 @@ def load_weights(path: Path) -> Checkpoint:
 
 
 def samples_of(saved: Checkpoint) -> int:
-    """How many images the run draws from."""
+    """The number of images in the training data."""
     return saved.meta["samples"] if "samples" in saved.meta else len(saved.state["draw_counts"])

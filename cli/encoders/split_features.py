@@ -1,4 +1,4 @@
-"""Features of a whole split: central crops of all its images, in order, through an extractor."""
+"""Extract the features of a whole split, from central crops of its images, in row order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.console import console, image_bar
-from mimcl.cli.encoders.feature_store import RowParts
+from mimcl.cli.encoders.feature_store import BATCH, ChunkedArray
 from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
 from mimcl.pipeline.batch_shares import BatchShares
@@ -21,13 +21,11 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrder
 from mimcl.pipeline.stream import Stream
 
-BATCH = 64  # images that go through an extractor at a time
-
 
 def open_decoder(name: str, image_size: int, *splits: ShardIndex, world: World | None = None) -> Decoder:
-    """The named decoder for crops of that side out of the splits' images; rank 0 prints which and why.
+    """Open the named decoder for crops of `image_size` pixels; rank 0 prints which decoder was chosen and why.
 
-    The processes of a machine share its cores. Raises DataError.
+    The processes on a machine share its cores. Raises DataError.
     """
     world = world or World()
     largest = max(split.largest for split in splits)
@@ -38,9 +36,9 @@ def open_decoder(name: str, image_size: int, *splits: ShardIndex, world: World |
 
 
 def sample_images(index: ShardIndex, decoder: Decoder, count: int) -> torch.Tensor:
-    """At most `count` images spread evenly over the split, uint8 (n, 3, S, S), for extractors that learn constants."""
+    """Decode at most `count` images spread evenly over the split, uint8 (n, 3, S, S), to fit an extractor on."""
     chosen = np.arange(0, index.samples, math.ceil(index.samples / count))
-    return torch.cat([batch.images for batch in central(index, decoder, chosen)])
+    return torch.cat([batch.images for batch in central_crop_stream(index, decoder, chosen)])
 
 
 def extract(
@@ -51,78 +49,73 @@ def extract(
     sample_ids: NDArray[np.int64] | None = None,
     world: World | None = None,
 ) -> NDArray[np.float32]:
-    """Features of these samples, or of all in row order, float32 (N, D), on every rank.
+    """Extract the features of these samples, by default all in row order: float32 (N, D), on every rank.
 
-    The ranks of `world` share the work. `extractor` maps uint8 images (B, 3, S, S) to (B, D). With a
-    `label` rank 0 shows a progress bar.
+    The ranks of `world` share the work. `extractor` maps uint8 images (B, 3, S, S) to features (B, D). With a `label`
+    rank 0 shows a progress bar.
     """
     world = world or World()
     sample_ids = np.arange(index.samples) if sample_ids is None else sample_ids
-    # Whole batches: which images are computed together, and so every bit, is the same for any number of ranks.
+    # Ranks take whole batches: results are bitwise the same for any number of ranks.
     batches = math.ceil(len(sample_ids) / BATCH)
     first, last = (BATCH * (number * batches // world.size) for number in (world.rank, world.rank + 1))
     share = sample_ids[first:last]
-    found = []
+    features = []
     with image_bar(label or "", len(share), shown=world.rank == 0 and label is not None) as advance:
-        # A rank without a share takes one image all the same, and learns how wide features are.
-        for batch in central(index, decoder, share if len(share) else sample_ids[:1]):
-            found.append(torch.from_numpy(extractor(batch.images)))
-            advance(len(found[-1]))
-    return gather_rows(torch.cat(found)[: len(share)]).numpy()
+        # A rank without a share extracts one image all the same, to know the feature width.
+        for batch in central_crop_stream(index, decoder, share if len(share) else sample_ids[:1]):
+            features.append(torch.from_numpy(extractor(batch.images)))
+            advance(len(features[-1]))
+    return gather_rows(torch.cat(features)[: len(share)]).numpy()
 
 
 def fill(
     index: ShardIndex,
-    stores: Sequence[RowParts],
+    stores: Sequence[ChunkedArray],
     extractors: Sequence[Callable[[torch.Tensor], NDArray[np.float32]]],
     decoder: Decoder,
-    parts: Iterable[int],
+    chunks: Iterable[int],
     label: str | None = None,
 ) -> None:
-    """Computes and stores those of the parts that are not there, decoding each image once for all extractors.
+    """Compute and store the missing ones of these chunks, decoding each image once for all extractors.
 
-    The stores have the same parts. Batches are cut within a part: which images are computed together, and so every
-    bit, depends on nothing else. With a `label` there is a progress bar.
+    All stores have the same chunks. Batches never cross a chunk, so results do not depend on which chunks are missing.
+    With a `label` there is a progress bar.
     """
-    ranges = stores[0].parts
-    missing = {part: [store.read(part) is None for store in stores] for part in parts}
-    missing = {part: lacking for part, lacking in missing.items() if any(lacking)}
+    rows = stores[0].chunks
+    missing = {chunk: [n for n, store in enumerate(stores) if store.read(chunk) is None] for chunk in chunks}
+    missing = {chunk: numbers for chunk, numbers in missing.items() if numbers}
     if not missing:
         return
-    rows = [_whole_batches(ranges[part], last=part == len(ranges) - 1) for part in missing]
-    batches = iter(central(index, decoder, np.concatenate(rows)))
-    with image_bar(label or "", sum(len(ranges[part]) for part in missing), shown=label is not None) as advance:
-        for part, lacking in missing.items():
-            made: list[NDArray[np.float32] | None] = [None] * len(stores)
-            for first in range(0, len(ranges[part]), BATCH):
+    sample_ids = [_whole_batches(rows[chunk], last=chunk == len(rows) - 1) for chunk in missing]
+    batches = iter(central_crop_stream(index, decoder, np.concatenate(sample_ids)))
+    with image_bar(label or "", sum(len(rows[chunk]) for chunk in missing), shown=label is not None) as advance:
+        for chunk, numbers in missing.items():
+            features: dict[int, list[NDArray[np.float32]]] = {number: [] for number in numbers}
+            for first in range(0, len(rows[chunk]), BATCH):
                 images = next(batches).images
-                count = min(BATCH, len(ranges[part]) - first)
-                for number, extractor in enumerate(extractors):
-                    if lacking[number]:
-                        features = extractor(images)[:count]
-                        if made[number] is None:
-                            made[number] = np.empty((len(ranges[part]), features.shape[1]), np.float32)
-                        made[number][first : first + count] = features
+                count = min(BATCH, len(rows[chunk]) - first)
+                for number in numbers:
+                    features[number].append(extractors[number](images)[:count])
                 advance(count)
-            for store, features in zip(stores, made, strict=True):
-                if features is not None:
-                    store.write(part, features)
+            for number in numbers:
+                stores[number].write(chunk, np.concatenate(features[number]))
 
 
 def _whole_batches(rows: range, last: bool) -> NDArray[np.int64]:
-    """The rows, and the last of them again until a batch is full: parts that follow begin with one of their own."""
+    """The rows, padded with the last one to whole batches, so that the next chunk starts with a batch of its own."""
     sample_ids = np.arange(rows.start, rows.stop)
     return sample_ids if last else np.pad(sample_ids, (0, -len(rows) % BATCH), mode="edge")
 
 
-def central(index: ShardIndex, decoder: Decoder, sample_ids: NDArray[np.int64]) -> Stream:
-    """Batches of central crops of these samples, in this order."""
+def central_crop_stream(index: ShardIndex, decoder: Decoder, sample_ids: NDArray[np.int64]) -> Stream:
+    """Stream the central crops of these samples, in this order."""
     return Stream(
         InOrder(sample_ids),
         index,
         decoder,
         central_crops,
         BatchShares(BATCH, BATCH),
-        seed=0,  # nothing here is random
+        seed=0,  # unused: central crops are not random
         device="cuda" if torch.cuda.is_available() else "cpu",
     )

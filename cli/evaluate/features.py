@@ -1,4 +1,4 @@
-"""The one path of the evaluators that judge features: encoder, features of both splits, a judge, a result."""
+"""Evaluate the frozen features of an encoder, trained and untrained, and record the result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from mimcl.cli.console import console
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.encoders.feature_store import RowParts
-from mimcl.cli.encoders.lock import alone
+from mimcl.cli.encoders.feature_store import ChunkedArray, feature_store
+from mimcl.cli.encoders.lock import lock
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import fill, open_decoder
-from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.feature_cache import feature_cache
-from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World, barrier, connected, gather
@@ -30,128 +28,132 @@ from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
-_PATIENCE = 3600.0  # seconds that a process waits for another: for its share, and for rank 0, which judges alone
+_TIMEOUT_S = 3600.0  # for a process waiting for the others to extract features, or for rank 0 to evaluate them
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How the features are made. `cache`: they stay for the next evaluation."""
+    """How features are extracted, and whether they are kept for the next evaluation."""
 
-    pool: Literal["mean", "cls"] = "mean"  # of the patch tokens, or the CLS token
+    pool: Literal["mean", "cls"] = "mean"  # mean of the patch tokens, or the CLS token
     decoder: str = "auto"
     cache: bool = True
 
-    def __post_init__(self) -> None:
-        if self.pool not in ("mean", "cls"):
-            raise ConfigError(f"--pool is {self.pool!r}; choose mean or cls")
+
+class Evaluator(Protocol):
+    """Yields the results of an evaluation by name, given features (N, D) and (M, D), and labels (N,) and (M,)."""
+
+    def __call__(
+        self,
+        train: NDArray[np.float32],
+        train_labels: NDArray[np.int32],
+        val: NDArray[np.float32],
+        val_labels: NDArray[np.int32],
+        /,
+        *,
+        device: torch.device,
+    ) -> Iterable[tuple[str, float]]: ...
 
 
-class Judged(NamedTuple):
-    """What a judge gets: features (N, D) and (M, D), float32, labels (N,) and (M,), -1 = none, and where to compute."""
-
-    train: NDArray[np.float32]
-    train_labels: NDArray[np.int32]
-    val: NDArray[np.float32]
-    val_labels: NDArray[np.int32]
-    device: torch.device
-
-
-def evaluate(
+def evaluate_features(
     evaluation: str,
     path: Path,
     data: str | Path | None,
     settings: dict[str, Any],
-    judge: Callable[[Judged], Iterable[tuple[str, float]]],
-    check: Callable[[Labelled], None],
+    evaluator: Evaluator,
+    check: Callable[[LabelledSplits], None],
     options: FeatureOptions,
     world: World | None,
 ) -> Result:
-    """What `judge` yields of the features of an encoder and of the same untrained, on central crops.
+    """Apply `evaluator` to the features of an encoder and to those of the same encoder untrained, on central crops.
 
-    `path` is a run, a checkpoint or a file of weights; `data` None takes the shards that it was trained on. `check`
-    raises where the labels do not do, before an image is decoded. The ranks of `world` share the images; rank 0 judges
-    and writes the result down beside the run, and all return it. Features lie in blocks under HOME/evaluation/features,
-    from where an evaluation that was stopped goes on; those of other weights are removed, and without `options.cache`
-    all are in the end. Raises DataError when the shards have no val split or cannot tell classes apart, CheckpointError
-    when there is no encoder.
+    `path` is a run, a checkpoint or a file of weights; `data` None means the shards that it was trained on. `check`
+    raises before an image is decoded if the labels do not suffice. The ranks of `world` share the images; rank 0
+    evaluates and records the result, and all ranks return it. Features are stored in chunks under
+    HOME/evaluation/features, so that a stopped evaluation continues there; features of other weights are removed, and
+    without `options.cache` all of them at the end. Raises DataError if the shards lack a val split or labels,
+    CheckpointError if there is no encoder.
     """
     world = world or World()
     encoder = Encoder.load(path)
     if encoder.note and world.rank == 0:
         console.print(encoder.note)
-    data = encoder.config.data.root if data is None else data
-    splits = Labelled.load(data)
+    splits = LabelledSplits.load(encoder.config.data.root if data is None else data)
     check(splits)
     device = world.device()
-    models = [encoder.model(trained=known) for known in (True, False)]
+    models = [encoder.model(trained=trained) for trained in (True, False)]
     digests = [weights_digest(model.state_dict()) for model in models]
-    extractors = [
-        MaeFeatures(str(path), model.to(device), encoder.config.trainer.precision, options.pool) for model in models
-    ]
-    opened = open_decoder(options.decoder, extractors[0].image_size, splits.train, splits.val, world=world)
+    extractors = [MaeFeatures(str(path), model.to(device), encoder.precision, options.pool) for model in models]
+    decoder = open_decoder(options.decoder, extractors[0].image_size, splits.train, splits.val, world=world)
     home = encoder.home / "evaluation" / "features"
     settings = settings | {"pool": options.pool}
-    blank = Result(evaluation, encoder.path, splits.train.shown, *splits.counts, splits.classes, settings, {})
-    with connected(world, device, _PATIENCE), alone(home.parent, world):
-        caches = [
-            [_cache(home / digest, index, encoder, opened, options) for digest in digests] for index in splits[:2]
-        ]
+    result = Result(evaluation, encoder.path, splits.train.shown, *splits.counts, splits.classes, settings, {})
+    with connected(world, device, _TIMEOUT_S), lock(home.parent, world):
+        train_stores, val_stores = (
+            [_store(home / digest, index, encoder, decoder, options) for digest in digests]
+            for index in (splits.train, splits.val)
+        )
         if world.rank == 0:
-            _remove_others(home, caches)
-        barrier()  # nobody writes before rank 0 is alone here
-        for index, of_split in zip(splits, caches, strict=False):
-            mine = range(world.rank, len(of_split[0].parts), world.size)
-            fill(index, of_split, extractors, opened, mine, index.split if world.rank == 0 else None)
+            _remove_others(home, [*train_stores, *val_stores])
+        barrier()  # no rank writes before rank 0 has the lock
+        for index, stores in ((splits.train, train_stores), (splits.val, val_stores)):
+            own = range(world.rank, len(stores[0].chunks), world.size)
+            fill(index, stores, extractors, decoder, own, index.split if world.rank == 0 else None)
         barrier()
-        result = None
+        values: list[dict[str, float]] = []
         if world.rank == 0:
-            (train, val) = (_read(i, c, extractors, opened) for i, c in zip(splits, caches, strict=False))
-            found = [
-                dict(judge(Judged(bank, splits.train.label, asked, splits.val.label, device)))
-                for bank, asked in zip(train, val, strict=True)
+            train = _read(splits.train, train_stores, extractors, decoder)
+            val = _read(splits.val, val_stores, extractors, decoder)
+            values = [
+                dict(evaluator(known, splits.train.label, queries, splits.val.label, device=device))
+                for known, queries in zip(train, val, strict=True)
             ]
-            result = replace(blank, trained=found[0], untrained=found[1])
-            record(encoder, result, splits.val)
+            record(encoder, replace(result, trained=values[0], untrained=values[1]), splits.val)
             if options.cache:
-                _say_what_stays(home)
+                _report_cache(home)
             else:
                 _remove_others(home, [])
-        trained, untrained = json.loads(gather(json.dumps(found) if result else "")[0])
-    return replace(blank, trained=trained, untrained=untrained)
+        trained, untrained = json.loads(gather(json.dumps(values))[0])
+    return replace(result, trained=trained, untrained=untrained)
 
 
-def _cache(folder: Path, index: ShardIndex, encoder: Encoder, decoder: Decoder, options: FeatureOptions) -> RowParts:
-    """In the folder of the weights, where the features of a split lie: one name for all else that they depend on."""
+def _store(
+    folder: Path, index: ShardIndex, encoder: Encoder, decoder: Decoder, options: FeatureOptions
+) -> ChunkedArray:
+    """The features of a split, below the folder of the weights; the name holds all else that they depend on."""
     config = encoder.config
-    of_images = index.split, index.fingerprint, f"{config.data.image_size}px", decoder.name
-    name = "-".join((*of_images, f"patch{config.model.patch_size}", config.trainer.precision, options.pool))
-    return feature_cache(folder / name, index.samples, SIZES[config.model.name][0])
+    images = index.split, index.fingerprint, f"{config.data.image_size}px", decoder.name
+    name = "-".join((*images, f"patch{config.model.patch_size}", encoder.precision, options.pool))
+    return feature_store(folder / name, index.samples, SIZES[config.model.name][0])
 
 
 def _read(
-    index: ShardIndex, caches: Sequence[RowParts], extractors: Sequence[MaeFeatures], decoder: Decoder
+    index: ShardIndex, stores: Sequence[ChunkedArray], extractors: Sequence[MaeFeatures], decoder: Decoder
 ) -> list[NDArray[np.float32]]:
-    """The features of all samples by each encoder; what other machines wrote elsewhere is computed again."""
-    found = [[cache.read(block) for block in range(len(cache.parts))] for cache in caches]
-    missing = [block for block in range(len(caches[0].parts)) if any(blocks[block] is None for blocks in found)]
-    fill(index, caches, extractors, decoder, missing)
-    for cache, blocks in zip(caches, found, strict=True):
-        for block in missing:
-            blocks[block] = cache.read(block)
-            if blocks[block] is None:
-                raise DataError(f"what was just written to {cache.folder} cannot be read back; check the disk")
-    return [np.concatenate(blocks) for blocks in found]
+    """Read the features of all samples by each encoder; chunks written on another machine are computed again."""
+    read = [[store.read(chunk) for chunk in range(len(store.chunks))] for store in stores]
+    missing = [number for number, chunks in enumerate(zip(*read, strict=True)) if any(c is None for c in chunks)]
+    fill(index, stores, extractors, decoder, missing)
+    features = []
+    for store, chunks in zip(stores, read, strict=True):
+        for number in missing:
+            chunks[number] = store.read(number)
+        present = [chunk for chunk in chunks if chunk is not None]
+        if len(present) < len(chunks):
+            raise DataError(f"cannot read back what was just written to {store.folder}; check the disk")
+        features.append(np.concatenate(present))
+    return features
 
 
-def _remove_others(home: Path, caches: Sequence[Sequence[RowParts]]) -> None:
-    """Removes the features of other checkpoints, of which nothing else would ever rid the disk."""
+def _remove_others(home: Path, stores: Sequence[ChunkedArray]) -> None:
+    """Remove the features of all other weights, so that the cache does not grow with every checkpoint."""
     home.mkdir(exist_ok=True)
-    used = {cache.folder.parent for of_split in caches for cache in of_split}
+    used = {store.folder.parent for store in stores}
     for folder in home.iterdir():
         if folder.is_dir() and folder not in used:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _say_what_stays(home: Path) -> None:
+def _report_cache(home: Path) -> None:
     size = sum(path.stat().st_size for path in home.rglob("*.npy"))
-    console.print(f"features: {size / 1e6:,.1f} MB stay in {home} for the next evaluation; --no-cache removes them")
+    console.print(f"features: {size / 1e6:,.1f} MB cached in {home} for the next evaluation; --no-cache removes them")

@@ -1,18 +1,19 @@
-"""Few-shot classification with a trained encoder, beside that with the same encoder untrained."""
+"""Evaluate an encoder, trained and untrained, by few-shot classification."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mimcl.cli.console import warn
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.features import FeatureOptions, evaluate
-from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
+from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.few_shot import SEEDS, SHOTS
-from mimcl.model.evaluate.few_shot import few_shot as by_regression
+from mimcl.model.evaluate.few_shot import few_shot as few_shot_accuracies
 from mimcl.pipeline.files import DataError
 
 
@@ -24,34 +25,25 @@ def few_shot(
     options: FeatureOptions = FeatureOptions(),
     world: World | None = None,
 ) -> Result:
-    """Of logistic regression on `shots` images a class: mean and, of several, spread over `seeds` subsets.
+    """Accuracies of logistic regression on `shots` train images per class: mean and deviation over `seeds` subsets.
 
-    A class that has fewer gives all it has, and rank 0 says how many such there are. Further as features.evaluate;
-    DataError also for more shots than any class has.
+    A smaller class gives all its images; rank 0 warns how many such classes there are. See `evaluate_features`; also
+    raises DataError if `shots` exceeds the largest class.
     """
     shots = sorted(set(shots))
     if not shots or shots[0] < 1 or seeds < 1:
-        raise ConfigError(f"--shots are {shots} and --seeds {seeds}; all must be at least 1")
+        raise ConfigError(f"--shots and --seeds must be at least 1 (got {shots} and {seeds})")
 
-    def check(splits: Labelled) -> None:
-        if shots[-1] > splits.most:
+    def check(splits: LabelledSplits) -> None:
+        if shots[-1] > splits.largest_class:
             raise DataError(
-                f"--shots {shots[-1]}: no class of {splits.train.shown} has more than {splits.most} train images; "
-                "give fewer"
+                f"--shots {shots[-1]} is more than the {splits.largest_class} train images of the largest class of "
+                f"{splits.train.shown}; give fewer"
             )
-        short = int((splits.sizes < shots[-1]).sum())
-        if short and (world is None or world.rank == 0):
-            warn(f"{short} of {splits.classes} classes have fewer than {shots[-1]} train images and give all they have")
+        smaller = int((splits.class_sizes < shots[-1]).sum())
+        if smaller and (world is None or world.rank == 0):
+            warn(f"{smaller} of {splits.classes} classes have fewer than {shots[-1]} train images; using all of them")
 
-    return evaluate(
-        "few_shot",
-        path,
-        data,
-        {"shots": list(shots), "seeds": seeds},
-        lambda of: by_regression(
-            of.train, of.train_labels, of.val, of.val_labels, shots=shots, seeds=seeds, device=of.device
-        ),
-        check,
-        options,
-        world,
-    )
+    settings = {"shots": list(shots), "seeds": seeds}
+    evaluator = partial(few_shot_accuracies, shots=shots, seeds=seeds)
+    return evaluate_features("few_shot", path, data, settings, evaluator, check, options, world)

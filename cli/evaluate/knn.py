@@ -1,14 +1,15 @@
-"""Nearest neighbours: the features of a trained encoder beside those of the same encoder untrained."""
+"""Evaluate an encoder, trained and untrained, by nearest neighbours."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from mimcl.cli.evaluate.features import FeatureOptions, evaluate
-from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
+from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result
 from mimcl.model.distributed import World
-from mimcl.model.evaluate.knn import knn as by_neighbours
+from mimcl.model.evaluate.knn import knn as knn_accuracies
 from mimcl.pipeline.files import DataError
 
 K = 20
@@ -21,22 +22,13 @@ def knn(
     options: FeatureOptions = FeatureOptions(),
     world: World | None = None,
 ) -> Result:
-    """nn, by one neighbour, and knn, by a vote of k, of an encoder and of the same untrained.
+    """Accuracies "nn", with a single neighbour, and "knn", by a vote of `k` neighbours.
 
-    Further as features.evaluate; DataError also for more neighbours than train images.
+    See `evaluate_features`; also raises DataError if there are fewer than `k` train images.
     """
 
-    def check(splits: Labelled) -> None:
+    def check(splits: LabelledSplits) -> None:
         if k > splits.counts[0]:
-            raise DataError(f"--k {k} is more than the {splits.counts[0]:,} labelled train images; give fewer")
+            raise DataError(f"--k {k} is more than the {splits.counts[0]:,} labelled train images; give a smaller --k")
 
-    return evaluate(
-        "knn",
-        path,
-        data,
-        {"k": k},
-        lambda of: by_neighbours(of.train, of.train_labels, of.val, of.val_labels, k, device=of.device),
-        check,
-        options,
-        world,
-    )
+    return evaluate_features("knn", path, data, {"k": k}, partial(knn_accuracies, k=k), check, options, world)

@@ -1,4 +1,4 @@
-"""Evaluations as metrics.jsonl keeps them: which of its lines count, and what they say in words."""
+"""Read evaluation results from lines of metrics.jsonl, and format them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SPREAD, UNTRAINED = "_std", "untrained_"  # what ends the name of a value's spread, and begins that of an untrained one
-_DETAILS = ("values", "details")  # what an evaluation finds; all else in a line says of what
+SPREAD, UNTRAINED = "_std", "untrained_"  # suffix of standard deviations, prefix of values of the untrained encoder
+_FOUND = ("values", "details")  # keys of the results; all other keys identify the evaluation
 
 
-def last_of_each(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The lines of evaluations; of several alike but for what was found, the last."""
-    found = {}
+def latest_results(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The evaluation lines; of an evaluation that was repeated, only the last one."""
+    latest = {}
     for line in lines:
         if "evaluation" in line and isinstance(line.get("values"), dict):
-            asked = {name: value for name, value in line.items() if name not in _DETAILS}
-            found[json.dumps(asked, sort_keys=True)] = line
-    return list(found.values())
+            identity = {name: value for name, value in line.items() if name not in _FOUND}
+            latest[json.dumps(identity, sort_keys=True)] = line
+    return list(latest.values())
 
 
-def shares_in_words(values: Mapping[str, float]) -> str:
+def format_accuracies(values: Mapping[str, float]) -> str:
     """For example "nn 46.8 %, 1_shot 17.6 ± 2.8 %; untrained: nn 38.1 %, 1_shot 15.5 ± 1.4 %"."""
     trained = {name: value for name, value in values.items() if not name.startswith(UNTRAINED)}
     untrained = {name.removeprefix(UNTRAINED): values[name] for name in values if name.startswith(UNTRAINED)}
-    return _in_words(trained) + (f"; untrained: {_in_words(untrained)}" if untrained else "")
+    return _format(trained) + (f"; untrained: {_format(untrained)}" if untrained else "")
 
 
-def settings_in_words(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """For example "k 20, pool mean"."""
     return ", ".join(
         f"{name} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
@@ -35,9 +35,9 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _in_words(shares: Mapping[str, float]) -> str:
+def _format(values: Mapping[str, float]) -> str:
     return ", ".join(
-        f"{name} {100 * share:.1f}" + (f" ± {100 * shares[name + SPREAD]:.1f} %" if name + SPREAD in shares else " %")
-        for name, share in shares.items()
+        f"{name} {100 * value:.1f}" + (f" ± {100 * values[name + SPREAD]:.1f} %" if name + SPREAD in values else " %")
+        for name, value in values.items()
         if not name.endswith(SPREAD)
     )

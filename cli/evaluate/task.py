@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from mimcl.cli.console import console
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.encoders.split_features import central
+from mimcl.cli.encoders.split_features import central_crop_stream
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
-from mimcl.model.evaluate.augment import sent
+from mimcl.model.evaluate.augment import to_device
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
@@ -42,7 +42,7 @@ class Task:
     """An encoder, and labelled images to judge it by. Classes are those of the train images."""
 
     encoder: Encoder
-    splits: Labelled
+    splits: LabelledSplits
     labels: NDArray[np.int32]  # of the classes, ascending
     device: torch.device
     world: World
@@ -53,7 +53,7 @@ class Task:
         encoder = Encoder.load(path)
         if encoder.note and world.rank == 0:
             console.print(encoder.note)
-        splits = Labelled.load(encoder.config.data.root if data is None else data)
+        splits = LabelledSplits.load(encoder.config.data.root if data is None else data)
         labels = np.unique(splits.train.label[splits.train.label >= 0])
         return cls(encoder, splits, labels, world.device(), world)
 
@@ -65,7 +65,7 @@ class Task:
     def targets(self, labels: NDArray[np.int32]) -> Tensor:
         """Labels (n,) as places among the classes, int64 on the device; -1 where train has no image of that class."""
         places = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)
-        return sent(np.where(self.labels[places] == labels, places, -1), self.device)
+        return to_device(np.where(self.labels[places] == labels, places, -1), self.device)
 
     def digest(self, settings: Mapping[str, Any]) -> str:
         """Of all that an evaluation depends on: encoder, data, settings."""
@@ -182,4 +182,4 @@ def val_batches(task: Task, decoder: Decoder) -> Stream:
     index, world = task.splits.val, task.world
     labelled = np.flatnonzero(index.label >= 0)
     share = labelled[world.rank * len(labelled) // world.size : (world.rank + 1) * len(labelled) // world.size]
-    return central(index, decoder, share)
+    return central_crop_stream(index, decoder, share)

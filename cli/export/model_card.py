@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.evaluate.results_file import last_of_each, settings_in_words, shares_in_words
+from mimcl.cli.evaluate.results_file import format_accuracies, format_settings, latest_results
 from mimcl.model.jsonl import read_lines
 from mimcl.model.mae import MEAN, SIZES, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
@@ -102,7 +102,7 @@ def _training(encoder: Encoder) -> str:
 def _evaluation(encoder: Encoder) -> str:
     rows = []
     for line in _evaluations(encoder):
-        settings, shares = settings_in_words(line["settings"]), shares_in_words(line["values"])
+        settings, shares = format_settings(line["settings"]), format_accuracies(line["values"])
         rows.append((line["evaluation"], Path(line["data"]).name, settings, shares))
     if not rows:
         return "None was made of these weights."
@@ -115,7 +115,7 @@ def _evaluations(encoder: Encoder) -> list[Mapping[str, Any]]:
         lines = read_lines(encoder.home / "metrics.jsonl")
     except OSError:
         return []
-    return [line for line in last_of_each(lines) if line.get("checkpoint") == encoder.path.name]
+    return [line for line in latest_results(lines) if line.get("checkpoint") == encoder.path.name]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, nested_keys, override, read_yaml
 from mimcl.cli.console import first_few, format_bytes
-from mimcl.cli.evaluate.results_file import last_of_each, shares_in_words
+from mimcl.cli.evaluate.results_file import format_accuracies, latest_results
 from mimcl.cli.inspect.checkpoint import bytes_in_folder
 from mimcl.cli.run.config_diff import chosen
 from mimcl.cli.run.folder import draws_of
@@ -158,7 +158,7 @@ def describe_run(path: Path) -> RunDescription:
         max_repeats=drawn.max_repeats if drawn else None,
         bad_samples=bad,
         nonfinite_steps=sum(line.get("nonfinite_steps") or 0 for line in stepped),
-        evaluations=last_of_each(lines),
+        evaluations=latest_results(lines),
         bytes=bytes_in_folder(path),
         checkpoint_bytes=sum(kept.bytes for kept in saved),
         fingerprints=fingerprints,
@@ -213,4 +213,4 @@ def _counts(path: Path) -> NDArray[np.uint32] | None:
 
 
 def _evaluation(line: Mapping[str, Any]) -> str:
-    return f"{line['evaluation']} at checkpoint {line.get('checkpoint')}: {shares_in_words(line['values'])}"
+    return f"{line['evaluation']} at checkpoint {line.get('checkpoint')}: {format_accuracies(line['values'])}"

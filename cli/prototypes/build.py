@@ -122,7 +122,7 @@ def build(
     Raises PrototypeError for a set that is there already or cannot be built, DataError for shards that cannot be read.
     """
     from mimcl.cli.console import console
-    from mimcl.cli.encoders.lock import alone
+    from mimcl.cli.encoders.lock import lock
     from mimcl.cli.encoders.split_features import BATCH, fill, open_decoder, sample_images
     from mimcl.cli.prototypes.gallery import draw_gallery
     from mimcl.cli.prototypes.rank_zero import on_first_rank
@@ -149,8 +149,8 @@ def build(
             f"--k {config.k} is more than half the {index.samples} images of {index.shown}; give fewer"
         )
     building = Building(sets / f".{config.name}.building", index)
-    mine = range(world.rank, len(building.features.parts), world.size)
-    with connected(world, world.device(), _PATIENCE), alone(sets, world):
+    mine = range(world.rank, len(building.features.chunks), world.size)
+    with connected(world, world.device(), _PATIENCE), lock(sets, world):
         extractor, reason = _extractor(config.features, config.seed, world)
         if world.rank == 0:
             console.print(f"features: {extractor.name} ({reason})")
@@ -159,7 +159,7 @@ def build(
             "features": extractor.name,
             "learned_with_seed": config.seed if extractor.fit_images else None,
             "index_fingerprint": index.fingerprint,
-            "shards": [len(part) for part in building.features.parts],
+            "shards": [len(part) for part in building.features.chunks],
             "decoder": decoder.name,
             "batch": BATCH,
         }

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, from_numpy
 
 from mimcl.cli.console import console
-from mimcl.cli.encoders.feature_store import RowParts
+from mimcl.cli.encoders.feature_store import ChunkedArray
 from mimcl.curriculum.clustering import Clusters, Standard, make_clusters
 from mimcl.curriculum.features import FeatureExtractor
 from mimcl.model.digest import weights_digest
@@ -49,15 +49,15 @@ class Building:
 
     def __init__(self, folder: Path, index: ShardIndex) -> None:
         self.folder = folder
-        self.features = RowParts(folder / "features", parts_of(index), np.float32)
-        self.assigned = RowParts(folder / "assigned", self.features.parts, _ASSIGNED, ())
+        self.features = ChunkedArray(folder / "features", parts_of(index), np.float32)
+        self.assigned = ChunkedArray(folder / "assigned", self.features.chunks, _ASSIGNED, ())
 
     def begin(self, settings: dict[str, Any], extractor: FeatureExtractor, images: Callable[[], Tensor]) -> None:
         """Takes up features made with these settings and weights, or begins anew, learning from `images()`."""
         known = _read_json(self.folder / _SETTINGS)
         if known == settings | {_CONSTANTS: self._constants(known, extractor)}:
             there = sum(1 for _ in self.features.folder.glob("[0-9]*.npy"))
-            console.print(f"going on in {self.folder}/: {there} of {len(self.features.parts)} parts have features")
+            console.print(f"going on in {self.folder}/: {there} of {len(self.features.chunks)} parts have features")
             return
         if self.folder.exists():
             if known:
@@ -121,7 +121,7 @@ class Building:
         # Written before they are mapped: a write to memory that the disk has no room for ends the process.
         with ExitStack() as stack:
             files = [stack.enter_context(open(path, "wb")) for path in paths]
-            for part in range(len(self.assigned.parts)):
+            for part in range(len(self.assigned.chunks)):
                 found = _there(self.assigned, part)
                 columns = found["cluster"], found["raw_distance"], np.zeros(len(found), np.float32)
                 for file, column in zip(files, columns, strict=True):
@@ -134,7 +134,7 @@ class Building:
 
     def all_features(self) -> list[NDArray[np.float32]]:
         """Of every part, memory-mapped."""
-        return [_there(self.features, part) for part in range(len(self.features.parts))]
+        return [_there(self.features, part) for part in range(len(self.features.chunks))]
 
     def _constants(self, known: dict[str, Any], extractor: FeatureExtractor) -> str | None:
         """The digest of what the extractor computes with; before that, it takes what was learned for it."""
@@ -154,7 +154,7 @@ class Building:
         return Clusters(Standard(mean, std), centroids, scores)
 
 
-def _there(store: RowParts, part: int) -> NDArray:
+def _there(store: ChunkedArray, part: int) -> NDArray:
     if (rows := store.read(part)) is None:
         raise DataError(
             f"part {part} of {store.folder} cannot be read back; check the disk, and that all processes have one "

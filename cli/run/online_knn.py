@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
-from mimcl.cli.evaluate.labelled import Labelled
+from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.knn import knn
 from mimcl.model.mae import MaskedAutoencoderViT
@@ -40,8 +40,8 @@ class OnlineKnn:
         draws: int,
         world: World,
     ) -> None:
-        """`train` is the index of the run, `draws` its length. Raises DataError where Labelled does."""
-        splits = Labelled.load(train.location)
+        """`train` is the index of the run, `draws` its length. Raises DataError where LabelledSplits does."""
+        splits = LabelledSplits.load(train.location)
         self._splits = [(index, _chosen(index)) for index in (splits.train, splits.val)]
         self._features = MaeFeatures(self.name, model, precision)
         self._decoder = open_decoder(decoder, model.image_size, splits.train, splits.val, world=world)

@@ -9,7 +9,7 @@ import torch
 
 from mimcl.cli.config import Config
 from mimcl.cli.console import console, format_duration
-from mimcl.cli.encoders.initial_weights import Beginning
+from mimcl.cli.encoders.initial_weights import InitResult
 from mimcl.cli.run.folder import Run
 from mimcl.curriculum.plan import Plan
 from mimcl.model.trainer import Trainer
@@ -27,7 +27,7 @@ def announce(
     trainer: Trainer,
     stream: Stream,
     micro_batches: int,
-    begun: Beginning | None,
+    init_result: InitResult | None,
 ) -> None:
     """Prints recipe, model, data, curriculum, what deviates from the recipe, and an estimate of the time left."""
     data, model, steps = config.data, config.model, plan.draws // config.data.batch_size
@@ -49,8 +49,8 @@ def announce(
         console.print("masks do not get harder in a single epoch; --set masking.clock=step moves them at each step")
     if config.optim.warmup_epochs < run.config.optim.warmup_epochs:
         console.print(f"warm-up shortened to a tenth of the run: {config.optim.warmup_epochs:g} epochs")
-    if begun:
-        console.print(begun.line)
+    if init_result:
+        console.print(init_result.line)
     if trainer.position:
         console.print(f"going on at draw {trainer.position:,}, step {trainer.position // data.batch_size:,}")
     left = steps - trainer.position // data.batch_size

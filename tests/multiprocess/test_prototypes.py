@@ -47,10 +47,10 @@ BUILD = ["prototypes", "build", "--features", "sift", "--k", "6", "--decoder", "
 
 def slow_writes():
     """A part of features takes a while, so that a kill finds some there and others missing."""
-    from mimcl.cli.encoders.feature_store import RowParts
+    from mimcl.cli.encoders.feature_store import ChunkedArray
 
-    write = RowParts.write
-    RowParts.write = lambda self, part, rows: (write(self, part, rows), time.sleep(0.6))
+    write = ChunkedArray.write
+    ChunkedArray.write = lambda self, part, rows: (write(self, part, rows), time.sleep(0.6))
 
 
 def test_two_processes_write_what_one_writes_after_a_kill_as_well(home, data):
@@ -89,12 +89,12 @@ def test_two_processes_write_what_one_writes_after_a_kill_as_well(home, data):
 
 SEEN = """
 import os
-from mimcl.cli.encoders.feature_store import RowParts
-write = RowParts.write
+from mimcl.cli.encoders.feature_store import ChunkedArray
+write = ChunkedArray.write
 def noting(self, part, rows):
     write(self, part, rows)
     print("WROTE", self.folder.name, part, os.environ["RANK"], flush=True)
-RowParts.write = noting
+ChunkedArray.write = noting
 from mimcl.cli.main import main
 main()
 """

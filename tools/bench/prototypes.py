@@ -64,7 +64,7 @@ def main() -> None:
         building, random = Building(Path(folder) / "building", index), np.random.default_rng(0)
         centres = random.standard_normal((200, asked.width), np.float32)
         with measured("features"):
-            for part, rows in enumerate(building.features.parts):
+            for part, rows in enumerate(building.features.chunks):
                 noise = random.standard_normal((len(rows), asked.width), np.float32)
                 building.features.write(part, noise + centres[random.integers(0, 200, len(rows))])
         settings = {"k": asked.k or None, "seed": 0, "sample": asked.sample, "iterations": ITERATIONS}
@@ -72,7 +72,7 @@ def main() -> None:
             building.clusters(settings)
         clusters = building.read_clusters(settings)
         with measured("assignment"):
-            building.assign(clusters, range(len(building.assigned.parts)))
+            building.assign(clusters, range(len(building.assigned.chunks)))
         with measured("the set"):
             cluster, raw, distance = building.columns()
             normalise_distances(raw, cluster, len(clusters.centroids), out=distance)

@@ -1,4 +1,4 @@
-"""Encoders of runs and checkpoints: what they are, and where what is found out about them is written."""
+"""Encoders loaded from runs and checkpoints, and the folders that results about them are written to."""
 
 import re
 import shutil
@@ -40,7 +40,7 @@ def test_a_run_means_its_newest_checkpoint(run):
     assert not torch.equal(earlier.tensors["cls_token"], encoder.tensors["cls_token"])
 
 
-def test_its_model_has_the_weights_and_no_masker(run):
+def test_the_model_has_the_weights_without_the_masker(run):
     encoder = Encoder.load(run)
     assert any(name.startswith("masker.") for name in encoder.tensors)
     weights = encoder.model().state_dict()
@@ -51,7 +51,7 @@ def test_its_model_has_the_weights_and_no_masker(run):
     assert not encoder.model().training
 
 
-def test_nothing_is_drawn_that_is_overwritten(run, monkeypatch):
+def test_no_random_weights_are_drawn_only_to_be_overwritten(run, monkeypatch):
     encoder, drawn = Encoder.load(run), []
     monkeypatch.setattr(MaskedAutoencoderViT, "initialise", lambda *_: drawn.append(1))
     encoder.model()
@@ -59,11 +59,11 @@ def test_nothing_is_drawn_that_is_overwritten(run, monkeypatch):
     only_encoder = replace(encoder, tensors=encoder_weights(encoder.tensors))
     only_encoder.model()
     assert drawn
-    with pytest.raises(RuntimeError, match="cls_token"):  # what lacks one is not left as it happens to be
+    with pytest.raises(RuntimeError, match="cls_token"):  # a missing tensor is not left uninitialised
         replace(encoder, tensors={n: t for n, t in encoder.tensors.items() if n != "cls_token"}).model()
 
 
-def test_a_checkpoint_without_its_run_has_a_home_of_its_own(run, tmp_path):
+def test_a_checkpoint_outside_a_run_has_its_own_results_folder(run, tmp_path):
     shutil.copytree(run / "checkpoints" / "00000002", tmp_path / "taken")
     shutil.copytree(run / "checkpoints" / "00000003", tmp_path / "other" / "taken")
     homes = [Encoder.load(tmp_path / path).home for path in ("taken", "other/taken", "taken")]
@@ -71,7 +71,7 @@ def test_a_checkpoint_without_its_run_has_a_home_of_its_own(run, tmp_path):
     assert homes[0] == homes[2] != homes[1]
 
 
-def test_files_of_one_name_have_homes_by_their_weights(run, tmp_path, monkeypatch):
+def test_results_folders_of_files_with_one_name_differ_by_weights(run, tmp_path, monkeypatch):
     homes = []
     for step in ("00000002", "00000003"):
         tensors = load_file(run / "checkpoints" / step / "weights.safetensors")
@@ -85,7 +85,7 @@ def test_files_of_one_name_have_homes_by_their_weights(run, tmp_path, monkeypatc
     assert Encoder.load(Path("model.safetensors")).home == homes[1]
 
 
-def test_the_state_of_training_is_read_only_where_nothing_else_tells_the_images(run, tmp_path):
+def test_the_training_state_is_read_only_if_meta_lacks_the_number_of_images(run, tmp_path):
     taken = shutil.copytree(run / "checkpoints" / "00000003", tmp_path / "taken")
     meta = read_meta(taken)
     assert meta["samples"] == Encoder.load(taken).samples == 40
@@ -101,6 +101,6 @@ def test_the_state_of_training_is_read_only_where_nothing_else_tells_the_images(
         Encoder.load(older)
 
 
-def test_where_there_is_none(tmp_path):
-    with pytest.raises(CheckpointError, match="neither a run with a checkpoint nor a checkpoint"):
+def test_a_folder_without_weights(tmp_path):
+    with pytest.raises(CheckpointError, match="neither a run"):
         Encoder.load(tmp_path)

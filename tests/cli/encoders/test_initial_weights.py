@@ -1,5 +1,6 @@
-"""`mimcl train --init`: real runs that begin with the weights of runs, of MAE's files, of timm and of Hugging Face."""
+"""`mimcl train --init` with the weights of runs, of MAE's files, of timm and of Hugging Face."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from helpers.typed import mimcl
 from safetensors.torch import load_file, save_file
 
 from mimcl.cli import train as training
-from mimcl.cli.encoders.initial_weights import begin_with
+from mimcl.cli.encoders.initial_weights import load_initial_weights
 from mimcl.cli.run.folder import open_run
 from mimcl.curriculum.masking import factory
 from mimcl.model.checkpoint import CheckpointError
@@ -26,7 +27,7 @@ SMALL = {
     "model.decoder_depth": 1,
     "trainer.precision": "float32",
     "trainer.epochs": 0.5,  # a step
-    "optim.base_lr": 0.0,  # which leaves the weights as they were
+    "optim.base_lr": 0.0,  # leaves the weights unchanged
     "optim.weight_decay": 0.0,
 }
 
@@ -43,7 +44,7 @@ def saved(run):
 
 
 def drawn(seed=0):
-    """What a run of these settings draws."""
+    """The random initial weights of a run with these settings."""
     return build(open_run("cpu_small", SMALL, Path("x"), False).config.model, 32, seed).state_dict()
 
 
@@ -71,18 +72,18 @@ def here(home, monkeypatch):
 
 
 @pytest.fixture
-def began(here, tmp_path, monkeypatch, capsys):
-    """Trains from some weights; returns the line about them and the weights after a step that moves none.
+def trained(here, tmp_path, monkeypatch, capsys):
+    """Trains from some weights; returns the printed line about them, and the weights after a step that changes none.
 
-    The line is without its end, that ImageNet's constants are assumed, which is that of bare files alone.
+    The note about assumed pixel normalisation, which only files of bare tensors get, is cut off the line.
     """
 
     def run(init, *more, **changes):
         capsys.readouterr()
         out = tmp_path / "new"
         assert mimcl(monkeypatch, here, *words(out, "--init", str(init), *more, **changes)) == 0
-        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("begins with")]
-        line, assumed, _ = line.partition(f"; {init} does not tell how pixels are normalised: ImageNet's mean (0.485, ")
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("initial weights:")]
+        line, assumed, _ = line.partition(f"; {init} does not say how pixels are normalised")
         assert bool(assumed) == Path(init).is_file()
         return line, saved(out)
 
@@ -97,63 +98,61 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(
     "init", ["run", "run/checkpoints/00000001", "run/checkpoints/00000001/weights.safetensors", "mae.pth"]
 )
-def test_encoder_and_decoder(home, began, init):
-    line, weights = began(init)
+def test_encoder_and_decoder(home, trained, init):
+    line, weights = trained(init)
     path = "run/checkpoints/00000001" if init == "run" else init
-    assert line == f"begins with {path}: the encoder and decoder"
+    assert line == f"initial weights: encoder and decoder from {path}"
     assert_same(weights, saved(home / "run"))
     assert not torch.equal(weights["cls_token"], drawn()["cls_token"])
 
 
-def test_a_file_without_a_decoder(home, began):
-    line, weights = began("encoder.pth")
-    assert line == "begins with encoder.pth: the encoder; the decoder is drawn: they have none"
+def test_a_file_without_a_decoder(home, trained):
+    line, weights = trained("encoder.pth")
+    assert re.fullmatch("initial weights: encoder from encoder.pth; decoder drawn at random.*none", line)
     assert_same(weights, drawn() | encoder_weights(saved(home / "run")))
 
 
-def test_a_decoder_of_another_size(home, began):
-    line, weights = began("mae.pth", model__decoder_depth=2)
-    assert line == "begins with mae.pth: the encoder; the decoder is drawn: theirs is 32 wide and 1 deep, not 32 and 2"
+def test_a_decoder_of_another_size(home, trained):
+    line, weights = trained("mae.pth", model__decoder_depth=2)
+    assert line.startswith("initial weights: encoder from mae.pth; decoder drawn at random")
+    assert re.findall(r"\d+", line) == ["32", "1", "32", "2"]
     assert_same(encoder_weights(weights), encoder_weights(saved(home / "run")))
     assert not torch.equal(weights["decoder_embed.weight"], saved(home / "run")["decoder_embed.weight"])
 
 
-def test_what_hugging_face_has(home, began, monkeypatch, tmp_path):
+def test_a_hugging_face_folder(home, trained, monkeypatch, tmp_path):
     assert mimcl(monkeypatch, home, "export", "run", "--format", "hf", "--out", str(tmp_path / "hf")) == 0
-    line, weights = began(tmp_path / "hf" / "vit_mae")
-    assert line.endswith("vit_mae: the encoder and decoder")
+    line, weights = trained(tmp_path / "hf" / "vit_mae")
+    assert line.startswith("initial weights: encoder and decoder from")
     assert_same(weights, saved(home / "run"))
 
 
-def test_fixed_positions_of_another_grid(home, began):
-    line, weights = began("mae.pth", data__image_size=64)
-    assert line == (
-        "begins with mae.pth: the encoder and decoder; pos_embed fixed, of 8 x 8 patches instead of 4 x 4; "
-        "decoder_pos_embed fixed, of 8 x 8 patches instead of 4 x 4"
-    )
+def test_fixed_positions_of_another_grid(home, trained):
+    line, weights = trained("mae.pth", data__image_size=64)
+    assert re.search("; pos_embed fixed,.* 8 x 8 .* 4 x 4; decoder_pos_embed fixed,.* 8 x 8 .* 4 x 4$", line)
     positions = {"pos_embed": sin_cos_positions(192, 8), "decoder_pos_embed": sin_cos_positions(32, 8)}
     assert_same(weights, saved(home / "run") | positions)
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_learned_positions(home, began, size):
-    line, weights = began("timm.safetensors", data__image_size=size)
+def test_learned_positions(home, trained, size):
+    line, weights = trained("timm.safetensors", data__image_size=size)
     learned = load_file(home / "timm.safetensors")["pos_embed"]
     if size == 32:
-        assert line.endswith("they have none")
+        assert "pos_embed" not in line
         assert torch.equal(weights["pos_embed"], learned)
         return
-    assert line.endswith("they have none; pos_embed learned, interpolated from 4 x 4 to 8 x 8 patches")
+    assert line.endswith("; pos_embed learned, interpolated from 4 x 4 to 8 x 8 patches")
     assert torch.equal(weights["pos_embed"][:, 0], learned[:, 0])  # the class token's
     found, before = (p[0, 1:].unflatten(0, (n, n)) for p, n in ((weights["pos_embed"], 8), (learned, 4)))
     torch.testing.assert_close(found.mean(dim=(0, 1)), before.mean(dim=(0, 1)), atol=2e-3, rtol=0)
-    # Bicubic: a patch's four quarters together are near what it was, and far from what others were.
+    # Bicubic: the mean of a patch's four quarters is nearest to its own old position.
     pooled = found.unflatten(0, (4, 2)).unflatten(2, (4, 2)).mean(dim=(1, 3))
     nearest = torch.cdist(pooled.flatten(0, 1), before.flatten(0, 1)).argmin(dim=1)
     assert torch.equal(nearest, torch.arange(16))
 
 
-def test_teachers_copy_the_weights_that_the_run_begins_with(home, began, monkeypatch):
+def test_teachers_copy_the_initial_weights(home, trained, monkeypatch):
     made = []
     monkeypatch.setattr(factory, "HardPatchesMasker", lambda *args: made.append(HardPatchesMasker(*args)) or made[-1])
     from mimcl.curriculum.masking.hard_patches import HardPatchesMasker
@@ -167,7 +166,7 @@ def test_teachers_copy_the_weights_that_the_run_begins_with(home, began, monkeyp
         return result
 
     monkeypatch.setattr(factory, "make_masker", watched)
-    began("mae.pth", "--masking", "hard-patches")
+    trained("mae.pth", "--masking", "hard-patches")
     weights = saved(home / "run")
     assert len(seen) > 100
     assert all(torch.equal(tensor, weights[name]) for name, tensor in seen.items())
@@ -180,53 +179,56 @@ def test_a_resumed_run_does_not_read_the_file_again(here, tmp_path, monkeypatch,
     before = saved(run)
     (tmp_path / "w.pth").unlink()
     capsys.readouterr()
-    for more in (init, ()):  # the same command, and without what it was
+    for more in (init, ()):  # the same command, and without --init
         assert mimcl(monkeypatch, here, *words(run, "--resume", *more)) == 0
         said = capsys.readouterr().out
-        assert "going on at draw 8" in said
-        assert "begins with" not in said
+        assert "at draw 8" in said
+        assert "initial weights" not in said
     assert_same(saved(run), before)
     assert f"init: {tmp_path}/w.pth" in (run / "config.yaml").read_text()
     assert mimcl(monkeypatch, here, *words(run, "--resume", "--init", "mae.pth")) == 2
-    assert f"init is 'mae.pth' but the run in {run} has '{tmp_path}/w.pth'" in capsys.readouterr().err
+    complaint = capsys.readouterr().err
+    assert "'mae.pth'" in complaint
+    assert f"'{tmp_path}/w.pth'" in complaint
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_reads_it_again(here, tmp_path, monkeypatch, capsys):
+def test_a_run_killed_before_its_first_checkpoint_reads_the_file_again(here, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     assert mimcl(monkeypatch, here, *words(run, "--init", "mae.pth")) == 0
     shutil.rmtree(run / "checkpoints")
     (run / "metrics.jsonl").unlink()
     capsys.readouterr()
     assert mimcl(monkeypatch, here, "train", "--out", str(run), "--resume") == 0
-    assert "begins with mae.pth: the encoder and decoder" in capsys.readouterr().out
+    assert "initial weights: encoder and decoder from mae.pth" in capsys.readouterr().out
     assert_same(saved(run), saved("run"))
 
 
-def test_the_card_names_what_a_run_began_with(here, tmp_path, monkeypatch):
+def test_the_model_card_names_the_initial_weights(here, tmp_path, monkeypatch):
     assert mimcl(monkeypatch, here, *words(tmp_path / "run", "--init", "mae.pth")) == 0
     assert mimcl(monkeypatch, here, "export", str(tmp_path / "run"), "--out", str(tmp_path / "out")) == 0
-    assert "| began with | mae.pth |" in (tmp_path / "out" / "README.md").read_text()
+    assert re.search(r"\| .* \| mae.pth \|", (tmp_path / "out" / "README.md").read_text())
 
 
-def test_what_processes_compare_tells_other_weights_apart(here, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr("mimcl.model.distributed.agree", lambda what, digest: told.append((what, digest)))
-    prints = []
+def test_processes_with_other_weights_disagree(here, tmp_path, monkeypatch):
+    agreed = []
+    monkeypatch.setattr("mimcl.model.distributed.agree", lambda what, digest: agreed.append((what, digest)))
+    digests = []
     for init in ("mae.pth", "run", "encoder.pth"):
-        told.clear()
+        agreed.clear()
         config = open_run("cpu_small", SMALL | {"init": init}, tmp_path / init, False)
         training.train(config)
-        prints.append(dict(told)["what --init names"])
-    assert prints[0] == prints[1] != prints[2]
+        digests.append([digest for what, digest in agreed if "--init" in what])
+    assert len(digests[0]) == 1
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--init", "nowhere.pth"), "nowhere.pth is neither a run with a checkpoint nor a checkpoint; give runs/NAME"),
-        (("--init", "shards/train.arrow"), "train.arrow cannot be read as weights"),
-        (("--init", "mae.pth", "--set", "model.name=vit_small"), "mae.pth is vit_tiny/8, the run vit_small/8; give"),
-        (("--init", "mae.pth", "--set", "model.patch_size=16"), "mae.pth is vit_tiny/8, the run vit_tiny/16; give"),
+        (("--init", "nowhere.pth"), "nowhere.pth"),
+        (("--init", "shards/train.arrow"), "train.arrow"),
+        (("--init", "mae.pth", "--set", "model.name=vit_small"), "mae.pth is vit_tiny/8, but the run uses vit_small/8"),
+        (("--init", "mae.pth", "--set", "model.patch_size=16"), "mae.pth is vit_tiny/8, but the run uses vit_tiny/16"),
     ],
 )
 def test_bad_input_is_one_line(here, tmp_path, monkeypatch, capfd, more, message):
@@ -237,9 +239,9 @@ def test_bad_input_is_one_line(here, tmp_path, monkeypatch, capfd, more, message
     assert not (tmp_path / "new").exists()
 
 
-def test_a_model_is_not_half_changed(here):
+def test_a_model_is_unchanged_after_an_error(here):
     config = open_run("cpu_small", SMALL | {"init": "mae.pth", "model.name": "vit_small"}, Path("x"), False).config
     model = build(config.model, 32, 0)
     with pytest.raises(CheckpointError):
-        begin_with(model, config)
+        load_initial_weights(model, config.model, "mae.pth")
     assert_same(model.state_dict(), build(config.model, 32, 0).state_dict())

@@ -1,19 +1,19 @@
-"""Evaluations in words, and which of several lines count."""
+"""Formatting of results, and which lines count when an evaluation is repeated."""
 
-from mimcl.cli.evaluate.results_file import last_of_each, settings_in_words, shares_in_words
+from mimcl.cli.evaluate.results_file import format_accuracies, format_settings, latest_results
 
 
 def line(nn, k=20, **others):
     return {"evaluation": "knn", "draw": 8, "settings": {"k": k}, "values": {"nn": nn}, **others}
 
 
-def test_of_lines_alike_but_for_what_was_found_the_last_counts():
+def test_the_last_line_of_a_repeated_evaluation_counts():
     first, again, other = line(0.1, details={"a": 1}), line(0.2, details={"a": 2}), line(0.3, k=5)
-    assert last_of_each([first, {"step": 1, "draw": 8}, other, again]) == [again, other]
-    assert last_of_each([line(0.1), line(0.1) | {"values": None}]) == [line(0.1)]
+    assert latest_results([first, {"step": 1, "draw": 8}, other, again]) == [again, other]
+    assert latest_results([line(0.1), line(0.1) | {"values": None}]) == [line(0.1)]
 
 
-def test_a_spread_stands_beside_its_value_and_the_untrained_at_the_end():
+def test_deviations_follow_their_value_and_untrained_values_come_last():
     values = {
         "nn": 0.468,
         "1_shot": 0.176,
@@ -21,6 +21,6 @@ def test_a_spread_stands_beside_its_value_and_the_untrained_at_the_end():
         "untrained_1_shot": 0.155,
         "untrained_1_shot_std": 0.014,
     }
-    assert shares_in_words(values) == "nn 46.8 %, 1_shot 17.6 ± 2.8 %; untrained: 1_shot 15.5 ± 1.4 %"
-    assert shares_in_words({"nn": 0.5}) == "nn 50.0 %"
-    assert settings_in_words({"k": 20, "shots": [1, 5]}) == "k 20, shots 1 5"
+    assert format_accuracies(values) == "nn 46.8 %, 1_shot 17.6 ± 2.8 %; untrained: 1_shot 15.5 ± 1.4 %"
+    assert format_accuracies({"nn": 0.5}) == "nn 50.0 %"
+    assert format_settings({"k": 20, "shots": [1, 5]}) == "k 20, shots 1 5"

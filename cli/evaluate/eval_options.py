@@ -1,0 +1,25 @@
+"""Options shared by the commands of `mimcl eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN_OR_CHECKPOINT",
+        help="runs/NAME, one of its checkpoints, or weights in the layout of MAE, timm or Hugging Face.",
+    ),
+]
+Data = Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: the run's)")]
+Pool = Annotated[
+    Literal["mean", "cls"], typer.Option(help="Which feature to take: mean of the patch tokens, or CLS token.")
+]
+Decoder = Annotated[Literal["auto", "dali-gpu", "dali-cpu", "reference"], typer.Option(help="Image decoder.")]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Keep the features in RUN/evaluation/features for the next evaluation."),
+]
