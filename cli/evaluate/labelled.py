@@ -53,6 +53,5 @@ class LabelledSplits(NamedTuple):
 
 def _unusable(what: str) -> DataError:
     return DataError(
-        f"{what}; pack a folder of class folders with a val split, mimcl shard SRC --holdout 0.1 --out FOLDER, and give "
-        "--data FOLDER"
+        f"{what}; pack a folder of class folders: mimcl shard SRC --holdout 0.1 --out FOLDER, then give --data FOLDER"
     )
