@@ -165,7 +165,7 @@ def _in_order(
 
 
 def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _Indexed:
-    """Reads a shard from its beginning to its end, every byte once but for headers."""
+    """ReadPlan a shard from its beginning to its end, every byte once but for headers."""
     tar, hashed, at = OpenTar(path), xxhash.xxh128(), 0
     rows, labels, rejected = [], [], []
     for sample in samples(tar, label_key):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """MIMCL_CACHE; else mimcl/ in XDG_CACHE_HOME; else ~/.cache/mimcl. It may not exist yet."""
     if chosen := os.environ.get("MIMCL_CACHE"):
         return Path(chosen)

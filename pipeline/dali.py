@@ -28,7 +28,7 @@ from nvidia.dali import Pipeline, fn, types
 
 from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder, trial_batch
 from mimcl.pipeline.examine import MAX_PIXELS
-from mimcl.pipeline.image_headers import is_for_dali
+from mimcl.pipeline.image_headers import dali_can_decode
 
 _DEPTH = 2  # batches in DALI at a time: one being decoded, one being handed out; half a window holds two
 _HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
@@ -190,7 +190,7 @@ class DaliDecoder:
         return decoders.image_slice(data, start=start, shape=shape, device="mixed", **load, **memory, **rules)
 
     def _split(self, batch: Encoded) -> _Split:
-        return batch, np.array([is_for_dali(data, self._most_pixels) for data in batch.data], bool)
+        return batch, np.array([dali_can_decode(data, self._most_pixels) for data in batch.data], bool)
 
 
 def reserved(largest: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the stream needs to know of a plan, and the plan that reads given samples in order."""
+"""The protocol of a plan, which says what sample each draw is, and plans over given samples."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STRETCH = 1 << 12  # draws
 
 
 class Window(Protocol):
-    """A stretch of draws with one temperature, as a frozen dataclass; the stream passes on what it does not use.
+    """Consecutive draws with one temperature, as a frozen dataclass; the stream only passes some fields on.
 
-    `stretches` cuts it: draws [stretches[k], stretches[k + 1]) of the window are read together, ahead of their use.
+    Draws [stretches[k], stretches[k + 1]) of the window are a stretch: they are read together, ahead of their use.
     `digest` is a hash of the sample ids, which ranks compare.
     """
 
@@ -44,10 +44,10 @@ class Window(Protocol):
 
 
 class Plan(Protocol):
-    """Which sample each draw is: windows of `window_length` draws, `draws` in all.
+    """Which sample each of `draws` draws is, in windows of `window_length` draws.
 
-    A draw whose sample is bad gets the substitute of retry 0, of retry 1 if that is bad as well, and so on; with
-    `retries` 0 no sample may be replaced.
+    A draw whose sample is bad gets the substitute of retry 0, or of retry 1 if that is bad as well, and so on. With
+    `retries` 0, samples are never replaced.
     """
 
     @property
@@ -58,7 +58,7 @@ class Plan(Protocol):
     def retries(self) -> int: ...
 
     def known(self, number: int) -> Future[None] | None:
-        """Done once window `number` can be planned; None if it can be at once. Asked for by any thread."""
+        """A future that is done once window `number` can be planned; None if it already can. Called by any thread."""
 
     def window(self, number: int) -> Window: ...
 
@@ -68,11 +68,11 @@ class Plan(Protocol):
         """Sample ids and distances, both (n,), for draws (n,) of one window; retry in [0, retries)."""
 
 
-class InOrder:
-    """The plan that reads the samples it is given, for features, evaluation and pictures: draw g is sample_ids[g]."""
+class InOrderPlan:
+    """Reads given samples in order, for features, evaluation and pictures: draw g is sample_ids[g]."""
 
     window_length = 1 << 16
-    retries = 0  # the feature of another image would be a wrong one
+    retries = 0  # the features of another image would be wrong
 
     def __init__(self, sample_ids: NDArray[np.int64]) -> None:
         self.draws, self._sample_ids = len(sample_ids), sample_ids
@@ -93,8 +93,8 @@ class InOrder:
         raise IndexError(f"retry {retry} of a plan without substitutes")
 
 
-class Among:
-    """A plan over some of the samples: what `plan` calls sample k is the k-th of those given."""
+class SubsetPlan:
+    """Applies a plan to some of the samples: its sample k is sample_ids[k]."""
 
     def __init__(self, plan: Plan, sample_ids: NDArray[np.int64]) -> None:
         self._plan, self._sample_ids = plan, sample_ids

@@ -1,4 +1,4 @@
-"""What the stream's thread is at, for the error that says where it got stuck."""
+"""What the stream's thread is doing, for the error that says where it is stuck."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mimcl.pipeline.files import DataError
 
 
 class StallError(DataError):
-    """The consumer has waited for a batch for too long; the message names what the stream is stuck at."""
+    """The consumer has waited too long for a batch; the message names what the stream is stuck at."""
 
 
 def _starting() -> str:
@@ -17,7 +17,7 @@ def _starting() -> str:
 
 
 @dataclass
-class Stage:
-    """`words` is replaced at every step of the stream's thread and called only when that step has stalled."""
+class Progress:
+    """`activity` describes what the stream's thread is doing: replaced at every step, called only after a timeout."""
 
-    words: Callable[[], str] = _starting
+    activity: Callable[[], str] = _starting

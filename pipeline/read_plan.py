@@ -1,10 +1,10 @@
-"""Which byte ranges to read for the samples of a stretch of draws: each sample once, small gaps read with them.
+"""Which byte ranges to read for the samples of a stretch of draws: each sample once, small gaps included.
 
-What is read in a window is the ranges of each of its stretches, for the draws of one machine: its processes plan the
-same ranges, so that they can share what they read.
+A window is read stretch by stretch. The processes of one machine plan the same ranges, so that they can share what they
+read.
 
-A request costs about as much as some hundred KB, but what is read and not needed is wasted. So the smallest gaps are
-bridged first, for as long as the bytes read stay below a given multiple of the bytes needed: no other choice makes
+A request costs about as much as reading some hundred KB, but bytes that nobody needs are wasted. So the smallest gaps
+are bridged first, as long as the bytes read stay below a given multiple of the bytes needed: no other choice makes
 fewer requests within that limit.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +22,19 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Window
 
 AMPLIFICATION = 1.15  # bytes read over bytes needed, at most
-_CHUNK = 1 << 18  # draws looked at at once
+_CHUNK = 1 << 18  # draws processed at once
+
+Integer = TypeVar("Integer", bound=np.integer)
 
 
 @dataclass(frozen=True, eq=False)
-class Reads:
-    """R disjoint ranges [start, stop) of bytes in shards, in the order of the index, and what they are for."""
+class ReadPlan:
+    """R disjoint byte ranges [start, stop) in shards, in the order of the index, and the samples they hold."""
 
     shard: NDArray[np.int32]  # (R,)
     start: NDArray[np.int64]  # (R,)
     stop: NDArray[np.int64]  # (R,)
-    sample_ids: NDArray[np.int64]  # distinct, ascending: what is needed, and whole samples that cost less than a cut
+    sample_ids: NDArray[np.int64]  # sorted, unique: the samples needed, and whole ones that cost less than a cut
     first: NDArray[np.int64]  # (R + 1,): range k holds sample_ids[first[k] : first[k + 1]]
     needed: int  # bytes of the samples that are needed
 
@@ -43,32 +46,33 @@ class Reads:
 
 def plan_reads(
     index: ShardIndex, sample_ids: NDArray[np.int64], amplification: float = AMPLIFICATION, near: int = 0
-) -> Reads:
-    """The fewest ranges that hold the samples (any order, repeats allowed) within `amplification` times their bytes.
+) -> ReadPlan:
+    """Plan the fewest ranges that hold the samples (any order, repeats allowed).
 
-    Gaps of up to `near` bytes are bridged whatever that comes to.
+    The ranges have at most `amplification` times the samples' bytes, except that gaps of up to `near` bytes are always
+    bridged.
     """
-    distinct = distinct_of(sample_ids)
+    distinct = sorted_unique(sample_ids)
     shard, start = index.shard[distinct], index.offset[distinct]
     stop = start + index.nbytes[distinct]
     needed = int((stop - start).sum())
     joinable = np.flatnonzero(shard[1:] == shard[:-1])
     gaps = start[joinable + 1] - stop[joinable]
     by_size = np.argsort(gaps, kind="stable")
-    afforded = np.searchsorted(np.cumsum(gaps[by_size]), (amplification - 1) * needed, side="right")
-    bridged = max(afforded, np.searchsorted(gaps[by_size], near, side="right") if near else 0)
+    affordable = np.searchsorted(np.cumsum(gaps[by_size]), (amplification - 1) * needed, side="right")
+    bridged = max(affordable, np.searchsorted(gaps[by_size], near, side="right") if near else 0)
     cut = np.ones(len(distinct) + 1, bool)
     cut[joinable[by_size[:bridged]] + 1] = False
     first = np.flatnonzero(cut)
     last = first[1:] - 1
-    return Reads(shard[first[:-1]], start[first[:-1]], stop[last], distinct, first, needed)
+    return ReadPlan(shard[first[:-1]], start[first[:-1]], stop[last], distinct, first, needed)
 
 
 @dataclass(frozen=True)
-class ReadFigures:
-    """What the reads of a window come to, on one machine."""
+class ReadStats:
+    """The reads of a window on one machine, in sum."""
 
-    fetched: int  # bytes, gaps included; what two stretches need counts twice
+    fetched: int  # bytes, gaps included; bytes needed by two stretches count twice
     needed: int  # bytes of the window's distinct samples
     requests: int
     shards: int  # touched
@@ -83,21 +87,21 @@ class ReadPlanner:
     """Plans what a machine reads of a window: its share of each batch."""
 
     index: ShardIndex
-    plan: Callable[[NDArray[np.int64]], Reads]  # of the samples of a stretch; a store's, who knows what reading costs
+    plan_stretch: Callable[[NDArray[np.int64]], ReadPlan]  # the store's, which knows what reading costs
     shares: BatchShares
 
-    def __call__(self, window: Window) -> tuple[list[Reads], ReadFigures]:
-        """The reads of each stretch, some perhaps of nothing, and what they come to."""
-        pieces = zip(window.stretches[:-1].tolist(), window.stretches[1:].tolist(), strict=True)
-        reads = [self.plan(self._ours(window, first, last)) for first, last in pieces]
-        return reads, ReadFigures(
-            fetched=sum(part.fetched for part in reads),
+    def __call__(self, window: Window) -> tuple[list[ReadPlan], ReadStats]:
+        """Returns the reads of each stretch, which may be empty, and their statistics."""
+        bounds = zip(window.stretches[:-1].tolist(), window.stretches[1:].tolist(), strict=True)
+        plans = [self.plan_stretch(self._sample_ids(window, first, last)) for first, last in bounds]
+        return plans, ReadStats(
+            fetched=sum(plan.fetched for plan in plans),
             needed=self._needed(window),
-            requests=sum(len(part.start) for part in reads),
-            shards=len(distinct_of(np.concatenate([part.shard for part in reads]))),
+            requests=sum(len(plan.start) for plan in plans),
+            shards=len(sorted_unique(np.concatenate([plan.shard for plan in plans]))),
         )
 
-    def _ours(self, window: Window, first: int, last: int) -> NDArray[np.int64]:
+    def _sample_ids(self, window: Window, first: int, last: int) -> NDArray[np.int64]:
         """The samples of this machine's draws among [first, last) of the window."""
         start, stop = self.shares.machine_share
         if (start, stop) == (0, self.shares.batch_size):
@@ -106,17 +110,17 @@ class ReadPlanner:
         return window.sample_ids[first:last][(offsets >= start) & (offsets < stop)]
 
     def _needed(self, window: Window) -> int:
-        """Bytes of the distinct samples of this machine's draws; a chunk at a time, for windows of millions."""
-        ids = np.sort(self._ours(window, 0, len(window.sample_ids)))
+        """Bytes of the distinct samples of this machine's draws; by chunks, since windows may have millions."""
+        ids = np.sort(self._sample_ids(window, 0, len(window.sample_ids)))
         needed = 0
         for start in range(0, len(ids), _CHUNK):
-            before = ids[start - 1] if start else -1
+            previous = ids[start - 1] if start else -1
             chunk = ids[start : start + _CHUNK]
-            needed += int(self.index.nbytes[chunk[np.diff(chunk, prepend=before) != 0]].sum())
+            needed += int(self.index.nbytes[chunk[np.diff(chunk, prepend=previous) != 0]].sum())
         return needed
 
 
-def distinct_of(numbers: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Those that are there, ascending; none is negative. np.unique may hash them, which is slow for millions."""
+def sorted_unique(numbers: NDArray[Integer]) -> NDArray[Integer]:
+    """Sorted unique values of a non-negative array. np.unique may hash them, which is slow for millions."""
     ordered = np.sort(numbers)
     return ordered[np.diff(ordered, prepend=-1) != 0]

@@ -1,11 +1,11 @@
-"""The stream: plan -> draws -> bytes -> decode -> Batch, a pure function of the draw number made ahead by a thread."""
+"""The stream of batches, planned, read and decoded ahead of their use: a pure function of the draw number."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +21,10 @@ from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import Plan, Window
 from mimcl.pipeline.producer import Producer
-from mimcl.pipeline.progress import Stage, StallError
-from mimcl.pipeline.read_plan import ReadFigures, ReadPlanner
-from mimcl.pipeline.substitutes import BadSample, Part, Samples
-from mimcl.pipeline.window_prefetch import Ahead, Announced, Ended, Planned
+from mimcl.pipeline.progress import Progress, StallError
+from mimcl.pipeline.read_plan import ReadPlanner, ReadStats
+from mimcl.pipeline.substitutes import BadSample, MicroBatch, SampleReader
+from mimcl.pipeline.window_prefetch import PlannedWindow, ReadAnnouncer, StopEvent, WindowPrefetch
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Batch:
     images: torch.Tensor  # uint8, (n, 3, H, W), on the device
     draws: NDArray[np.int64]
     keys: torch.Tensor  # int64 (n,), on the device: the hash that mask noise is made from
-    sample_ids: NDArray[np.int64]  # with the substitutes of bad samples, of which the window does not know
+    sample_ids: NDArray[np.int64]  # unlike the window's, with substitutes for bad samples
     labels: NDArray[np.int32]
     distances: torch.Tensor  # float32 (n,), on the device; NaN without prototypes
-    bad: tuple[BadSample, ...]  # in order of the draws; a draw's in the order they were tried
+    bad: tuple[BadSample, ...]  # in order of the draws; those of a draw in the order they were tried
     window: Window
-    reads: ReadFigures | None  # of that window, on this machine; None where reads are not planned
-    position: int  # where the stream goes on once the step of this micro-batch is done
+    read_stats: ReadStats | None  # of that window, on this machine; None if reads are not planned
+    position: int  # the draw to resume at once the step of this micro-batch is done
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ReadOptions:
     """How a stream reads: how far ahead, in what order, and how long its consumer waits for a batch."""
 
     prefetch: int = DataConfig.prefetch  # micro-batches
-    ordered: bool = False  # the plan's windows are in the order of the shards
+    ordered: bool = False  # whether the plan's windows are in the order of the shards
     stall_timeout: float = DataConfig.stall_timeout  # seconds
 
 
@@ -69,9 +69,10 @@ class Stream:
         device: torch.device | str = "cpu",
         augment_batch: Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor] | None = None,
     ) -> None:
-        """`augment_batch(images, draws)` changes decoded images on the device; the thread that makes batches calls it.
+        """`augment_batch(images, draws)` changes decoded images on the device; the background thread calls it.
 
         Reads are planned and announced to the store if the windows are ordered by shard, or if the store wants it.
+        Raises ValueError unless `start` and the plan's windows are multiples of the batch size.
         """
         if start % shares.batch_size:
             raise ValueError(f"a stream must start at a multiple of the batch size {shares.batch_size} (draw {start})")
@@ -80,22 +81,23 @@ class Stream:
                 f"a window ({plan.window_length} draws) must be a multiple of the batch size {shares.batch_size}"
             )
         self._plan, self._index, self._decoder, self._shares = plan, index, decoder, shares
-        self._stage = Stage()
-        self._samples = Samples(plan, index, transform, self._stage)
+        self._progress = Progress()
+        self._samples = SampleReader(plan, index, transform, self._progress)
         self._seed, self._start, self._stall_timeout = seed, start, options.stall_timeout
         store = self._samples.store
-        self._reads = ReadPlanner(index, store.plan, shares) if options.ordered or store.wants_reads else None
+        plans_reads = options.ordered or store.wants_read_plans
+        self._read_planner = ReadPlanner(index, store.plan_reads, shares) if plans_reads else None
         self._device, self._augment_batch = torch.device(device), augment_batch
-        # Copies and DALI's outputs go through a CUDA stream of their own, beside the one that trains.
-        self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        # Copies and DALI's outputs use a CUDA stream of their own, in parallel with the one that trains.
+        self._cuda_stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         share_of_window = plan.window_length // shares.batch_size * shares.share_size  # draws
         # At most half a window ahead; at least what the decoder needs in order to yield.
         self._ahead = max(min(options.prefetch, share_of_window // (2 * shares.longest)), decoder.lookahead + 1)
-        self._producer: Producer[Batch] | None = None  # of the iteration under way
+        self._producer: Producer[Batch] | None = None  # of the current iteration
         self._taken = 0  # micro-batches, by that iteration
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in order; errors of the background thread come out here, where the batch would have.
+        """Yield batches in order, and raise an error of the background thread in the place of its batch.
 
         Raises StallError when the consumer has waited for `stall_timeout` seconds.
         """
@@ -114,10 +116,10 @@ class Stream:
 
     @contextmanager
     def released(self) -> Iterator[None]:
-        """While the block lasts, nothing is made ahead, and the decoder's memory is free for another decoder.
+        """Stop making batches while the block lasts, so that another decoder can use this one's memory.
 
-        For use between two steps of an iteration, which goes on afterwards with the same batches: those that were made
-        ahead are made again. Raises StallError where what is being made does not end.
+        For use between two steps of an iteration, which continues afterwards with the same batches: those that were
+        made ahead are made again. Raises StallError if the background thread does not end in time.
         """
         if self._taken % len(self._shares.micro_batches):
             raise RuntimeError("a stream can be released only between two steps, not between two micro-batches of one")
@@ -126,16 +128,18 @@ class Stream:
         yield
 
     def _produce(self, start: int) -> Producer[Batch]:
-        """Begins to make batches from draw `start` on."""
-        consumer = torch.cuda.current_stream(self._device) if self._side else None
+        """Start to make batches from draw `start` on."""
+        own = self._cuda_stream
+        if own is None:
+            return Producer(partial(self._batches, start), self._ahead)
+        consumer = torch.cuda.current_stream(self._device)
 
-        def batches(free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
-            with torch.cuda.stream(self._side):  # does nothing for None
-                for batch in self._batches(start, free, ended):
-                    if self._side:  # this thread waits, so that the consumer need not
-                        self._side.synchronize()
-                        for tensor in (batch.images, batch.keys, batch.distances):
-                            tensor.record_stream(consumer)
+        def batches(free: threading.Semaphore, stop: StopEvent) -> Iterator[Batch]:
+            with torch.cuda.stream(own):
+                for batch in self._batches(start, free, stop):
+                    own.synchronize()  # here, so that the consumer need not wait
+                    for tensor in (batch.images, batch.keys, batch.distances):
+                        tensor.record_stream(consumer)
                     yield batch
 
         return Producer(batches, self._ahead)
@@ -149,8 +153,8 @@ class Stream:
 
     def _stalled(self) -> StallError:
         return StallError(
-            f"no batch came for {self._stall_timeout:g} seconds, while {self._stage.words()}; look at what that waits "
-            "for, or raise data.stall_timeout"
+            f"no batch for {self._stall_timeout:g} seconds while {self._progress.activity()}; check what that is "
+            "waiting for, or raise data.stall_timeout"
         )
 
     def _stop(self, timeout_s: float) -> bool:
@@ -158,83 +162,85 @@ class Stream:
         producer, self._producer = self._producer, None
         return producer is None or producer.stop(timeout_s)
 
-    def _batches(self, start: int, free: threading.Semaphore, ended: Ended) -> Iterator[Batch]:
-        waiting: deque[tuple[Part, ReadFigures | None]] = deque()
-        numbered = self._draws(start, ended)
+    def _batches(self, start: int, free: threading.Semaphore, stop: StopEvent) -> Iterator[Batch]:
+        in_decoder: deque[tuple[MicroBatch, ReadStats | None]] = deque()
+        numbered = self._draws(start, stop)
 
         def decoding() -> str:
-            if not waiting:
+            if not in_decoder:
                 return "starting the decoder"
-            draws = waiting[0][0].draws
+            draws = in_decoder[0][0].draws
             return f"decoding draws {draws[0]} to {draws[-1]}"
 
         def encoded() -> Iterator[Encoded]:
             for planned, draws in numbered:
                 free.acquire()
-                if ended.done():
+                if stop.done():
                     return
-                part, images = self._samples.read(planned.window, draws)
-                waiting.append((part, planned.figures))
-                self._stage.words = decoding
+                micro_batch, images = self._samples.read(planned.window, draws)
+                in_decoder.append((micro_batch, planned.read_stats))
+                self._progress.activity = decoding
                 yield images
 
-        self._stage.words = decoding
+        self._progress.activity = decoding
         try:
             for decoded in self._decoder(encoded()):
-                part, figures = waiting.popleft()
-                self._samples.repair(part, decoded)
-                yield self._batch(decoded.images, part, figures)
-                self._stage.words = decoding
+                micro_batch, read_stats = in_decoder.popleft()
+                self._samples.replace_undecodable(micro_batch, decoded)
+                yield self._batch(decoded.images, micro_batch, read_stats)
+                self._progress.activity = decoding
         finally:
-            numbered.close()  # ends the planning thread at once, whoever still holds the error's frames
+            numbered.close()  # ends the planning thread at once, even while an error's traceback holds these frames
             self._samples.store.close()
 
-    def _draws(self, begin: int, ended: Ended) -> Iterator[tuple[Planned, NDArray[np.int64]]]:
+    def _draws(self, begin: int, stop: StopEvent) -> Generator[tuple[PlannedWindow, NDArray[np.int64]], None, None]:
         """The window and draw numbers of each micro-batch from draw `begin` on; windows are planned one ahead.
 
-        What will be read is announced a stretch ahead, into the next window as soon as that is planned.
+        Reads are announced a stretch ahead, beyond the window's end as soon as the next window is planned.
         """
         total, length = self._plan.draws, self._plan.window_length
 
-        def plan_ahead(number: int) -> Ahead | None:
-            return Ahead(self._plan, number, ended, self._reads) if number * length < total else None
+        def prefetch(number: int) -> WindowPrefetch | None:
+            in_plan = number * length < total
+            return WindowPrefetch(self._plan, number, stop, self._read_planner) if in_plan else None
 
-        announced = Announced(self._samples.store.expect, begin)
-        ahead = plan_ahead(begin // length) if begin < total else None
+        announcer = ReadAnnouncer(self._samples.store.prefetch, begin)
+        ahead = prefetch(begin // length) if begin < total else None
         try:
             for first in range(begin, total, self._shares.batch_size):
-                if first % length == 0 or first == begin:
-                    self._stage.words = partial("planning window {}".format, first // length)
+                if ahead and (first % length == 0 or first == begin):
+                    self._progress.activity = partial("planning window {}".format, first // length)
                     planned = ahead.result()
-                    announced.add(planned)
-                    ahead = plan_ahead(first // length + 1)
-                for start, stop in self._shares.micro_batches:
-                    draws = np.arange(first + start, min(first + stop, total))
+                    announcer.add(planned)
+                    ahead = prefetch(first // length + 1)
+                for offset, end in self._shares.micro_batches:
+                    draws = np.arange(first + offset, min(first + end, total))
                     if len(draws):
-                        if ahead and (following := ahead.ready()):
-                            announced.add(following)
-                        announced.use(int(draws[-1]))
+                        if ahead and (following := ahead.result_if_done()):
+                            announcer.add(following)
+                        announcer.use(int(draws[-1]))
                         yield planned, draws
         finally:
-            ended.set()
+            stop.set()
             if ahead:
                 ahead.join()
 
-    def _batch(self, images: torch.Tensor, part: Part, figures: ReadFigures | None) -> Batch:
-        self._stage.words = _copying
-        keys = hash64(self._seed, part.draws, STREAM_MASK).view(np.int64)
+    def _batch(self, images: torch.Tensor, micro_batch: MicroBatch, read_stats: ReadStats | None) -> Batch:
+        self._progress.activity = _copying
+        draws, batch_size = micro_batch.draws, self._shares.batch_size
+        keys = hash64(self._seed, draws, STREAM_MASK).view(np.int64)
         images = self._to_device(images)
         return Batch(
-            images=self._augment_batch(images, part.draws) if self._augment_batch else images,
-            draws=part.draws,
+            images=self._augment_batch(images, draws) if self._augment_batch else images,
+            draws=draws,
             keys=self._to_device(torch.from_numpy(keys)),
-            sample_ids=part.sample_ids,
-            labels=self._index.label[part.sample_ids],
-            distances=self._to_device(torch.from_numpy(part.distances)),
-            bad=tuple(sorted(part.bad, key=lambda bad: bad.draw)),
-            window=part.window,
-            reads=figures,
-            position=(int(part.draws[0]) // self._shares.batch_size + 1) * self._shares.batch_size,
+            sample_ids=micro_batch.sample_ids,
+            labels=self._index.label[micro_batch.sample_ids],
+            distances=self._to_device(torch.from_numpy(micro_batch.distances)),
+            bad=tuple(sorted(micro_batch.bad, key=lambda bad: bad.draw)),
+            window=micro_batch.window,
+            read_stats=read_stats,
+            position=(int(draws[0]) // batch_size + 1) * batch_size,
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:

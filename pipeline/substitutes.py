@@ -1,7 +1,7 @@
-"""Sound samples for draws: a draw whose sample is bad gets the first of its substitutes that is not.
+"""Samples for draws: a draw whose sample is bad gets the first of its substitutes that is good.
 
-Whether a sample is bad depends on its bytes alone, and substitutes on seed and draw; so what a draw ends up with does
-not depend on how draws are cut into micro-batches or shared among processes.
+Whether a sample is bad depends on its bytes alone, and substitutes on seed and draw. So the sample that a draw finally
+gets does not depend on how draws are divided into micro-batches or among processes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.plan import Plan, Window
-from mimcl.pipeline.progress import Stage
-from mimcl.pipeline.store import Defect
+from mimcl.pipeline.progress import Progress
+from mimcl.pipeline.store import Defect, defect_of
 
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that a draw could not have; each bad substitute is one more."""
+    """A sample that was bad when a draw needed it; each bad substitute is another one."""
 
     draw: int
     sample_id: int
@@ -35,8 +35,8 @@ class BadSample:
 
 
 @dataclass
-class Part:
-    """A micro-batch of n draws in the making; samples and distances are those that the draws have by now."""
+class MicroBatch:
+    """The n draws of a micro-batch, with their current samples and distances: substitutes replace them in place."""
 
     window: Window
     draws: NDArray[np.int64]
@@ -45,58 +45,64 @@ class Part:
     bad: list[BadSample]
 
 
-class Samples:
-    """Reads the samples of micro-batches and, where one is bad, those that take its place."""
+class SampleReader:
+    """Reads the samples of micro-batches, and substitutes for bad ones."""
 
-    def __init__(self, plan: Plan, index: ShardIndex, transform: Transform, stage: Stage) -> None:
-        self._plan, self._index, self._transform, self._stage = plan, index, transform, stage
+    def __init__(self, plan: Plan, index: ShardIndex, transform: Transform, progress: Progress) -> None:
+        self._plan, self._index, self._transform, self._progress = plan, index, transform, progress
         self.store = open_store(index)
 
-    def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[Part, Encoded]:
-        """The draws' images and boxes; bad only by what a decoder may find. Raises DataError after the last retry."""
+    def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[MicroBatch, Encoded]:
+        """Read the draws' images, with boxes; only a decoder can still find them bad.
+
+        Raises DataError if the last retry of a draw is bad.
+        """
         places = draws - window.first_draw
-        part = Part(window, draws, window.sample_ids[places], window.distances[places], [])
-        self._stage.words = self.store.reading
-        data = [self._sound(part, place, found) for place, found in enumerate(self.store.read(part.sample_ids))]
-        return part, Encoded(data, *self._boxes(part, slice(None)))
+        batch = MicroBatch(window, draws, window.sample_ids[places], window.distances[places], [])
+        self._progress.activity = self.store.activity
+        found = self.store.read(batch.sample_ids)
+        images = [self._good_bytes(batch, place, data) for place, data in enumerate(found)]
+        return batch, Encoded(images, *self._boxes(batch, slice(None)))
 
-    def repair(self, part: Part, decoded: Decoded) -> None:
-        """Puts a substitute's pixels where no decoder could read an image. Raises DataError after the last retry.
+    def replace_undecodable(self, batch: MicroBatch, decoded: Decoded) -> None:
+        """Put a substitute's pixels wherever no decoder could decode an image.
 
-        Those substitutes are decoded by the reference, whatever the decoder.
+        The reference decoder decodes the substitutes. Raises DataError if the last retry of a draw is bad.
         """
         images, failures = decoded
         for place, reason in failures:
             pixels: NDArray[np.uint8] | str = reason
             while isinstance(pixels, str):
-                sample_id = int(part.sample_ids[place])
-                data = self._sound(part, place, self.store.defect(sample_id, pixels))
-                (box,), (flip,) = self._boxes(part, slice(place, place + 1))
+                defect = defect_of(self._index, int(batch.sample_ids[place]), pixels)
+                data = self._good_bytes(batch, place, defect)
+                (box,), (flip,) = self._boxes(batch, slice(place, place + 1))
                 pixels = decode_one(data, box.tolist(), flip, images.shape[-1])
             images[place] = torch.tensor(pixels).permute(2, 0, 1).to(images.device)
 
-    def _sound(self, part: Part, place: int, found: NDArray[np.uint8] | Defect) -> NDArray[np.uint8]:
-        """The bytes in that place of `part`, of substitutes until one is read without a defect."""
+    def _good_bytes(self, batch: MicroBatch, place: int, found: NDArray[np.uint8] | Defect) -> NDArray[np.uint8]:
+        """`found`, or the bytes of the first substitute in that place that is read without a defect."""
         while isinstance(found, Defect):
-            self._replace(part, place, found)
-            (found,) = self.store.read(part.sample_ids[place : place + 1])
+            self._substitute(batch, place, found)
+            (found,) = self.store.read(batch.sample_ids[place : place + 1])
         return found
 
-    def _replace(self, part: Part, place: int, defect: Defect) -> None:
+    def _substitute(self, batch: MicroBatch, place: int, defect: Defect) -> None:
+        """Record the bad sample in that place and put its draw's next substitute there."""
         one = slice(place, place + 1)
-        draw = int(part.draws[place])
-        retry = sum(bad.draw == draw for bad in part.bad)
-        part.bad.append(BadSample(draw, int(part.sample_ids[place]), *defect))
+        draw = int(batch.draws[place])
+        retry = sum(bad.draw == draw for bad in batch.bad)
+        batch.bad.append(BadSample(draw, int(batch.sample_ids[place]), *defect))
         if retry == self._plan.retries:
-            also = f", as were the {retry} samples before it that draw {draw} had" if retry else ""
+            also = f", like {retry} other samples tried for draw {draw}" if retry else ""
             raise DataError(
                 f"sample {defect.key} in {self._index.at(defect.shard)} is bad{also}: {defect.reason}; "
                 "restore the shard, or pack again with `mimcl shard --decode`"
             )
-        self._stage.words = partial("planning window {}".format, part.window.number)
-        part.sample_ids[one], part.distances[one] = self._plan.substitutes(part.window.number, part.draws[one], retry)
-        self._stage.words = self.store.reading
+        number = batch.window.number
+        self._progress.activity = partial("planning window {}".format, number)
+        batch.sample_ids[one], batch.distances[one] = self._plan.substitutes(number, batch.draws[one], retry)
+        self._progress.activity = self.store.activity
 
-    def _boxes(self, part: Part, which: slice) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        sample_ids = part.sample_ids[which]
-        return self._transform(part.draws[which], self._index.width[sample_ids], self._index.height[sample_ids])
+    def _boxes(self, batch: MicroBatch, which: slice) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        sample_ids = batch.sample_ids[which]
+        return self._transform(batch.draws[which], self._index.width[sample_ids], self._index.height[sample_ids])

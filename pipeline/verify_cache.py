@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import open_regular, write_json
 
 _SETTLED = 2.0  # seconds, the coarsest clock of a file system: within them a write may leave the times as they were
@@ -54,7 +54,7 @@ def _states(files: Sequence[BinaryIO]) -> list[list[int]]:
 def _note(files: Sequence[BinaryIO], kind: str) -> Path:
     """Where the state of these files is remembered, one note for each place whatever lies there."""
     places = "\0".join([kind, *(os.path.realpath(file.name) for file in files)])
-    return cache_folder() / "checked" / f"{hashlib.sha256(places.encode()).hexdigest()[:32]}.json"
+    return cache_dir() / "checked" / f"{hashlib.sha256(places.encode()).hexdigest()[:32]}.json"
 
 
 def _remembered(note: Path) -> object:

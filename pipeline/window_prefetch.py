@@ -1,4 +1,4 @@
-"""Planning a window beside what goes on, which must neither keep a stream from ending nor hold the program."""
+"""Planning of windows in the background, and announcement of their reads to the store."""
 
 from __future__ import annotations
 
@@ -10,86 +10,84 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from mimcl.pipeline.plan import Plan, Window
-from mimcl.pipeline.read_plan import ReadFigures, ReadPlanner, Reads
+from mimcl.pipeline.read_plan import ReadPlan, ReadPlanner, ReadStats
 
 
-class Ended(Future[None]):
-    """Set when no more batches are wanted, by whichever thread knows first; a Future, to wait for it beside another."""
+class StopEvent(Future[None]):
+    """Set once no more batches are wanted, by any thread. A Future, so that it can be waited for beside another one."""
 
     def set(self) -> None:
         with suppress(InvalidStateError):  # set already
             self.set_result(None)
 
 
-class Planned(NamedTuple):
-    """A window, and what is read for it where that is planned: reads of each stretch, and what they come to."""
+class PlannedWindow(NamedTuple):
+    """A window; if its reads are planned, also those of each stretch and their statistics."""
 
     window: Window
-    reads: list[Reads]
-    figures: ReadFigures | None
+    read_plans: list[ReadPlan]
+    read_stats: ReadStats | None
 
 
-class Ahead(threading.Thread):
-    """Plans a window in the background, as soon as it can be planned, unless all has ended before.
+class WindowPrefetch(threading.Thread):
+    """Plans one window in the background as soon as that is possible, unless stopped before.
 
-    A daemon, unlike an executor's: a plan that hangs cannot hold the program.
+    A daemon thread, unlike an executor's: a plan that hangs cannot keep the program alive.
     """
 
-    def __init__(self, plan: Plan, number: int, ended: Ended, reads: ReadPlanner | None) -> None:
+    def __init__(self, plan: Plan, number: int, stop: StopEvent, read_planner: ReadPlanner | None) -> None:
         super().__init__(name="plan", daemon=True)
-        self._plan, self._number, self._ended, self._reads = plan, number, ended, reads
-        self._planned: Future[Planned] = Future()
+        self._plan, self._number, self._stop_event, self._read_planner = plan, number, stop, read_planner
+        self._planned: Future[PlannedWindow] = Future()
         self.start()
 
     def run(self) -> None:
         try:
             if known := self._plan.known(self._number):
-                wait((known, self._ended), return_when=FIRST_COMPLETED)
-            if self._ended.done():
+                wait((known, self._stop_event), return_when=FIRST_COMPLETED)
+            if self._stop_event.done():
                 raise CancelledError
             window = self._plan.window(self._number)
-            if self._reads is None:
-                self._planned.set_result(Planned(window, [], None))
-            else:
-                self._planned.set_result(Planned(window, *self._reads(window)))
+            read_plans, read_stats = self._read_planner(window) if self._read_planner else ([], None)
+            self._planned.set_result(PlannedWindow(window, read_plans, read_stats))
         except Exception as error:
             self._planned.set_exception(error)
 
-    def result(self) -> Planned:
-        """The window and its reads; raises what planning them raised, CancelledError when all has ended."""
+    def result(self) -> PlannedWindow:
+        """Wait for the window. Raises the error of the planning, or CancelledError if it was stopped."""
         return self._planned.result()
 
-    def ready(self) -> Planned | None:
-        """As soon as it is there; None before, and where planning failed."""
+    def result_if_done(self) -> PlannedWindow | None:
+        """The window if it is planned; None before, and if planning failed."""
         if self._planned.done() and not self._planned.exception():
             return self._planned.result()
         return None
 
 
-class Announced:
-    """Tells a store what will be read: each stretch when the one before it begins to be used."""
+class ReadAnnouncer:
+    """Announces reads to a store: those of each stretch when the stretch before it begins to be used."""
 
-    def __init__(self, expect: Callable[[Reads], None], start: int) -> None:
-        """Use begins at draw `start`."""
-        self._expect, self._start = expect, start
-        self._due: deque[tuple[int, Reads]] = deque()  # with the first draw of the stretch before
-        self._before, self._windows = start, 0
+    def __init__(self, prefetch: Callable[[ReadPlan], None], start: int) -> None:
+        """`start` is the first draw that will be used."""
+        self._prefetch, self._start = prefetch, start
+        self._pending: deque[tuple[int, ReadPlan]] = deque()  # with the draw whose use triggers the announcement
+        self._trigger, self._next_window = start, 0
 
-    def add(self, planned: Planned) -> None:
-        """The next window, in order; one that was added already is not added again."""
+    def add(self, planned: PlannedWindow) -> None:
+        """Add the next window, in order; a window that was added before is ignored."""
         window = planned.window
-        if window.number < self._windows:
+        if window.number < self._next_window:
             return
-        self._windows = window.number + 1
-        for place, reads in enumerate(planned.reads):
-            first, end = (window.first_draw + int(window.stretches[place + further]) for further in (0, 1))
-            if end > self._start:
-                self._due.append((self._before, reads))
-                self._before = first
+        self._next_window = window.number + 1
+        for number, read_plan in enumerate(planned.read_plans):
+            first, stop = (window.first_draw + int(window.stretches[number + offset]) for offset in (0, 1))
+            if stop > self._start:
+                self._pending.append((self._trigger, read_plan))
+                self._trigger = first
 
     def use(self, draw: int) -> None:
-        """All before and up to this draw is about to be read."""
-        while self._due and self._due[0][0] <= draw:
-            _, reads = self._due.popleft()
-            if len(reads.start):
-                self._expect(reads)
+        """Announce what is due now that all draws up to this one are about to be read."""
+        while self._pending and self._pending[0][0] <= draw:
+            _, read_plan = self._pending.popleft()
+            if len(read_plan.start):
+                self._prefetch(read_plan)

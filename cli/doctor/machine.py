@@ -15,7 +15,7 @@ import numpy as np
 
 from mimcl.cli.console import format_bytes as size
 from mimcl.cli.doctor.findings import Finding, found_by
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.cgroup import memory_limit
 from mimcl.pipeline.cores import usable_cores
 from mimcl.pipeline.files import open_regular
@@ -94,7 +94,7 @@ def disk(index: ShardIndex) -> Iterator[Finding]:
 
 def cache() -> Iterator[Finding]:
     """Where what is fetched from elsewhere is kept, and whether there is room for it."""
-    folder = there = cache_folder()
+    folder = there = cache_dir()
     while not there.exists():
         there = there.parent
     limit, free = cache_limit(), shutil.disk_usage(there).free

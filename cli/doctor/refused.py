@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mimcl.cli.doctor.findings import Finding
-from mimcl.pipeline.hardware import refusal
-from mimcl.pipeline.image_headers import is_for_dali
+from mimcl.pipeline.image_headers import dali_can_decode, jpeg_engine_refusal
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.store import Defect
@@ -31,8 +30,8 @@ def refused(index: ShardIndex, seconds: float) -> Iterator[Finding]:
             if isinstance(data, Defect):
                 bad += 1
                 continue
-            slow += not is_for_dali(data)
-            if why := refusal(data):
+            slow += not dali_can_decode(data)
+            if why := jpeg_engine_refusal(data):
                 reasons[why] += 1
         if time.perf_counter() - started > seconds:
             break

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mimcl.cli.console import console
 from mimcl.model.distributed import World
+from mimcl.pipeline.folder_lock import FolderLock
 
 
 @contextmanager
@@ -19,15 +18,8 @@ def lock(folder: Path, world: World) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with FolderLock(folder) as folder_lock:
+        if not folder_lock.acquire(timeout_s=0):
             console.print(f"waiting for another command that is using {folder}")
-            fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError:  # the file system has no locks
-            pass
+            folder_lock.acquire()
         yield
-    finally:
-        os.close(held)

@@ -18,7 +18,7 @@ from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.stream import Stream
 
 
@@ -111,7 +111,7 @@ def _whole_batches(rows: range, last: bool) -> NDArray[np.int64]:
 def central_crop_stream(index: ShardIndex, decoder: Decoder, sample_ids: NDArray[np.int64]) -> Stream:
     """Stream the central crops of these samples, in this order."""
     return Stream(
-        InOrder(sample_ids),
+        InOrderPlan(sample_ids),
         index,
         decoder,
         central_crops,

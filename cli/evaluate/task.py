@@ -31,7 +31,7 @@ from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.plan import Among
+from mimcl.pipeline.plan import SubsetPlan
 from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
 PATIENCE = 600.0  # seconds that a process waits for data, or for another process
@@ -164,7 +164,7 @@ def train_batches(
         hash64=hash64,
     )
     return Stream(
-        Among(plan, labelled),
+        SubsetPlan(plan, labelled),
         task.splits.train,
         decoder,
         random_crops(course.seed, (course.smallest_crop, 1.0)),

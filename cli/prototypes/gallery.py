@@ -17,7 +17,7 @@ from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.stream import ReadOptions, Stream
 
 _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
@@ -73,5 +73,5 @@ def images_of(
 ) -> Tensor:
     """Those samples, cropped as draws 0, 1, ..., uint8 (n, 3, side, side). Raises DataError for a bad one."""
     decoder = ReferenceDecoder(side, decode_threads())
-    stream = Stream(InOrder(sample_ids), index, decoder, transform, BatchShares(64, 64), ReadOptions(1), seed=0)
+    stream = Stream(InOrderPlan(sample_ids), index, decoder, transform, BatchShares(64, 64), ReadOptions(1), seed=0)
     return torch.cat([batch.images for batch in stream])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import recipe
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
+from mimcl.pipeline.folder_lock import FolderLock
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.verify_cache import check_once
 
@@ -132,29 +131,15 @@ def claimed(folder: Path) -> Iterator[None]:
     """Makes the run folder, and keeps other processes from writing to it while the block lasts."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = os.open(folder, os.O_RDONLY)
+        lock = FolderLock(folder)
     except OSError as error:
         raise ConfigError(f"run folder {folder} cannot be made: {error.strerror}; give another --out") from None
     # After torchrun's restart the process before may be on another machine, which has not yet noticed that it is alone.
-    deadline = time.monotonic() + (_LOCK_SECONDS if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else 0)
-    try:
-        while not _locked(held):
-            if time.monotonic() >= deadline:
-                raise ConfigError(f"{folder} is being written by another process; wait for it, or give another --out")
-            time.sleep(0.2)
+    timeout_s = _LOCK_SECONDS if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else 0
+    with lock:
+        if not lock.acquire(timeout_s):
+            raise ConfigError(f"{folder} is being written by another process; wait for it, or give another --out")
         yield
-    finally:
-        os.close(held)
-
-
-def _locked(held: int) -> bool:
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
 
 
 def draws_of(config: Config, samples: int) -> int:

@@ -22,7 +22,7 @@ from mimcl.model.metrics import Report
 from mimcl.model.run_log import RunLog, TensorBoard
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
-from mimcl.pipeline.read_plan import ReadFigures
+from mimcl.pipeline.read_plan import ReadStats
 from mimcl.pipeline.stream import Batch
 
 _NOTHING = np.empty(0, np.int64)
@@ -84,7 +84,7 @@ class Recorder:
                 **self._difficulty(),
                 **self._gradient(),
                 "digest": self._window.digest,
-                **_reads(batch.reads),
+                **_reads(batch.read_stats),
                 **_quantiles(self._window.distances),
                 "coverage": self._counts.coverage,
                 "max_repeats": self._counts.max_repeats,
@@ -162,7 +162,7 @@ class Recorder:
         return {"temperature_gradient_loss": terms.loss, "temperature_gradient_entropy": terms.entropy}
 
 
-def _reads(figures: ReadFigures | None) -> dict[str, float]:
+def _reads(figures: ReadStats | None) -> dict[str, float]:
     """What this machine reads in the window, where that is planned."""
     if figures is None:
         return {}

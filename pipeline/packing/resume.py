@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ import PIL
 
 from mimcl.pipeline.dataset_json import DATASET_FORMAT, read_dataset
 from mimcl.pipeline.files import DataError, write_json
+from mimcl.pipeline.folder_lock import FolderLock
 from mimcl.pipeline.index import file_digest
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.remote.urls import is_address
@@ -33,18 +32,10 @@ def claimed(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; give a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
-    held = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        raise DataError(f"another process is packing into {out}; wait for it, or give another --out") from None
-    except OSError:  # a file system without locks
-        pass
-    try:
+    with FolderLock(out) as lock:
+        if not lock.acquire(timeout_s=0):
+            raise DataError(f"another process is packing into {out}; wait for it, or give another --out")
         yield
-    finally:
-        os.close(held)
 
 
 def described(source: Source, config: PackConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -13,8 +12,9 @@ from pathlib import Path
 
 import xxhash
 
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
+from mimcl.pipeline.folder_lock import FolderLock
 from mimcl.pipeline.remote.remote_folder import NotFound, RemoteFolder
 from mimcl.pipeline.verify_cache import check_once
 
@@ -23,7 +23,7 @@ _MAX_TEXT_BYTES = 1 << 28  # of a description
 
 def metadata_folder(url: str) -> Path:
     """Return the folder in the cache for the metadata of the data set at `url`."""
-    return cache_folder() / "sets" / xxhash.xxh128_hexdigest(url.encode())
+    return cache_dir() / "sets" / xxhash.xxh128_hexdigest(url.encode())
 
 
 def fetch_description(url: str) -> Path:
@@ -123,16 +123,9 @@ def _locked(folder: Path) -> Iterator[bool]:
     Without the lock files are still complete, but may be fetched several times.
     """
     _make(folder)
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(held)
+    with FolderLock(folder) as lock:
+        lock.acquire()
+        yield lock.held
 
 
 def _make(folder: Path) -> None:

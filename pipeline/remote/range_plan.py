@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.read_plan import Reads, plan_reads
+from mimcl.pipeline.read_plan import ReadPlan, plan_reads
 from mimcl.pipeline.remote.remote_folder import CHUNK
 
 REQUEST_COST = 1 << 19  # bytes that take about as long to transfer as a request takes
 MAX_GAP = 1 << 16  # bytes between samples that are always fetched too
 
 
-def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whole: int = 0) -> Reads:
+def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whole: int = 0) -> ReadPlan:
     """Return a byte range for each request; shards of up to `largest_whole` bytes may be fetched whole.
 
     A range has at most about CHUNK bytes, unless a single sample is larger.
@@ -44,14 +44,14 @@ def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whol
     return replace(_cut(index, np.concatenate(rows), np.concatenate(opens)), needed=reads.needed)
 
 
-def _cut(index: ShardIndex, rows: NDArray[np.int64], opens: NDArray[np.bool_]) -> Reads:
+def _cut(index: ShardIndex, rows: NDArray[np.int64], opens: NDArray[np.bool_]) -> ReadPlan:
     """Return the ranges that start at the rows marked in `opens`, split every CHUNK bytes."""
     start, stop = index.offset[rows], index.offset[rows] + index.nbytes[rows]
     full = (stop - start[np.flatnonzero(opens)][np.cumsum(opens) - 1]) // CHUNK
     opens = opens | (np.diff(full, prepend=0) > 0)
     first = np.append(np.flatnonzero(opens), len(rows))
     begin, last = first[:-1], first[1:] - 1
-    return Reads(index.shard[rows[begin]], start[begin], stop[last], rows, first, int((stop - start).sum()))
+    return ReadPlan(index.shard[rows[begin]], start[begin], stop[last], rows, first, int((stop - start).sum()))
 
 
 def _cost(nbytes: NDArray[np.int64]) -> NDArray[np.int64]:

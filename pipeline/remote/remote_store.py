@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.read_plan import Reads
+from mimcl.pipeline.read_plan import ReadPlan
 from mimcl.pipeline.read_pool import ReadPool
 from mimcl.pipeline.remote.range_plan import plan_requests
 from mimcl.pipeline.remote.remote_folder import CHECKSUM_ATTEMPTS, RemoteFolder, Stat
@@ -44,9 +44,9 @@ class _Shard(NamedTuple):
 
 
 class RemoteStore:
-    """Read samples of one split, from one thread at a time; `expect` may be called from another."""
+    """Read samples of one split, from one thread at a time; `prefetch` may be called from another."""
 
-    wants_reads = True
+    wants_read_plans = True
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
@@ -81,13 +81,16 @@ class RemoteStore:
             tasks = zip(requests.shard.tolist(), _requested(requests), strict=True)
             for part in self._run_all([partial(self._read_remote, *task) for task in tasks]):
                 found |= part
-        return [self.defect(row, data) if isinstance(data := found[row], str) else data for row in sample_ids.tolist()]
+        return [
+            defect_of(self._index, row, data) if isinstance(data := found[row], str) else data
+            for row in sample_ids.tolist()
+        ]
 
-    def plan(self, sample_ids: NDArray[np.int64]) -> Reads:
+    def plan_reads(self, sample_ids: NDArray[np.int64]) -> ReadPlan:
         """Plan whole shards or ranges, whichever is cheaper; whole only if the shard is small beside the cache."""
         return plan_requests(self._index, sample_ids, self._cache.limit // _PREFETCH_SHARE)
 
-    def expect(self, reads: Reads) -> None:
+    def prefetch(self, reads: ReadPlan) -> None:
         """Prefetch what is not cached, in the background.
 
         At most a share of the cache is prefetched, so that it does not evict samples that are needed earlier.
@@ -100,11 +103,7 @@ class RemoteStore:
             partial(self._quietly, partial(self._queue_missing, shard, ranges)) for shard, ranges in ranges_of.items()
         )
 
-    def defect(self, sample_id: int, reason: str) -> Defect:
-        """Return a Defect with the sample's key and shard."""
-        return defect_of(self._index, sample_id, reason)
-
-    def reading(self) -> str:
+    def activity(self) -> str:
         """Return what is being fetched, or was fetched last."""
         return self._activity
 
@@ -276,6 +275,6 @@ class RemoteStore:
             self._ahead.clear()
 
 
-def _requested(reads: Reads) -> list[NDArray[np.int64]]:
+def _requested(reads: ReadPlan) -> list[NDArray[np.int64]]:
     """Return the sample ids of each range."""
     return [reads.sample_ids[first:last] for first, last in pairwise(reads.first.tolist())]

@@ -23,8 +23,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.folder_lock import FolderLock
 from mimcl.pipeline.remote.remote_folder import Stat
 
 DEFAULT_LIMIT_GB = 50.0
@@ -53,7 +54,7 @@ class ShardCache:
     """The folder of all cached shards, kept below `limit` bytes by removing the least recently used."""
 
     def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
-        self.folder = cache_folder() / "shards" if folder is None else folder
+        self.folder = cache_dir() / "shards" if folder is None else folder
         self.limit = cache_limit() if limit is None else limit
         self._guard, self._written = threading.Lock(), self.limit  # bytes written since the sizes were last summed
         self._writing = 0  # bytes for which room has been made
@@ -140,7 +141,8 @@ class ShardCache:
         A process that has a removed shard open can go on reading it; its space is freed when that is closed. What is
         written to a removed shard is lost.
         """
-        with self._one_line_errors(), suppress(FileNotFoundError), _flocked(self.folder):
+        with self._one_line_errors(), suppress(FileNotFoundError), FolderLock(self.folder) as lock:
+            lock.acquire(_REMOVE_LOCK_TIMEOUT_S)  # without the lock, at worst too much is removed
             found = []
             for entry in os.scandir(self.folder):
                 if entry.name.endswith(_SUFFIX):
@@ -222,19 +224,3 @@ def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     while rest:
         done = os.pwrite(descriptor, rest, offset)
         rest, offset = rest[done:], offset + done
-
-
-@contextmanager
-def _flocked(folder: Path) -> Iterator[None]:
-    """Lock the folder, or give up after a timeout: without the lock, at worst too much is removed."""
-    held, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + _REMOVE_LOCK_TIMEOUT_S
-    try:
-        with suppress(OSError):  # a file system without locks
-            while time.monotonic() < deadline:
-                with suppress(BlockingIOError):
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                time.sleep(_LOCK_POLL_S)
-        yield
-    finally:
-        os.close(held)

@@ -31,7 +31,7 @@ class Member(NamedTuple):
 
 
 class OpenTar:
-    """A file that holds a tar, perhaps in a stretch of it. Reads from any thread; raises DataError for no tar."""
+    """A file that holds a tar, perhaps in a stretch of it. ReadPlan from any thread; raises DataError for no tar."""
 
     def __init__(self, path: Path) -> None:
         try:

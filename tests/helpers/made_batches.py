@@ -63,7 +63,7 @@ def make_batches(
                     distances=torch.from_numpy(window.distances[places]),
                     bad=tuple(sample for draw in draws.tolist() for sample in (bad or {}).get(draw, ())),
                     window=window,
-                    reads=None,
+                    read_stats=None,
                     position=first + batch_size,
                 )
             )

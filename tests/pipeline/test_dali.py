@@ -18,7 +18,7 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 from mimcl.pipeline.dali import DaliDecoder, reserved
 from mimcl.pipeline.examine import MAX_PIXELS
-from mimcl.pipeline.image_headers import is_for_dali
+from mimcl.pipeline.image_headers import dali_can_decode
 
 WIDTH, HEIGHT, SIZE, BATCH = 500, 375, 224, 8
 # left, top, width, height: the whole image, a corner, up- and downscaled ones, one pixel, taller than wide
@@ -222,7 +222,7 @@ def test_pixels_are_the_references(name, kind, image, monkeypatch):
     expected = reference(encoded)
     for decoded, same in zip(images, expected, strict=True):
         assert is_close(name, decoded, same)
-    assert is_for_dali(data) == (kind not in LEFT_TO_THE_REFERENCE)
+    assert dali_can_decode(data) == (kind not in LEFT_TO_THE_REFERENCE)
     if kind in LEFT_TO_THE_REFERENCE:
         assert torch.equal(images.cpu(), expected)
 
@@ -380,9 +380,9 @@ BOMBS = ["jpeg 4:2:0", "jpeg progressive", "png rgb", "webp lossy", "webp lossle
 def test_a_header_that_claims_too_much_never_reaches_dali(kind, image, good, monkeypatch):
     data = KINDS[kind](image)
     assert claiming(data, WIDTH, HEIGHT) == data  # so it is the right field
-    assert is_for_dali(np.frombuffer(claiming(data, 16_000, 11_125), np.uint8))  # 178,000,000
+    assert dali_can_decode(np.frombuffer(claiming(data, 16_000, 11_125), np.uint8))  # 178,000,000
     bomb = claiming(data, 16_000, 11_200)  # 179,200,000: Pillow refuses more than 178,956,970
-    assert not is_for_dali(np.frombuffer(bomb, np.uint8))
+    assert not dali_can_decode(np.frombuffer(bomb, np.uint8))
     decoder, encoded = make("dali-cpu"), batch([good[0], bomb, good[1]])
     monkeypatch.setattr(decoder, "_culprits", None)
     ((images, failures),) = decoder([encoded])
@@ -399,9 +399,9 @@ def test_a_header_that_claims_too_much_never_reaches_dali(kind, image, good, mon
 def test_the_gpu_leaves_large_images_to_the_reference_by_their_header(kind, image):
     data = KINDS[kind](image)
     below, above = (np.frombuffer(claiming(data, *size), np.uint8) for size in ((4000, 4000), (4000, 4001)))
-    assert is_for_dali(below, most_pixels=16_000_000)
-    assert not is_for_dali(above, most_pixels=16_000_000)
-    assert is_for_dali(above)
+    assert dali_can_decode(below, max_pixels=16_000_000)
+    assert not dali_can_decode(above, max_pixels=16_000_000)
+    assert dali_can_decode(above)
 
 
 def test_memory_reserved_for_each_thread_of_nvjpeg_is_bounded():
@@ -427,8 +427,8 @@ def test_a_large_image_does_not_change_what_its_neighbours_are_on_the_gpu(good):
 def test_any_beginning_of_an_image_has_an_answer(kind, image):
     data = np.frombuffer(KINDS[kind](image), np.uint8)
     for length in range(64):
-        assert is_for_dali(data[:length]) in (True, False)
-    assert not is_for_dali(np.frombuffer(b"\xff\xd8\xff\xe0\0\x02garbage and no frame header", np.uint8))
+        assert dali_can_decode(data[:length]) in (True, False)
+    assert not dali_can_decode(np.frombuffer(b"\xff\xd8\xff\xe0\0\x02garbage and no frame header", np.uint8))
 
 
 def test_batches_without_an_image_for_dali(image, good):

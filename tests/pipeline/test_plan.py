@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from helpers.streams import Windows
 
-from mimcl.pipeline.plan import Among, InOrder
+from mimcl.pipeline.plan import InOrderPlan, SubsetPlan
 
 SOME = np.array([3, 5, 8, 13, 21])
 
 
 def test_among_some_samples_a_plan_draws_those_alone():
     plan = Windows(len(SOME))
-    among = Among(plan, SOME)
+    among = SubsetPlan(plan, SOME)
     assert (among.draws, among.window_length, among.retries) == (plan.draws, plan.window_length, plan.retries)
     for number in range(plan.draws // plan.window_length):
         found, wanted = among.window(number), plan.window(number)
@@ -27,7 +27,7 @@ def test_among_some_samples_a_plan_draws_those_alone():
 
 
 def test_among_works_on_windows_in_order():
-    window = Among(InOrder(np.array([4, 0, 1])), SOME).window(0)
+    window = SubsetPlan(InOrderPlan(np.array([4, 0, 1])), SOME).window(0)
     assert window.sample_ids.tolist() == [21, 3, 5]
     with pytest.raises(IndexError):
-        Among(InOrder(np.array([4])), SOME).substitutes(0, np.array([0]), 0)
+        SubsetPlan(InOrderPlan(np.array([4])), SOME).substitutes(0, np.array([0]), 0)

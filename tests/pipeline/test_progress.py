@@ -1,6 +1,7 @@
 """A stream that gets stuck says at what, in time, and does not wait for what is stuck."""
 
 import fcntl
+import re
 import shutil
 import signal
 import subprocess
@@ -38,8 +39,8 @@ def gate():
             assert not thread.is_alive()
 
 
-def stalled(stream, words: str, batches: int) -> None:
-    """After that many batches the stream says, after TIMEOUT and not much later, that it is stuck at `words`."""
+def stalled(stream, activity: str, batches: int) -> None:
+    """Check that after so many batches the stream reports, TIMEOUT later, that it is stuck at `activity`."""
     run = iter(stream)
     for _ in range(batches):
         next(run)
@@ -47,9 +48,9 @@ def stalled(stream, words: str, batches: int) -> None:
     with pytest.raises(StallError) as error:
         next(run)
     assert TIMEOUT <= time.monotonic() - start < TIMEOUT + 30
-    assert str(error.value) == (
-        f"no batch came for 0.4 seconds, while {words}; look at what that waits for, or raise data.stall_timeout"
-    )
+    assert f"{TIMEOUT} seconds while {activity};" in str(error.value)
+    assert "data.stall_timeout" in str(error.value)
+    assert "\n" not in str(error.value)
     assert isinstance(error.value, DataError)
     assert any(thread.name == "stream" and thread.daemon for thread in threading.enumerate())  # still stuck
 
@@ -164,4 +165,4 @@ for batch in make_stream(index, plan, decoder=decoder, stall_timeout=0.2):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "StallError: no batch came for 0.2 seconds" in done.stderr.splitlines()[-1]
+    assert re.search("StallError: .* 0.2 seconds", done.stderr.splitlines()[-1])

@@ -15,7 +15,7 @@ from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.stream import ReadOptions, Stream
@@ -67,7 +67,7 @@ def stream(index: ShardIndex, decoder: str, prefetch: int) -> Stream:
     if decoder == "dali-gpu" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return Stream(
-        InOrder(np.arange(index.samples)),
+        InOrderPlan(np.arange(index.samples)),
         index,
         make_decoder(decoder, SIZE, BATCH, 2, index.largest)[0],
         random_crops(3),

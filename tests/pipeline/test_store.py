@@ -286,17 +286,17 @@ def test_a_read_that_hangs_is_named_and_holds_up_only_what_follows_in_its_chunk(
 
     monkeypatch.setattr(os, "pread", hang)
     reader, found = ShardStore(index), []
-    assert f"sample {index.key(0)} " in reader.reading()
+    assert f"sample {index.key(0)} " in reader.activity()
     thread = threading.Thread(target=lambda: found.extend(reader.read(ids)))
     thread.start()
     deadline, expected = time.monotonic() + 30, f"reading sample {index.key(hangs)} of {index.shards[0]['name']}"
-    while not (reader.reading() == expected and len(done) == 36) and time.monotonic() < deadline:
+    while not (reader.activity() == expected and len(done) == 36) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert (reader.reading(), len(done)) == (expected, 36)
+    assert (reader.activity(), len(done)) == (expected, 36)
     gate.set()
     thread.join(30)
     assert [len(data) for data in found] == index.nbytes[ids].tolist()
-    assert f"sample {index.key(ids[-1])} " in reader.reading()
+    assert f"sample {index.key(ids[-1])} " in reader.activity()
 
 
 def test_few_samples_are_read_in_the_calling_thread(labelled, monkeypatch, nothing_cached):

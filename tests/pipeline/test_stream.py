@@ -32,7 +32,7 @@ from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.progress import StallError
 from mimcl.pipeline.store import ShardStore
 
@@ -73,7 +73,7 @@ def test_a_stream_yields_whole_groups_of_the_same_draws(index, whole):
 
 
 def test_in_order_goes_through_all_windows():
-    plan = InOrder(np.arange(0, 400_000, 3))
+    plan = InOrderPlan(np.arange(0, 400_000, 3))
     ids = [plan.window(number).sample_ids for number in range(math.ceil(plan.draws / plan.window_length))]
     assert [len(part) for part in ids] == [65_536, 65_536, 2262]
     np.testing.assert_array_equal(np.concatenate(ids), np.arange(0, 400_000, 3))
@@ -232,7 +232,7 @@ def test_released_while_a_read_hangs_is_an_error(index, monkeypatch):
     assert hanging.wait(30)
     monkeypatch.setattr(stream, "_stall_timeout", 0.2)  # only now: a busy machine may take longer for the first batch
     try:
-        with pytest.raises(StallError, match=r"no batch came for 0.2 seconds"), stream.released():
+        with pytest.raises(StallError, match=r"0\.2 seconds"), stream.released():
             pass
     finally:
         gate.set()
@@ -330,7 +330,7 @@ def test_in_order_reads_every_sample_once(labelled, world_size):
     index = ShardIndex.load(labelled[1])  # 40 samples: two batches and a part of one
     batches = []
     for rank in range(world_size):
-        plan = InOrder(np.arange(index.samples))
+        plan = InOrderPlan(np.arange(index.samples))
         batches += make_stream(index, plan, central_crops, batch=16, micro=7, rank=rank, world_size=world_size)
     batches.sort(key=lambda batch: batch.draws[0])
     assert all(len(batch.draws) for batch in batches)

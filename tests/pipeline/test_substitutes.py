@@ -16,7 +16,7 @@ from mimcl.pipeline.decode import decode_one
 from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import ShardStore
@@ -172,7 +172,7 @@ def test_a_data_set_of_bad_samples_only_stops_after_the_last_retry(tmp_path, bro
     assert batches == []
     assert isinstance(error, DataError)
     assert "\n" not in str(error)
-    assert "as were the 16 samples before it that draw 0 had" in str(error)
+    assert "16 other samples tried for draw 0" in str(error)
     assert [retry for draw, retry in plan.retried if draw == 0] == list(range(16))
     last, _ = plan.substitutes(0, np.array([0]), 15)
     assert f"sample {last[0]:09d} in {index.root / 'train-000000.tar'} is bad" in str(error)
@@ -186,7 +186,7 @@ def test_in_order_nothing_is_replaced(index, sample_id, reason, decoder):
     if decoder != "reference":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     made, _ = make_decoder(decoder, SIDE, 4, 2, index.largest)
-    plan = InOrder(np.array([0, 1, 4, 7, 9, sample_id, 10, 12]))
+    plan = InOrderPlan(np.array([0, 1, 4, 7, 9, sample_id, 10, 12]))
     batches, error = read_until_error(make_stream(index, plan, central_crops, decoder=made, batch=4, micro=4))
     assert [batch.sample_ids.tolist() for batch in batches] == [[0, 1, 4, 7]]  # all before it came out
     assert isinstance(error, DataError)

@@ -15,7 +15,7 @@ from helpers.full_disk import files_end_at
 from helpers.servers import started
 from helpers.typed import mimcl
 
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
@@ -121,7 +121,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import open_store
 
@@ -130,7 +130,7 @@ store = open_store(ShardIndex.load("hf://datasets/user/set"))
 (found,) = store.read(np.array([0]))
 assert found.tobytes() in path.read_bytes()
 path.write_bytes(bytes(path.stat().st_size))
-shutil.rmtree(cache_folder() / "shards")
+shutil.rmtree(cache_dir() / "shards")
 store.read(np.array([1]))
 """
 
@@ -149,7 +149,7 @@ def test_a_sample_that_never_matches_is_bad_and_not_a_transport_error(web):
     assert found == Defect(index.key(2), "train-000000.tar", "its bytes do not match the index")
     asked = len(web.asked())
     assert store.read(np.array([2])) == [found]  # remembered
-    store.expect(store.plan(np.array([2])))
+    store.prefetch(store.plan_reads(np.array([2])))
     while store._ahead._threads:
         time.sleep(0.01)
     assert len(web.asked()) == asked
@@ -161,7 +161,7 @@ def test_a_full_cache_disk(web, room):
     rows = np.arange(index.samples)
     with files_end_at(room):
         said = refused(lambda: open_store(index).read(rows))
-    assert f"the cache {cache_folder() / 'shards'} cannot be written" in said
+    assert f"the cache {cache_dir() / 'shards'} cannot be written" in said
     assert "MIMCL_CACHE" in said
     assert all(len(data) == index.nbytes[row] for row, data in enumerate(open_store(index).read(rows)))
 
@@ -171,7 +171,7 @@ def test_a_full_disk_while_the_index_is_fetched(web):
         said = refused(lambda: ShardIndex.load(web.root))
     assert "cannot be written" in said
     assert "MIMCL_CACHE" in said
-    assert not list(cache_folder().rglob("*.tmp"))
+    assert not list(cache_dir().rglob("*.tmp"))
     ShardIndex.load(web.root)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mimcl.pipeline import index, verify_cache
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
@@ -54,7 +54,7 @@ def test_an_index_is_hashed_once_and_not_at_each_start(web, monkeypatch):
     monkeypatch.setattr(verify_cache, "_SETTLED", -60.0)  # remember a check at once, however new the file is
     for notes in (1, 2):  # first the check of its content, then that of its checksum
         ShardIndex.load(web.root)
-        assert len(list((cache_folder() / "checked").iterdir())) == notes
+        assert len(list((cache_dir() / "checked").iterdir())) == notes
     web.harm()
     monkeypatch.setattr(metadata_cache.xxhash, "xxh128", pytest.fail)
     monkeypatch.setattr(index, "_check", pytest.fail)

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from mimcl.pipeline.cache_dir import cache_folder
+from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.remote.range_plan import MAX_GAP
@@ -28,7 +28,7 @@ def read_all(url, shards, expected, times):
     index = ShardIndex.load(url)
     store, local = open_store(index), ShardStore(ShardIndex.load(shards))
     if expected:
-        store.expect(store.plan(np.arange(index.samples)))
+        store.prefetch(store.plan_reads(np.arange(index.samples)))
     for time_ in range(times):
         for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 7):
             found = [data.tobytes() for data in store.read(ids)]
@@ -47,7 +47,7 @@ def started(url, shards, expected=True, times=2):
 
 
 def used() -> int:
-    return sum(path.stat().st_blocks * 512 for path in (cache_folder() / "shards").glob("*.shard"))
+    return sum(path.stat().st_blocks * 512 for path in (cache_dir() / "shards").glob("*.shard"))
 
 
 @pytest.mark.parametrize("expected", [True, False])
@@ -80,7 +80,7 @@ def test_prefetched_samples_are_cached_when_they_are_read(web, shards):
     index = ShardIndex.load(web.root)
     store = open_store(index)
     few = np.flatnonzero(index.shard == 0)[::7]
-    store.expect(store.plan(few))
+    store.prefetch(store.plan_reads(few))
     deadline = time.monotonic() + 60
     while len(store._read_cached(few)) < len(few):
         assert time.monotonic() < deadline
@@ -97,11 +97,11 @@ def test_exactly_the_planned_shards_and_ranges_are_fetched(web, shards):
     apart = np.flatnonzero(index.nbytes > MAX_GAP)[::2]  # gaps between them exceed MAX_GAP
     for number, rows in enumerate((np.array([large]), apart, np.arange(index.samples))):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MIMCL_CACHE", f"{cache_folder()}{number}")
+            patch.setenv("MIMCL_CACHE", f"{cache_dir()}{number}")
             store = open_store(index)
-            planned = store.plan(rows)
+            planned = store.plan_reads(rows)
             web.harm()
-            store.expect(planned)
+            store.prefetch(planned)
             store.read(rows)  # waits for requests in progress
             deadline = time.monotonic() + 60
             while web.sent() < planned.fetched and time.monotonic() < deadline:
@@ -130,7 +130,7 @@ def test_a_limit_smaller_than_the_data(web, shards, monkeypatch, gigabytes):
     store, sent = open_store(index), []
     for time_ in range(3):
         for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
-            store.expect(store.plan(ids))
+            store.prefetch(store.plan_reads(ids))
             assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
         sent.append(web.sent())
     store.close()
@@ -196,14 +196,14 @@ def test_the_folder_of_the_cache_may_be_removed_at_any_time(web, shards, monkeyp
 
     def remove():
         while not ended.wait(0.01):
-            shutil.rmtree(cache_folder() / "shards", ignore_errors=True)
+            shutil.rmtree(cache_dir() / "shards", ignore_errors=True)
 
     remover = threading.Thread(target=remove)
     remover.start()
     try:
         for time_ in range(3):
             for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
-                store.expect(store.plan(ids))
+                store.prefetch(store.plan_reads(ids))
                 assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
     finally:
         ended.set()
@@ -241,21 +241,21 @@ def test_partial_downloads_of_a_killed_process_are_removed(web, what, left):
     process = spawn.Process(target=fetch_all, args=(web.root,))
     process.start()
     deadline = time.monotonic() + 30
-    while not list(cache_folder().rglob(left)) and time.monotonic() < deadline:
+    while not list(cache_dir().rglob(left)) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert list(cache_folder().rglob(left))
+    assert list(cache_dir().rglob(left))
     web.harm()
     fetch_all(web.root)
-    assert not list(cache_folder().rglob("*.tmp"))
+    assert not list(cache_dir().rglob("*.tmp"))
 
 
 def test_damaged_bytes_in_the_cache_are_fetched_again(web):
     index = ShardIndex.load(web.root)
     good = open_store(index).read(np.arange(index.samples))
     web.harm()
-    for path in (cache_folder() / "shards").glob("*.shard"):
+    for path in (cache_dir() / "shards").glob("*.shard"):
         with open(path, "r+b") as file:
             file.seek(int(index.offset[0]))
             file.write(b"damage")

@@ -20,7 +20,7 @@ from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex, file_digest
-from mimcl.pipeline.plan import InOrder
+from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.stream import ReadOptions, Stream
 from mimcl.pipeline.verify import verify
 
@@ -113,7 +113,7 @@ def test_a_payload_with_the_right_checksum_as_image(home, bomb, payload):
     assert any(f"sample {row:09d}: it is not a JPEG, PNG or WebP image" in finding for finding in findings)
     index = ShardIndex.load(root)
     stream = Stream(
-        InOrder(np.arange(index.samples)),
+        InOrderPlan(np.arange(index.samples)),
         index,
         ReferenceDecoder(16, 1),
         central_crops,

@@ -30,11 +30,11 @@ def index(labelled):
 
 
 def listened_to(index, **options):
-    """A stream in order and what its store was told: ("expect", Reads) and ("read", sample ids), as they came."""
+    """A stream in order and what its store was told: ("expect", ReadPlan) and ("read", sample ids), as they came."""
     stream, heard = make_stream(index, Stretches(index.samples), ordered=True, **options), []
     store = stream._samples.store
-    expect, read = store.expect, store.read
-    store.expect = lambda reads: (heard.append(("expect", reads)), expect(reads))[1]
+    expect, read = store.prefetch, store.read
+    store.prefetch = lambda reads: (heard.append(("expect", reads)), expect(reads))[1]
     store.read = lambda ids: (heard.append(("read", ids)), read(ids))[1]
     return stream, heard
 
@@ -80,7 +80,7 @@ def test_the_ranks_of_a_machine_plan_the_same_reads_and_their_figures(index):
     figures = {}
     for rank, ours in enumerate([slice(0, 16)] * 2 + [slice(16, 32)] * 2):
         stream, heard = listened_to(index, rank=rank, world_size=4, local_size=2)
-        found = {batch.window.number: batch.reads for batch in stream}
+        found = {batch.window.number: batch.read_stats for batch in stream}
         told = [reads for what, reads in heard if what == "expect"]
         wanted = stretches_of(index, ours)
         assert [r.sample_ids.tolist() for r in told] == [np.unique(ids).tolist() for _, ids in wanted if len(ids)]
@@ -98,15 +98,16 @@ def test_the_ranks_of_a_machine_plan_the_same_reads_and_their_figures(index):
 
 def test_figures_are_of_whole_windows_wherever_the_stream_begins(index):
     whole, later = (
-        {batch.window.number: batch.reads for batch in listened_to(index, start=start)[0]} for start in (0, 3 * BATCH)
+        {batch.window.number: batch.read_stats for batch in listened_to(index, start=start)[0]}
+        for start in (0, 3 * BATCH)
     )
     assert later == {number: figures for number, figures in whole.items() if number}
 
 
 def test_nothing_is_planned_or_announced_for_local_shards_at_random(index):
     stream = make_stream(index, Stretches(index.samples))
-    stream._samples.store.expect = pytest.fail
-    assert {batch.reads for batch in stream} == {None}
+    stream._samples.store.prefetch = pytest.fail
+    assert {batch.read_stats for batch in stream} == {None}
 
 
 def test_a_shard_without_draws_is_never_opened(labelled, tmp_path):
@@ -129,7 +130,7 @@ def test_a_shard_without_draws_is_never_opened(labelled, tmp_path):
     batches = list(make_stream(index, plan, ordered=True))
     assert sum(len(batch.draws) for batch in batches) == DRAWS
     assert {int(shard) for batch in batches for shard in index.shard[batch.sample_ids]} == {1}
-    assert {batch.reads.shards for batch in batches} == {1}
+    assert {batch.read_stats.shards for batch in batches} == {1}
     uniform = replace(plan.config, name="none", temp_schedule="cosine")
     sizes = {"samples": index.samples, "draws": DRAWS, "batch_size": BATCH}
     every = Plan(uniform, distances=None, seed=0, hash64=hash64, shards=index.shard, **sizes)
@@ -140,12 +141,12 @@ def test_a_shard_without_draws_is_never_opened(labelled, tmp_path):
 def test_the_kernel_is_told_by_a_thread_that_ends(index, tmp_path):
     store = make_stream(index)._samples.store
     for _, ids in stretches_of(index):
-        store.expect(plan_reads(index, ids))
+        store.prefetch(plan_reads(index, ids))
     store._advising.join(10)
     assert not [thread for thread in threading.enumerate() if thread.name == "advise"]
     # A shard that is missing is for whoever reads it to tell.
     gone = replace(index, root=tmp_path)
     lost = make_stream(gone, ordered=True)._samples.store
-    lost.expect(plan_reads(gone, np.arange(5)))
+    lost.prefetch(plan_reads(gone, np.arange(5)))
     lost._advising.join(10)
     assert not lost._advising.is_alive()

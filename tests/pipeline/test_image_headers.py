@@ -7,7 +7,7 @@ import pytest
 from helpers.images import encoded, picture
 from PIL import Image
 
-from mimcl.pipeline.hardware import refusal
+from mimcl.pipeline.image_headers import jpeg_engine_refusal
 
 
 def jpeg(mode="RGB", size=(64, 48), **options) -> np.ndarray:
@@ -48,22 +48,22 @@ def patched(data: np.ndarray, offset: int, value: int, marker: int = 0xC0) -> np
     ],
 )
 def test_headers(data, expected):
-    assert refusal(data) == expected
+    assert jpeg_engine_refusal(data) == expected
 
 
 def test_no_cut_or_flipped_header_raises():
     data = jpeg()
     for end in range(0, 700, 3):
-        refusal(data[:end])
+        jpeg_engine_refusal(data[:end])
     rng = np.random.default_rng(0)
     for place in range(2, 640):
         copy = data.copy()
         copy[place] = rng.integers(256)
-        assert isinstance(refusal(copy), str | None)
+        assert isinstance(jpeg_engine_refusal(copy), str | None)
 
 
 def test_pillow_agrees_about_progressive():
     for progressive in (False, True):
         data = jpeg(progressive=progressive)
         with Image.open(io.BytesIO(data)) as image:
-            assert ("progressive" in image.info) == (refusal(data) == "progressive")
+            assert ("progressive" in image.info) == (jpeg_engine_refusal(data) == "progressive")
