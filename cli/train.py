@@ -143,7 +143,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.run.trackers import require_libraries
     from mimcl.curriculum.learned_temperature import LearnedTemperature
     from mimcl.curriculum.masking.factory import make_masker
-    from mimcl.curriculum.masking.schedule import Clock
+    from mimcl.curriculum.masking.schedule import MaskingSchedule
     from mimcl.curriculum.plan import Plan
     from mimcl.model.determinism import use_deterministic_kernels
     from mimcl.model.distributed import World, agree, barrier, connected
@@ -194,7 +194,7 @@ def train(run: Run, world: World | None = None) -> bool:
         masker = make_masker(
             config.masking,
             model,
-            Clock(config.masking.clock, config.trainer.epochs, draws / index.samples),
+            MaskingSchedule(config.masking.clock, config.trainer.epochs, draws / index.samples),
             hard_patches=config.hard_patches,
             learned=config.learned_masking,
             seed=config.seed,

@@ -1,7 +1,8 @@
-"""Clusters of samples in feature space, from features that lie in parts and are never whole in memory.
+"""Cluster samples in feature space, from features stored in parts that are never all in memory.
 
-Lin et al., CVPR 2025 (arXiv 2411.10685): features standardised, then of unit length; k-means, K by the Davies-Bouldin
-index; Euclidean distance to the own centroid, min-max normalised inside the cluster: 0 = typical.
+Lin et al., CVPR 2025 (arXiv 2411.10685): features are standardised and scaled to unit length, then clustered by k-means
+with K chosen by the Davies-Bouldin index. A sample's distance is the Euclidean distance to its centroid, min-max
+normalised within the cluster: 0 = typical.
 """
 
 from __future__ import annotations
@@ -15,34 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 ITERATIONS = 25
-SAMPLE = 1 << 18  # rows that k-means learns from, at most: 0.4 GB of DINO's ViT-S features
-FLAT = 1e-5  # a cluster whose distances span less than this share of the largest has no typical member
+SAMPLE = 1 << 18  # maximum rows for k-means: 0.4 GB of DINO ViT-S features
+_MIN_RELATIVE_SPAN = 1e-5  # a cluster whose distances span less than this share of the largest has no typical member
 
 Features = NDArray[np.float32]  # (n, D), one row a sample
-Labels = NDArray[np.integer]  # (n,), each the row of a centroid
+Labels = NDArray[np.integer]  # (n,), the cluster of each sample: a row of the centroids
 Singletons = Literal["far", "near"]
 
-_CHUNK = 4096  # rows at a time wherever a float64 copy is needed
-_PER_CENTROID = 256  # rows for each that k-means learns from: more would place it no better
+_CHUNK = 4096  # rows per float64 copy
+_ROWS_PER_CENTROID = 256  # maximum for k-means: more would hardly move the centroid
 
 
 @dataclass(frozen=True)
-class Standard:
-    """What makes features comparable: (f - mean) / (std + 1e-6) for each dimension, then unit length for each sample.
+class Standardiser:
+    """Scale features to (f - mean) / (std + 1e-6) in each dimension, then each sample to unit length.
 
-    Mean and standard deviation are those of the whole data set, float64 (D,).
+    `mean` and `std`, float64 (D,), are those of the whole data set.
     """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
     @classmethod
-    def of(cls, parts: Sequence[Features]) -> Standard:
-        """Read once, part by part, and combined in order (Chan, Golub, LeVeque 1979).
+    def fit(cls, parts: Sequence[Features]) -> Standardiser:
+        """Compute mean and std in one pass over the parts, combined in order (Chan, Golub, LeVeque 1979).
 
-        ValueError for features that are not finite.
+        Raises ValueError for features that are not finite.
         """
-        count, mean, squares = 0, 0.0, 0.0
+        count = 0
+        mean = squares = np.zeros(parts[0].shape[1])
         for part in parts:
             for rows in _chunks(len(part)):
                 values = part[rows].astype(np.float64)
@@ -52,11 +54,11 @@ class Standard:
                 mean = mean + shift * (more / count)
                 squares = squares + (values**2).sum(0) + shift**2 * (more * (count - more) / count)
         if not np.isfinite(squares).all():
-            raise ValueError("the features are not all finite numbers")
+            raise ValueError("some features are not finite; check the feature extractor and its weights")
         return cls(mean, np.sqrt(squares / count))
 
     def __call__(self, features: Features) -> Features:
-        """A standardised copy of features (n, D). A sample that equals the mean becomes zero."""
+        """Return a scaled copy of features (n, D); a sample equal to the mean becomes zero."""
         out = np.empty(features.shape, np.float32)
         for rows in _chunks(len(features)):
             scaled = (features[rows] - self.mean) / (self.std + 1e-6)
@@ -66,20 +68,20 @@ class Standard:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Where the prototypes lie, and how K was chosen: the index of each k that was tried, None where k was given."""
+    """The prototypes, and how K was chosen: (k, Davies-Bouldin index) of each k tried, None if k was given."""
 
-    standard: Standard
+    standardiser: Standardiser
     centroids: Features  # (K, D), in the space of standardised features
     scores: list[tuple[int, float]] | None
 
     def assign(self, features: Features) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Each sample's nearest centroid and the Euclidean distance to it, both (n,), of features (n, D).
+        """Return the nearest centroid of each row of features (n, D) and the Euclidean distance to it, both (n,).
 
-        Computed in chunks of these rows: the same rows in another array may differ in the last bit.
+        Rows are processed in chunks: in another array, the same row may give another last bit.
         """
         cluster, raw = np.empty(len(features), np.int32), np.empty(len(features), np.float32)
         for rows in _chunks(len(features)):
-            scaled = self.standard(features[rows])
+            scaled = self.standardiser(features[rows])
             cluster[rows] = nearest(scaled, self.centroids)
             raw[rows] = cluster_distances(scaled, self.centroids, cluster[rows])
         return cluster, raw
@@ -88,35 +90,36 @@ class Clusters:
 def make_clusters(
     parts: Sequence[Features], k: int | None, seed: int, sample: int = SAMPLE, iterations: int = ITERATIONS
 ) -> Clusters:
-    """K-means on at most `sample` random rows of the parts, each (n, D); `k` None chooses it.
+    """Run k-means on at most `sample` random rows of the parts, each (n, D); `k` None chooses K.
 
-    In memory are these rows, and no more than 256 for each centroid. ValueError if there are no k clusters.
+    At most 256 rows for each centroid are held in memory. Raises ValueError for fewer than k rows.
     """
-    standard = Standard.of(parts)
-    chosen, scores = choose_k(parts, standard, seed, sample) if k is None else (k, None)
-    rows = _sample(parts, standard, min(sample, _PER_CENTROID * chosen), seed, 2)
-    return Clusters(standard, kmeans(rows, chosen, seed, iterations), scores)
+    standardiser = Standardiser.fit(parts)
+    chosen, scores = choose_k(parts, standardiser, seed, sample) if k is None else (k, None)
+    rows = _sample(parts, standardiser, min(sample, _ROWS_PER_CENTROID * chosen), seed, 2)
+    return Clusters(standardiser, kmeans(rows, chosen, seed, iterations), scores)
 
 
 def kmeans(features: Features, k: int, seed: int, iterations: int = ITERATIONS) -> Features:
-    """Centroids (k, D) float32 of features (n, D).
+    """Return centroids (k, D), float32, of features (n, D).
 
-    Lloyd's algorithm (faiss) from k random samples, on at most 256 random samples for each centroid; the best of five
-    runs where k <= 64: one bad start spoils much of so few clusters, and five cost little. ValueError unless k <= n.
+    Lloyd's algorithm (faiss) from k random samples, on at most 256 random samples per centroid. For k <= 64 the best of
+    five runs: with few clusters a bad start costs more, and further runs cost little. Raises ValueError unless k <= n.
     """
     import faiss
 
     if not 1 <= k <= len(features):
-        raise ValueError(f"{k} clusters cannot be made of {len(features)} samples")
-    start = int(np.random.default_rng([seed, 0]).integers(2**31))  # faiss wants a C int
-    options = {"niter": iterations, "min_points_per_centroid": 1, "max_points_per_centroid": _PER_CENTROID}
+        raise ValueError(f"cannot make {k} clusters of {len(features)} samples; choose fewer clusters")
+    start = int(np.random.default_rng([seed, 0]).integers(2**31))  # faiss takes a C int
+    options = {"niter": iterations, "min_points_per_centroid": 1, "max_points_per_centroid": _ROWS_PER_CENTROID}
     search = faiss.Kmeans(features.shape[1], k, seed=start, nredo=5 if k <= 64 else 1, **options)
     search.train(features)
+    assert search.centroids is not None
     return search.centroids
 
 
 def nearest(features: Features, centroids: Features) -> NDArray[np.int32]:
-    """The nearest centroid (K, D) of each sample (n, D), int32 (n,), by exact search."""
+    """Return the nearest of the centroids (K, D) for each sample (n, D), int32 (n,), by exact search."""
     import faiss
 
     index = faiss.IndexFlatL2(features.shape[1])
@@ -128,41 +131,42 @@ def nearest(features: Features, centroids: Features) -> NDArray[np.int32]:
 
 
 def davies_bouldin(features: Features, labels: Labels, centroids: NDArray[np.floating]) -> float:
-    """The Davies-Bouldin index (1979): mean over clusters of the largest (s_i + s_j) / |c_i - c_j|, lower is better.
+    """Return the Davies-Bouldin index (1979): mean over clusters of the largest (s_i + s_j) / |c_i - c_j|.
 
-    s = a cluster's mean distance to its centroid. Empty clusters do not count; coinciding centroids give 0, as in
-    scikit-learn. ValueError for fewer than two clusters with members.
+    Lower is better; s is a cluster's mean distance to its centroid. Empty clusters are ignored; coinciding centroids
+    give 0, as in scikit-learn. Raises ValueError for fewer than two clusters with members.
     """
     full, members, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     if len(full) < 2:
-        raise ValueError("the Davies-Bouldin index needs two clusters with members")
+        raise ValueError(f"the Davies-Bouldin index needs two clusters with members ({len(full)} found)")
     spread = np.bincount(members, cluster_distances(features, centroids, labels)) / sizes
     centres = centroids[full].astype(np.float64)
     square, worst = (centres**2).sum(1), np.empty(len(centres))
     for rows in _chunks(len(centres), 1024):
         apart = np.sqrt(np.maximum(square[rows, None] + square - 2 * centres[rows] @ centres.T, 0))
-        apart[apart <= 1e-7 * math.sqrt(square.max())] = np.inf  # itself, or no distance beyond rounding
+        apart[apart <= 1e-7 * math.sqrt(square.max())] = np.inf  # itself, or equal up to rounding
         worst[rows] = ((spread[rows, None] + spread) / apart).max(1)
     return float(worst.mean())
 
 
 def choose_k(
-    parts: Sequence[Features], standard: Standard, seed: int, sample: int = SAMPLE
+    parts: Sequence[Features], standardiser: Standardiser, seed: int, sample: int = SAMPLE
 ) -> tuple[int, list[tuple[int, float]]]:
-    """The number of clusters with the lowest Davies-Bouldin index, and the grid of (k, index) it was chosen from.
+    """Choose the number of clusters with the lowest Davies-Bouldin index; also return the grid of (k, index).
 
-    Eight values, evenly spaced in the logarithm, from sqrt(N)/4 to min(4 sqrt(N), N/20, sample/20), at least 2. Each is
-    tried with 10 iterations on the same random samples, 40 for each cluster of the largest k but no more than `sample`:
-    enough to place a centroid, and 20 million million operations for ImageNet (N = 1.3 million, D = 384), some minutes
-    on two cores.
+    The grid has eight values, evenly spaced on a log scale, from sqrt(N)/4 to min(4 sqrt(N), N/20, sample/20), at least
+    2. Each is tried with 10 iterations on the same random samples, 40 per cluster of the largest k but at most
+    `sample`: enough to place a centroid, and 2e13 operations for ImageNet (N = 1.3 million, D = 384), some minutes on
+    two cores.
     """
     count = sum(map(len, parts))
     high = max(min(4 * math.sqrt(count), min(count, sample) / 20), 2)
     low = min(max(math.sqrt(count) / 4, 2), high)
     grid = sorted({round(float(k)) for k in np.geomspace(low, high, 8)})
-    rows, scores = _sample(parts, standard, min(sample, 40 * grid[-1]), seed, 1), []
+    rows = _sample(parts, standardiser, min(sample, 40 * grid[-1]), seed, 1)
     if count < 2 or not np.ptp(rows, axis=0).any():
-        raise ValueError(f"the {count} images are all alike in these features: there is nothing to cluster")
+        raise ValueError(f"all {count} images have the same features; choose other features or more images")
+    scores: list[tuple[int, float]] = []
     for k in grid:
         centroids = kmeans(rows, k, seed, iterations=10)
         scores.append((k, davies_bouldin(rows, nearest(rows, centroids), centroids)))
@@ -170,7 +174,7 @@ def choose_k(
 
 
 def cluster_distances(features: Features, centroids: NDArray[np.floating], labels: Labels) -> NDArray[np.float32]:
-    """Euclidean distance of each sample (n, D) to the centroid (K, D) that its label names, (n,) float32."""
+    """Return the Euclidean distance of each sample (n, D) to the centroid (K, D) of its label, (n,) float32."""
     raw = np.empty(len(features), np.float32)
     for rows in _chunks(len(features)):
         raw[rows] = np.linalg.norm(features[rows].astype(np.float64) - centroids[labels[rows]], axis=1)
@@ -185,11 +189,11 @@ def normalise_distances(
     singletons: Singletons = "far",
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """(raw - min) / (max - min) inside each of the k clusters, (N,) float32 in [0, 1], 0 = most typical.
+    """Return (raw - min) / (max - min) within each of the k clusters, (N,) float32 in [0, 1], 0 = most typical.
 
-    A cluster with fewer than `min_cluster` members, or without a spread of distances, has no typical member: all of it
-    is 1 for "far", 0 for "near". The published code is "near" with `min_cluster` 1. ValueError if all samples come out
-    equal: such distances order nothing. Written to `out`, where given: all three may be memory-mapped.
+    A cluster with fewer than `min_cluster` members, or with equal distances, has no typical member: its samples get 1
+    for "far", 0 for "near". The published code is "near" with `min_cluster` 1. The result is written to `out` if given;
+    `raw`, `labels` and `out` may be memory-mapped. Raises ValueError if all results are equal.
     """
     distance = np.empty(len(raw), np.float32) if out is None else out
     low, high, sizes = np.full(k, np.inf), np.full(k, -np.inf), np.zeros(k, np.int64)
@@ -198,27 +202,27 @@ def normalise_distances(
         np.maximum.at(high, labels[rows], raw[rows].astype(np.float64))
         sizes += np.bincount(labels[rows], minlength=k)
     span = high - low
-    typical = (sizes >= min_cluster) & (span > FLAT * high)
+    typical = (sizes >= min_cluster) & (span > _MIN_RELATIVE_SPAN * high)
     span[~typical] = 1
     untypical = {"far": 1.0, "near": 0.0}[singletons]
     for rows in _chunks(len(raw)):
         own = labels[rows]
         distance[rows] = np.where(typical[own], (raw[rows].astype(np.float64) - low[own]) / span[own], untypical)
     if distance.min() == distance.max():
-        raise ValueError("all distances are equal: no sample is more typical than another; use fewer clusters")
+        raise ValueError("all distances are equal, so no sample is more typical than another; use fewer clusters")
     return distance
 
 
-def _sample(parts: Sequence[Features], standard: Standard, size: int, seed: int, use: int) -> Features:
-    """At most `size` random rows of the parts, standardised, in order; another `use` takes others."""
+def _sample(parts: Sequence[Features], standardiser: Standardiser, size: int, seed: int, stream: int) -> Features:
+    """Return at most `size` random rows of the parts, standardised, in order; `stream` selects other rows."""
     count = sum(map(len, parts))
     chosen = np.arange(count)
     if size < count:
-        chosen = np.sort(np.random.default_rng([seed, use]).choice(count, size, replace=False))
+        chosen = np.sort(np.random.default_rng([seed, stream]).choice(count, size, replace=False))
     out, first = np.empty((len(chosen), parts[0].shape[1]), np.float32), 0
     for part in parts:
         start, stop = np.searchsorted(chosen, (first, first + len(part)))
-        out[start:stop] = standard(part[chosen[start:stop] - first])
+        out[start:stop] = standardiser(part[chosen[start:stop] - first])
         first += len(part)
     return out
 

@@ -1,16 +1,13 @@
 """Frozen feature extractors for the prototypes: a timm model (DINO), dense SIFT, pixels.
 
-An extractor names the square uint8 images it wants (`image_size`), may learn constants from a sample of them (`fit`)
-and maps batches of them to vectors. Standardising and normalising the vectors is the business of `prototypes.py`.
+An extractor takes square uint8 images of side `image_size`, may learn constants from a sample of them (`fit`), and maps
+batches of them to vectors. The vectors are standardised and normalised in `clustering.py`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -21,57 +18,34 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-DEFAULT_MODEL = "vit_small_patch16_224.dino"  # DINO (Caron et al. 2021), the feature space of the prototype paper
+DEFAULT_MODEL = "vit_small_patch16_224.dino"  # DINO (Caron et al. 2021), as in the prototype paper
 ACCEPTED = "auto, sift, pixels, timm:MODEL, timm:MODEL@FILE"
-
-# Run in a process of its own, which can be killed at a time limit. The first question is put without the library's
-# own five retries, so that a machine without network gets its answer at once.
-_FETCH = """
-import json, sys
-from huggingface_hub import get_session, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-repo, revision, *names = sys.argv[1:]
-def first(**options):
-    for name in names:
-        try:
-            return hf_hub_download(repo, name, revision=revision or None, **options)
-        except EntryNotFoundError as error:
-            if not options and isinstance(error, LocalEntryNotFoundError):
-                raise
-try:
-    path, reason = first(local_files_only=True), ""
-    if path is None:
-        get_session().head(hf_hub_url(repo, names[0]), timeout=10)
-        path = first()
-        reason = "" if path else "it has none of " + ", ".join(names)
-except Exception as error:
-    path, reason = None, (str(error).strip() or type(error).__name__).splitlines()[0]
-sys.stdout.write(json.dumps([path, reason]))
-"""
 
 
 class FeatureExtractor(Protocol):
-    """Maps images to vectors whose distances mean likeness."""
+    """Maps images to vectors; similar images have vectors at a small distance."""
 
-    name: str  # what prototypes.json records
-    image_size: int  # side in pixels of the square images it wants
-    fit_images: int  # how many of them it wants to learn from; 0: nothing to learn
+    name: str  # recorded in prototypes.json
+    image_size: int  # side of the square images, in pixels
+    fit_images: int  # number of images to fit; 0: nothing to learn
 
     def fit(self, images: Tensor) -> None:
-        """Learn constants that depend on the data from a sample, uint8 (n, 3, S, S); most have none."""
+        """Learn constants from a sample of images, uint8 (n, 3, S, S); by default nothing."""
+        return
 
     def constants(self) -> dict[str, Tensor]:
-        """All that features depend on beside the images and the name: weights, and what was learned."""
+        """Return everything that the features depend on besides the images and the name: weights, learned constants."""
 
     def restore(self, constants: dict[str, Tensor]) -> None:
-        """Take what another one learned, as `constants` gave it, in place of `fit`."""
+        """Set the learned constants to those of another extractor, instead of `fit`."""
+        return
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """Features of uint8 images (B, 3, S, S), float32 (B, D)."""
+        """Return features of uint8 images (B, 3, S, S), float32 (B, D)."""
 
 
 class PixelFeatures(FeatureExtractor):
-    """The pixels of a thumbnail, flattened and scaled to [0, 1]; D = 3 * image_size ** 2. Nothing to fit."""
+    """The pixels of a thumbnail, flattened and scaled to [0, 1]; D = 3 * image_size ** 2."""
 
     name = "pixels"
     fit_images = 0
@@ -83,17 +57,17 @@ class PixelFeatures(FeatureExtractor):
         return {}
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        _check(images, self.image_size)
+        _check_images(images, self.image_size)
         return images.flatten(1).cpu().numpy().astype(np.float32) / np.float32(255)
 
 
 class SiftFeatures(FeatureExtractor):
     """Dense upright SIFT on a regular grid at two scales, RootSIFT, PCA, VLAD; D = words * width = 1024.
 
-    A descriptor covers 4 x 4 bins of 6 or of 12 pixels; one stands every 8 pixels of the grey 96-pixel image where it
-    fits: 149 of them. Lowe 2004; RootSIFT: Arandjelovic & Zisserman, CVPR 2012; VLAD: Jegou et al., CVPR 2010; its
-    normalisation inside each word: Arandjelovic & Zisserman, CVPR 2013. Sizes chosen by 10-NN accuracy on CIFAR-10
-    (5,000 labelled images: 53%; pixels 37%; steps of 16 pixels or bins of 4 and 8 lose 5 to 15 points).
+    A descriptor covers 4 x 4 bins of 6 or 12 pixels; the 149 descriptors are placed every 8 pixels of the grey 96-pixel
+    image. SIFT: Lowe 2004; RootSIFT: Arandjelovic & Zisserman, CVPR 2012; VLAD: Jegou et al., CVPR 2010; normalisation
+    within each word: Arandjelovic & Zisserman, CVPR 2013. Sizes were chosen by 10-NN accuracy on CIFAR-10 (5,000
+    labelled images: 53%; pixels 37%; steps of 16 pixels or bins of 4 and 8 lose 5 to 15 points).
     """
 
     name = "sift"
@@ -101,14 +75,16 @@ class SiftFeatures(FeatureExtractor):
     fit_images = 2000
     words = 32
     width = 32  # of a descriptor after PCA
-    sample = 100_000  # descriptors that PCA and words are learned from
+    sample = 100_000  # maximum descriptors to learn PCA and words from
 
     def __init__(self, seed: int = 0, threads: int = 1) -> None:
         self.seed, self._threads = seed, threads
-        self._centre: NDArray[np.float32] | None = None
+        self._centre: NDArray[np.float32]  # these three are set by fit or restore
+        self._axes: NDArray[np.float32]
+        self._words: NDArray[np.float32]
 
     def fit(self, images: Tensor) -> None:
-        """Learn the PCA and the words from a sample of images, uint8 (n, 3, 96, 96), n >= 1; some 2,000 are plenty."""
+        """Learn the PCA and the words from images, uint8 (n, 3, 96, 96), n >= 1; 2,000 are enough."""
         import faiss
 
         roots = self._descriptors(images).reshape(-1, 128)
@@ -117,14 +93,15 @@ class SiftFeatures(FeatureExtractor):
         self._centre = roots.mean(0).astype(np.float32)
         _, vectors = np.linalg.eigh(np.cov(roots, rowvar=False))  # ascending eigenvalues
         self._axes = np.ascontiguousarray(vectors[:, : -self.width - 1 : -1], np.float32)
-        reduced = (roots.astype(np.float32) - self._centre) @ self._axes
-        start = int(random.integers(2**31))  # faiss wants a C int, and warns of less than 39 points for each word
+        reduced = ((roots.astype(np.float32) - self._centre) @ self._axes).astype(np.float32)
+        start = int(random.integers(2**31))  # faiss takes a C int, and warns of less than 39 points per word
         kmeans = faiss.Kmeans(self.width, self.words, niter=25, seed=start, min_points_per_centroid=1)
         kmeans.train(reduced)
+        assert kmeans.centroids is not None
         self._words = kmeans.centroids
 
     def constants(self) -> dict[str, Tensor]:
-        """Of the PCA (128,) and (128, width), and the words (words, width); RuntimeError before `fit`."""
+        """Return centre (128,) and axes (128, width) of the PCA, and the words (words, width). Requires `fit`."""
         self._check_fitted()
         learned = {"centre": self._centre, "axes": self._axes, "words": self._words}
         return {name: torch.from_numpy(array) for name, array in learned.items()}
@@ -133,7 +110,7 @@ class SiftFeatures(FeatureExtractor):
         self._centre, self._axes, self._words = (constants[name].numpy() for name in ("centre", "axes", "words"))
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """VLAD vectors of unit length, float32 (B, 1024), of uint8 images (B, 3, 96, 96). RuntimeError before `fit`."""
+        """Return VLAD vectors of unit length, float32 (B, 1024), of uint8 images. Raises RuntimeError before `fit`."""
         self._check_fitted()
         points = (self._descriptors(images) - self._centre) @ self._axes  # (B, P, width)
         nearest = (points @ (2 * self._words.T) - (self._words**2).sum(1)).argmax(2)
@@ -144,16 +121,16 @@ class SiftFeatures(FeatureExtractor):
         return vlad / (np.linalg.norm(vlad, axis=1, keepdims=True) + 1e-6)
 
     def _check_fitted(self) -> None:
-        if self._centre is None:
+        if not hasattr(self, "_centre"):
             raise RuntimeError("SiftFeatures: call fit(images) first")
 
     def _descriptors(self, images: Tensor) -> NDArray[np.float32]:
-        """RootSIFT descriptors of unit length (zero where the image is flat), float32 (n, 149, 128)."""
+        """Return RootSIFT descriptors of unit length (zero where the image is flat), float32 (n, 149, 128)."""
         import cv2
 
-        _check(images, self.image_size)
-        sift = cv2.SIFT_create(nOctaveLayers=1)
-        keypoints = [  # x, y, size (two thirds of a bin's width), angle, response, octave (1: read at half the size)
+        _check_images(images, self.image_size)
+        sift = cv2.SIFT.create(nOctaveLayers=1)
+        keypoints = [  # x, y, size (two thirds of a bin's width), angle, response, octave (1: at half the size)
             cv2.KeyPoint(x, y, bins * 2 / 3, 0, 0, octave)
             for octave, bins in ((0, 6), (1, 12))
             for y in range(2 * bins, self.image_size - 2 * bins + 1, 8)
@@ -161,10 +138,10 @@ class SiftFeatures(FeatureExtractor):
         ]
 
         def describe(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return sift.compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), keypoints)[1]
+            return np.asarray(sift.compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), keypoints)[1], np.float32)
 
         pixels, threads = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy()), cv2.getNumThreads()
-        cv2.setNumThreads(1)  # one thread an image: the images are too small to be divided
+        cv2.setNumThreads(1)  # one thread per image: the images are too small to split
         try:
             with ThreadPoolExecutor(self._threads) as pool:
                 found = np.stack(list(pool.map(describe, pixels)))
@@ -177,21 +154,22 @@ class TimmFeatures(FeatureExtractor):
     """The pooled vector of a timm model, with the model's own input size, mean and standard deviation.
 
     Weights come from the hub (or its cache), or from `file`: safetensors, or a torch file of tensors, flat or under
-    "state_dict" or "model"; a classifier is left out. Nothing to fit. ValueError, one line, for an unknown model,
-    weights that cannot be had, and a file that is damaged, holds code, or lacks parts of the model.
+    "state_dict" or "model"; a classifier is ignored. Raises ValueError, one line, for an unknown model, weights that
+    the hub does not deliver, and a file that is damaged, contains code, or lacks weights.
     """
 
     def __init__(self, model_name: str, file: str | os.PathLike | None = None) -> None:
         import timm
 
-        options = {}
+        path: str | None = None
         if file is None:
             path, reason = fetch_weights(model_name)
             if path is None:
-                raise ValueError(f"{reason}; with a copy of the weights, name it: timm:{model_name}@FILE")
-            options = {"pretrained": True, "pretrained_cfg_overlay": {"file": path}}
+                raise ValueError(f"{reason}; check the network, or give a local copy: timm:{model_name}@FILE")
         try:
-            model = timm.create_model(model_name, num_classes=0, **options)
+            model = timm.create_model(
+                model_name, pretrained=path is not None, pretrained_cfg_overlay={"file": path}, num_classes=0
+            )
         except RuntimeError as error:
             raise ValueError(f"timm:{model_name}: {str(error).splitlines()[0]}") from error
         if file is not None:
@@ -208,20 +186,23 @@ class TimmFeatures(FeatureExtractor):
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """Features of uint8 images (B, 3, S, S), float32 (B, D); bfloat16 arithmetic on CUDA, float32 elsewhere."""
-        _check(images, self.image_size)
+        """Return features of uint8 images (B, 3, S, S), float32 (B, D), computed in bfloat16 on CUDA, else float32."""
+        _check_images(images, self.image_size)
         inputs = (images.to(self.device, torch.float32) / 255 - self.mean) / self.std
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             features = self.model(inputs)
         return features.float().cpu().numpy()
 
 
-def fetch_weights(model_name: str, seconds: float | None = None) -> tuple[str | None, str]:
-    """The path of a timm model's weights in the hub's cache and "", or None and why they cannot be had, in one line.
+def fetch_weights(model_name: str, timeout_s: float = 10.0) -> tuple[str | None, str]:
+    """Return the path of a timm model's weights in the hub's cache and "", or None and the reason, in one line.
 
-    One attempt at a download where need be, in a child process that is killed after `seconds` (None: no limit).
+    Downloads them if the hub answers a first request within `timeout_s`; after that huggingface_hub's own timeouts and
+    retries apply.
     """
     import timm
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
 
     config = timm.get_pretrained_cfg(model_name) if timm.models.is_model_pretrained(model_name) else None
     if config is None or not config.hf_hub_id:
@@ -229,54 +210,70 @@ def fetch_weights(model_name: str, seconds: float | None = None) -> tuple[str | 
     name = config.hf_hub_filename or "pytorch_model.bin"
     safe = {"pytorch_model.bin": "model.safetensors"}.get(name, name.removesuffix(".bin") + ".safetensors")
     names = [safe, name] if name.endswith(".bin") else [name]  # timm's own order
-    repository, _, revision = config.hf_hub_id.partition("@")
-    command = [sys.executable, "-c", _FETCH, repository, revision, *names]
-    quiet = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    repository, _, tag = config.hf_hub_id.partition("@")
+    revision = tag or None
+    for name in names:
+        if isinstance(path := try_to_load_from_cache(repository, name, revision=revision), str):
+            return path, ""
+    reason = f"it has no {' or '.join(names)}"
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=quiet).stdout
-    except subprocess.TimeoutExpired:
-        return None, f"the hub did not deliver {repository} within {seconds:g} s"
-    path, reason = json.loads(answer or '[null, "the download process died"]')
-    return path, reason and f"the hub did not deliver {repository}: {reason}"
+        for name in names:
+            try:  # a single request first: without an answer, hf_hub_download would retry for minutes
+                get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), timeout=timeout_s)
+            except EntryNotFoundError:
+                continue
+            return hf_hub_download(repository, name, revision=revision), ""
+    except Exception as error:  # the kinds of errors depend on huggingface_hub's version and HTTP library
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None, f"the hub did not deliver {repository} ({reason})"
 
 
-def build_extractor(spec: str, seed: int = 0, seconds: float = 10.0, threads: int = 1) -> tuple[FeatureExtractor, str]:
-    """The extractor that `spec` names, and in one line why it is this one.
+def build_extractor(
+    spec: str, seed: int = 0, timeout_s: float = 10.0, threads: int = 1
+) -> tuple[FeatureExtractor, str]:
+    """Build the extractor that `spec` names; also return the reason for the choice, in one line.
 
-    `auto` gives the hub one attempt of `seconds` at DINO and otherwise takes sift, which learns with `seed` and
-    computes on `threads`. ValueError for a `spec` that is not one of `ACCEPTED`.
+    `auto` is DINO if its weights are in the cache or the hub answers within `timeout_s`, otherwise sift, which learns
+    with `seed` and computes on `threads`. Raises ValueError for a `spec` that is not one of `ACCEPTED`.
     """
     if spec == "auto":
-        path, reason = fetch_weights(DEFAULT_MODEL, seconds)
+        path, reason = fetch_weights(DEFAULT_MODEL, timeout_s)
         if path is None:
             return SiftFeatures(seed, threads), f"auto: {reason}"
-        return TimmFeatures(DEFAULT_MODEL), f"auto: the weights of {DEFAULT_MODEL} can be had"
-    if spec in ("sift", "pixels"):
-        return SiftFeatures(seed, threads) if spec == "sift" else PixelFeatures(), "asked for"
+        return TimmFeatures(DEFAULT_MODEL), f"auto: the weights of {DEFAULT_MODEL} are available"
+    if spec == "sift":
+        return SiftFeatures(seed, threads), "requested"
+    if spec == "pixels":
+        return PixelFeatures(), "requested"
     if match := re.fullmatch(r"timm:([^@]+)(?:@(.+))?", spec):
-        return TimmFeatures(*match.groups()), "asked for"
-    raise ValueError(f"unknown features {spec!r}: accepted are {ACCEPTED}")
+        return TimmFeatures(*match.groups()), "requested"
+    raise ValueError(f"unknown features {spec!r}; choose one of {ACCEPTED}")
 
 
-def _check(images: Tensor, size: int) -> None:
+def _check_images(images: Tensor, size: int) -> None:
     if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size):
         raise ValueError(f"expected uint8 images (B, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}")
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Fill every parameter and buffer of `model` from a file; what the model does not have is left out."""
+    """Load every parameter and buffer of `model` from a file, which may contain more."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of weights")
+        raise ValueError(f"{path} not found; give a file of weights")
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every reader has its own family of errors; each of them means this
-        raise ValueError(f"{path} is damaged, or holds more than tensors ({type(error).__name__})") from error
+    except Exception as error:  # each reader raises its own kinds of errors
+        raise ValueError(
+            f"{path} is damaged or contains more than tensors ({type(error).__name__}); give another file of weights"
+        ) from error
     if isinstance(state, dict):
         state = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
     found = state if isinstance(state, dict) else {}
     wanted = model.state_dict()
     bad = [name for name, value in wanted.items() if getattr(found.get(name), "shape", None) != value.shape]
     if bad:
-        raise ValueError(f"{path}: {len(bad)} of {len(wanted)} weights lack or differ in shape: {', '.join(bad[:3])}")
+        raise ValueError(
+            f"{path}: {len(bad)} of {len(wanted)} weights are missing or differ in shape ({', '.join(bad[:3])}); give "
+            "weights of this model"
+        )
     model.load_state_dict({name: found[name] for name in wanted})

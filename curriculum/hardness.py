@@ -1,4 +1,4 @@
-"""The hardness of every image, made where it is looked at: of large data sets no second array is held."""
+"""The hardness of every image, computed on access, so that large data sets need no second array."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mimcl.curriculum.permutation import KeyedPermutation
 
 
 class Hardness:
-    """h (N,) of a curriculum over `distances` (N,) in [0, 1]: as much of an array as plans and curves need.
+    """Hardness h (N,) of `distances` (N,) in [0, 1], with the array operations that plans and curves need.
 
-    A slice gives float32, in the order of the distances, or in that of `order`.
+    A slice is a float32 array, in the order of the distances or, if given, of `order`.
     """
 
     def __init__(
@@ -26,6 +26,10 @@ class Hardness:
     def __getitem__(self, rows: slice) -> NDArray[np.float32]:
         chosen = self._order(np.arange(*rows.indices(len(self)))) if self._order else rows
         return self._config.hardness(self._distances[chosen])
+
+    def permuted(self, order: KeyedPermutation) -> Hardness:
+        """Return the same hardness in the order of `order`."""
+        return Hardness(self._config, self._distances, order)
 
     def min(self) -> np.float32:
         return min(self._ends())

@@ -45,31 +45,43 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which appears under `path` only when the block ends without an error.
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Create a folder to fill; it appears as `path` only when the block ends without an error.
 
-    OSError where `path` is anything but an empty folder.
+    Raises OSError if `path` exists and is not an empty folder, unless `replace`.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
         yield aside
         for written in (*aside.rglob("*"), aside):
-            descriptor = os.open(written, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _flush(written)
+        if replace and path.exists():
+            os.replace(path, old)
         os.replace(aside, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    _flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON with a final newline, atomically."""
     with atomic_file(path) as file:
         file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,11 +132,14 @@ def repack(
 def _copy_set(found: Any, folder: Path, out: Path, order: Any) -> None:
     """The set for the images in another order."""
     from mimcl.curriculum.prototypes import PrototypeSet
+    from mimcl.pipeline.files import atomic_folder
     from mimcl.pipeline.index import ShardIndex
 
     origin = {"index_fingerprint": found.info["index_fingerprint"], "name": folder.name}
     info = found.info | {"index_fingerprint": ShardIndex.load(out).fingerprint, "origin": origin}
-    columns = (column[order] for column in (found.cluster, found.raw_distance, found.distance))
+    columns = [column[order] for column in (found.cluster, found.raw_distance, found.distance)]
     gallery = folder / "gallery.png"
-    files = {gallery.name: gallery.read_bytes()} if gallery.is_file() else {}
-    PrototypeSet(*columns, found.centroids, info).save(out / "prototypes" / folder.name, overwrite=True, files=files)
+    with atomic_folder(out / "prototypes" / folder.name, replace=True) as aside:
+        PrototypeSet(*columns, found.centroids, info=info).save(aside)
+        if gallery.is_file():
+            shutil.copyfile(gallery, aside / gallery.name)

@@ -11,7 +11,7 @@ from mimcl.cli.config import Config, nested_keys, override
 from mimcl.cli.run.folder import draws_of
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, build
@@ -46,7 +46,7 @@ def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int 
     masker = make_masker(
         config.masking,
         model,
-        Clock(config.masking.clock, config.trainer.epochs, draws / samples),
+        MaskingSchedule(config.masking.clock, config.trainer.epochs, draws / samples),
         hard_patches=config.hard_patches,
         learned=config.learned_masking,
         seed=config.seed,

@@ -13,7 +13,7 @@ from mimcl.cli import options
 
 if TYPE_CHECKING:
     from mimcl.cli.config import Config
-    from mimcl.curriculum.forecast import Expected
+    from mimcl.curriculum.forecast import WindowForecast
 
 _CURVE = 121  # points of the picture's lines
 
@@ -29,9 +29,9 @@ class Planned:
     window_length: int
     windows: int
     words: str  # what the curriculum is
-    expected: list[Expected]
+    expected: list[WindowForecast]
 
-    def rows(self, count: int) -> list[Expected]:
+    def rows(self, count: int) -> list[WindowForecast]:
         """`count` of them or fewer, evenly spaced, with the first and the last."""
         places = range(min(count, len(self.expected)))
         last = len(self.expected) - 1

@@ -128,8 +128,9 @@ def build(
     from mimcl.cli.prototypes.rank_zero import on_first_rank
     from mimcl.cli.prototypes.workspace import Building
     from mimcl.curriculum.clustering import ITERATIONS, normalise_distances
-    from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, described
+    from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, make_info
     from mimcl.model.distributed import World, agree, barrier, connected
+    from mimcl.pipeline.files import atomic_folder
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.remote.remote_folder import can_write, upload
 
@@ -186,9 +187,11 @@ def build(
                 "min_cluster": config.min_cluster,
                 "index_fingerprint": index.fingerprint,
             }
-            found = PrototypeSet(cluster, raw, distance, clusters.centroids, described(clusters, cluster, about))
+            found = PrototypeSet(cluster, raw, distance, clusters.centroids, make_info(clusters, cluster, about))
             # What the cache has of a set that is not beside the shards any more is not in the way.
-            found.save(folder, config.overwrite or index.url is not None, {"gallery.png": draw_gallery(index, found)})
+            with atomic_folder(folder, replace=config.overwrite or index.url is not None) as aside:
+                found.save(aside)
+                (aside / "gallery.png").write_bytes(draw_gallery(index, found))
             if index.url:
                 upload(folder, f"{index.url}/prototypes")
             building.remove()
@@ -206,7 +209,7 @@ def _extractor(spec: str, seed: int, world: World) -> tuple[FeatureExtractor, st
     if spec.startswith("mae:"):
         from mimcl.cli.encoders.mae_features import MaeFeatures
 
-        return MaeFeatures.load(Path(spec.removeprefix("mae:"))), "asked for"
+        return MaeFeatures.load(Path(spec.removeprefix("mae:"))), "requested"
     build = partial(build_extractor, threads=worker_count(world.local_size))
     if spec != "auto" or world.size == 1:
         return build(spec, seed)

@@ -19,7 +19,7 @@ from torch import Tensor, from_numpy
 
 from mimcl.cli.console import console
 from mimcl.cli.encoders.feature_store import ChunkedArray
-from mimcl.curriculum.clustering import Clusters, Standard, make_clusters
+from mimcl.curriculum.clustering import Clusters, Standardiser, make_clusters
 from mimcl.curriculum.features import FeatureExtractor
 from mimcl.model.digest import weights_digest
 from mimcl.pipeline.files import DataError, atomic_file, write_json
@@ -90,7 +90,7 @@ class Building:
         made = make_clusters(
             self.all_features(), settings["k"], *(settings[n] for n in ("seed", "sample", "iterations"))
         )
-        arrays = {"mean": made.standard.mean, "std": made.standard.std, "centroids": made.centroids}
+        arrays = {"mean": made.standardiser.mean, "std": made.standardiser.std, "centroids": made.centroids}
         tensors = {name: from_numpy(array) for name, array in arrays.items()}
         _write_tensors(self.folder / _PLACES, tensors)
         digest = weights_digest(tensors)
@@ -151,7 +151,7 @@ class Building:
             return None
         scores = known["scores"] and [(k, index) for k, index in known["scores"]]
         mean, std, centroids = (tensors[name].numpy() for name in ("mean", "std", "centroids"))
-        return Clusters(Standard(mean, std), centroids, scores)
+        return Clusters(Standardiser(mean, std), centroids, scores)
 
 
 def _there(store: ChunkedArray, part: int) -> NDArray:

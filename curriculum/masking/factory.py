@@ -1,4 +1,4 @@
-"""The masker that a configuration names."""
+"""Make the masker that a configuration names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatches
 from mimcl.curriculum.masking.learned import LearnedMasker, LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, MaskingConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 
 _WITHOUT_WEIGHTS = {"random": RandomMasker, "block": BlockMasker, "grid": GridMasker}
 
@@ -16,18 +16,18 @@ _WITHOUT_WEIGHTS = {"random": RandomMasker, "block": BlockMasker, "grid": GridMa
 def make_masker(
     config: MaskingConfig,
     model: Autoencoder,
-    clock: Clock,
+    schedule: MaskingSchedule,
     *,
     hard_patches: HardPatchesConfig,
     learned: LearnedMaskingConfig,
     seed: int,
 ) -> Masker:
-    """The configured masker for `model`, on its device; its schedules follow `clock`, its weights from `seed`.
+    """Make the configured masker for `model`, on its device, with weights drawn from `seed`.
 
-    ValueError when the ratio keeps or removes no patch, or a network does not fit the model.
+    Raises ValueError if the ratio keeps or removes no patch, or a network does not fit the model.
     """
     if config.name == "hard-patches":
-        return HardPatchesMasker(hard_patches, model, config.mask_ratio, clock, seed)
+        return HardPatchesMasker(hard_patches, model, config.mask_ratio, schedule, seed)
     if config.name == "learned":
-        return LearnedMasker(learned, model, config.mask_ratio, clock, seed)
+        return LearnedMasker(learned, model, config.mask_ratio, schedule, seed)
     return _WITHOUT_WEIGHTS[config.name](model.num_patches, config.mask_ratio).to(model.device)

@@ -1,7 +1,7 @@
 """Grid-wise masking (He et al., CVPR 2022, figure 6): kept patches form a regular lattice, one of each 2 x 2 at 0.75.
 
-Other ratios have the lattice whose share is nearest or, where fewer than half are removed, remove a lattice. Single
-patches make the number exact.
+Other ratios use the lattice of the nearest share; if fewer than half are removed, the removed patches form the lattice.
+Single patches make the number exact.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from mimcl.curriculum.masking.random import uniforms
 
 
 class GridMasker(Masker):
-    """Keeps, or removes, one patch of every few, with an offset by key; learns nothing."""
+    """Keeps or removes one patch of every few, with a random offset per image."""
+
+    _lattices: Tensor
 
     def __init__(self, patches: int, mask_ratio: float) -> None:
         super().__init__()
@@ -26,7 +28,7 @@ class GridMasker(Masker):
         self._keeps_lattice = 2 * kept <= patches
         share = min(kept, patches - kept) / patches
         self._every = min((math.floor(1 / share), math.ceil(1 / share)), key=lambda every: abs(1 / every - share))
-        # Not persistent: it is no weight.
+        # Not persistent: not a weight.
         self.register_buffer("_lattices", _lattices(math.isqrt(patches), self._every), persistent=False)
 
     def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
@@ -37,10 +39,11 @@ class GridMasker(Masker):
 
 
 def _lattices(side: int, every: int) -> Tensor:
-    """Divides the patches into `every` lattices, which are shifts of one another: the number of each patch's, (L,).
+    """Divide the patches into `every` lattices that are shifts of one another; return each patch's lattice, (L,).
 
-    A lattice has columns `wide` apart in rows `high` apart, each `shift` farther right than the row before. Of those
-    with one patch in `every` it is the one whose patches lie farthest from their neighbours, upright ones preferred.
+    A lattice has rows `high` apart and columns `wide` apart, with each row shifted right by `shift` from the one above.
+    Of the lattices with one patch in `every`, choose the one with the largest distance between neighbours, preferring
+    no shift.
     """
     shapes = [
         (high, every // high, s) for high in range(1, every + 1) if every % high == 0 for s in range(every // high)
@@ -51,7 +54,7 @@ def _lattices(side: int, every: int) -> Tensor:
 
 
 def _distance(high: int, wide: int, shift: int) -> int:
-    """Squared distance of neighbours in a lattice, in patches."""
-    below = range(1, math.isqrt(2 * high * wide) // high + 1)  # no lattice's neighbours are farther apart
+    """Return the squared distance of neighbours in a lattice, in patches."""
+    below = range(1, math.isqrt(2 * high * wide) // high + 1)  # neighbours are never farther apart
     offsets = [(row * high, row * shift % wide) for row in below]
     return min([wide**2, *(down**2 + min(right, wide - right) ** 2 for down, right in offsets)])

@@ -1,4 +1,4 @@
-"""Hard patches mining (HPM: Wang et al., CVPR 2023, arXiv 2304.05919): what a teacher finds hard is removed."""
+"""Hard patches mining (HPM: Wang et al., CVPR 2023, arXiv 2304.05919): remove patches that a teacher finds hard."""
 
 from __future__ import annotations
 
@@ -11,46 +11,53 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mimcl.curriculum.masking.loss_prediction import absolute_loss, loss_predictor, ranking_accuracy, ranking_loss
+from mimcl.curriculum.masking.loss_prediction import (
+    LossPredictor,
+    absolute_loss,
+    loss_predictor,
+    ranking_accuracy,
+    ranking_loss,
+)
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
+from mimcl.curriculum.masking.network import attention_of
 from mimcl.curriculum.masking.random import uniforms
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 
 _LOSSES = {"relative": ranking_loss, "absolute": absolute_loss}
-_UNUSED = ("mask_token", "decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher: it reconstructs nothing
-_ROUNDING = 1e-9  # patches: a whole number of them may come out a little less
+_UNUSED = ("mask_token", "decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher, which reconstructs nothing
+_ROUNDING = 1e-9  # patches: a whole number of them may be computed slightly too small
 
 
 @dataclass(frozen=True)
 class HardPatchesConfig:
-    """The share of the removed patches that are the hardest goes from `start_share` to `end_share` over training.
+    """Over training, the share of the hardest patches among the removed ones goes from `start_share` to `end_share`.
 
-    The paper's ablation, fine-tuned accuracy of ViT-B after 200 epochs as far as is known:
+    The paper's ablation (fine-tuned accuracy of ViT-B, apparently after 200 epochs):
 
         start_share  end_share
             0.0         0.5      easy to hard, the default: 82.95
             0.5         0.0      hard to easy: 81.71
             1.0         1.0      always the hardest: 81.40
-            0.0         0.0      random masks, the loss predictor learns beside them: 82.49
+            0.0         0.0      random masks, with the loss predictor: 82.49
 
-    The published code raises the teacher's momentum over 100 epochs, however long the training is.
+    The published code raises the teacher's momentum over 100 epochs, for any length of training.
     """
 
     start_share: float = 0.0
     end_share: float = 0.5
-    predictor_depth: int | None = None  # blocks; None: as many as the decoder has
+    predictor_depth: int | None = None  # blocks; None: as many as in the decoder
     ranking: Literal["relative", "absolute"] = "relative"
     ranking_weight: float = 1.0
     start_momentum: float = 0.999  # of the teacher
     end_momentum: float = 0.9999
-    momentum_epochs: float = 100.0  # until it is reached
-    momentum_share: float | None = None  # of training until it is reached, instead of momentum_epochs
+    momentum_epochs: float = 100.0  # until end_momentum is reached
+    momentum_share: float | None = None  # the same as a share of training; replaces momentum_epochs
 
     def __post_init__(self) -> None:
         for name in ("start_share", "end_share"):
             if not 0 <= (share := getattr(self, name)) <= 1:
-                raise ValueError(f"hard_patches.{name} is {share}; it must lie between 0 and 1")
+                raise ValueError(f"hard_patches.{name} is {share}; it must be between 0 and 1")
         for name in ("start_momentum", "end_momentum"):
             if not 0 <= (momentum := getattr(self, name)) < 1:
                 raise ValueError(f"hard_patches.{name} is {momentum}; it must be at least 0 and below 1")
@@ -64,34 +71,34 @@ class HardPatchesConfig:
 
 
 class Teacher(nn.Module):
-    """A slowly moving copy of the model and its loss predictor, which sees whole images. No gradient reaches it."""
+    """An exponential moving average of the model and its loss predictor, applied to whole images, without gradients."""
 
-    def __init__(self, model: nn.Module, predictor: nn.Module) -> None:
+    def __init__(self, model: Autoencoder, predictor: LossPredictor) -> None:
         super().__init__()
         self.model, self.predictor = copy.deepcopy(model), copy.deepcopy(predictor)
         for name in _UNUSED:
             delattr(self.model, name)
         self.requires_grad_(False)
         pairs = [*_pairs(self.model, model), *_pairs(self.predictor, predictor)]
-        self._own, self._theirs = (list(column) for column in zip(*pairs, strict=True))
+        self._averages, self._sources = (list(column) for column in zip(*pairs, strict=True))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patches (B, L, P) to what each patch seems to cost, float32 (B, L)."""
+        """Map patches (B, L, P) to the predicted loss of each, float32 (B, L)."""
         latent = self.model.encode(self.model.embed(patches))
         return self.predictor(self.model.to_decoder(latent, ids_restore=None))
 
     @torch.no_grad()
     def follow(self, rate: Tensor) -> None:
-        """Moves by `rate`, float32 of no dimension on the device, towards both; at 0 every bit stays."""
-        # The rate as a tensor, since the host does not know it; on a CPU 2.4 times as fast as product and sum.
-        torch._foreach_lerp_(self._own, self._theirs, [rate] * len(self._own))
+        """Move by `rate`, 0-d float32 on the device, towards model and predictor; at 0 every bit stays."""
+        # The rate is a tensor, since the host does not know it; on a CPU lerp is 2.4 times as fast as product and sum.
+        torch._foreach_lerp_(self._averages, self._sources, [rate] * len(self._averages))
 
 
 class HardPatchesMasker(Masker):
-    """A teacher says which patches are hard: a share of the removed ones are the hardest, the others random.
+    """A teacher predicts the patches' losses: some of the removed patches are the hardest, the others random.
 
-    The loss predictor is trained with the model, whose encoder its gradient reaches; an average of both over the steps
-    is the teacher.
+    The loss predictor is trained with the model, and its gradient reaches the encoder; the teacher is an average of
+    both over the steps.
     """
 
     def __init__(
@@ -99,17 +106,17 @@ class HardPatchesMasker(Masker):
         config: HardPatchesConfig,
         model: Autoencoder,
         mask_ratio: float,
-        clock: Clock,
+        schedule: MaskingSchedule,
         seed: int,
     ) -> None:
-        """ValueError when the ratio keeps or removes no patch of `model`."""
+        """Raises ValueError if the ratio keeps or removes no patch of `model`."""
         super().__init__()
-        self._config, self._mask_ratio, self._clock = config, mask_ratio, clock
+        self._config, self._mask_ratio, self._schedule = config, mask_ratio, schedule
         self._patches = model.num_patches
         self._removed = self._patches - kept_patches(self._patches, mask_ratio)
         share = config.momentum_share
-        self._ramp = config.momentum_epochs if share is None else share * clock.epochs
-        attention = model.decoder_blocks[0].attn
+        self._momentum_epochs = config.momentum_epochs if share is None else share * schedule.epochs
+        attention = attention_of(model.decoder_blocks[0])
         width, depth = attention.num_heads * attention.head_dim, config.predictor_depth or len(model.decoder_blocks)
         self.predictor = loss_predictor(width, depth, attention.num_heads, seed).to(model.device)
         self.teacher = Teacher(model, self.predictor)
@@ -120,13 +127,13 @@ class HardPatchesMasker(Masker):
         hardest_first = scores.argsort(dim=1, descending=True, stable=True)
         places = torch.arange(self._patches, device=scores.device).expand_as(hardest_first)
         rank = torch.empty_like(hardest_first).scatter_(1, hardest_first, places)
-        # Noise lies below 1: the hardest come last, in whatever order.
+        # Noise is below 1: the hardest patches come last, in random order.
         noise = uniforms(keys, self._patches) + (rank < self._hardest(progress))
         return keep_lowest(noise, self._mask_ratio)._replace(scores=scores)
 
     def loss(self, output: Output, mask: Mask) -> Tensor:
         predicted = self.predictor(output.decoder_input)
-        removed = mask.ids_restore.argsort(dim=1)[:, -self._removed :]  # their pairs are half of all
+        removed = mask.ids_restore.argsort(dim=1)[:, -self._removed :]  # they form half of all pairs
         columns = (column.gather(1, removed) for column in (predicted, output.per_patch_loss, mask.mask))
         return self._config.ranking_weight * _LOSSES[self._config.ranking](*columns)
 
@@ -147,18 +154,20 @@ class HardPatchesMasker(Masker):
         return self.predictor.named_parameters(prefix="predictor")
 
     def _hardest(self, progress: Tensor) -> Tensor:
-        """How many of an image's removed patches are the hardest: int64, 0-d; rounded down."""
+        """Return the number of an image's removed patches that are the hardest, rounded down: int64, 0-d."""
         start, end = self._config.start_share, self._config.end_share
-        share = start + (end - start) * self._clock.share_begun(progress)
+        share = start + (end - start) * self._schedule.clocked_progress(progress)
         return (self._removed * share + _ROUNDING).long()
 
     def _momentum(self, progress: Tensor) -> Tensor:
         start, end = self._config.start_momentum, self._config.end_momentum
-        return start + (end - start) * (self._clock.epoch(progress) / self._ramp).clamp(max=1)
+        return start + (end - start) * (self._schedule.epoch(progress) / self._momentum_epochs).clamp(max=1)
 
 
-def _pairs(copied: nn.Module, original: nn.Module) -> Iterable[tuple[nn.Parameter, nn.Parameter]]:
-    """Parameters that a copy has, with those they were copied from, but for those that never change."""
+def _pairs(
+    copied: Autoencoder | nn.Module, original: Autoencoder | nn.Module
+) -> Iterable[tuple[nn.Parameter, nn.Parameter]]:
+    """Return the copy's parameters with those they were copied from, without those that never change."""
     originals = dict(original.named_parameters())
     pairs = ((parameter, originals[name]) for name, parameter in copied.named_parameters())
     return (pair for pair in pairs if pair[1].requires_grad)

@@ -1,4 +1,4 @@
-"""Which patches a model does not see: 0 = keep, 1 = remove."""
+"""Masks of patches: 0 = keep, 1 = remove."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from torch import Tensor
 
 
 class Mask(NamedTuple):
-    """Of B images with L patches: K = int(L (1 - ratio)) are kept."""
+    """Masks of B images with L patches, of which K = int(L (1 - ratio)) are kept."""
 
     ids_keep: Tensor  # int64 (B, K): the kept patches, in the order the encoder sees them
-    ids_restore: Tensor  # int64 (B, L): place of each patch in the order kept first, removed after
+    ids_restore: Tensor  # int64 (B, L): position of each patch in the order kept, then removed
     mask: Tensor  # float32 (B, L): 1 where the patch is removed
-    scores: Tensor | None = None  # (B, L) of a masker that learns: the higher, the rather removed
+    scores: Tensor | None = None  # (B, L) if the masker scores patches; higher = more likely masked
 
 
 def kept_patches(patches: int, mask_ratio: float) -> int:
-    """How many of an image's patches are kept; ValueError when that is none or all of them."""
+    """Return the number of patches kept in an image. Raises ValueError if that is none or all of them."""
     kept = _kept(patches, mask_ratio)
     if not 0 < kept < patches:
         raise ValueError(
-            f"masking.mask_ratio {mask_ratio} keeps {kept} of {patches} patches; "
-            "at least one must be kept and one removed"
+            f"masking.mask_ratio is {mask_ratio}, which keeps {kept} of {patches} patches; choose a ratio that keeps "
+            "and removes at least one"
         )
     return kept
 
 
 def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
-    """Keeps the int(L (1 - ratio)) patches with the lowest noise (B, L), in ascending order of noise (He et al.)."""
+    """Keep the int(L (1 - ratio)) patches with the lowest noise (B, L), in ascending order of noise (He et al.)."""
     images, patches = noise.shape
     kept = _kept(patches, mask_ratio)
     order = noise.argsort(dim=1)
@@ -39,8 +39,8 @@ def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
 
 
 def agreement(mask: Mask) -> Tensor:
-    """How often two images agree whether a patch is removed, 0-d; 1 for equal masks, 0.625 for random ones at 0.75."""
-    removed = mask.mask.mean(dim=0)  # share of the images, of each patch
+    """Return how often two images agree whether a patch is removed, 0-d: 1 for equal masks, 0.625 if random at 0.75."""
+    removed = mask.mask.mean(dim=0)  # share of the images in which each patch is removed
     return (removed.square() + (1 - removed).square()).mean()
 
 

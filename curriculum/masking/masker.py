@@ -1,4 +1,4 @@
-"""The protocol that every masking follows, and what is configured for all of them."""
+"""The base class of all maskers, and their common configuration."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from mimcl.curriculum.masking.mask import Mask
 
-_OTHER_NAMES = {"hpm": "hard-patches", "cl-mae": "learned"}
+_ALIASES = {"hpm": "hard-patches", "cl-mae": "learned"}
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """`mask_ratio` is the share of patches removed from every image.
+    """Masking by name. `mask_ratio` is the share of patches removed from every image.
 
-    `clock`: schedules move at each epoch, as in the published codes, or at each step.
+    `clock`: schedules move at every epoch, as in the published codes, or at every step.
     """
 
     name: Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"] = "random"
@@ -26,9 +26,9 @@ class MaskingConfig:
     clock: Literal["epoch", "step"] = "epoch"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _OTHER_NAMES.get(self.name, self.name))
+        object.__setattr__(self, "name", _ALIASES.get(self.name, self.name))
         if not 0.0 < self.mask_ratio < 1.0:
-            raise ValueError(f"masking.mask_ratio is {self.mask_ratio}; it must lie between 0 and 1, 0.75 in MAE")
+            raise ValueError(f"masking.mask_ratio is {self.mask_ratio}; it must be between 0 and 1, such as MAE's 0.75")
 
 
 class Autoencoder(Protocol):
@@ -49,7 +49,7 @@ class Autoencoder(Protocol):
 
 
 class Output(Protocol):
-    """What the autoencoder computed."""
+    """The parts of the autoencoder's output that maskers use."""
 
     @property
     def per_patch_loss(self) -> Tensor: ...
@@ -58,45 +58,45 @@ class Output(Protocol):
 
 
 class Masker(nn.Module):
-    """Owns whatever it learns. The trainer calls these in a fixed order and knows no masker by name.
+    """Proposes masks, and owns whatever it learns. The trainer calls the methods in a fixed order, for every masker.
 
-    `progress`, float64 on the device, is the share of the run's draws that are done, in [0, 1]. `model` is frozen where
-    it is given to `propose` and `second_loss`: gradients reach the masker's own parameters alone.
+    `progress`, float64 on the device, is the share of the run's draws that are done, in [0, 1]. The `model` passed to
+    `propose` and `second_loss` is frozen: gradients only reach the masker's own parameters.
     """
 
-    group_size = 1  # consecutive draws that `second_loss` takes together; micro-batches are cut at its multiples
-    second_every = 1  # `second_loss` is asked for in one of so many steps
+    group_size = 1  # consecutive draws that `second_loss` combines; micro-batches are cut at its multiples
+    second_every = 1  # `second_loss` is called every so many steps
 
     def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
-        """The mask of each image. `patches` are the images', normalised (B, L, P); `keys` int64 (B,)."""
+        """Return the mask of each image, given its normalised patches (B, L, P) and random `keys`, int64 (B,)."""
         raise NotImplementedError
 
     def loss(self, output: Output, mask: Mask) -> Tensor | None:
-        """Per draw (B,), added to the reconstruction loss of the same backward pass."""
+        """Return a loss per draw (B,) to add to the reconstruction loss, or None."""
         return None
 
     def second_loss(self, patches: Tensor, mask: Mask, model: Autoencoder, progress: Tensor) -> Tensor | None:
-        """Per draw (B,), an objective of its own for `own_parameters` alone; `mask` is what was proposed."""
+        """Return an objective per draw (B,) for `own_parameters` alone, or None; `mask` is the proposed mask."""
         return None
 
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None:
-        """Called after every optimizer step, for example to move a teacher; `progress` is where the step began.
+        """Update state after an optimizer step, for example a teacher; `progress` is that at the start of the step.
 
-        `finite` is a bool on the device: where it is false the step was skipped, and nothing may move.
+        `finite` is a bool on the device: if false, the step was skipped and no state may change.
         """
 
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
-        """What one wants to see of a masker, by name, each of one element; asked for after logging steps.
+        """Return metrics of one element each, by name; called after logging steps.
 
-        They are of the step's last micro-batch on this rank, with weights as the step leaves them. The first says how
-        far its own curriculum is, whatever the images.
+        They are computed on the step's last micro-batch on this rank, with the weights after the step. The first is the
+        progress of the masker's own curriculum, independent of the images.
         """
         return {}
 
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Named parameters trained by the model's optimizer."""
+        """Return named parameters to train with the model's optimizer."""
         return ()
 
     def own_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """Named parameters trained by a second optimizer, which the trainer makes."""
+        """Return named parameters to train with a second optimizer, which the trainer creates."""
         return ()

@@ -12,11 +12,11 @@ _GAMMA, _MIX_1, _MIX_2 = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4
 
 
 class RandomMasker(Masker):
-    """Removes a uniformly random subset of the patches; learns nothing."""
+    """Removes a uniformly random subset of the patches."""
 
     def __init__(self, patches: int, mask_ratio: float) -> None:
         super().__init__()
-        kept_patches(patches, mask_ratio)  # or ValueError
+        kept_patches(patches, mask_ratio)  # may raise ValueError
         self._patches, self._mask_ratio = patches, mask_ratio
 
     def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
@@ -24,16 +24,16 @@ class RandomMasker(Masker):
 
 
 def uniforms(keys: Tensor, count: int) -> Tensor:
-    """`count` numbers in [0, 1) for each key: float64 (len(keys), count), 53 random bits each.
+    """Return `count` random numbers in [0, 1) per key, float64 (len(keys), count), of 53 bits, on the keys' device.
 
-    The same numbers as the stream's own hash gives on the host, made where the keys lie.
+    They equal the numbers from the stream's own hash on the host.
     """
     places = torch.arange(count, device=keys.device)
     return _shift(mix64(keys[:, None] ^ places), 11).double() * 2.0**-53
 
 
 def mix64(x: Tensor) -> Tensor:
-    """One splitmix64 output per element of an int64 tensor, which stands for 64 unsigned bits."""
+    """Return a splitmix64 output per element of an int64 tensor, taken as 64 unsigned bits."""
     z = x + _GAMMA
     z = (z ^ _shift(z, 30)) * _MIX_1
     z = (z ^ _shift(z, 27)) * _MIX_2

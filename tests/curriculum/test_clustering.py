@@ -11,7 +11,7 @@ from sklearn.metrics import davies_bouldin_score
 
 from mimcl.curriculum import clustering
 from mimcl.curriculum.clustering import (
-    Standard,
+    Standardiser,
     choose_k,
     cluster_distances,
     davies_bouldin,
@@ -23,7 +23,7 @@ from mimcl.curriculum.clustering import (
 
 
 def standardised(features):
-    return Standard.of([features])(features)
+    return Standardiser.fit([features])(features)
 
 
 def cut(features, *places):
@@ -38,7 +38,7 @@ def test_standardising_is_the_formula_over_all_parts_and_chunks(monkeypatch):
     exact /= np.linalg.norm(exact, axis=1, keepdims=True)
     monkeypatch.setattr(clustering, "_CHUNK", 77)
     parts = cut(features, 1, 200, 277, 900)
-    standard = Standard.of(parts)
+    standard = Standardiser.fit(parts)
     np.testing.assert_allclose(np.concatenate([standard(part) for part in parts]), exact, atol=1e-6)
     np.testing.assert_array_equal(features, before)
 
@@ -53,7 +53,7 @@ def test_standardising_keeps_precision_far_from_zero_and_refuses_what_is_not_fin
         broken = np.ones((5, 2), np.float32)
         broken[3, 1] = bad
         with pytest.raises(ValueError, match="finite"), np.errstate(invalid="ignore"):
-            Standard.of(cut(broken, 2))
+            Standardiser.fit(cut(broken, 2))
 
 
 @pytest.mark.parametrize("k", [6, None])
@@ -76,19 +76,19 @@ def test_kmeans_learns_from_a_sample_and_all_rows_are_near_what_it_found(monkeyp
     monkeypatch.setattr(clustering, "kmeans", lambda rows, *more: seen.append(rows) or kmeans(rows, *more))
     found = make_clusters(cut(features, 1000, 2000), 6, 0, sample=200)
     assert [rows.shape for rows in seen] == [(200, features.shape[1])]
-    rows = {row.tobytes() for row in found.standard(features)}
+    rows = {row.tobytes() for row in found.standardiser(features)}
     assert all(row.tobytes() in rows for row in seen[0])
     assert len(set(zip(groups, found.assign(features)[0], strict=True))) == 6
     make_clusters([features], 2, 0)
     assert len(seen[1]) == 2 * 256  # no more than help to place two centroids
     assert not np.array_equal(make_clusters([features], 6, 1, sample=200).centroids, found.centroids)
-    with pytest.raises(ValueError, match="201 clusters cannot be made of 200 samples"):
+    with pytest.raises(ValueError, match="201 clusters.* 200 samples"):
         make_clusters([features], 201, 0, sample=200)
 
 
 def test_a_small_sample_bounds_the_grid_of_k():
     features = blobs(9, groups=5, each=400)[0]
-    _, scores = choose_k([features], Standard.of([features]), seed=0, sample=300)
+    _, scores = choose_k([features], Standardiser.fit([features]), seed=0, sample=300)
     assert [k for k, _ in scores][-1] == 15
 
 
@@ -102,7 +102,7 @@ def test_kmeans_finds_groups_and_assigns_to_the_nearest():
     np.testing.assert_array_equal(labels, distances.argmin(1))
     np.testing.assert_allclose(cluster_distances(features, centroids, labels), distances.min(1), rtol=1e-5)
     for k in (0, len(features) + 1):
-        with pytest.raises(ValueError, match=f"{k} clusters cannot be made of 480 samples"):
+        with pytest.raises(ValueError, match=f"{k} clusters.* 480 samples"):
             kmeans(features, k, seed=0)
 
 
@@ -137,7 +137,7 @@ def test_davies_bouldin_of_degenerate_clusters():
 
 def test_choice_of_k_tries_the_grid_and_takes_the_lowest_index():
     features = blobs(3, groups=5, each=60, width=24)[0]
-    standard = Standard.of([features])
+    standard = Standardiser.fit([features])
     chosen, scores = choose_k([features], standard, seed=0)
     grid = [k for k, _ in scores]
     assert grid == [4, 5, 6, 7, 9, 11, 13, 15]  # sqrt(300) / 4 to 300 / 20
@@ -148,7 +148,7 @@ def test_choice_of_k_tries_the_grid_and_takes_the_lowest_index():
 @pytest.mark.parametrize("count", [2, 5, 50, 200])
 def test_choice_of_k_for_few_samples(count):
     features = np.random.default_rng(0).normal(0, 1, (count, 4)).astype(np.float32)
-    chosen, scores = choose_k([features], Standard.of([features]), seed=0)
+    chosen, scores = choose_k([features], Standardiser.fit([features]), seed=0)
     assert 2 <= chosen <= max(2, count / 20)
     assert len(scores) >= 1
 
@@ -165,7 +165,7 @@ def test_normalised_distances_follow_the_rule(members, far):
             expected[labels == c] = (own - own.min()) / (own.max() - own.min())
     kind = "far" if far else "near"
     if np.ptp(expected.astype(np.float32)) == 0:
-        with pytest.raises(ValueError, match="all distances are equal"):
+        with pytest.raises(ValueError, match="distances are equal"):
             normalise_distances(raw, labels, 6, singletons=kind)
     else:
         found = normalise_distances(raw, labels, 6, singletons=kind)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -57,7 +58,7 @@ def test_local_weights_give_the_models_own_features(tmp_path, model, expected, n
     extractor, reason = build_extractor(f"timm:{MODEL}@{write(tmp_path / name, state)}")
     images, pooled = expected
     found = extractor(images)
-    assert (extractor.name, extractor.image_size, reason) == (f"timm:{MODEL}@{name}", 160, "asked for")
+    assert (extractor.name, extractor.image_size, reason) == (f"timm:{MODEL}@{name}", 160, "requested")
     assert found.dtype == np.float32
     # bfloat16 where there is a GPU
     tolerance = 1e-5 if extractor.device.type == "cpu" else 0.05
@@ -72,7 +73,7 @@ class Hostile:
 def test_file_that_holds_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Hostile()}, "evil.pth")
-    with pytest.raises(ValueError, match=r"^evil\.pth is damaged, or holds more than tensors .*$") as caught:
+    with pytest.raises(ValueError, match=r"^evil\.pth is damaged") as caught:
         TimmFeatures(MODEL, "evil.pth")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "hostile-code-ran").exists()
@@ -86,11 +87,11 @@ def test_unusable_weights_are_refused_in_one_line(tmp_path, model):
     (tmp_path / "cut.safetensors").write_bytes(write(tmp_path / "a.safetensors", state).read_bytes()[:5000])
     (tmp_path / "list.pth").write_bytes(write(tmp_path / "b.pth", [1, 2]).read_bytes())
     cases = {
-        write(tmp_path / "lacking.safetensors", lacking): r"1 of \d+ weights .*: stem\.conv\.weight",
-        write(tmp_path / "other.pth", other): r"1 of \d+ weights .*: stem\.conv\.weight",
+        write(tmp_path / "lacking.safetensors", lacking): r"1 of \d+ .*stem\.conv\.weight",
+        write(tmp_path / "other.pth", other): r"1 of \d+ .*stem\.conv\.weight",
         tmp_path / "cut.safetensors": "is damaged",
         tmp_path / "list.pth": r"(\d+) of \1 weights",
-        tmp_path / "nowhere.pth": "no such file",
+        tmp_path / "nowhere.pth": "not found",
     }
     for path, message in cases.items():
         with pytest.raises(ValueError, match=message) as caught:
@@ -132,16 +133,23 @@ def stop(server):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch, model):
-    """A hub on this machine with an empty cache; the class of its handler sets what it does."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+    """A hub on this machine and an empty cache; the attributes of its handler set what it does."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     handler = type("Handler", (Hub,), {"content": write(tmp_path / "w.safetensors", model.state_dict()).read_bytes()})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    # The library reads the environment when it is imported.
+    url = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": False,
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
     yield handler, server
     stop(server)
 
@@ -150,31 +158,35 @@ def test_weights_from_a_hub_and_then_from_its_cache(hub, monkeypatch, model, exp
     _, server = hub
     monkeypatch.setattr(features, "DEFAULT_MODEL", MODEL)
     images, pooled = expected
-    extractor, reason = build_extractor("auto", seconds=60)
-    assert (extractor.name, reason) == (f"timm:{MODEL}", f"auto: the weights of {MODEL} can be had")
+    extractor, reason = build_extractor("auto", timeout_s=60)
+    assert extractor.name == f"timm:{MODEL}"
+    assert MODEL in reason
     tolerance = 1e-5 if extractor.device.type == "cpu" else 0.05
     np.testing.assert_allclose(extractor(images), pooled, atol=tolerance, rtol=tolerance)
     stop(server)
-    assert fetch_weights(MODEL, 60)[1] == ""
+    assert fetch_weights(MODEL)[1] == ""
 
 
 def test_hub_that_does_not_answer_falls_back_to_sift(hub, capfd):
     handler, server = hub
-    handler.delay = 30.0
+    handler.delay = 20.0
     start = time.monotonic()
-    extractor, reason = build_extractor("auto", seconds=3.0)
-    assert time.monotonic() - start < 8  # of the 10 that it would else take
+    extractor, reason = build_extractor("auto", timeout_s=2.0)
+    assert time.monotonic() - start < 8
     assert extractor.name == "sift"
-    assert reason == f"auto: the hub did not deliver timm/{features.DEFAULT_MODEL} within 3 s"
+    assert f"timm/{features.DEFAULT_MODEL}" in reason
+    assert "timed out" in reason
     handler.delay = 0.0
-    assert fetch_weights("vit_tiny_patch16_224", 60)[0] is None  # the hub answers, but has no such file
+    path, reason = fetch_weights("vit_tiny_patch16_224")  # the hub answers, but has no such file
+    assert path is None
+    assert "model.safetensors" in reason
     stop(server)
     start = time.monotonic()
-    path, reason = fetch_weights(MODEL, 60)
+    path, reason = fetch_weights(MODEL)
     assert path is None
-    assert reason.startswith(f"the hub did not deliver {REPOSITORY}: ")
+    assert REPOSITORY in reason
     assert "\n" not in reason
-    assert time.monotonic() - start < 20  # without the retries of the hub's library, which take 23 s
+    assert time.monotonic() - start < 10  # without the retries of the hub's library, which take 23 s
     assert capfd.readouterr() == ("", "")
     with pytest.raises(ValueError, match=rf"timm:{MODEL}@FILE$"):
         build_extractor(f"timm:{MODEL}")
@@ -182,13 +194,13 @@ def test_hub_that_does_not_answer_falls_back_to_sift(hub, capfd):
 
 @pytest.mark.parametrize("model_name", ["no_such_model", "test_vit.no_such_weights", "test_vit4"])
 def test_models_without_weights_on_the_hub_are_refused(model_name):
-    with pytest.raises(ValueError, match="no weights on the hub for"):
+    with pytest.raises(ValueError, match="no weights on the hub"):
         build_extractor(f"timm:{model_name}")
 
 
 @pytest.mark.parametrize("spec", ["", "dino", "sift:3", "timm", "timm:", "timm:x@", "mae:run", "timm:@file"])
 def test_unknown_features_name_what_is_accepted(spec):
-    with pytest.raises(ValueError, match=r"accepted are auto, sift, pixels, timm:MODEL, timm:MODEL@FILE$"):
+    with pytest.raises(ValueError, match=r"auto, sift, pixels, timm:MODEL, timm:MODEL@FILE$"):
         build_extractor(spec)
 
 

@@ -206,9 +206,9 @@ def test_the_uniform_phase_measures_nothing():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"window": 3 * BATCH}, "curriculum.window is 48 draws: --temp-schedule learned needs 4 batches, 64, or more"),
-        ({"window": 4 * BATCH + 1}, "choose a multiple of data.batch_size"),
-        ({"r0": 0.015}, "curriculum.r0 is 0.015: --temp-schedule learned cannot leave the 0.020 that the nearest"),
+        ({"window": 3 * BATCH}, r"curriculum\.window is 48 .*--temp-schedule learned .*\b64\b"),
+        ({"window": 4 * BATCH + 1}, r"curriculum\.window .*data\.batch_size"),
+        ({"r0": 0.015}, r"curriculum\.r0 is 0\.015.*--temp-schedule learned .*0\.020"),
     ],
 )
 def test_what_it_cannot_use_is_refused_in_one_line(config, message):
@@ -226,7 +226,7 @@ def test_short_windows_are_refused_for_the_learned_schedule_alone():
 @pytest.mark.parametrize("knob", ["learned_eta", "learned_beta"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_numbers_that_no_run_could_use(knob, value):
-    with pytest.raises(ValueError, match=f"curriculum.{knob} is {value}: choose a number above 0"):
+    with pytest.raises(ValueError, match=f"curriculum.{knob} is {value}"):
         CurriculumConfig(**{knob: value})
 
 
@@ -258,7 +258,7 @@ def test_a_plan_draws_at_the_temperature_that_was_learned(resampling, name):
 
 def test_a_plan_without_temperatures_is_refused():
     config = make_learned()._config
-    with pytest.raises(ValueError, match="needs a LearnedTemperature"):
+    with pytest.raises(ValueError, match="LearnedTemperature"):
         Plan(config, samples=400, distances=distances_of(), draws=640, batch_size=BATCH, seed=0, hash64=hash64)
 
 
@@ -328,5 +328,5 @@ def test_it_goes_on_as_it_was_from_any_step(step):
 
 
 def test_state_of_other_windows_is_refused():
-    with pytest.raises(ValueError, match="learned in windows of 64 draws, not of 128; leave curriculum.window"):
+    with pytest.raises(ValueError, match=r"64 .*128.*curriculum\.window"):
         make_learned(window=128).load_state_dict(make_learned().state_dict())

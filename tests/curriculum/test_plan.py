@@ -287,7 +287,7 @@ def test_a_block_too_large_to_be_kept_gives_the_same_windows(name, monkeypatch):
     monkeypatch.setattr(plan_module, "_CHUNK", 1 << 10)
     options = {"name": name, "resampling": "systematic", "share": 0.5}
     kept = all_ids(make_plan(**options))
-    monkeypatch.setattr(plan_module, "_KEPT", 0)
+    monkeypatch.setattr(plan_module, "_CACHED_IMAGES", 0)
     np.testing.assert_array_equal(all_ids(make_plan(**options)), kept)
 
 
@@ -366,7 +366,7 @@ def test_curriculum_over_a_few_images(n, resampling):
     ],
 )
 def test_config_errors_name_knob_and_value(knob, value):
-    with pytest.raises(ValueError, match=rf"^curriculum\.{knob} is {value!r}: choose "):
+    with pytest.raises(ValueError, match=rf"^curriculum\.{knob} is {value!r}; choose "):
         CurriculumConfig(**{knob: value})
 
 
@@ -379,11 +379,11 @@ def spoilt(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"window": 250}, r"window is 250 draws: choose a multiple of data.batch_size \(100\)"),
-        ({"d": spoilt(np.nan)}, "not from 0 to 1"),
-        ({"d": spoilt(1.01)}, "not from 0 to 1"),
-        ({"d": spoilt(-0.01)}, "not from 0 to 1"),
-        ({"d": np.full(5000, 0.5, np.float32)}, "all 5000 distances are equal"),
+        ({"window": 250}, r"window is 250 draws.*data\.batch_size \(100\)"),
+        ({"d": spoilt(np.nan)}, "distances are .*0 to 1"),
+        ({"d": spoilt(1.01)}, "distances are .*0 to 1"),
+        ({"d": spoilt(-0.01)}, "distances are .*0 to 1"),
+        ({"d": np.full(5000, 0.5, np.float32)}, "5000 distances are equal"),
         ({"d": distances_of(4999)}, r"shape \(4999,\)"),
         ({"batch_size": -1, "draws": 100}, "batch_size is -1"),
         ({"draws": -5}, "draws is -5"),
@@ -396,7 +396,7 @@ def test_plan_errors(change, message):
 
 @pytest.mark.parametrize("name", ["proto", "anti"])
 def test_curriculum_without_distances(name):
-    with pytest.raises(ValueError, match=f"'{name}', which needs distances"):
+    with pytest.raises(ValueError, match=f"curriculum.name is '{name}'"):
         Plan(CurriculumConfig(name), samples=9, distances=None, draws=9, batch_size=3, seed=0, hash64=hash64)
 
 

@@ -100,7 +100,7 @@ def test_target_near_the_whole_data_is_uniform():
 
 
 def test_equal_distances_are_an_error():
-    with pytest.raises(ValueError, match="all 10 distances are equal"):
+    with pytest.raises(ValueError, match="10 distances are equal"):
         EffectiveFraction(np.full(10, 0.5, np.float32))
 
 

@@ -12,7 +12,7 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
@@ -48,7 +48,7 @@ def losses(masking: str, compile_unit: str | None) -> list[float]:
     masker = make_masker(
         MaskingConfig(masking),
         model,
-        Clock("step", STEPS, STEPS),
+        MaskingSchedule("step", STEPS, STEPS),
         hard_patches=HardPatchesConfig(),
         learned=LearnedMaskingConfig(depth=2, group_size=4, second_every=2),
         seed=0,

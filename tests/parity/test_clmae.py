@@ -10,12 +10,12 @@ from mimcl.curriculum.masking.learned import (
     curriculum_factor,
     kl_from_ratio,
 )
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 
 TOLERANCE = 1e-5
 RATIO = 0.75
-CLOCK = Clock("epoch", 200, 200)
+CLOCK = MaskingSchedule("epoch", 200, 200)
 ITS_NAMES = {"mlp_head.0.": "norm.", "mlp_head.1.": "head."}
 
 

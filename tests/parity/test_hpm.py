@@ -10,7 +10,7 @@ import torch
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatchesMasker
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, ranking_loss
 from mimcl.curriculum.masking.mask import keep_lowest
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 
 TOLERANCE = 1e-5
@@ -42,7 +42,7 @@ def case(golden):
         norm_pix_loss=True,
     )
     model.load_state_dict(weights)
-    masker = HardPatchesMasker(HardPatchesConfig(), model, 0.75, Clock("epoch", EPOCHS, EPOCHS), seed=0)
+    masker = HardPatchesMasker(HardPatchesConfig(), model, 0.75, MaskingSchedule("epoch", EPOCHS, EPOCHS), seed=0)
     masker.predictor.load_state_dict(of_predictor)
     masker.teacher.predictor.load_state_dict(of_predictor)
     return arrays, model, masker
@@ -99,7 +99,7 @@ def test_schedules_of_200_epochs(golden):
     model = MaskedAutoencoderViT(
         112, 8, 16, 1, 1, decoder_width=16, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
     )
-    masker = HardPatchesMasker(HardPatchesConfig(), model, 0.75, Clock("epoch", EPOCHS, EPOCHS), seed=0)
+    masker = HardPatchesMasker(HardPatchesConfig(), model, 0.75, MaskingSchedule("epoch", EPOCHS, EPOCHS), seed=0)
     output = SimpleNamespace(decoder_input=torch.zeros(1, 197, 16), per_patch_loss=torch.zeros(1, 196))
     mask = keep_lowest(torch.rand(1, 196, generator=torch.Generator().manual_seed(0)), 0.75)
     for epoch in range(EPOCHS):

@@ -33,10 +33,9 @@ def shards(tmp_path_factory):
     train = description["splits"]["train"]
     assert len(train["shards"]) >= 3
     features = np.random.default_rng(0).normal(size=(train["samples"], 6)).astype(np.float32)
-    about = dict(features_name="pixels", features_reason="asked for", index_fingerprint=train["fingerprint"])
-    build_prototypes([features], 4, 0, **about).save(
-        out / "prototypes" / "default", files={"gallery.png": b"a picture"}
-    )
+    about = dict(features_name="pixels", features_reason="requested", index_fingerprint=train["fingerprint"])
+    build_prototypes([features], 4, 0, **about).save(out / "prototypes" / "default")
+    (out / "prototypes" / "default" / "gallery.png").write_bytes(b"a picture")
     return out
 
 

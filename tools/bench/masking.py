@@ -36,7 +36,7 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.mae import SIZES, ModelConfig, build, sin_cos_positions
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
@@ -158,7 +158,7 @@ def our_steps(
     masker = make_masker(
         MaskingConfig(masking, sizes.ratio),
         model,
-        Clock("epoch", 1, 1),
+        MaskingSchedule("epoch", 1, 1),
         hard_patches=HardPatchesConfig(),
         learned=LearnedMaskingConfig(),
         seed=0,

@@ -20,7 +20,7 @@ import numpy as np
 
 from mimcl.cli.prototypes.workspace import Building
 from mimcl.curriculum.clustering import ITERATIONS, SAMPLE, normalise_distances
-from mimcl.curriculum.prototypes import PrototypeSet, described
+from mimcl.curriculum.prototypes import PrototypeSet, make_info
 
 _SHARD = 2500  # images, as 256 MB of ImageNet have
 
@@ -76,7 +76,7 @@ def main() -> None:
         with measured("the set"):
             cluster, raw, distance = building.columns()
             normalise_distances(raw, cluster, len(clusters.centroids), out=distance)
-            info = described(clusters, cluster, {"index_fingerprint": ""})
+            info = make_info(clusters, cluster, {"index_fingerprint": ""})
             PrototypeSet(cluster, raw, distance, clusters.centroids, info).save(Path(folder) / "set")
 
 

@@ -21,7 +21,7 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.forward_backward import CompileUnit
 from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
 from mimcl.model.optim import OptimConfig
@@ -152,7 +152,7 @@ class Bench:
         masker = make_masker(
             MaskingConfig(masking, MASK_RATIO),
             model,
-            Clock("epoch", 1, 1),
+            MaskingSchedule("epoch", 1, 1),
             hard_patches=HardPatchesConfig(),
             learned=self.scale.learned,
             seed=0,

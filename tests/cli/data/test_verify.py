@@ -26,7 +26,7 @@ def shards(tmp_path):
     out = tmp_path / "shards"
     description = pack(image_folder(tmp_path / "src"), out, PackConfig(workers=2), on_progress=lambda count: None)
     features = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
-    about = dict(features_name="pixels", features_reason="asked for")
+    about = dict(features_name="pixels", features_reason="requested")
     fingerprint = description["splits"]["train"]["fingerprint"]
     build_prototypes([features], 4, 0, index_fingerprint=fingerprint, **about).save(out / "prototypes" / "default")
     return out

@@ -14,7 +14,7 @@ from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.mask import Mask
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.pipeline import augment
 
 NAMES = ("random", "block", "grid")
@@ -24,7 +24,7 @@ def made(name: str, patches: int, ratio: float = 0.75) -> Masker:
     """Of the model these maskers take the number of patches and the device."""
     model = SimpleNamespace(num_patches=patches, device=torch.device("cpu"))
     config = MaskingConfig(name, ratio)
-    clock = Clock("epoch", 1, 1)
+    clock = MaskingSchedule("epoch", 1, 1)
     return make_masker(config, model, clock, hard_patches=HardPatchesConfig(), learned=LearnedMaskingConfig(), seed=0)
 
 
@@ -86,7 +86,7 @@ def test_a_ratio_that_keeps_or_removes_nothing_is_refused(name, ratio, kept):
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, math.nan])
 def test_a_ratio_out_of_range_is_refused(ratio):
-    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=f"masking.mask_ratio is {ratio}"):
         MaskingConfig("grid", ratio)
 
 

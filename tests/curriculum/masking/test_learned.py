@@ -24,7 +24,7 @@ from mimcl.curriculum.masking.learned import (
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig
 from mimcl.curriculum.masking.network import first_token, transformer
-from mimcl.curriculum.masking.schedule import Clock
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.forward_backward import Passes, twin
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
@@ -48,7 +48,7 @@ def make(model, *, seed=0, mask_ratio=RATIO, clock="step", epochs=STEPS, **confi
     return make_masker(
         MaskingConfig("learned", mask_ratio, clock),
         model,
-        Clock(clock, epochs, epochs),
+        MaskingSchedule(clock, epochs, epochs),
         hard_patches=HardPatchesConfig(),
         learned=dataclasses.replace(SMALL, **config),
         seed=seed,
@@ -202,7 +202,7 @@ def test_scores_that_are_all_0_or_1_give_finite_losses_and_gradients():
 def test_images_that_are_no_whole_groups_are_refused():
     model = make_model()
     masker = make(model)
-    with pytest.raises(ValueError, match=r"^6 draws are no whole groups of 4; .*learned_masking.group_size$"):
+    with pytest.raises(ValueError, match=r"^6 draws .*learned_masking.group_size \(4\)"):
         masker.second_loss(PATCHES[:6], propose(masker, model, PATCHES[:6]), model, START)
 
 
@@ -212,21 +212,17 @@ def test_images_that_are_no_whole_groups_are_refused():
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10, 49, 800])
 def test_by_epochs_the_factor_is_constant_within_each_and_passes_over_0(epochs):
     progress = torch.arange(7 * epochs, dtype=torch.float64) / (7 * epochs)
-    found = np.array([curriculum_factor(share, Clock("epoch", epochs, epochs)) for share in progress]).reshape(
-        epochs, 7
-    )
+    schedule = MaskingSchedule("epoch", epochs, epochs)
+    found = np.array([curriculum_factor(share, schedule) for share in progress]).reshape(epochs, 7)
     expected = [1 - 2 * e / epochs if e < epochs / 2 else 1 - 2 * (e + 1) / epochs for e in range(epochs)]
     np.testing.assert_allclose(found, np.repeat(np.array(expected)[:, None], 7, axis=1), atol=1e-12)
     assert epochs == 1 or (found[0, 0], found[-1, -1]) == (1, pytest.approx(-1))
 
 
 def test_by_steps_the_factor_is_a_straight_line():
-    assert [curriculum_factor(START + share, Clock("step", 3.7, 3.7)).item() for share in (0, 0.25, 0.5, 1)] == [
-        1,
-        0.5,
-        0,
-        -1,
-    ]
+    schedule = MaskingSchedule("step", 3.7, 3.7)
+    found = [curriculum_factor(START + share, schedule).item() for share in (0, 0.25, 0.5, 1)]
+    assert found == [1, 0.5, 0, -1]
 
 
 @pytest.mark.parametrize(("progress", "direction"), [(START, -1), (END, 1)])
@@ -454,21 +450,21 @@ def test_the_host_never_waits_for_the_device(second_every):
 
 @pytest.mark.parametrize("field", ["depth", "heads", "group_size", "second_every"])
 def test_numbers_below_1_are_refused(field):
-    with pytest.raises(ValueError, match=f"^learned_masking.{field} is 0; it must be at least 1$"):
+    with pytest.raises(ValueError, match=f"^learned_masking.{field} is 0"):
         LearnedMaskingConfig(**{field: 0})
 
 
 @pytest.mark.parametrize("field", ["gauss_weight", "kl_weight", "diversity_weight"])
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
 def test_weights_out_of_range_are_refused(field, value):
-    with pytest.raises(ValueError, match=f"learned_masking.{field} is {value}; it must be a number, 0 or above"):
+    with pytest.raises(ValueError, match=f"learned_masking.{field} is {value}"):
         LearnedMaskingConfig(**{field: value})
     assert getattr(LearnedMaskingConfig(**{field: 0.0}), field) == 0
 
 
 def test_heads_and_ratio_must_fit_the_model():
     model = make_model()
-    with pytest.raises(ValueError, match="learned_masking.heads is 3; it must divide the encoder.s width, 32"):
+    with pytest.raises(ValueError, match="learned_masking.heads is 3.*32"):
         make(model, heads=3)
     with pytest.raises(ValueError, match="keeps 0 of 16"):
         make(model, mask_ratio=0.99)
