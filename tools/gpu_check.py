@@ -1,27 +1,26 @@
 #!/usr/bin/env python3
-"""Measures mimcl on a CUDA machine, correctness and speed, in two halves of less than 3.5 minutes each.
+"""Check correctness and speed of mimcl on a CUDA machine, in two halves of less than 3.5 minutes each.
 
     python3 tools/gpu_check.py --only model --row gpu.jsonl     first; works without DALI
     python3 tools/gpu_check.py --only dali --row gpu.jsonl      second; DALI must be importable
     python3 tools/gpu_check.py                                  both, in this order
     python3 tools/gpu_check.py --rehearse [--only HALF]         the same code on the CPU with tiny sizes
-                                                            (compiled steps without machine code)
-    python3 tools/gpu_check.py --table [FILE]                   the README's table from the rows
+                                                                (compiled steps without machine code)
+    python3 tools/gpu_check.py --table [FILE]                   print the README's table from the rows
 
-model, 210 s: the ceilings (matrix product, copy within the device); training steps of ViT-B/16, eager, with each
-attention kernel, with each masking, compiled per block: images/s, share of the ceiling (MFU), compile time, peak
-memory, falling loss; the GPU tests that need no DALI; the step compiled whole; what is left of the time goes to
-compiled steps of 512 images and of the maskings. Needs torch, torchvision, timm, numpy, xxhash, pyarrow, safetensors;
-pytest for the tests.
+model, 210 s: upper bounds (matrix product, copy within the device); training steps of ViT-B/16, eager, with each
+attention kernel, with each masking, compiled per block: images/s, share of the upper bound (MFU), compile time, peak
+memory, falling loss; the GPU tests that do not need DALI; steps compiled whole; if time is left, compiled steps of 512
+images and of the maskings. Needs torch, torchvision, timm, numpy, xxhash, pyarrow, safetensors; pytest for the tests.
 
-dali, 210 s: generated images of about 118 KB; memory after DALI's pipeline is built; pixels against Pillow, one draw in
-three batches, and images/s, once on the CUDA cores and once on the JPEG engine; reading; the whole stream with
-training; the GPU tests that need DALI. Needs DALI besides.
+dali, 210 s: generated images of about 118 KB; memory after DALI's pipeline is built; pixels compared with Pillow, one
+draw in three batches, and images/s, on the CUDA cores and on the JPEG engine; reading; the whole stream with training;
+the GPU tests that need DALI. Needs DALI in addition.
 
-A line is printed and appended to the row file as soon as it is known; logs and JUnit files lie beside that file. The
-parts run in a process of their own: one that fails, hangs or dies is reported, and the next one follows. The exit code
-is 1 when a part failed, no time was left for one that is not optional (the compiled steps of 512 images and of the
-maskings are), or a goal of correctness (not of speed) was missed. mimcl need not be installed.
+Each result is printed and appended to the row file at once; logs and JUnit files are written beside that file. Parts
+run in a separate process: one that fails, hangs or dies is reported, and the next one runs. The exit code is 1 if a
+part failed, no time was left for a part that is not optional (compiled steps of 512 images and of the maskings are), or
+a correctness goal was missed; missed speed goals do not count. mimcl need not be installed.
 """
 
 from __future__ import annotations
@@ -56,34 +55,34 @@ def main() -> int:
         try:
             print(table(options.table), end="")
         except OSError as error:
-            print(f"gpu_check: no rows ({error}); run --only model and --only dali first", file=sys.stderr)
+            print(f"gpu_check: cannot read the rows ({error}); run the check first, or give a file", file=sys.stderr)
             return 2
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers end and temporary files go
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and temporary files are cleaned up
     row = options.row.resolve() if options.row else None if options.rehearse else ROWS
     passed = True
     for half in [options.only] if options.only else HALVES:
         try:
             passed &= run(half, row, options)
         except NoDevice:
-            print("gpu_check: no CUDA device; --rehearse runs the same parts on the CPU", file=sys.stderr)
+            print("gpu_check: no CUDA device found; run the same parts on the CPU with --rehearse", file=sys.stderr)
             return 2
     return int(not passed)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=list(HALVES), help="run one half; default: both")
-    parser.add_argument("--row", type=Path, help="file to append results to; default: tools/bench/gpu.jsonl")
-    parser.add_argument("--limit", type=float, default=210.0, help="seconds for a half; default: 210")
+    parser.add_argument("--only", choices=list(HALVES), help="run one half (default: both)")
+    parser.add_argument("--row", type=Path, help="file to append results to (default: tools/bench/gpu.jsonl)")
+    parser.add_argument("--limit", type=float, default=210.0, help="seconds for a half (default: 210)")
     parser.add_argument("--rehearse", action="store_true", help="run on the CPU with tiny sizes; rows only with --row")
-    parser.add_argument("--table", type=Path, nargs="?", const=ROWS, help="print the rows as Markdown, run nothing")
+    parser.add_argument("--table", type=Path, nargs="?", const=ROWS, help="print the rows as Markdown and exit")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def run(half: str, row: Path | None, options: argparse.Namespace) -> bool:
-    """Runs a half; returns whether it passed."""
+    """Run a half; return whether it passed."""
     started = time.monotonic()
     rows = RowFile(row, run=f"{time.strftime('%Y%m%dT%H%M%S')}-{uuid.uuid4().hex[:6]}")
 
@@ -108,7 +107,7 @@ def run(half: str, row: Path | None, options: argparse.Namespace) -> bool:
         folder = Path(temporary)
         variables = environment(folder / "links")
         if options.rehearse:
-            variables["OMP_NUM_THREADS"] = "1"  # tiny operators; more threads would wait for one another
+            variables["OMP_NUM_THREADS"] = "1"  # the operators are tiny; more threads would be slower
         artifacts = row.parent if row else folder
         passed = Half(
             name=half,
@@ -126,7 +125,7 @@ def run(half: str, row: Path | None, options: argparse.Namespace) -> bool:
 
 
 def commit() -> str:
-    """The checkout's commit, marked where files differ from it."""
+    """Return the checkout's commit, marked as dirty when files differ from it."""
     return _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"])
 
 

@@ -1,9 +1,8 @@
-"""Opens pages in headless Chromium at desktop and phone width, light and dark; saves pictures, tells what is wrong.
+"""Open pages in headless Chromium at desktop and phone width, light and dark; save screenshots and list problems.
 
     python tools/screenshots.py OUT_FOLDER PAGE.html [PAGE.html ...]
 
-Ends with exit code 1 when a page writes errors to its console, asks for anything beside itself, or is wider than its
-screen.
+Exit code 1 when a page writes to its console, requests anything but itself, or is wider than the screen.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from itertools import count
 from pathlib import Path
 
 SCREENS = {"desktop": (1280, 900, 1), "phone": (390, 844, 2)}
-TALLEST = 14000  # pixels of a picture
+MAX_HEIGHT = 14000  # pixels of a screenshot
 
 
 class Chromium:
-    """Speaks the DevTools protocol through a pipe, which needs no library."""
+    """A browser driven by the DevTools protocol through a pipe."""
 
     def __init__(self, binary: str, profile: str) -> None:
         to_read, self._write = os.pipe()
@@ -38,17 +37,16 @@ class Chromium:
         ]
         command += [f"--user-data-dir={profile}", "about:blank"]
 
-        def as_three_and_four() -> None:
+        def move_pipes() -> None:  # Chromium reads from descriptor 3 and writes to 4
             read, write = os.dup(to_read), os.dup(to_write)
             os.dup2(read, 3)
             os.dup2(write, 4)
 
-        self._process = subprocess.Popen(
-            command, stderr=subprocess.DEVNULL, close_fds=False, preexec_fn=as_three_and_four
-        )
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, close_fds=False, preexec_fn=move_pipes)
         os.close(to_read)
         os.close(to_write)
-        self._numbers, self._rest, self.events = count(1), b"", []
+        self._numbers, self._unread = count(1), b""
+        self.events: list[dict] = []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = None
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -77,12 +75,12 @@ class Chromium:
         )
 
     def _next(self) -> dict:
-        while b"\0" not in self._rest:
+        while b"\0" not in self._unread:
             data = os.read(self._read, 1 << 20)
             if not data:
-                raise RuntimeError("chromium ended")
-            self._rest += data
-        answer, _, self._rest = self._rest.partition(b"\0")
+                raise RuntimeError("chromium exited")
+            self._unread += data
+        answer, _, self._unread = self._unread.partition(b"\0")
         return json.loads(answer)
 
     def close(self) -> None:
@@ -92,8 +90,8 @@ class Chromium:
         os.close(self._write)
 
 
-def look(chromium: Chromium, page: Path, screen: str, scheme: str, out: Path) -> list[str]:
-    """Saves OUT/NAME-SCREEN-SCHEME.png; returns what is wrong, a line each."""
+def check(chromium: Chromium, page: Path, screen: str, scheme: str, out: Path) -> list[str]:
+    """Save OUT/NAME-SCREEN-SCHEME.png; return the problems, a line each."""
     width, height, scale = SCREENS[screen]
     chromium.events.clear()
     for domain in ("Page", "Runtime", "Log", "Network"):
@@ -105,34 +103,34 @@ def look(chromium: Chromium, page: Path, screen: str, scheme: str, out: Path) ->
     chromium.ask("Page.navigate", url=page.resolve().as_uri())
     chromium.wait_for("Page.loadEventFired")
     chromium.evaluate("new Promise(done => setTimeout(done, 400))")
-    wrong = []
+    problems = []
     for event in chromium.events:
         parameters = event.get("params", {})
         if event.get("method") == "Runtime.exceptionThrown":
-            wrong.append(f"exception: {parameters['exceptionDetails'].get('exception', {}).get('description')}")
+            problems.append(f"exception: {parameters['exceptionDetails'].get('exception', {}).get('description')}")
         if event.get("method") == "Log.entryAdded":
-            wrong.append(f"console: {parameters['entry']['text']}")
+            problems.append(f"console: {parameters['entry']['text']}")
         if event.get("method") == "Network.requestWillBeSent":
             url = parameters["request"]["url"]
             if not url.startswith("data:") and url != page.resolve().as_uri():
-                wrong.append(f"asks for {url:.80}")
+                problems.append(f"requests {url:.80}")
     needed = chromium.evaluate("document.documentElement.scrollWidth")
     if needed > width:
         wide = chromium.evaluate(
             "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
             ".slice(0, 5).map(e => e.tagName + '.' + e.className).join(' ')"
         )
-        wrong.append(f"is {needed} px wide, the screen {width}: {wide}")
-    tall = min(TALLEST // scale, chromium.evaluate("document.documentElement.scrollHeight"))
+        problems.append(f"is {needed} px wide on a screen of {width} px: {wide}")
+    height = min(MAX_HEIGHT // scale, chromium.evaluate("document.documentElement.scrollHeight"))
     picture = chromium.ask(
         "Page.captureScreenshot",
         captureBeyondViewport=True,
-        clip={"x": 0, "y": 0, "width": width, "height": tall, "scale": 1},
+        clip={"x": 0, "y": 0, "width": width, "height": height, "scale": 1},
     )
     path = out / f"{page.parent.name}-{page.stem}-{screen}-{scheme}.png"
     path.write_bytes(base64.b64decode(picture["data"]))
     print(path)
-    return [f"{page} on {screen}, {scheme}: {line}" for line in wrong]
+    return [f"{page} on {screen}, {scheme}: {line}" for line in problems]
 
 
 def main() -> int:
@@ -145,18 +143,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         chromium = Chromium(binary, profile)
         try:
-            wrong = [
+            problems = [
                 line
                 for page in pages
                 for screen in SCREENS
                 for scheme in ("light", "dark")
-                for line in look(chromium, page, screen, scheme, out)
+                for line in check(chromium, page, screen, scheme, out)
             ]
         finally:
             chromium.close()
-    for line in wrong:
+    for line in problems:
         print(line)
-    return 1 if wrong else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Kills a small training run at random moments, again and again, and compares what it ends with to an unbroken run.
+"""Kill a small training run at random moments and compare its result with that of an uninterrupted run.
 
-A run goes on from its checkpoint after every kill, until it is through; then the next one begins. Some kills are
-followed by damage to the newest checkpoint, as a power cut may do. With several processes one of them is killed, and
-the others have to leave by themselves.
+A run resumes from its checkpoint after every kill until it is complete; then the next one begins. After some kills the
+newest checkpoint is damaged, as a power cut may do. With several processes one of them is killed, and the others must
+exit by themselves.
 
     python tools/bench/chaos.py --kills 100
 """
@@ -41,89 +41,89 @@ _OPTIONS = shlex.split("""--data shards --recipe cpu_small --curriculum proto --
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set curriculum.share=0.5 --set curriculum.window=64
     --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=7""")
-_LEAVING_SECONDS = 30
+_EXIT_TIMEOUT_S = 30
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of the runs, in turn")
-    parser.add_argument("--damage", type=float, default=0.15, help="share of kills followed by damage")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=100, help="default 100")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="processes of each run, in turn")
+    parser.add_argument("--damage", type=float, default=0.15, help="share of kills followed by damage (default 0.15)")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    chance, counts = random.Random(arguments.seed), Counter()
+    rng, counts = random.Random(arguments.seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         make_data()
-        outcome(start("warm-up", 1))  # the server imports what all processes share
-        unbroken, seconds = {}, {}
+        wait(start("warm-up", 1))  # the forkserver imports what all processes share
+        uninterrupted, seconds = {}, {}
         for size in sorted(set(arguments.processes)):
             started = time.monotonic()
-            assert outcome(start(f"unbroken-{size}", size)) == [0] * size, words()
-            seconds[size], unbroken[size] = time.monotonic() - started, result(Path(f"unbroken-{size}"))
-        while counts["kills"] < arguments.kills or counts["under way"]:
-            size = arguments.processes[counts["runs"] % len(arguments.processes)]
+            assert wait(start(f"uninterrupted-{size}", size)) == [0] * size, output()
+            seconds[size], uninterrupted[size] = time.monotonic() - started, result(Path(f"uninterrupted-{size}"))
+        while counts["kills"] < arguments.kills or counts["incomplete"]:
+            size = arguments.processes[counts["runs completed"] % len(arguments.processes)]
             last = counts["kills"] >= arguments.kills
-            one_life(size, None if last else chance.uniform(0, 0.8 * seconds[size]), chance, counts, arguments.damage)
-            if not counts["under way"]:
-                counts["runs"] += 1
-                counts["divergences"] += result(Path("broken")) != unbroken[size]
-                shutil.rmtree("broken")
-            print(f"\r{counts['kills']} kills, {counts['runs']} runs through", end="", file=sys.stderr, flush=True)
+            run_once(size, None if last else rng.uniform(0, 0.8 * seconds[size]), rng, counts, arguments.damage)
+            if not counts["incomplete"]:
+                counts["runs completed"] += 1
+                counts["different results"] += result(Path("killed")) != uninterrupted[size]
+                shutil.rmtree("killed")
+            progress = f"{counts['kills']} kills, {counts['runs completed']} runs completed"
+            print(f"\r{progress}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     for name in (
         "kills", "before the first checkpoint", "while a checkpoint was being written", "of one of several processes",
-        "checkpoints damaged", "damaged checkpoints skipped", "runs through", "divergences", "processes left hanging",
-        "errors",
+        "checkpoints damaged", "damaged checkpoints skipped", "runs completed", "different results",
+        "processes left hanging", "errors",
     ):  # fmt: skip
-        print(f"{name:<40}{counts['runs' if name == 'runs through' else name]:>6}")
+        print(f"{name:<40}{counts[name]:>6}")
     print(f"seed {arguments.seed}, runs of {arguments.processes} processes in turn")
-    sys.exit(any(counts[name] for name in ("divergences", "processes left hanging", "errors")))
+    sys.exit(any(counts[name] for name in ("different results", "processes left hanging", "errors")))
 
 
-def one_life(size: int, until: float | None, chance: random.Random, counts: Counter, damage: float) -> None:
-    """Starts or goes on with the run, and kills it after `until` seconds; None lets it end."""
-    processes, started = start("broken", size), time.monotonic()
-    counts["under way"] = 1
-    while until is not None and time.monotonic() < started + until and all(p.is_alive() for p in processes):
+def run_once(size: int, kill_after: float | None, rng: random.Random, counts: Counter[str], damage: float) -> None:
+    """Start or resume the run and kill it after `kill_after` seconds; None lets it complete."""
+    processes, started = start("killed", size), time.monotonic()
+    counts["incomplete"] = 1
+    while kill_after is not None and time.monotonic() < started + kill_after and all(p.is_alive() for p in processes):
         time.sleep(0.001)
-    victim = chance.choice(processes)
-    if until is not None:
+    victim = rng.choice(processes)
+    if kill_after is not None:
         victim.kill()  # unless it has just ended
-    codes = outcome(processes)
+    codes = wait(processes)
     killed = victim.exitcode == -signal.SIGKILL
     counts["kills"] += killed
     counts["of one of several processes"] += killed and size > 1
-    said = words()
-    counts["damaged checkpoints skipped"] += said.count("trying the one before")
+    counts["damaged checkpoints skipped"] += output().count("trying the one before")
     if codes == [0] * size:
-        counts["under way"] = 0
+        counts["incomplete"] = 0
     elif not killed:
         counts["errors"] += 1
-        sys.exit(f"a run ended by itself with {codes}:\n{said}")
+        sys.exit(f"a run ended by itself with exit codes {codes}:\n{output()}")
     counts["processes left hanging"] += codes.count(-signal.SIGALRM)
-    checkpoints = sorted(path for path in Path("broken/checkpoints").glob("*") if path.name.isdigit())
-    if killed and counts["under way"]:
+    checkpoints = sorted(path for path in Path("killed/checkpoints").glob("*") if path.name.isdigit())
+    if killed and counts["incomplete"]:
         counts["before the first checkpoint"] += not checkpoints
-        counts["while a checkpoint was being written"] += any(Path("broken/checkpoints").glob("*.tmp"))
-        if len(checkpoints) > 1 and chance.random() < damage:
-            path = chance.choice(sorted(checkpoints[-1].iterdir()))
+        counts["while a checkpoint was being written"] += any(Path("killed/checkpoints").glob("*.tmp"))
+        if len(checkpoints) > 1 and rng.random() < damage:
+            path = rng.choice(sorted(checkpoints[-1].iterdir()))
             content = bytearray(path.read_bytes())
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-            path.write_bytes(content if chance.random() < 0.5 else content[: chance.randrange(len(content))])
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(content if rng.random() < 0.5 else content[: rng.randrange(len(content))])
             counts["checkpoints damaged"] += 1
 
 
 def start(out: str, size: int) -> list:
-    """The same command every time, in `size` processes."""
+    """Start the same command every time, in `size` processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = []
     for rank in range(size):
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        environment = {name: str(value) for name, value in places.items()}
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        environment = {name: str(value) for name, value in variables.items()}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         processes.append(_context.Process(target=command, args=(Path.cwd(), out, environment)))
         processes[-1].start()
@@ -140,14 +140,14 @@ def command(folder: Path, out: str, environment: dict[str, str]) -> None:
     from mimcl.cli.main import main as mimcl
     from mimcl.model import mae
 
-    mae.SIZES["vit_tiny"] = (64, 2, 2)  # what is trained does not matter here, only that it is
+    mae.SIZES["vit_tiny"] = (64, 2, 2)  # a smaller model trains faster; its quality does not matter here
     mimcl()
 
 
-def outcome(processes: list) -> list[int]:
-    """Exit codes. As torchrun does, the others get SIGTERM when one has died; SIGALRM who is still there long after."""
+def wait(processes: list) -> list[int]:
+    """Return the exit codes. When one process has died the others get SIGTERM, as from torchrun, later SIGALRM."""
     died = None
-    signals = [(1.0, signal.SIGTERM), (_LEAVING_SECONDS, signal.SIGALRM)]
+    signals = [(1.0, signal.SIGTERM), (_EXIT_TIMEOUT_S, signal.SIGALRM)]
     while any(process.is_alive() for process in processes):
         if died is None and any(process.exitcode for process in processes):
             died = time.monotonic()
@@ -160,12 +160,12 @@ def outcome(processes: list) -> list[int]:
     return [process.exitcode for process in processes]
 
 
-def words() -> str:
+def output() -> str:
     return "\n".join(path.read_text() for path in sorted(Path().glob("rank-*.log")))
 
 
 def result(run: Path) -> tuple[bytes, bytes, list[dict]]:
-    """What must not differ: weights, draw counts, every line of metrics but those of the clock."""
+    """Return what must not differ: weights, draw counts, every line of metrics without its timings."""
     newest = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines]
@@ -173,7 +173,7 @@ def result(run: Path) -> tuple[bytes, bytes, list[dict]]:
 
 
 def make_data() -> None:
-    """60 soft random images, packed, with prototypes from their pixels."""
+    """Pack 60 smooth random images and build prototypes from their pixels."""
     from mimcl.cli.prototypes.build import BuildConfig, build
     from mimcl.pipeline.shards import PackConfig, pack
     from mimcl.pipeline.sources.folder import image_folder

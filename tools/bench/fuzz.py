@@ -1,17 +1,17 @@
-"""Flips, overwrites and cuts bytes of everything that training reads; nothing may crash, hang or change silently.
+"""Damage bytes of everything that training reads; nothing may crash, hang or change silently.
 
     python tools/bench/fuzz.py --cases 2000 --seed 0
 
-A tiny data set (60 images of 40 px in several shards), its prototype set and a checkpoint are made once. Each case
-changes one file of a copy and opens all of it as training does: index, prototypes, plan, the stream's batches, the
-checkpoint. A case ends as one of:
+A tiny data set (60 images of 40 px in several shards), its prototype set and a checkpoint are created once. Each case
+flips, overwrites, cuts or appends bytes of one file in a copy and opens everything as training does: index, prototypes,
+plan, the stream's batches, checkpoint. A case ends as one of:
 
-    named     an error of ours, in one line
-    noticed   a bad sample that the stream names
-    harmless  nothing said, and all that training uses is the same
-    SILENT    nothing said, and something that training uses is another
+    named     one of mimcl's errors, in one line
+    noticed   the stream reports a bad sample
+    harmless  no error, and everything that training uses is unchanged
+    SILENT    no error, but something that training uses has changed
     CRASH     any other exception, or the process died
-    HANG      no end within --timeout seconds
+    HANG      no result within --timeout seconds
 
 Exit code 1 unless the last three are 0.
 """
@@ -52,7 +52,7 @@ from mimcl.pipeline.packing.finish import describe
 from mimcl.pipeline.packing.jobs import ShardJob, pack_shard, packed_shard
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.resume import described
-from mimcl.pipeline.sources.item import FileItem, Source
+from mimcl.pipeline.sources.item import FileItem, Item, Source
 from mimcl.pipeline.stream import ReadOptions, Stream
 from mimcl.pipeline.verify import verify
 
@@ -67,11 +67,11 @@ class Noticed(Exception):
 
 
 def make(root: Path) -> None:
-    """Everything that a run reads."""
+    """Write everything that a run reads to `root`."""
     rng = np.random.default_rng(0)
     shards = root / "shards"
     shards.mkdir()
-    items = []
+    items: list[Item] = []
     for number in range(IMAGES):
         file = io.BytesIO()
         pixels = rng.integers(0, 256, (5, 5, 3), np.uint8)
@@ -83,13 +83,15 @@ def make(root: Path) -> None:
     jobs = [ShardJob(shards / f"train-{at:06d}.tar", at * half, items[at * half :][:half], config) for at in (0, 1)]
     for job in jobs:
         pack_shard(job, lambda items: None)
-    packed = {"train": [packed_shard(job.tar) for job in jobs]}
-    describe(shards, packed, ["a", "b", "c"], described(Source({"train": items}), config), {})
+    packed = [shard for job in jobs if (shard := packed_shard(job.tar))]
+    describe(shards, {"train": packed}, ["a", "b", "c"], described(Source({"train": items}), config), {})
     index = ShardIndex.load(shards)
     assert len(index.shards) > 1
     features = rng.normal(size=(IMAGES, 8)).astype(np.float32)
-    about = {"features_name": "pixels", "features_reason": "", "index_fingerprint": index.fingerprint}
-    build_prototypes([features], 4, 0, **about).save(shards / "prototypes" / "default")
+    prototypes = build_prototypes(
+        [features], 4, 0, features_name="pixels", features_reason="", index_fingerprint=index.fingerprint
+    )
+    prototypes.save(shards / "prototypes" / "default")
     tensors = {f"blocks.{n}": torch.from_numpy(rng.normal(size=(8, 8)).astype(np.float32)) for n in range(3)}
     state = {"position": 4096, "optimizers": [{"state": {0: {"step": torch.tensor(7.0)}}}]}
     meta = {
@@ -103,7 +105,7 @@ def make(root: Path) -> None:
 
 
 def use_data(root: Path) -> dict[str, bytes]:
-    """What training sees of the data, by name. Raises what opening raises, and Noticed."""
+    """Return the data that training uses, by name. Raises the errors of opening them, and Noticed."""
     index = ShardIndex.load(root / "shards")
     found = PrototypeSet.load(root / "shards" / "prototypes" / "default", index.fingerprint)
     plan = Plan(
@@ -120,7 +122,7 @@ def use_data(root: Path) -> dict[str, bytes]:
 
 
 def read_stream(plan: Plan, index: ShardIndex) -> dict[str, bytes]:
-    """Every batch of a stream over the plan. Raises Noticed for a bad sample."""
+    """Read every batch of a stream over the plan. Raises Noticed for a bad sample."""
     seen: dict[str, list[bytes]] = {}
     crops = random_crops(SEED)
 
@@ -149,7 +151,7 @@ def read_stream(plan: Plan, index: ShardIndex) -> dict[str, bytes]:
 
 
 def use_checkpoint(root: Path) -> dict[str, bytes]:
-    """What a resumed run takes from the newest checkpoint."""
+    """Return what a resumed run reads from the newest checkpoint, by name."""
     saved = checkpoint.load(checkpoint.resolve(root))
     weights = {name: tensor.numpy().tobytes() for name, tensor in sorted(saved.tensors.items())}
     used = {key: saved.meta.get(key) for key in ("step", "position", "config", "fingerprints", "window")}
@@ -157,7 +159,7 @@ def use_checkpoint(root: Path) -> dict[str, bytes]:
 
 
 def _plain(value):
-    """The same with tensors as bytes."""
+    """Return the value with tensors as bytes and dictionaries as lists of items."""
     if isinstance(value, torch.Tensor):
         return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
     if isinstance(value, dict):
@@ -166,14 +168,14 @@ def _plain(value):
 
 
 def kinds(root: Path) -> dict[str, list[Path]]:
-    """Files, relative to `root`, by what they are."""
+    """Group the files, relative to `root`, by kind."""
     found: dict[str, list[Path]] = {}
     for path in sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file()):
         if path.suffix in (".tar", ".idx"):
             name = f"shards/*{path.suffix}"
         elif path.parts[0] == "checkpoints" and len(path.parts) == 3:
             if path.parts[1] != "00000016":
-                continue  # no run goes on from an old one
+                continue  # runs resume from the newest one
             name = f"checkpoints/STEP/{path.name}"
         else:
             name = str(path)
@@ -182,7 +184,7 @@ def kinds(root: Path) -> dict[str, list[Path]]:
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
-    """The content with a bit flipped, a few bytes overwritten, a stretch of zeros, cut, or with bytes appended."""
+    """Return the content with a bit flipped, bytes overwritten or zeroed, its end cut off, or bytes appended."""
     while True:
         changed = bytearray(content)
         place = int(rng.integers(len(content)))
@@ -203,7 +205,10 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def one_case(root: Path, original: dict[Callable, dict[str, bytes]], seed: int, number: int) -> tuple[str, str, str]:
-    """Kind of file, outcome and detail of case `number`, a function of both numbers; the file is put back."""
+    """Run case `number`, which depends on `seed` and `number` alone, and restore the file.
+
+    Returns the kind of file, the outcome, and details.
+    """
     rng = np.random.default_rng([seed, number])
     files = kinds(root)
     kind = list(files)[number % len(files)]
@@ -236,17 +241,17 @@ def one_case(root: Path, original: dict[Callable, dict[str, bytes]], seed: int, 
 
 
 def work(pipe, root: Path, seed: int) -> None:
-    """A worker: answers each number with the outcome of that case."""
+    """Worker process: receives case numbers and sends their outcomes."""
     torch.set_num_threads(1)
     original = {use: use(root) for use in (use_data, use_checkpoint)}
-    assert original == {use: use(root) for use in (use_data, use_checkpoint)}  # else nothing could be told from it
+    assert original == {use: use(root) for use in (use_data, use_checkpoint)}  # or differences would mean nothing
     pipe.send(None)
     while True:
         pipe.send(one_case(root, original, seed, pipe.recv()))
 
 
 class Worker:
-    """A process with a copy of everything, and since when it has been at its case."""
+    """A process with its own copy of the files; `since` is when it began its current case."""
 
     def __init__(self, folder: Path, seed: int, count: int) -> None:
         self.root = folder / f"worker-{count}"
@@ -269,9 +274,10 @@ class Worker:
 
 
 def run(cases: range, seed: int, workers: int, timeout: float, folder: Path) -> dict[int, tuple[str, str, str]]:
-    """The outcome of every case; a worker that hangs or dies is replaced."""
+    """Return the outcome of every case; a worker that hangs or dies is replaced."""
     names = list(kinds(folder / "made"))
-    todo, outcomes, made = iter(cases), {}, 0
+    todo, made = iter(cases), 0
+    outcomes: dict[int, tuple[str, str, str]] = {}
     pool: list[Worker] = []
     while len(outcomes) < len(cases):
         while len(pool) < min(workers, len(cases) - len(outcomes)):
@@ -307,11 +313,11 @@ def run(cases: range, seed: int, workers: int, timeout: float, folder: Path) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, help="only this one, as listed after a failure")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--timeout", type=float, default=20.0, help="seconds until a case counts as a hang")
+    parser.add_argument("--cases", type=int, default=2000, help="default 2000")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--case", type=int, help="run only this case, as listed after a failure")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--timeout", type=float, default=20.0, help="seconds until a case is a hang (default 20)")
     options = parser.parse_args()
     cases = range(options.cases) if options.case is None else range(options.case, options.case + 1)
     started = time.monotonic()

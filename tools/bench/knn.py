@@ -1,9 +1,9 @@
-"""Time of nn and knn (k = 20) at CIFAR-10's size with a ViT-S: 50,000 x 10,000 features of width 384.
+"""Time nn and knn (k = 20) at CIFAR-10's size with a ViT-S: 50,000 x 10,000 features of width 384.
 
     python tools/bench/knn.py
 
-Goal: under 20 s on 2 cores. The features are normally distributed about 10 class centres; "all equal" is a collapsed
-encoder, in which every similarity is a tie.
+Goal: under 20 s on 2 cores. The features are normally distributed around 10 class centres; "all equal" stands for a
+collapsed encoder, where every similarity is a tie.
 """
 
 import argparse
@@ -20,9 +20,9 @@ GOAL = 20.0  # seconds
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bank", type=int, default=50_000)
-    parser.add_argument("--queries", type=int, default=10_000)
-    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--bank", type=int, default=50_000, help="labelled features to search (default 50000)")
+    parser.add_argument("--queries", type=int, default=10_000, help="features to classify (default 10000)")
+    parser.add_argument("--width", type=int, default=384, help="dimensions of a feature (default 384)")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, options.bank + options.queries)

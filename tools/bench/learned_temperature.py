@@ -1,24 +1,24 @@
-"""The learned temperature on a simulated learner: what eta and beta do, over run lengths, window sizes and noise.
+"""Run the learned temperature on a simulated learner, for several eta and beta, run lengths, window sizes and noise.
 
     python tools/bench/learned_temperature.py
 
-The plan and the learned temperature are the real ones; only the losses are made. An image of hardness h has the loss
+Plan and learned temperature are the real ones; only the losses are simulated. An image of hardness h has the loss
 
     0.35 + 0.65 exp(-20 exp(-2.5 h) e)
 
-where e, its exposure, is half how often images of like h and half how often all images were drawn, over how often a run
-draws each. So nothing is known at first and all losses are alike; typical images are learned first and soon, far ones
-late and not wholly. A draw's loss is off by 30 % (standard deviation), and the first 5 % of a run, the warm-up, teach
-less. Distances are bell-shaped, with a prototype in 50 images.
+where the exposure e is the mean of how often images of similar h and how often all images were drawn, as a share of the
+draws per image in the whole run. At first all losses are equal; typical images are learned early, far ones late and
+incompletely. The loss of a draw has noise of 30 % (standard deviation), and the first 5 % of a run, the warm-up, teach
+less. Distances are bell-shaped, with one prototype per 50 images.
 
-A row is a run: r at some of its points, in percent of the run, and the largest cov, which is the loss term of the
-gradient over its entropy term: above 1 the temperature wants to fall. "clean" runs have sums without noise: the same
-curve without the ratchet that noise is to a temperature that never falls.
+Each row is a run: r at several points, in percent of the run, and the largest "cov": the loss term of the gradient over
+its entropy term (above 1 the temperature would fall). "clean" runs use sums without noise. With noise, a temperature
+that never falls can only be pushed up.
 
 Why eta 0.03 and beta 0.15 are the defaults: r stays near 0.15 while typical images are being learned, and then rises to
-0.38 in 100 windows and to 0.56 in 3,200. A slower eta or a smaller beta leaves short runs where they began; a larger
-beta lets most data in right after the warm-up of a long run. learned_temperature.txt has the tables, and a real run in
-which losses say much less.
+0.38 in 100 windows and to 0.56 in 3,200. With a smaller eta or beta short runs hardly move; with a larger beta a long
+run admits most data right after its warm-up. learned_temperature.txt has the tables, and a real run in which the losses
+differ much less.
 """
 
 import argparse
@@ -38,51 +38,50 @@ POINTS = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
 SIZES = ((500, 64), (50_000, 256))  # images, batch size: windows of 256 and of 3,328 draws
 LENGTHS = (50, 100, 400, 3200)  # windows
 WARM_UP = 0.05  # share of a run
-BINS = 50  # of h, alike in what is learned of them
+BINS = 50  # of h; images of a bin share their exposure
 
 
-def distances_like_prototypes(n: int) -> np.ndarray:
-    """Bell-shaped in [0, 1], a fiftieth of them 0, shape (n,) float32."""
+def prototype_distances(n: int) -> np.ndarray:
+    """Return bell-shaped distances in [0, 1], 2 % of them 0, (n,) float32."""
     d = np.random.default_rng(n).beta(5, 3, n).astype(np.float32)
     d[: n // 50], d[-1] = 0, 1
     return d
 
 
 class Learner:
-    """Losses that fall with exposure, for a run of `draws` draws of images with hardness `h` (N,)."""
+    """Simulated losses that fall with exposure, for a run of `draws` draws of images with hardness `h` (N,)."""
 
     def __init__(self, h: np.ndarray, draws: int, spread: float) -> None:
         self._h, self._spread = h, spread
         self._bins = np.minimum((h * BINS).astype(np.int64), BINS - 1)
         self._members = np.bincount(self._bins, minlength=BINS)
-        self._whole = draws / len(h)  # how often a run draws each image
-        self._alike, self._seen, self._done, self._draws = np.zeros(BINS), 0.0, 0, draws
+        self._per_image = draws / len(h)  # draws of each image in the whole run
+        self._bin_exposure, self._exposure, self._done, self._draws = np.zeros(BINS), 0.0, 0, draws
         self._rng = np.random.default_rng(0)
 
     def losses(self, ids: np.ndarray) -> np.ndarray:
-        """Of the images `ids` (n,), as they are now."""
-        exposure = (self._alike[self._bins[ids]] + self._seen) / 2
+        """Return the current losses of the images `ids` (n,)."""
+        exposure = (self._bin_exposure[self._bins[ids]] + self._exposure) / 2
         loss = 0.35 + 0.65 * np.exp(-20 * np.exp(-2.5 * self._h[ids]) * exposure)
         return loss * (1 + self._spread * self._rng.standard_normal(len(ids)))
 
     def learn(self, ids: np.ndarray) -> None:
-        """From the images `ids` (n,)."""
+        """Add the exposure of the drawn images `ids` (n,)."""
         lr = min(1.0, (self._done + 1) / (WARM_UP * self._draws))
         self._done += len(ids)
         drawn = np.bincount(self._bins[ids], minlength=BINS)
-        self._alike += lr * drawn / np.maximum(self._members, 1) / self._whole
-        self._seen += lr * len(ids) / len(self._h) / self._whole
+        self._bin_exposure += lr * drawn / np.maximum(self._members, 1) / self._per_image
+        self._exposure += lr * len(ids) / len(self._h) / self._per_image
 
 
 def simulate(
-    samples: int, batch_size: int, windows: int, *, noise: bool = True, **config: object
+    config: CurriculumConfig, samples: int, batch_size: int, windows: int, *, noise: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Effective fraction, and loss term over entropy term of the gradient used, of each window, (windows,) both.
+    """Return the effective fraction and the gradient's loss term over entropy term of each window, (windows,) both.
 
-    Without `noise` the sums are exact expectations over p_tau, from losses without spread.
+    Without `noise` the sums are exact expectations over p_tau, from losses without noise.
     """
-    config = CurriculumConfig(**{"name": "proto", "temp_schedule": "learned"} | config)
-    d = distances_like_prototypes(samples)
+    d = prototype_distances(samples)
     length = config.window_length(samples, batch_size)
     learned = LearnedTemperature(config, d, batch_size=batch_size, warm=math.ceil(WARM_UP * windows * length))
     plan = Plan(
@@ -97,7 +96,7 @@ def simulate(
     )
     h = config.hardness(d)
     learner = Learner(h, windows * length, 0.3 if noise else 0.0)
-    fractions, ratios, everything = [], [], np.arange(samples)
+    fractions, ratios, all_ids = [], [], np.arange(samples)
     for number in range(windows):
         window = plan.window(number)
         fractions.append(window.effective_fraction)
@@ -107,7 +106,7 @@ def simulate(
             batch = SimpleNamespace(window=window, distances=torch.from_numpy(window.distances))
             sums = learned.measure(batch, torch.from_numpy(learner.losses(window.sample_ids))).tolist()
         else:
-            p, loss = p_tau(h, window.temperature), learner.losses(everything)
+            p, loss = p_tau(h, window.temperature), learner.losses(all_ids)
             sums = [1.0, *(float((p * x).sum()) for x in (h, loss, h * loss, h.astype(np.float64) ** 2))]
         learner.learn(window.sample_ids)
         learned.add([SimpleNamespace(step=(number + 1) * length // batch_size, finite=True, measured=tuple(sums))])
@@ -121,22 +120,28 @@ def row(label: str, fractions: np.ndarray, ratios: np.ndarray) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--eta", type=float, nargs="*", default=[CurriculumConfig.learned_eta])
-    parser.add_argument("--beta", type=float, nargs="*", default=[CurriculumConfig.learned_beta])
-    parser.add_argument("--longest", type=int, default=max(LENGTHS), help="windows of the longest run")
-    parser.add_argument("--may-fall", action="store_true")
+    parser.add_argument("--eta", type=float, nargs="*", default=[CurriculumConfig.learned_eta], help="default 0.03")
+    parser.add_argument("--beta", type=float, nargs="*", default=[CurriculumConfig.learned_beta], help="default 0.15")
+    parser.add_argument("--longest", type=int, default=max(LENGTHS), help="windows of the longest run (default 3200)")
+    parser.add_argument("--may-fall", action="store_true", help="let the temperature fall")
     arguments = parser.parse_args()
     for eta in arguments.eta:
         for beta in arguments.beta:
             print(f"\neta {eta:g}, beta {beta:g}{', may fall' if arguments.may_fall else ''}")
             print(f"{'draws, windows':<32}" + "".join(f"{point:6.0%}" for point in POINTS) + f"{'cov':>8}")
-            chosen = {"learned_eta": eta, "learned_beta": beta, "learned_may_fall": arguments.may_fall}
+            config = CurriculumConfig(
+                "proto",
+                temp_schedule="learned",
+                learned_eta=eta,
+                learned_beta=beta,
+                learned_may_fall=arguments.may_fall,
+            )
             for samples, batch_size in SIZES:
                 for windows in (length for length in LENGTHS if length <= arguments.longest):
-                    label = f"{CurriculumConfig().window_length(samples, batch_size):,} x {windows:,}"
-                    row(label, *simulate(samples, batch_size, windows, **chosen))
+                    label = f"{config.window_length(samples, batch_size):,} x {windows:,}"
+                    row(label, *simulate(config, samples, batch_size, windows))
                     if samples == SIZES[0][0]:
-                        row(label + ", clean", *simulate(samples, batch_size, windows, noise=False, **chosen))
+                        row(label + ", clean", *simulate(config, samples, batch_size, windows, noise=False))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Images per second of the weighted stream, beside torchvision's loader and DALI's own sequential reader.
+"""Compare the weighted stream with torchvision's loader and DALI's own sequential reader, in images per second.
 
     python tools/bench/loader.py shards imagenet/train
 
-The folder of class folders and the shards hold the same images. Every engine decodes on the CPU with as many threads or
-workers as there are cores, takes random resized crops (area 0.2 to 1, aspect 3/4 to 4/3), resizes them to 224 pixels
-with antialiased bicubic, flips half of them and hands out uint8 batches. Runs alternate; each starts and ends with
-empty queues; the first of each engine is not counted. A ratio is the median of the ratios within a round. What the
-checks cost is told in core time, which other work on the machine disturbs less, and also directly: the time to hash an
-image over the core time that the stream spends on one.
+The folder of class folders and the shards hold the same images. Every engine decodes on the CPU with one thread or
+worker per core, takes random resized crops (area 0.2 to 1, aspect 3/4 to 4/3), resizes them to 224 pixels with
+antialiased bicubic interpolation, flips half of them and yields uint8 batches. Runs alternate; each starts and ends
+with empty queues; the first run of each engine is not counted. A ratio is the median of the ratios within a round. The
+cost of the checksums is reported in CPU time, which is less sensitive to other load, and directly: the time to hash an
+image over the CPU time that the stream spends on one.
 
-Before each run the shards are read into the page cache, or dropped from it for "cold" (checked with mincore; a copy of
-them, because the kernel does not drop what DALI's reader has mapped). Cold runs draw uniformly, each image at most
-once, so that no read is served by the cache. With "one at a time", the store reads one sample after another. A stream
-decodes while it reads, so these rows differ only as far as reading is what it waits for: with few cores it waits for
-decoding. What the store gains by itself is "reading alone": every sample in random order, checked and not decoded, in
-this script's and in training's default micro-batches. A virtual device may be cached by its host.
+Before each run the shards are read into the page cache, or dropped from it for "cold" (verified with mincore; a copy of
+them, because the kernel keeps pages that DALI's reader has mapped). Cold runs draw uniformly, each image at most once,
+so that the cache serves no read. In "one at a time" runs the store reads one sample after another. A stream decodes
+while it reads, so these runs differ only when reading is the bottleneck; with few cores decoding is. "reading alone"
+shows the store by itself: every sample in random order, checked but not decoded, in this script's and in training's
+default micro-batches. The host of a virtual machine may cache its disk.
 """
 
 import argparse
@@ -22,17 +22,18 @@ import math
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
 import xxhash
 from nvidia.dali import Pipeline, fn, types
-from reading import cool, one_at_a_time, ratio, report, warm
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
@@ -47,26 +48,30 @@ from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.stream import Stream
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.reading import cool, one_at_a_time, ratio, report, warm
+
 SIZE = 224
-GOALS = {  # of the ratio of the first to the second
+GOALS = {  # least ratio of the first to the second
     ("ours", "torchvision"): 1.8,
     ("ours", "dali"): 0.87,
     ("ours", "one at a time"): 1.0,
     ("cold", "cold, one at a time"): 1.5,
 }
-GOALS_OF_READING = {"cold": 1.5, "warm": 1.0}
+READING_GOALS = {"cold": 1.5, "warm": 1.0}
 
 
-def stream(index: ShardIndex, curriculum: str, draws: int, batch: int, cores: int) -> Callable[[], int]:
-    """Ours: the prototype curriculum over random distances, from tau(r0) on, or none."""
+def stream(index: ShardIndex, config: CurriculumConfig, draws: int, batch: int, cores: int) -> Callable[[], int]:
+    """Return a run of mimcl's stream; a curriculum gets random distances."""
     decoder, _ = make_decoder("dali-cpu", SIZE, batch, cores, index.largest)
     distances = np.random.default_rng(0).random(index.samples, np.float32)
 
     def run() -> int:
         plan = Plan(
-            CurriculumConfig(curriculum),
+            config,
             samples=index.samples,
-            distances=None if curriculum == "none" else distances,
+            distances=None if config.name == "none" else distances,
             draws=draws,
             batch_size=batch,
             seed=0,
@@ -79,18 +84,12 @@ def stream(index: ShardIndex, curriculum: str, draws: int, batch: int, cores: in
 
 
 def unchecked(run: Callable[[], int]) -> Callable[[], int]:
-    """The same run without the hash of every image."""
-
-    class Anything:
-        def __ne__(self, other: object) -> bool:
-            return False
+    """Return the same run without hashing the images."""
+    no_hash = SimpleNamespace(xxh64_intdigest=lambda _: mock.ANY)  # equals every checksum
 
     def run_unchecked() -> int:
-        store.xxhash = SimpleNamespace(xxh64_intdigest=lambda _: Anything())
-        try:
+        with mock.patch.object(store, "xxhash", no_hash):
             return run()
-        finally:
-            store.xxhash = xxhash
 
     return run_unchecked
 
@@ -109,21 +108,24 @@ def torchvision_loader(folder: Path, draws: int, batch: int, cores: int) -> Call
 
 
 def dali_reader(root: Path, index: ShardIndex, draws: int, batch: int, cores: int) -> Callable[[], int]:
-    """DALI by itself: shards from front to back, its own random crops."""
+    """Return a run of DALI's own reader: shards from front to back, with DALI's random crops."""
     shards = [root / shard["name"] for shard in index.shards]
     pipeline = Pipeline(batch, cores, None, seed=0, prefetch_queue_depth=3)
     with pipeline:
-        data, label = fn.readers.webdataset(
+        outputs = fn.readers.webdataset(
             paths=[str(path) for path in shards],
             index_paths=[str(path.with_suffix(".idx")) for path in shards],
             ext=["jpg;png;webp", "cls"],
             missing_component_behavior="empty",
         )
+        assert isinstance(outputs, list)
+        data, label = outputs
         images = fn.decoders.image_random_crop(
             data, random_area=[0.2, 1.0], random_aspect_ratio=[3 / 4, 4 / 3], adjust_orientation=False
         )
-        images = fn.resize(images, size=[SIZE, SIZE], interp_type=types.INTERP_CUBIC, antialias=True)
-        pipeline.set_outputs(fn.flip(images, horizontal=fn.random.coin_flip()), label)
+        cubic = types.DALIInterpType.INTERP_CUBIC
+        resized = fn.resize(images, size=[SIZE, SIZE], interp_type=cubic, antialias=True)
+        pipeline.set_outputs(fn.flip(resized, horizontal=fn.random.coin_flip()), label)
 
     def run() -> int:
         scheduled, seen = 0, 0
@@ -139,9 +141,9 @@ def dali_reader(root: Path, index: ShardIndex, draws: int, batch: int, cores: in
     return run
 
 
-def hashing(index: ShardIndex) -> float:
-    """Core seconds to hash an image."""
-    views = store.ShardStore(index).read(np.arange(index.samples))
+def hash_seconds(index: ShardIndex) -> float:
+    """Return the CPU seconds to hash an image."""
+    views = [view for view in store.ShardStore(index).read(np.arange(index.samples)) if isinstance(view, np.ndarray)]
     start = time.process_time()
     for view in views:
         xxhash.xxh64_intdigest(view)
@@ -163,9 +165,10 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, draws: int) -> None:
-    """Print what all engines do in alternating runs; `copy` is read cold."""
+    """Measure all engines in alternating runs and print the results; `copy` is read cold."""
     batch, cores = arguments.batch, len(os.sched_getaffinity(0))
-    ours, cold = stream(index, "proto", draws, batch, cores), stream(copy, "none", draws, batch, cores)
+    ours = stream(index, CurriculumConfig("proto"), draws, batch, cores)
+    cold = stream(copy, CurriculumConfig("none"), draws, batch, cores)
     engines = {
         "ours": ours,
         "one at a time": one_at_a_time(ours),
@@ -176,9 +179,12 @@ def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, 
         "dali": dali_reader(arguments.shards, index, draws, batch, cores),
     }
     if draws > index.samples:
-        raise SystemExit(f"--draws {draws} must be at most the {index.samples} images: cold runs read each once")
-    os.sync()  # what is not written yet cannot be dropped from the page cache
-    speeds, core_seconds = {name: [] for name in engines}, {name: [] for name in engines}
+        raise SystemExit(
+            f"--draws must be at most the number of images ({draws} > {index.samples}): cold runs read each image once"
+        )
+    os.sync()  # dirty pages cannot be dropped from the page cache
+    speeds: dict[str, list[float]] = {name: [] for name in engines}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in engines}
     for number in range(-1, arguments.rounds):
         names = list(engines) if number % 2 else list(reversed(engines))
         for name in names:
@@ -190,7 +196,7 @@ def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, 
             images = engines[name]()
             if number >= 0:
                 speeds[name].append(images / (time.perf_counter() - start))
-                core_seconds[name].append((time.process_time() - used) / images)
+                cpu_seconds[name].append((time.process_time() - used) / images)
         if number >= 0:
             print(f"round {number}: " + ", ".join(f"{name} {speeds[name][-1]:.0f}" for name in engines), flush=True)
 
@@ -200,9 +206,10 @@ def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, 
 
     for (name, other), goal in GOALS.items():
         print(f"{name} / {other:<16} {ratio(speeds[name], speeds[other])}, goal {goal}")
-    spent, less = (statistics.median(core_seconds[name]) for name in ("ours", "unchecked"))
-    print(f"checks: {1 - less / spent:.1%} of the core time by runs, {hashing(index) / spent:.2%} directly (goal < 2%)")
-    report(copy, (batch, DataConfig.micro_batch_size), arguments.rounds, GOALS_OF_READING)
+    checked, unhashed = (statistics.median(cpu_seconds[name]) for name in ("ours", "unchecked"))
+    shares = f"{1 - unhashed / checked:.1%} of the CPU time by runs, {hash_seconds(index) / checked:.2%} directly"
+    print(f"checksums: {shares} (goal < 2%)")
+    report(copy, (batch, DataConfig.micro_batch_size), arguments.rounds, READING_GOALS)
 
 
 if __name__ == "__main__":

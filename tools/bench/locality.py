@@ -1,24 +1,27 @@
-"""What order "shard" reads of a data set of ImageNet's size, packed at random and repacked by distance, simulated.
+"""Simulate what order "shard" reads of a data set of ImageNet's size, packed at random and repacked by distance.
 
     python tools/bench/locality.py [--quick] [--out tools/bench/locality.txt]
 
-No image is read: plans, arrangement and ranges are those of training, over an index that is made up:
+No image is read: plans, draw order and byte ranges are those of training, over a synthetic index:
 
-- 1,281,167 images, sizes lognormal (sigma 0.5) around a mean of 110 KB, in tar files of 256 MB as they are packed.
-- Distances as normalise_distances makes them: clusters (sqrt(N) of them, sizes gamma distributed) are Gaussian clouds
-  of 32 dimensions, each as wide as it likes; the distance to the centre (chi distributed) is scaled to [0, 1] within
-  its cluster. So they are bell-shaped, with a single 0 and 1 a cluster.
-- "random": distance says nothing about the place in the shards. "repacked": ascending by distance, shuffled within
-  each of 256 bands of equally many images.
+- 1,281,167 images, sizes lognormal (sigma 0.5) with a mean of 110 KB, in tar files of 256 MB as `mimcl shard` packs.
+- Distances from normalise_distances: sqrt(N) clusters with gamma distributed sizes are Gaussian clouds of 32 dimensions
+  and different widths; the distance to the centre (chi distributed) is scaled to [0, 1] within its cluster. So
+  distances are bell-shaped, with a single 0 and a single 1 per cluster.
+- "random": distance and position in the shards are independent. "repacked": ascending by distance, shuffled within each
+  of 256 bands of equally many images.
 
-Curriculum proto, cosine from r0 0.15, batches of 4,096. For the first tenth of training and for the whole run: distinct
-samples (of 10 epochs as drawn, of others as `mimcl plan` expects them); and per epoch of draws (N of them) visits of
-windows to shards, requests, and bytes, in data sets, fetched without a cache, with one of 35% of the data set (50 GB of
-ImageNet, the default; what was needed least recently leaves first, what is bridged is not kept) and with one that holds
-all (it fetches what is distinct). Draws at random, without a cache, make N requests for one data set. Amplification is
-bytes fetched over bytes of a window's distinct samples, without a cache. Of parts longer than 11 epochs 4 windows are
-simulated, evenly spaced, each after windows of 1.5 epochs that fill the cache, which began empty: a longer memory would
-fetch less.
+Curriculum proto, cosine from r0 0.15, batches of 4,096. For the first tenth of training and for the whole run:
+
+- distinct samples (counted for 10 epochs, for longer runs as `mimcl plan` predicts them);
+- per epoch (N draws): shards visited, summed over windows; requests; and bytes fetched, in multiples of the data set,
+  without a cache, with a cache of 35% of the data set (50 GB of ImageNet, the default; least recently used samples are
+  removed first, bridged gaps are not kept) and with a cache that holds everything. Random order without a cache makes
+  N requests and fetches the data set once.
+- amplification: bytes fetched without a cache over bytes of a window's distinct samples.
+
+Of parts longer than 11 epochs, 4 evenly spaced windows are simulated, each after 1.5 epochs that fill the empty cache:
+a longer history would fetch less.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import sys
 import time
 from collections import deque
 from functools import partial
-from types import SimpleNamespace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -40,16 +43,21 @@ from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import normalise_distances
 from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.batch_shares import BatchShares
+from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_plan import ReadPlanner, plan_reads
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.made_index import bare_index
 
 SAMPLES, BATCH, MEAN, SHARD = 1_281_167, 4096, 110_000, 256 << 20
 CACHE = 0.35  # of the data set: 50 GB of ImageNet's 141
-DIMENSIONS, BANDS, PLACES = 32, 256, 4
+DIMENSIONS, BANDS, WINDOWS = 32, 256, 4
 EPOCHS, SLICES = (10, 100, 800), (1 / 16, 1 / 4, 1.0)
 
 
 def make_distances(samples: int) -> np.ndarray:
-    """(N,) float32, as prototypes give them; the order of images is random."""
+    """Return distances (N,) float32 like those of prototypes, in random order."""
     rng = np.random.default_rng(0)
     clusters = math.isqrt(samples)
     shares = rng.gamma(4.0, size=clusters)
@@ -58,8 +66,8 @@ def make_distances(samples: int) -> np.ndarray:
     return normalise_distances(raw, labels, clusters)
 
 
-def make_index(samples: int) -> SimpleNamespace:
-    """shard, offset and nbytes of each row, as tar files of headers, images and labels have them."""
+def make_index(samples: int) -> ShardIndex:
+    """Return the index of tar files with a header, an image and a label for each row."""
     nbytes = np.random.default_rng(1).lognormal(math.log(MEAN) - 0.125, 0.5, samples).astype(np.int64) + 1
     records = 512 + -(-nbytes // 512) * 512 + 1024
     ends = np.cumsum(records)
@@ -69,19 +77,19 @@ def make_index(samples: int) -> SimpleNamespace:
         shard[begin:stop] = number
         offset[begin:stop] = ends[begin:stop] - records[begin:stop] - (ends[begin - 1] if begin else 0) + 512
         if (begin := stop) >= samples:
-            return SimpleNamespace(shard=shard, offset=offset, nbytes=nbytes)
+            return bare_index(shard, offset, nbytes)
     raise AssertionError
 
 
 def repacked(distances: np.ndarray) -> np.ndarray:
-    """The distances of the rows, ascending but for a shuffle within bands."""
+    """Return the distances of the rows in ascending order, shuffled within bands."""
     bands = np.array_split(np.sort(distances), BANDS)
     rng = np.random.default_rng(2)
     return np.concatenate([rng.permutation(band) for band in bands])
 
 
 class Read(NamedTuple):
-    """Summed over windows."""
+    """What windows read, summed over windows."""
 
     draws: int = 0
     shards: int = 0
@@ -95,22 +103,22 @@ class Read(NamedTuple):
 
 
 class Cache:
-    """Keeps samples; those of the stretch that needed them least recently leave first."""
+    """A cache of samples that evicts by stretch, least recently used first."""
 
     def __init__(self, nbytes: np.ndarray) -> None:
-        self._nbytes, self._size, self._most = nbytes, 0, CACHE * nbytes.sum()
-        self._stretch = np.full(len(nbytes), -1)  # that needed a sample last; -1: not kept
+        self._nbytes, self._size, self._max_size = nbytes, 0, CACHE * nbytes.sum()
+        self._stretch = np.full(len(nbytes), -1)  # the last one that used the sample; -1: not cached
         self._kept: deque[tuple[int, np.ndarray]] = deque()
         self._count = 0
 
     def missing(self, sample_ids: np.ndarray) -> np.ndarray:
-        """Which of the distinct samples of a stretch have to be fetched; they are kept from then on."""
+        """Return the distinct samples of a stretch that have to be fetched, and add them to the cache."""
         missing = sample_ids[self._stretch[sample_ids] < 0]
         self._stretch[sample_ids] = self._count
         self._kept.append((self._count, sample_ids))
         self._size += int(self._nbytes[missing].sum())
         self._count += 1
-        while self._size > self._most and len(self._kept) > 1:
+        while self._size > self._max_size and len(self._kept) > 1:
             number, ids = self._kept.popleft()
             ids = ids[self._stretch[ids] == number]
             self._stretch[ids] = -1
@@ -119,9 +127,9 @@ class Cache:
 
 
 class Simulated:
-    """One run: epochs, slice, packing."""
+    """A simulated run of `epochs` with windows of `part` of an epoch."""
 
-    def __init__(self, index: SimpleNamespace, distances: np.ndarray, epochs: int, part: float) -> None:
+    def __init__(self, index: ShardIndex, distances: np.ndarray, epochs: int, part: float) -> None:
         self.samples = len(distances)
         self.plan = Plan(
             CurriculumConfig("proto", r0=0.15, order="shard", slice=part),
@@ -140,7 +148,7 @@ class Simulated:
         self._next, self._cache = number, Cache(self._index.nbytes)
 
     def windows(self, numbers: range, seen: np.ndarray | None) -> Read:
-        """What these consecutive windows read; marks `seen` samples."""
+        """Return what these consecutive windows read, and mark their samples in `seen`."""
         if numbers.start != self._next:
             fill = math.ceil(1.5 * self.samples / self.plan.window_length)
             self._begin(max(0, numbers.start - fill))
@@ -157,15 +165,15 @@ class Simulated:
         self._next = numbers.stop
         return total
 
-    def part(self, stop: int, places: int) -> tuple[Read, float]:
-        """What windows 0 ... stop - 1 read, and the share of the samples that they draw."""
+    def part(self, stop: int, count: int) -> tuple[Read, float]:
+        """Return what windows 0 ... stop - 1 read, `count` of them in long parts, and the share of samples drawn."""
         if stop * self.plan.window_length <= 11 * self.samples:
             seen = np.zeros(self.samples, bool)
             self._begin(0)
             return self.windows(range(stop), seen), float(seen.mean())
         total = Read()
-        for place in range(places):
-            first = round((place + 0.5) / places * (stop - 1))
+        for number in range(count):
+            first = round((number + 0.5) / count * (stop - 1))
             total = total.plus(self.windows(range(first, first + 1), None))
         (last,) = forecast(self.plan, [stop - 1])
         return total, last.coverage
@@ -173,10 +181,10 @@ class Simulated:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the images, two windows where some are taken")
-    parser.add_argument("--out", help="a file to write the table to as well")
+    parser.add_argument("--quick", action="store_true", help="use a tenth of the images and 2 windows instead of 4")
+    parser.add_argument("--out", help="file to write the table to as well")
     arguments = parser.parse_args()
-    samples, places = (SAMPLES // 10, 2) if arguments.quick else (SAMPLES, PLACES)
+    samples, count = (SAMPLES // 10, 2) if arguments.quick else (SAMPLES, WINDOWS)
     began, lines = time.perf_counter(), []
 
     def say(line: str = "") -> None:
@@ -202,7 +210,7 @@ def main() -> None:
                 requests = {}
                 for packing, run in runs.items():
                     stop = max(1, round(share * run.plan.windows))
-                    read, distinct = run.part(stop, places)
+                    read, distinct = run.part(stop, count)
                     of_epochs = read.draws / samples
                     requests[packing] = read.requests / of_epochs
                     amplification = read.fetched / read.needed
@@ -224,7 +232,7 @@ def main() -> None:
                         f"{read.fetched / of_epochs / size:>9.3f} {read.cached / of_epochs / size:>6.3f} "
                         f"{distinct / drawn:>6.3f} | {amplification:>6.3f} | {ratio}"
                     )
-    say("(visits, requests and bytes are per epoch of draws, bytes in data sets)")
+    say("(visits, requests and bytes are per epoch, bytes in multiples of the data set)")
     say()
     for goal, verdicts in met.items():
         missed = [verdict for verdict in verdicts if verdict]
@@ -232,7 +240,7 @@ def main() -> None:
         for verdict in missed:
             say(f"    {verdict}")
     if any("whole run" in where for where in met["repacked needs at most half the requests"]):
-        say("In whole runs: at high temperatures all images are alike, and no packing puts those drawn side by side.")
+        say("In whole runs: at high temperatures all images are equally likely, and no packing groups the drawn ones.")
     print(f"{time.perf_counter() - began:.0f} seconds", file=sys.stderr)
     if arguments.out:
         with open(arguments.out, "w") as file:
@@ -240,7 +248,7 @@ def main() -> None:
 
 
 def note(met: dict[str, list[str]], goal: str, is_met: bool, where: str) -> None:
-    """Remembers where a goal is missed; an empty text where it is met."""
+    """Record where a goal is missed; an empty text where it is met."""
     met.setdefault(goal, []).append("" if is_met else where)
 
 

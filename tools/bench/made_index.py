@@ -1,4 +1,4 @@
-"""A packed data set of any number of rows, made up: the index is real, its shards are links to one small tar."""
+"""Create a synthetic packed data set of any size: the index is real, its shards are links to one small tar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +21,29 @@ from mimcl.pipeline.index import COLUMNS, ShardIndex, file_digest
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 
-IMAGES, SIDE = 64, 32  # that there really are, in the tar, and their size in pixels
-PER_SHARD = 10_000  # rows; of ImageNet that is 1 GB
+IMAGES, SIDE = 64, 32  # in the tar, and their size in pixels
+PER_SHARD = 10_000  # rows, which of ImageNet are 1 GB
 CLASSES = 1000
 CENTROIDS, WIDTH = 4096, 384
 _CHUNK = 1 << 18  # rows
-_UNKNOWN = "0" * 32  # in the place of a fingerprint
+_UNKNOWN = "0" * 32  # placeholder of the fingerprint
 _FINGERPRINTED = np.dtype([("key", "S9"), ("nbytes", "<i8"), ("xxh64", "<u8"), ("label", "<i4")])
 
 
+def bare_index(shard: NDArray, offset: NDArray | None = None, nbytes: NDArray | None = None) -> ShardIndex:
+    """Return an index in memory with these columns (N,) and zeros in the others; its shards have no files."""
+    zeros = np.zeros(len(shard), np.int64)
+    columns: dict[str, NDArray] = {"offset": offset if offset is not None else zeros}
+    columns |= {"nbytes": nbytes if nbytes is not None else zeros}
+    columns |= {name: zeros.astype(COLUMNS[name].to_pandas_dtype()) for name in ("xxh64", "width", "height", "label")}
+    shards: list[dict[str, Any]] = [{} for _ in range(int(shard[-1]) + 1)]
+    table = pa.record_batch(columns)
+    number = shard.astype(np.int32)
+    return ShardIndex(Path(), "train", "", [], shards, shard=number, **columns, _table=table, url=None)
+
+
 def make(folder: Path, rows: int) -> None:
-    """Makes `folder`/shards with an index of so many rows and the prototypes `default`; a chunk in memory at a time."""
+    """Create `folder`/shards with an index of `rows` rows and the prototypes `default`, a chunk in memory at a time."""
     root = folder / "shards"
     _pack_one(folder)
     images = ShardIndex.load(folder / "one")
@@ -64,7 +77,7 @@ def _pack_one(folder: Path) -> None:
 
 
 def _texts(rows: NDArray[np.int64], labels: NDArray[np.int32]) -> dict[str, NDArray[np.uint8]]:
-    """Keys, nine digits, and paths such as n00000007/000012345.jpg, as the bytes (n, length) of ASCII."""
+    """Return keys of nine digits and paths such as n00000007/000012345.jpg, as ASCII bytes (n, length)."""
 
     def digits(numbers: NDArray, count: int) -> NDArray[np.uint8]:
         return (numbers[:, None] // 10 ** np.arange(count - 1, -1, -1) % 10 + ord("0")).astype(np.uint8)
@@ -77,7 +90,7 @@ def _texts(rows: NDArray[np.int64], labels: NDArray[np.int32]) -> dict[str, NDAr
 
 
 def _columns(rows: NDArray[np.int64], shards: int, images: ShardIndex) -> dict[str, NDArray]:
-    """All columns but the texts. In a shard each image stands for a stretch of rows: places never descend."""
+    """Return all columns but the texts. Each image stands for consecutive rows of a shard, so that offsets ascend."""
     shard = rows // PER_SHARD
     image = rows % PER_SHARD * IMAGES // PER_SHARD
     found = {"shard": shard.astype(np.int32), "label": (shard * CLASSES // shards).astype(np.int32)}
@@ -85,14 +98,14 @@ def _columns(rows: NDArray[np.int64], shards: int, images: ShardIndex) -> dict[s
 
 
 def _write_zeros(path: Path, rows: int) -> None:
-    """The file in its final size, all columns zero: pages of zeros that nobody writes to need no memory."""
+    """Write the file in its final size, all columns zero: untouched pages of zeros need no memory."""
     arrays = []
     for name, kind in COLUMNS.items():
         if pa.types.is_large_string(kind):
             width = {"key": 9, "path": 23}[name]
-            places = np.zeros(rows + 1, np.int64)
-            places[-1] = rows * width
-            buffers = [None, pa.py_buffer(places), pa.py_buffer(np.zeros(rows * width, np.uint8))]
+            offsets = np.zeros(rows + 1, np.int64)
+            offsets[-1] = rows * width
+            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.zeros(rows * width, np.uint8))]
             arrays.append(pa.Array.from_buffers(kind, rows, buffers))
         else:
             arrays.append(pa.array(np.zeros(rows, kind.to_pandas_dtype())))
@@ -102,8 +115,8 @@ def _write_zeros(path: Path, rows: int) -> None:
 
 
 def _fill(path: Path, rows: int, shards: int, images: ShardIndex) -> str:
-    """Writes the rows into the file; returns the fingerprint, which stands there as well."""
-    targets = _places(path)
+    """Write the rows and their fingerprint into the file; return the fingerprint."""
+    targets = _writable_columns(path)
     digest = xxhash.xxh128()
     for start in range(0, rows, _CHUNK):
         stop = min(start + _CHUNK, rows)
@@ -114,13 +127,13 @@ def _fill(path: Path, rows: int, shards: int, images: ShardIndex) -> str:
             targets[name][start:stop] = column
         for name, text in texts.items():
             width = text.shape[1]
-            targets[f"{name} places"][start : stop + 1] = np.arange(start, stop + 1) * width
+            targets[f"{name} offsets"][start : stop + 1] = np.arange(start, stop + 1) * width
             targets[name][start * width : stop * width] = text.ravel()
         hashed = np.empty(stop - start, _FINGERPRINTED)
         hashed["key"] = texts["key"].view("S9")[:, 0]
         for name in ("nbytes", "xxh64", "label"):
             hashed[name] = columns[name]
-        digest.update(hashed)
+        digest.update(hashed.tobytes())
     fingerprint = digest.hexdigest()
     content = np.memmap(path, np.uint8, "r+")
     for part in (content[: 1 << 16], content[-(1 << 16) :]):
@@ -132,15 +145,15 @@ def _fill(path: Path, rows: int, shards: int, images: ShardIndex) -> str:
     return fingerprint
 
 
-def _places(path: Path) -> dict[str, NDArray]:
-    """The columns, and the places of the texts, as arrays that write into the file."""
+def _writable_columns(path: Path) -> dict[str, NDArray]:
+    """Return the columns, and the offsets of the texts, as arrays that write into the file."""
     content = np.memmap(path, np.uint8, "r+")
     with pa.memory_map(str(path)) as file:
         whole = file.read_buffer()
         batch, found = pa.ipc.open_file(whole).get_batch(0), {}
         for name, kind in COLUMNS.items():
-            *places, values = (buffer for buffer in batch[name].buffers() if buffer is not None)
-            for key, buffer in [(name, values), *((f"{name} places", buffer) for buffer in places)]:
+            *offsets, values = (buffer for buffer in batch[name].buffers() if buffer is not None)
+            for key, buffer in [(name, values), *((f"{name} offsets", buffer) for buffer in offsets)]:
                 part = content[buffer.address - whole.address :][: buffer.size]
                 text = pa.types.is_large_string(kind)
                 item = np.int64 if key != name else np.uint8 if text else kind.to_pandas_dtype()
@@ -149,7 +162,7 @@ def _places(path: Path) -> dict[str, NDArray]:
 
 
 def _prototypes(folder: Path, rows: int, fingerprint: str) -> None:
-    """Distances as prototypes give them: bell-shaped in [0, 1], sqrt(n) exact zeros and ones."""
+    """Save a prototype set with bell-shaped distances in [0, 1], sqrt(n) of them exact zeros and ones."""
     distance = np.empty(rows, np.float32)
     for number, part in enumerate(_parts(distance)):
         part[:] = np.random.default_rng(number).beta(2, 2, len(part))

@@ -1,31 +1,32 @@
-"""Speed of training steps by masking, each against our own MAE, and our own MAE against a straightforward one.
+"""Compare the speed of training steps by masking, each with our own MAE, and our own MAE with a straightforward one.
 
     python tools/bench/masking.py [--rounds 9] [--maskings hard-patches,learned] [--out tools/bench/masking.txt]
     python tools/bench/masking.py --gpu
 
-A step is forward, backward and optimizer on uint8 images in memory; ours go through the Trainer. In a round all are
-timed in turn, so that the machine's moods hit all alike, and every other round in the reverse order. A ratio is taken
-within each round; its median over the rounds is what counts, its least and greatest show how far to trust it. The round
-before the others compiles, with empty caches: what it takes beyond an ordinary one is the time to compile.
+A step is forward, backward and optimizer on uint8 images in memory; ours go through the Trainer. Each round times all
+of them in turn, every other round in reverse order, so that changes of the machine's load affect all alike. Ratios are
+taken within a round and reported as minimum, median and maximum over the rounds. An extra first round compiles, with
+empty caches; its time beyond an ordinary round is the compile time.
 
-Ours are compiled as one graph ("compile"), as a single process trains, and block by block ("compile blocks"), as
-several do.
+Ours are compiled as one graph ("compile"), as in a single process, and block by block ("compile blocks"), as in several
+processes.
 
-The goals hold for the default sizes on a CPU with bfloat16 arithmetic: the second pass of `learned` every step, the
-loss predictor of `hard-patches` as deep and wide as the decoder, its teacher in the student's precision.
+The goals hold for the default sizes on a CPU with bfloat16 arithmetic, with the second pass of `learned` in every step
+and the loss predictor of `hard-patches` as deep and wide as the decoder.
 """
 
 import argparse
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, product
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Block
@@ -37,21 +38,26 @@ from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.masker import MaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.model.forward_backward import CompileUnit
 from mimcl.model.mae import SIZES, ModelConfig, build, sin_cos_positions
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
-from mimcl.pipeline.augment import STREAM_MASK, hash64
 
-PLAIN = "straightforward"  # what anyone would write, in place of a masking's name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.step_batch import StepBatch, mask_keys, random_images
+
+Precision = Literal["bfloat16", "float32"]
+PLAIN = "straightforward"  # a textbook implementation; takes the place of a masking's name
 OURS = "random"
 MASKING_GOALS = {"hard-patches": 2.1, "learned": 3.7}  # at most: time of a step / that of OURS, in the same mode
 PLAIN_GOAL = 1.0  # at least: speed of OURS / that of PLAIN, in the same mode
-EAGER_GOALS = {
+EAGER_GOALS = {  # at least: ... / PLAIN's in float32
     "float32": 1.0,
     "float32 + compile": 1.15,
     "bfloat16 + compile": 1.9,
-}  # at least: ... / PLAIN's in float32
-MODES = {  # precision, what is compiled as one graph
+}
+MODES: dict[str, tuple[Precision, CompileUnit | None]] = {
     "float32": ("float32", None),
     "float32 + compile": ("float32", "whole"),
     "float32 + compile blocks": ("float32", "blocks"),
@@ -62,23 +68,16 @@ PLAIN_MODES = [mode for mode, (_, unit) in MODES.items() if unit != "blocks"]
 Times = dict[tuple[str, str], list[float]]  # seconds of each round, by masking or PLAIN, and mode
 
 
-@dataclass
-class Batch:
-    images: Tensor
-    keys: Tensor
-    position: int
-    bad: tuple[()] = ()
-
-
 class PlainMAE(nn.Module):
-    """He et al. (2022) as one writes it down from the paper with timm's blocks."""
+    """He et al. (2022), written from the paper with timm's blocks."""
 
     def __init__(self, config: ModelConfig, image_size: int, ratio: float) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.name]
         inner, side = config.decoder_width, image_size // config.patch_size
         self.patch_size, self.kept = config.patch_size, int(side * side * (1 - ratio))
-        block = partial(Block, mlp_ratio=4.0, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm annotates a class and takes any callable
+        block = partial(Block, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm)
         self.patch_embed = PatchEmbed(image_size, config.patch_size, 3, width)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(sin_cos_positions(width, side), requires_grad=False)
@@ -128,8 +127,10 @@ class Sizes:
     ratio: float = 0.75
 
 
-def plain_steps(sizes: Sizes, images: Tensor, precision: str, compile_unit: str | None) -> Callable[[], None]:
-    """The plainest training loop around the plainest MAE; the returned function trains for a round's steps."""
+def plain_steps(
+    sizes: Sizes, images: Tensor, precision: Precision, compile_unit: CompileUnit | None
+) -> Callable[[], None]:
+    """Return a function that trains the straightforward MAE for a round's steps, in a straightforward loop."""
     device = sizes.device
     model = PlainMAE(sizes.model, sizes.image_size, sizes.ratio).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05)
@@ -151,12 +152,12 @@ def plain_steps(sizes: Sizes, images: Tensor, precision: str, compile_unit: str 
 
 
 def our_steps(
-    sizes: Sizes, images: Tensor, masking: str, precision: str, compile_unit: str | None
+    sizes: Sizes, images: Tensor, masking: MaskingConfig, precision: Precision, compile_unit: CompileUnit | None
 ) -> Callable[[], None]:
-    """The same through the Trainer, with the masker of that name."""
+    """Return a function that trains our MAE with a masker for a round's steps, through the Trainer."""
     model = build(sizes.model, sizes.image_size, seed=0).to(sizes.device)
     masker = make_masker(
-        MaskingConfig(masking, sizes.ratio),
+        masking,
         model,
         MaskingSchedule("epoch", 1, 1),
         hard_patches=HardPatchesConfig(),
@@ -175,11 +176,11 @@ def our_steps(
         precision=precision,
         compile_unit=compile_unit or "whole",
     )
-    keys = torch.from_numpy(hash64(0, np.arange(sizes.batch), STREAM_MASK).view(np.int64)).to(sizes.device)
+    keys = mask_keys(sizes.batch, sizes.device)
 
     def run() -> None:
-        trainer.position = sizes.batch  # the first step is always reported, which a step seldom is
-        batches = (Batch(images, keys, step * sizes.batch) for step in count(2))
+        trainer.position = sizes.batch  # skip step 1, which is always logged: most steps are not
+        batches = (StepBatch(images, keys, step * sizes.batch) for step in count(2))
         steps = count(2)
         trainer.run(batches, (), lambda *_: None, lambda: next(steps) >= sizes.steps)  # stops one step late
 
@@ -187,7 +188,7 @@ def our_steps(
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
-    """How long `work` takes, until the device is done."""
+    """Return the duration of `work`, including what it started on the device."""
     started = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -195,18 +196,16 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def measure(sizes: Sizes, maskings: list[str], rounds: int) -> tuple[Times, dict[tuple[str, str], float]]:
-    """The times of the rounds, and of the one before them, which compiles."""
+def measure(sizes: Sizes, maskings: list[MaskingConfig], rounds: int) -> tuple[Times, dict[tuple[str, str], float]]:
+    """Return the times of the rounds, and of the extra first round, which compiles."""
     torch._inductor.config.force_disable_caches = True
-    bits = hash64(0, np.arange(sizes.batch * 3 * sizes.image_size**2), 9)
-    pixels = torch.from_numpy((bits >> np.uint64(56)).astype(np.uint8))
-    images = pixels.view(sizes.batch, 3, sizes.image_size, sizes.image_size).to(sizes.device)
-    torch._dynamo.config.recompile_limit = 64  # all that are compiled share the Trainer's code
-    works = {}
+    images = random_images(sizes.batch, sizes.image_size, sizes.device)
+    torch._dynamo.config.recompile_limit = 64  # the compiled variants share the Trainer's code
+    works: dict[tuple[str, str], Callable[[], None]] = {}
     for mode, how in MODES.items():
         if mode in PLAIN_MODES:
             works[PLAIN, mode] = plain_steps(sizes, images, *how)
-        works.update({(name, mode): our_steps(sizes, images, name, *how) for name in maskings})
+        works.update({(masking.name, mode): our_steps(sizes, images, masking, *how) for masking in maskings})
     first = {kind: seconds(work, sizes.device) for kind, work in works.items()}
     times: Times = {kind: [] for kind in works}
     for number in range(rounds):
@@ -216,7 +215,7 @@ def measure(sizes: Sizes, maskings: list[str], rounds: int) -> tuple[Times, dict
 
 
 def tables(sizes: Sizes, times: Times, first: dict[tuple[str, str], float], goals: bool) -> str:
-    """Images a second of each kind, all ratios that have a goal, and what compiling takes."""
+    """Return tables of images/s, of the ratios, and of compile times."""
     images, maskings = sizes.batch * sizes.steps, dict.fromkeys(name for name, _ in times if name not in (PLAIN, OURS))
     lines = [_head("images/s")]
     lines += [_line(f"{name}, {mode}", [images / t for t in taken], "8.1f") for (name, mode), taken in times.items()]
@@ -227,9 +226,9 @@ def tables(sizes: Sizes, times: Times, first: dict[tuple[str, str], float], goal
             _line(f"{name}, {mode}", _ratios(times, (name, mode), (OURS, mode)), "8.3f", most=goal) for mode in MODES
         ]
     lines.append(_head(f"speed of {OURS} / {PLAIN}"))
-    goal = PLAIN_GOAL if goals else None
+    least = PLAIN_GOAL if goals else None
     lines += [
-        _line(f"same mode, {mode}", _ratios(times, (PLAIN, mode), (OURS, mode)), "8.3f", goal) for mode in PLAIN_MODES
+        _line(f"same mode, {mode}", _ratios(times, (PLAIN, mode), (OURS, mode)), "8.3f", least) for mode in PLAIN_MODES
     ]
     for mode, goal in EAGER_GOALS.items():
         ratios = _ratios(times, (PLAIN, "float32"), (OURS, mode))
@@ -267,13 +266,13 @@ def _line(name: str, values: list[float], form: str, least: float | None = None,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--maskings", default="random,hard-patches,learned", help="names, separated by commas; random is always there"
+        "--maskings", default="random,hard-patches,learned", help="comma-separated names; random is always included"
     )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, help="steps in a round; at least 2; default 2, on a GPU 20")
-    parser.add_argument("--batch", type=int, help="images in a step; default 32, on a GPU 128")
-    parser.add_argument("--gpu", action="store_true", help="ViT-B/16 with MAE's decoder, on the GPU")
-    parser.add_argument("--out", type=Path, help="a file for what is printed")
+    parser.add_argument("--rounds", type=int, default=9, help="default 9")
+    parser.add_argument("--steps", type=int, help="steps in a round, at least 2 (default 2, on a GPU 20)")
+    parser.add_argument("--batch", type=int, help="images in a step (default 32, on a GPU 128)")
+    parser.add_argument("--gpu", action="store_true", help="measure ViT-B/16 with MAE's decoder on the GPU")
+    parser.add_argument("--out", type=Path, help="file to write the output to as well")
     options = parser.parse_args()
 
     if options.gpu:
@@ -284,8 +283,8 @@ def main() -> None:
         model = ModelConfig("vit_tiny", decoder_width=128, decoder_depth=4)
         sizes = Sizes(torch.device("cpu"), model, options.batch or 32, options.steps or 2)
         where = f"CPU, {torch.get_num_threads()} threads"
-    keep_freed_memory()  # as `mimcl train` does; for all of them
-    maskings = [OURS, *(name for name in options.maskings.split(",") if name != OURS)]
+    keep_freed_memory()  # as `mimcl train` does
+    maskings = [MaskingConfig(name, sizes.ratio) for name in dict.fromkeys([OURS, *options.maskings.split(",")])]
     times, first = measure(sizes, maskings, options.rounds)
     shape = f"{model.name}, decoder {model.decoder_width} x {model.decoder_depth}, {sizes.image_size} px"
     title = f"{shape}, batches of {sizes.batch}, {where}, torch {torch.__version__}\n"

@@ -1,12 +1,12 @@
-"""Does memory stay where it is? Resident anonymous memory after each pass over many small images, while training.
+"""Check that memory does not grow: resident anonymous memory after each pass over many small images, while training.
 
     python tools/bench/memory.py
     python tools/bench/memory.py --data shards --curriculum proto
 
-Goal: after 3 passes over 200,000 images of 32 pixels at most 5% above that after the first pass. The images are made up
-and packed in a temporary folder unless `--data` gives a packed set. All is as in `mimcl train`, run folder and one
-checkpoint a pass included, but for a model of width 32 and depth 1 and made-up prototype distances. Each curriculum has
-a process of its own. Exit code 1 above the goal.
+Goal: after 3 passes over 200,000 images of 32 pixels at most 5% more than after the first pass. Random images are
+packed into a temporary folder, unless `--data` gives a packed data set. Everything else is as in `mimcl train`, with a
+run folder and one checkpoint per pass, except for a model of width 32 and depth 1 and random prototype distances. Each
+curriculum runs in its own process. Exit code 1 above the goal.
 """
 
 import argparse
@@ -45,10 +45,10 @@ GOAL = 1.05
 SIZE = 32  # pixels
 
 
-class MadeUp(Item):
+class RandomImage(Item):
     """A JPEG of coarse colours and fine noise, different for each name."""
 
-    exact = False  # of what size, only making it tells
+    exact = False  # its size is not known before it is encoded
 
     def read(self) -> bytes:
         rng = np.random.default_rng(int(self.name))
@@ -60,13 +60,13 @@ class MadeUp(Item):
 
 
 def anonymous_mb() -> float:
-    """Resident memory of this process that no file stands behind."""
+    """Return the resident memory of this process that is not backed by a file, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024 / 1e6
 
 
 def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
-    """Trains for `passes` epochs and prints a line after each; ends the process with code 1 above the goal."""
+    """Train for `passes` epochs and print a line after each; exit with code 1 above the goal."""
     index = ShardIndex.load(root)
     batch = min(512, index.samples)
     values = {
@@ -122,7 +122,8 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     )
     print(f"\ncurriculum {curriculum}, {choice}, {index.samples:,} images, at the start {anonymous_mb():.1f} MB")
     print(f"{'pass':>4} {'images':>10} {'seconds':>8} {'RssAnon MB':>11} {'to first':>9}", flush=True)
-    found, started = [], time.perf_counter()
+    found: list[float] = []
+    started = time.perf_counter()
     marks = fingerprints(index, distances)
 
     def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
@@ -142,15 +143,15 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=200_000, help="images that are made up (default 200000)")
+    parser.add_argument("--samples", type=int, default=200_000, help="random images (default 200000)")
     parser.add_argument("--passes", type=int, default=3, help="default 3")
-    parser.add_argument("--data", type=Path, help="packed data set in place of made-up images")
+    parser.add_argument("--data", type=Path, help="packed data set to use instead of random images")
     parser.add_argument("--curriculum", nargs="+", choices=("none", "proto", "anti"), default=["proto", "none"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root, above = options.data or Path(name) / "shards", []
         if not options.data:
-            items = [MadeUp(f"{number:09d}", -1, 1000) for number in range(options.samples)]
+            items: list[Item] = [RandomImage(f"{number:09d}", -1, 1000) for number in range(options.samples)]
             pack(Source({"train": items}), root, PackConfig(), on_progress=lambda count: None)
         for curriculum in options.curriculum:
             process = multiprocessing.get_context("spawn").Process(

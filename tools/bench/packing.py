@@ -1,13 +1,12 @@
-"""Speed of packing large JPEGs without re-encoding, against tar over the same files; and the time for CIFAR-10.
+"""Compare packing large JPEGs without re-encoding with tar over the same files, and time packing CIFAR-10.
 
     python tools/bench/packing.py [--data FOLDER] [--mb 5000] [--rounds 5] [--workers 2] [--cifar FOLDER]
 
-Goals: at least 0.7 times the speed of `tar cf` (inside: listing and packing, without the start of Python); CIFAR-10 as
-60,000 files in under 30 s, all in all. Files of FOLDER (default: 128 generated JPEGs of about 110 KB) are copied under
-new names until there are that many MB. Rounds are paired: tar, then mimcl; files are in the page cache for both, and
-what was written before is on the disk; the first round, in which memory is touched that was not used before, does not
-count. tar leaves its output to the system, packing waits until it is on the disk: "tar, flushed" does so too. Of data
-that are small beside the memory, tar alone writes nothing to the disk while it runs.
+Goals: at least 0.7 times the speed of `tar cf` (inside: listing and packing, without starting Python); CIFAR-10 as
+60,000 files in under 30 s in total. Files of FOLDER (default: 128 generated JPEGs of about 110 KB) are copied under new
+names until they have --mb MB. In each round tar runs first, then mimcl; both find the files in the page cache and no
+pending writes. The first round is not counted. tar leaves its output to the page cache, while packing flushes it to the
+disk, as "tar, flushed" does: with data that are small beside the memory, tar alone writes nothing while it runs.
 """
 
 import argparse
@@ -34,7 +33,7 @@ if __name__ == "__main__":
 
 
 def prepare(data: Path | None, folder: Path, megabytes: int) -> tuple[int, int]:
-    """Copies files into class folders of `folder` until there are so many MB; how many files and bytes they are."""
+    """Copy files into class folders of `folder` until they have `megabytes`; return the number of files and bytes."""
     if data is None:
         from mimcl.cli.doctor.generated_shards import generated_shards
 
@@ -60,7 +59,7 @@ def warm(folder: Path) -> None:
 
 
 def tar(source: Path, out: Path) -> tuple[float, float]:
-    """Seconds until tar ends, and until what it wrote is on the disk."""
+    """Return the seconds until tar ends, and until its output is on the disk."""
     warm(source)
     began = time.perf_counter()
     subprocess.run(["tar", "cf", out, "-C", source, "."], check=True)
@@ -73,10 +72,10 @@ def tar(source: Path, out: Path) -> tuple[float, float]:
 
 
 def mimcl(source: Path, out: Path, workers: int, script: Path) -> tuple[float, float]:
-    """Seconds of the whole process, and of listing and packing in it."""
+    """Return the seconds of the whole process, and of listing and packing in it."""
     warm(source)
     began = time.perf_counter()
-    command = [sys.executable, script, source, out, str(workers)]
+    command = [sys.executable, str(script), str(source), str(out), str(workers)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     ended = time.perf_counter()
     shutil.rmtree(out)
@@ -86,9 +85,9 @@ def mimcl(source: Path, out: Path, workers: int, script: Path) -> tuple[float, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with images of any depth")
-    parser.add_argument("--mb", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--mb", type=int, default=5000, help="default 5000")
+    parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--cifar", type=Path, help="folder with train/ and val/ of CIFAR-10's 60,000 images")
     options = parser.parse_args()
     missed = []

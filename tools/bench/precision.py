@@ -1,50 +1,47 @@
-"""Speed of training steps in float32, in bfloat16, and in bfloat16 with torch.compile, on made-up images.
+"""Compare the speed of training steps in float32, bfloat16 and bfloat16 with torch.compile, on random images.
 
     python tools/bench/precision.py [--recipe cpu_small] [--rounds 5]
 
-The three alternate, so that the machine's moods hit all alike; the ratios of medians are what counts. On a CPU with
-bfloat16 arithmetic the design expects 1.6 and 2.0 times float32.
+The three alternate, so that changes of the machine's load affect all alike; look at the ratios. On a CPU with bfloat16
+arithmetic the goals are 1.6 and 2.0 times float32.
 """
 
 import argparse
 import statistics
+import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
 
 from mimcl.cli.recipes import recipe
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model.mae import build
 from mimcl.model.trainer import Trainer
-from mimcl.pipeline.augment import STREAM_MASK, hash64
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-@dataclass
-class Batch:
-    images: torch.Tensor
-    keys: torch.Tensor
-    position: int
-    bad: tuple[()] = ()
+from bench.step_batch import StepBatch, mask_keys, random_images
+
+Precision = Literal["bfloat16", "float32"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="cpu_small")
-    parser.add_argument("--images", type=int, help="images in a batch; default: the recipe's micro-batch")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=5, help="steps in a round")
+    parser.add_argument("--recipe", default="cpu_small", help="default cpu_small")
+    parser.add_argument("--images", type=int, help="images in a batch (default: the recipe's micro-batch)")
+    parser.add_argument("--rounds", type=int, default=5, help="default 5")
+    parser.add_argument("--steps", type=int, default=5, help="steps in a round (default 5)")
     options = parser.parse_args()
 
     config = recipe(options.recipe)
     size, count = config.data.image_size, options.images or config.data.micro_batch_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bits = hash64(0, np.arange(count * 3 * size * size), 9)
-    images = torch.from_numpy((bits >> np.uint64(56)).astype(np.uint8)).view(count, 3, size, size).to(device)
-    keys = torch.from_numpy(hash64(0, np.arange(count), STREAM_MASK).view(np.int64)).to(device)
+    images, keys = random_images(count, size, device), mask_keys(count, device)
 
-    def trainer(precision: str, compiled: bool) -> Trainer:
+    def make_trainer(precision: Precision, compiled: bool) -> Trainer:
         model = build(config.model, size, seed=0).to(device)
         return Trainer(
             model,
@@ -58,19 +55,23 @@ def main() -> None:
             precision=precision,
         )
 
-    def run(of: Trainer) -> None:
-        of.position = 0
-        of.run((Batch(images, keys, (step + 1) * count) for step in range(options.steps)), (), lambda *_: None)
+    def run(trainer: Trainer) -> None:
+        trainer.position = 0
+        batches = (StepBatch(images, keys, (step + 1) * count) for step in range(options.steps))
+        trainer.run(batches, (), lambda *_: None)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    kinds = {"float32": ("float32", False), "bfloat16": ("bfloat16", False), "bfloat16 + compile": ("bfloat16", True)}
-    trainers = {name: trainer(*kind) for name, kind in kinds.items()}
-    speeds = {name: [] for name in kinds}
+    trainers = {
+        "float32": make_trainer("float32", False),
+        "bfloat16": make_trainer("bfloat16", False),
+        "bfloat16 + compile": make_trainer("bfloat16", True),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in trainers}
     for number in range(options.rounds + 1):
-        for name, one in trainers.items():
+        for name, trainer in trainers.items():
             started = time.perf_counter()
-            run(one)
+            run(trainer)
             if number:  # the first round warms up and compiles
                 speeds[name].append(options.steps * count / (time.perf_counter() - started))
     base = statistics.median(speeds["float32"])

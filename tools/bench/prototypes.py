@@ -1,20 +1,21 @@
-"""Anonymous memory of building prototypes, beside the size of the feature matrix: python tools/bench/prototypes.py
+"""Measure the anonymous memory of building prototypes and compare it with the size of the feature matrix.
 
-Random features in groups stand in for an extractor's, written to the parts that `mimcl prototypes build` writes; what
-follows is its own: k-means on a sample, assignment part by part, distances, the stored set. --rows, --width, --k and
---sample change the sizes; --k 0 chooses K.
+    python tools/bench/prototypes.py
+
+Clustered random features stand in for an extractor's, in files as `mimcl prototypes build` writes them. The rest is the
+real build: k-means on a sample, assignment part by part, distances, the saved set.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -22,18 +23,22 @@ from mimcl.cli.prototypes.workspace import Building
 from mimcl.curriculum.clustering import ITERATIONS, SAMPLE, normalise_distances
 from mimcl.curriculum.prototypes import PrototypeSet, make_info
 
-_SHARD = 2500  # images, as 256 MB of ImageNet have
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.made_index import bare_index
+
+_SHARD = 2500  # images, as in 256 MB of ImageNet
 
 
 def anonymous() -> int:
-    """Bytes of this process's memory that are backed by no file."""
+    """Return the bytes of this process's memory that are not backed by a file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 @contextmanager
 def measured(what: str) -> Iterator[None]:
-    """Prints seconds, and the most anonymous memory above that of the beginning."""
+    """Print the duration of the block, and by how much anonymous memory exceeded that at its start."""
     before, peak, ended = anonymous(), [0], threading.Event()
 
     def watch() -> None:
@@ -51,23 +56,22 @@ def measured(what: str) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name, default in (("rows", 300_000), ("width", 384), ("k", 500), ("sample", SAMPLE)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    asked = parser.parse_args()
-    shard = np.arange(asked.rows) // _SHARD
-    index = SimpleNamespace(shard=shard, shards=[None] * (int(shard[-1]) + 1))
-    print(
-        f"{asked.rows:,} x {asked.width} features, {4e-6 * asked.rows * asked.width:,.0f} MB on the disk; peak beside"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=300_000, help="images (default 300000)")
+    parser.add_argument("--width", type=int, default=384, help="dimensions of a feature (default 384)")
+    parser.add_argument("--k", type=int, default=500, help="number of prototypes; 0 chooses it (default 500)")
+    parser.add_argument("--sample", type=int, default=SAMPLE, help=f"images for k-means (default {SAMPLE})")
+    options = parser.parse_args()
+    index, megabytes = bare_index(np.arange(options.rows) // _SHARD), 4e-6 * options.rows * options.width
+    print(f"{options.rows:,} x {options.width} features, {megabytes:,.0f} MB on disk; memory in addition:")
     with tempfile.TemporaryDirectory() as folder:
-        building, random = Building(Path(folder) / "building", index), np.random.default_rng(0)
-        centres = random.standard_normal((200, asked.width), np.float32)
+        building, rng = Building(Path(folder) / "building", index), np.random.default_rng(0)
+        centres = rng.standard_normal((200, options.width), np.float32)
         with measured("features"):
             for part, rows in enumerate(building.features.chunks):
-                noise = random.standard_normal((len(rows), asked.width), np.float32)
-                building.features.write(part, noise + centres[random.integers(0, 200, len(rows))])
-        settings = {"k": asked.k or None, "seed": 0, "sample": asked.sample, "iterations": ITERATIONS}
+                noise = rng.standard_normal((len(rows), options.width), np.float32)
+                building.features.write(part, noise + centres[rng.integers(0, 200, len(rows))])
+        settings = {"k": options.k or None, "seed": 0, "sample": options.sample, "iterations": ITERATIONS}
         with measured("k-means"):
             building.clusters(settings)
         clusters = building.read_clusters(settings)

@@ -1,11 +1,12 @@
-"""Reading and checking samples without decoding them, from the page cache and from the device; for loader.py."""
+"""Time reading and checking samples without decoding them, from the page cache and from the disk; for loader.py."""
 
 import mmap
 import os
 import statistics
 import time
 from collections.abc import Callable
-from ctypes import CDLL, c_size_t, c_ubyte, c_void_p, get_errno
+from ctypes import CDLL, c_size_t, c_void_p, get_errno
+from unittest import mock
 
 import numpy as np
 
@@ -14,13 +15,13 @@ from mimcl.pipeline import read_pool, store
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import ShardStore
 
-_KEPT = 0.01  # of the shards' pages may still be cached after they were dropped
+_MAX_CACHED = 0.01  # share of the shards' pages that may still be cached after they were dropped
 
 
 def cool(index: ShardIndex) -> None:
-    """Drop the shards from the page cache; exits where the kernel keeps them, as in a file system in memory."""
+    """Drop the shards from the page cache; exit where the kernel keeps them, as on tmpfs."""
     forget_shards(index)
-    if (share := cached(index)) > _KEPT:
+    if (share := cached(index)) > _MAX_CACHED:
         raise SystemExit(f"{share:.0%} of the shards are still in the page cache after POSIX_FADV_DONTNEED")
 
 
@@ -33,7 +34,7 @@ def warm(index: ShardIndex) -> None:
 
 
 def cached(index: ShardIndex) -> float:
-    """Share of the shards' pages that the page cache holds."""
+    """Return the share of the shards' pages that are in the page cache."""
     mincore, resident, pages = CDLL(None, use_errno=True).mincore, 0, 0
     for shard in index.shards:
         with (
@@ -41,30 +42,31 @@ def cached(index: ShardIndex) -> float:
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
         ):
             view = np.frombuffer(mapping, np.uint8)
-            found = (c_ubyte * -(-len(view) // mmap.PAGESIZE))()
-            if mincore(c_void_p(view.ctypes.data), c_size_t(len(view)), found):
+            found = np.zeros(-(-len(view) // mmap.PAGESIZE), np.uint8)
+            if mincore(c_void_p(view.ctypes.data), c_size_t(len(view)), c_void_p(found.ctypes.data)):
                 raise OSError(get_errno(), "mincore failed")
-            resident, pages = resident + int((np.frombuffer(found, np.uint8) & 1).sum()), pages + len(found)
+            resident, pages = resident + int((found & 1).sum()), pages + len(found)
             del view  # a mapping that is still in use cannot be closed
     return resident / pages
 
 
+def _not_cached(*_: object) -> None:
+    """Stand in for `read_cached`, faster than a mock."""
+
+
 def one_at_a_time(run: Callable[[], int]) -> Callable[[], int]:
-    """The same run with samples read one after another, without a look at the page cache before."""
+    """Return the same run with samples read one after another, without asking the page cache first."""
 
-    def run_so() -> int:
-        before = read_pool.READ_THREADS, store._Shard.read_cached
-        read_pool.READ_THREADS, store._Shard.read_cached = 1, lambda *_: None
-        try:
+    def run_one_at_a_time() -> int:
+        one_thread = mock.patch.object(read_pool, "READ_THREADS", 1)
+        with one_thread, mock.patch.object(store._Shard, "read_cached", _not_cached):
             return run()
-        finally:
-            read_pool.READ_THREADS, store._Shard.read_cached = before
 
-    return run_so
+    return run_one_at_a_time
 
 
 def reads(index: ShardIndex, batch: int) -> Callable[[], int]:
-    """Every sample once, in another random order each time, a micro-batch at a time."""
+    """Return a run that reads every sample once, in a new random order each time, a micro-batch at a time."""
     store, random = ShardStore(index), np.random.default_rng(0)
 
     def run() -> int:
@@ -77,10 +79,11 @@ def reads(index: ShardIndex, batch: int) -> Callable[[], int]:
 
 
 def compare(index: ShardIndex, batch: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """By "cold" and "warm": samples/s of each round, as the store reads and one at a time."""
-    run, found = reads(index, batch), {"cold": ([], []), "warm": ([], [])}
+    """Return samples/s of each round, by threads and one at a time, for "cold" and "warm"."""
+    run = reads(index, batch)
+    found: dict[str, tuple[list[float], list[float]]] = {"cold": ([], []), "warm": ([], [])}
     kinds = (run, one_at_a_time(run))
-    for number in range(-1, rounds):  # the first does not count
+    for number in range(-1, rounds):  # the first is not counted
         for cache, prepare in (("cold", cool), ("warm", warm)):
             for kind in (0, 1) if number % 2 else (1, 0):
                 prepare(index)
@@ -92,14 +95,14 @@ def compare(index: ShardIndex, batch: int, rounds: int) -> dict[str, tuple[list[
 
 
 def ratio(ours: list[float], other: list[float]) -> str:
-    """Median of the ratios within a round, with the smallest and the largest."""
+    """Return the median of the ratios within a round, with the smallest and the largest, as text."""
     found = [a / b for a, b in zip(ours, other, strict=True)]
     return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
 
 def report(index: ShardIndex, batches: tuple[int, ...], rounds: int, goals: dict[str, float]) -> None:
-    """Print what `compare` finds for each size of micro-batch."""
-    os.sync()  # what is not written yet cannot be dropped
+    """Print the result of `compare` for each size of micro-batch."""
+    os.sync()  # dirty pages cannot be dropped
     print(f"\nreading alone, {index.samples:,} samples a run, {read_pool.READ_THREADS} threads and one at a time")
     for batch in batches:
         for cache, (threads, one) in compare(index, batch, rounds).items():

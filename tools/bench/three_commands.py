@@ -1,9 +1,9 @@
-"""Times the three commands, typed as in the README, on a folder of images, in an otherwise empty folder.
+"""Time the three commands of the README on a folder of images, in an otherwise empty folder.
 
     python tools/bench/three_commands.py IMAGES
     python tools/bench/three_commands.py cifar10/ --train "--recipe cifar_tiny --epochs 1"
 
-Goal: 500 full-size ImageNet images take under 10 minutes in all on 2 cores. `mimcl --help`, goal 0.5 s, comes first.
+Goal: 500 full-size ImageNet images take under 10 minutes in total on 2 cores. `mimcl --help`, goal 0.5 s, comes first.
 """
 
 import argparse
@@ -28,8 +28,9 @@ def timed(folder: Path, arguments: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path, help="a folder that mimcl shard takes")
-    parser.add_argument("--train", default="--curriculum proto --temp-schedule cosine", help="arguments of mimcl train")
+    parser.add_argument("images", type=Path, help="folder of images, as for `mimcl shard`")
+    default = "--curriculum proto --temp-schedule cosine"
+    parser.add_argument("--train", default=default, help=f"arguments of `mimcl train` (default: {default})")
     options = parser.parse_args()
 
     starts = []
@@ -48,7 +49,7 @@ def main() -> None:
     print(f"{'mimcl --help, median of 5':40} {statistics.median(starts):8.2f} s   goal < 0.50 s")
     for command, seconds in zip(commands, times, strict=True):
         print(f"{'mimcl ' + command[0]:40} {seconds:8.1f} s")
-    print(f"{'in all':40} {sum(times):8.1f} s   goal < 600 s for 500 ImageNet images")
+    print(f"{'total':40} {sum(times):8.1f} s   goal < 600 s for 500 ImageNet images")
 
 
 if __name__ == "__main__":

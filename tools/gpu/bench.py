@@ -1,4 +1,4 @@
-"""What the parts measure with: sizes, models, batches made on the device, and timed training steps."""
+"""Shared by all parts: sizes, models, batches on the device, and timed training steps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle, islice, pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from bench.step_batch import StepBatch, mask_keys
 from torch import nn
 
 from mimcl.curriculum.masking.factory import make_masker
@@ -26,24 +25,24 @@ from mimcl.model.forward_backward import CompileUnit
 from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
-from mimcl.pipeline.augment import STREAM_MASK, hash64
 from mimcl.pipeline.cores import decode_threads
 
 MASK_RATIO = 0.75
+Masking = Literal["random", "hard-patches", "learned"]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the measurements are, and on what device."""
+    """The sizes of the measurements, and the device."""
 
     device: str
     make_model: Callable[[], MaskedAutoencoderViT]
     batch: int  # images of a step, in one micro-batch
-    stretch: int  # steps that are timed together
-    matrix: int  # side of the matrices whose product is timed
-    copied: int  # bytes of the copy that is timed
+    stretch: int  # steps timed together
+    matrix: int  # side of the matrices to multiply
+    copied: int  # bytes to copy
     images: int  # in the generated data set
-    batches: int  # timed when reading and decoding
+    batches: int  # to read and decode
     large_batch: int
     learned: LearnedMaskingConfig = field(default_factory=LearnedMaskingConfig)
     test_files: tuple[str, ...] | None = None  # None: all that have GPU tests
@@ -81,7 +80,7 @@ REHEARSAL = Scale(
     images=24,
     batches=3,
     learned=LearnedMaskingConfig(depth=1),
-    test_files=("tests/curriculum/masking/test_make.py", "tests/pipeline/test_refused_images.py"),
+    test_files=("tests/curriculum/masking/test_factory.py", "tests/pipeline/test_refused_images.py"),
 )
 
 
@@ -89,20 +88,20 @@ REHEARSAL = Scale(
 class Steps:
     """Timed training steps."""
 
-    first: float  # seconds of the first step, compilation included
+    first: float  # seconds of the first step, including compilation
     seconds: float  # of a later step; median over stretches
     losses: list[float]  # mean of the first step, then of each stretch
-    peak: float  # GiB that torch allocated at most; 0 on the CPU
+    peak: float  # GiB of memory allocated by torch; 0 on the CPU
 
 
 @dataclass
 class Bench:
-    """The state that the parts share in one process."""
+    """The state shared by the parts that run in one process."""
 
     scale: Scale
     folder: Path  # temporary
-    artifacts: Path  # for files that are kept
-    until: float = 0.0  # time.monotonic() at which the part is ended
+    artifacts: Path  # for files to keep
+    deadline: float = 0.0  # of the current part, as time.monotonic()
     threads: int = field(default_factory=decode_threads)
     _kept: dict[str, Any] = field(default_factory=dict)
 
@@ -111,7 +110,7 @@ class Bench:
         return self.scale.device == "cpu"
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make()` returned at the first call in this process."""
+        """Return `make()`, called only once per process and name."""
         if name not in self._kept:
             self._kept[name] = make()
         return self._kept[name]
@@ -121,7 +120,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def seconds(self, work: Callable[[], object], repeats: int) -> float:
-        """Median over `repeats` calls, each to the end of what it started on the device; the first is not counted."""
+        """Return the median duration of `repeats` calls, including their work on the device, after one warm-up call."""
         taken = []
         for _ in range(repeats + 1):
             self.wait()
@@ -132,22 +131,19 @@ class Bench:
         return statistics.median(taken[1:])
 
     def model(self) -> MaskedAutoencoderViT:
-        """A new model with the same weights every time."""
+        """Return a new model, with the same weights every time."""
         on_host = self.once("model", self.scale.make_model)
         return copy.deepcopy(on_host).to(self.scale.device)
 
-    def batches(self, size: int, image_size: int, steps: int) -> Iterator[SimpleNamespace]:
-        """A step's batch each, of four that lie on the device."""
-        sets = [_smooth_noise(size, image_size, seed, self.scale.device) for seed in range(4)]
-        keys = [
-            torch.from_numpy(hash64(seed, np.arange(size), STREAM_MASK).view(np.int64)).to(self.scale.device)
-            for seed in range(4)
-        ]
-        for step, (images, key) in enumerate(islice(cycle(zip(sets, keys, strict=True)), steps), 1):
-            yield SimpleNamespace(images=images, keys=key, position=step * size, bad=())
+    def batches(self, size: int, image_size: int, steps: int) -> Iterator[StepBatch]:
+        """Yield a batch per step, cycling through four on the device."""
+        device = self.scale.device
+        batches = [(_smooth_noise(size, image_size, seed, device), mask_keys(size, device, seed)) for seed in range(4)]
+        for step, (images, keys) in enumerate(islice(cycle(batches), steps), 1):
+            yield StepBatch(images, keys, step * size)
 
-    def trainer(self, size: int, steps: int, unit: CompileUnit | None, masking: str = "random") -> Trainer:
-        """Reports after each stretch; the learning rate rises fast, so that the loss falls within these few steps."""
+    def trainer(self, size: int, steps: int, unit: CompileUnit | None, masking: Masking = "random") -> Trainer:
+        """Return a trainer that reports after each stretch; with a short warm-up, so that the loss falls quickly."""
         model = self.model()
         masker = make_masker(
             MaskingConfig(masking, MASK_RATIO),
@@ -175,8 +171,10 @@ class Bench:
             compile_unit=unit or "whole",
         )
 
-    def train(self, size: int, unit: CompileUnit | None = None, masking: str = "random", stretches: int = 4) -> Steps:
-        """Times steps over batches on the device: the first, a stretch to warm up, then `stretches`."""
+    def train(
+        self, size: int, unit: CompileUnit | None = None, masking: Masking = "random", stretches: int = 4
+    ) -> Steps:
+        """Time steps over batches on the device: the first, a stretch to warm up, then `stretches`."""
         if not self.rehearsal:
             torch.cuda.reset_peak_memory_stats()
         steps = (1 + stretches) * self.scale.stretch
@@ -185,13 +183,13 @@ class Bench:
         return self.timed(trainer, batches)
 
     def timed(self, trainer: Trainer, batches: Iterable[Any], reports: list[Any] | None = None) -> Steps:
-        """Runs the trainer, whose reports are a stretch apart, and times the stretches after the first."""
-        marks, losses = [], []
+        """Run the trainer, which reports after each stretch, and time the stretches after the first."""
+        times, losses = [], []
 
         def after_step(step: int, report: Any, outcomes: list[Any]) -> None:
             if report:
                 self.wait()
-                marks.append(time.perf_counter())
+                times.append(time.perf_counter())
                 losses.append(report.loss)
                 if reports is not None:
                     reports.append(report)
@@ -199,13 +197,13 @@ class Bench:
         self.wait()
         started = time.perf_counter()
         trainer.run(batches, (), after_step)
-        stretches = [after - before for before, after in pairwise(marks[1:])]
+        stretches = [after - before for before, after in pairwise(times[1:])]
         peak = 0.0 if self.rehearsal else torch.cuda.max_memory_allocated() / 2**30
-        return Steps(marks[0] - started, statistics.median(stretches) / self.scale.stretch, losses, peak)
+        return Steps(times[0] - started, statistics.median(stretches) / self.scale.stretch, losses, peak)
 
 
 def _smooth_noise(count: int, size: int, seed: int, device: str) -> torch.Tensor:
-    """uint8 (count, 3, size, size): noise at several scales, the coarse strongest, as in photographs."""
+    """Return noise at several scales, the coarse strongest as in photographs, uint8 (count, 3, size, size)."""
     generator = torch.Generator(device).manual_seed(seed)
     images = torch.full((count, 3, size, size), 128.0, device=device)
     for side, strength in ((3, 45.0), (size // 16, 25.0), (size // 4, 12.0), (size, 4.0)):
@@ -214,25 +212,24 @@ def _smooth_noise(count: int, size: int, seed: int, device: str) -> torch.Tensor
     return images.clamp_(0, 255).to(torch.uint8)
 
 
-def step_flops(model: nn.Module, mask_ratio: float = MASK_RATIO) -> float:
-    """Floating-point operations of a training step for one image: matrix products, forward and backward.
+def step_flops(model: MaskedAutoencoderViT, mask_ratio: float = MASK_RATIO) -> float:
+    """Count the floating-point operations of a training step for one image: matrix products, forward and backward.
 
     A backward pass has twice the products of its forward pass, except that no gradient of the pixels is computed.
     """
     patches = model.num_patches
     kept = int(patches * (1 - mask_ratio))
-    projection = model.patch_embed.proj
-    embedded = 2 * kept * projection.weight.numel()
+    embedded = 2 * kept * model.patch_embed.proj.weight.numel()
     products = _blocks_flops(model.blocks, 1 + kept) + _blocks_flops(model.decoder_blocks, 1 + patches)
     products += 2 * (1 + kept) * model.decoder_embed.weight.numel() + 2 * patches * model.decoder_pred.weight.numel()
     return 3.0 * products + 2.0 * embedded
 
 
 def _blocks_flops(blocks: nn.ModuleList, tokens: int) -> int:
-    """Forward, for one image: linear layers, and the two products of attention."""
+    """Count the operations of a forward pass for one image: linear layers, and the two products of attention."""
     flops = 0
     for block in blocks:
-        linears = [module.weight for module in block.modules() if isinstance(module, nn.Linear)]
-        flops += sum(2 * tokens * weight.numel() for weight in linears)
-        flops += 2 * 2 * tokens * tokens * block.attn.proj.in_features
+        linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
+        flops += sum(2 * tokens * linear.weight.numel() for linear in linears)
+        flops += 2 * 2 * tokens * tokens * linears[0].in_features  # the width
     return flops

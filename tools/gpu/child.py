@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: its events, its end, and why it ended."""
+"""A worker process as seen by its parent: its events, its exit, and the reason for it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from types import TracebackType
 from typing import Any
 
 _SCRIPT = Path(__file__).resolve().parents[1] / "gpu_check.py"
-START_SECONDS = 120.0  # for imports from a cold disk and CUDA, before the first part
-_GRACE_SECONDS = 10.0  # after its time limit, a process that does not end by itself is killed
+START_SECONDS = 120.0  # until the first part: imports from a cold disk, CUDA's start
+_GRACE_SECONDS = 10.0  # after its time limit until a process is killed
 
 
 class Child:
-    """A started worker; a context manager that leaves nothing of it running.
+    """A running worker; a context manager that kills it and everything it started.
 
-    Output goes to the end of the file `log`; `reason` quotes what was written since the last part began.
+    Its output is appended to the file `log`; `reason` quotes what was written since the last part began.
     """
 
     returncode: int  # after the block
@@ -39,7 +39,7 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[write_end],
-                process_group=0,  # so that whatever it starts can be ended with it
+                process_group=0,  # so that its children can be killed with it
             )
         os.close(write_end)
         self._events = open(read_end, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
@@ -61,7 +61,7 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def events(self, start_seconds: float) -> Iterator[dict[str, Any]]:
-        """Events until the process ends; it is killed where it outlasts the limit of a part, or `start_seconds`."""
+        """Yield events until the process ends; kill it when it exceeds the limit of a part, or `start_seconds`."""
         kill_at, unread = time.monotonic() + min(START_SECONDS, start_seconds) + _GRACE_SECONDS, b""
         while True:
             readable, _, _ = select.select([self._events], [], [], 0.5)
@@ -75,14 +75,14 @@ class Child:
                         kill_at = time.monotonic() + event["limit"] + _GRACE_SECONDS
                         self._log_start = event["log_start"]
                     yield event
-            elif self._process.poll() is not None:  # what it started may hold the pipe open
+            elif self._process.poll() is not None:  # its children may hold the pipe open
                 return
             elif time.monotonic() > kill_at:
                 self._overdue = True
                 self._kill()
 
     def reason(self, seconds: float) -> str:
-        """Why it ended, `seconds` after a part began, from its exit status and what it wrote."""
+        """Return why it ended, `seconds` after a part began, from its exit status and its output."""
         with open(self._log, errors="replace") as file:
             file.seek(self._log_start)
             written = file.read()
@@ -92,13 +92,13 @@ class Child:
         if self.returncode < 0:
             name = signal.Signals(-self.returncode).name
             hint = " (out of memory?)" if name == "SIGKILL" else ""
-            return f"the process was ended by {name}{hint} {after}{_innermost(written)}"
+            return f"the process was killed by {name}{hint} {after}{_innermost(written)}"
         last = " | ".join(line.strip() for line in written.strip().splitlines()[-3:])
-        return f"the process ended with exit code {self.returncode} {after}: {last[-400:]}"
+        return f"the process exited with code {self.returncode} {after}: {last[-400:]}"
 
 
 def _innermost(dump: str) -> str:
-    """The innermost frames of the thread that faulthandler wrote last, the main one: " in FILE:LINE NAME < ..."."""
+    """Return the innermost frames of the main thread, which faulthandler dumps last: " in FILE:LINE NAME < ..."."""
     threads = dump.split("(most recent call first):")
     frames = re.findall(r'File "([^"]*)", line (\d+) in (\S+)', threads[-1])[:3] if len(threads) > 1 else []
     places = [f"{Path(path).name}:{number} {name}" for path, number, name in frames]

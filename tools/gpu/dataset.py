@@ -1,4 +1,4 @@
-"""Generated photographs as large as ImageNet's, packed by mimcl, and the encoded batches made of them."""
+"""Generated images of the size of ImageNet's, packed by mimcl, and encoded batches of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mimcl.curriculum.config import CurriculumConfig
@@ -17,12 +18,12 @@ from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
-from mimcl.pipeline.store import ShardStore
+from mimcl.pipeline.store import Defect, ShardStore
 from mimcl.pipeline.stream import ReadOptions, Stream
 
 WIDTH, HEIGHT = 500, 375
 _QUALITY = 97  # 118 KB; ImageNet's images have 110 KB on average
-_WINDOW = 16  # batches: long enough for the stream to run as far ahead as in a real run
+_WINDOW = 16  # batches: long enough for the stream to prefetch as in a real run
 
 
 @dataclass
@@ -34,7 +35,7 @@ class DataSet:
 
     @classmethod
     def make(cls, folder: Path, count: int, threads: int) -> DataSet:
-        """Writes and packs the images, unless an earlier process has."""
+        """Write and pack the images, unless an earlier process has done so."""
         shards = folder / "shards"
         if not shards.exists():
             write_images(folder / "images", count, threads)
@@ -45,22 +46,22 @@ class DataSet:
         return cls(index, ShardStore(index))
 
     def ids(self, seed: int, batch: int, batches: int) -> list[np.ndarray]:
-        """Random samples of each batch."""
+        """Return the sample ids of random batches."""
         draws = np.arange(batch * batches)
         ids = (hash64(seed, draws, 99) % np.uint64(self.index.samples)).astype(np.int64)
         return np.split(ids, batches)
 
     def encoded(self, seed: int, batch: int, batches: int) -> list[Encoded]:
-        """Random images with training's boxes."""
+        """Return batches of random images with the crop boxes of training."""
         transform, found = random_crops(seed), []
         for number, ids in enumerate(self.ids(seed, batch, batches)):
             draws = np.arange(batch) + number * batch
             boxes, flips = transform(draws, self.index.width[ids], self.index.height[ids])
-            found.append(Encoded(self.store.read(ids), boxes, flips))
+            found.append(Encoded([_require(data) for data in self.store.read(ids)], boxes, flips))
         return found
 
     def stream(self, decoder: Decoder, batch: int, steps: int, device: str) -> Stream:
-        """The stream of `mimcl train --curriculum proto`, with random distances."""
+        """Return the stream of `mimcl train --curriculum proto`, with random distances."""
         plan = Plan(
             CurriculumConfig("proto", window=_WINDOW * batch),
             samples=self.index.samples,
@@ -82,8 +83,14 @@ class DataSet:
         )
 
 
+def _require(data: NDArray[np.uint8] | Defect) -> NDArray[np.uint8]:
+    if isinstance(data, Defect):
+        raise RuntimeError(f"sample {data.key} of {data.shard}: {data.reason}")
+    return data
+
+
 def write_images(folder: Path, count: int, threads: int) -> None:
-    """JPEGs of noise at all scales, the coarse strongest, as in photographs."""
+    """Write JPEGs of noise at all scales, the coarse strongest as in photographs."""
     folder.mkdir(exist_ok=True)
 
     def write(number: int) -> None:

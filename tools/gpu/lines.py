@@ -1,4 +1,4 @@
-"""What gpu_check reports: lines, the file that keeps them, and the README's table made from that file."""
+"""Results of gpu_check: lines, the file that stores them, and the README's table made from that file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Line:
 
 
 class RowFile:
-    """Appends JSON objects, one a line, each on disk before `append` returns; without a path, it keeps nothing."""
+    """A JSON-lines file; each record is on disk before `append` returns. Without a path nothing is stored."""
 
     def __init__(self, path: Path | None, run: str) -> None:
         self._path, self._run = path, run
@@ -56,7 +56,7 @@ class RowFile:
 
 
 def table(path: Path) -> str:
-    """A Markdown table of the latest run of each half on each device; a part that failed shows why."""
+    """Return a Markdown table of the latest run of each half on each device, with the reasons of failed parts."""
     runs: dict[str, dict[str, Any]] = {}  # headers by run
     lines: dict[str, list[dict[str, Any]]] = {}
     for text in path.read_text().splitlines():
@@ -65,7 +65,7 @@ def table(path: Path) -> str:
             runs[record["run"]] = record
         else:
             lines.setdefault(record["run"], []).append(record)
-    latest = {(header["device"], header["half"]): run for run, header in runs.items()}  # the file is in order of time
+    latest = {(header["device"], header["half"]): run for run, header in runs.items()}  # the file is chronological
     devices = list(dict.fromkeys(device for device, _ in latest))
     cells: dict[tuple[str, str], dict[str, str]] = {}  # (half, name): device: text
     goals: dict[tuple[str, str], dict[str, None]] = {}

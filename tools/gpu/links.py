@@ -1,4 +1,4 @@
-"""Makes `mimcl` importable from a checkout that is not installed."""
+"""Make `mimcl` importable from a checkout that is not installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PACKAGES = ("pipeline", "curriculum", "model", "cli")  # of the namespace packa
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment for a process that imports this checkout's `mimcl`, through links made in `folder`."""
+    """Return the environment for a process that imports this checkout's `mimcl`, through links made in `folder`."""
     package = folder / "mimcl"
     package.mkdir(parents=True, exist_ok=True)
     for name in _PACKAGES:

@@ -1,4 +1,4 @@
-"""The parts of each half in order, with their time limits. The most valuable come first, should time run out."""
+"""The parts of each half with their time limits, the most valuable first in case time runs out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Part:
-    """A generator of Lines, "module:function", that takes the Bench.
+    """A function "module:function" that takes the Bench and yields Lines.
 
-    `limit` in seconds ends the process that runs it. Where it fails and `retry_with` is not empty, it runs once more
-    in a new process with these environment variables, which the parts after it keep. An optional part is started only
-    if its whole limit is left.
+    Its process is killed after `limit` seconds. If it fails and `retry_with` is not empty, it runs once more in a new
+    process with these environment variables, which later parts keep. An optional part starts only if the time left is
+    at least its limit.
     """
 
     name: str

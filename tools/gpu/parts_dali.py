@@ -1,4 +1,4 @@
-"""The dali half: from packed images to pixels, and the whole stream with training."""
+"""The dali half: decoding of packed images, and the whole stream with training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from gpu.bench import Bench
 from gpu.dataset import DataSet
 from gpu.lines import Line
 
+from mimcl.model.metrics import Report
 from mimcl.pipeline.decode import Decoder, Encoded, ReferenceDecoder
 
 _MEAN, _PERCENTILE_99 = 1.0, 4  # tolerated differences from Pillow over all crops, in grey levels
-_SMALL = 5  # images of a pipeline's first batch, by which DALI divides the work for good
-_WARM = 3  # batches
+_SMALL = 5  # images of a pipeline's first batch, by which DALI divides all later work
+_WARM_UP = 3  # batches
 _KB = (110, 125)  # size of an average image
 _DECODE_RATE, _DATA_WAIT = 7000, 10  # goals: images/s, percent
 
@@ -32,15 +33,15 @@ def images(bench: Bench) -> Iterator[Line]:
 
 
 def memory(bench: Bench) -> Iterator[Line]:
-    """What a decoder takes, from before its pipeline is built."""
+    """Measure the memory of a decoder, from before its pipeline is built."""
     if not bench.rehearsal:
-        torch.ones(1, device="cuda")  # the CUDA context is not the pipeline's
+        torch.ones(1, device="cuda")  # create the CUDA context first: it is not the pipeline's
     first, *others = _data(bench).encoded(5, bench.scale.batch, 1 + bench.scale.batches)
     on_device, on_host = _device_memory(bench), _host_memory()
     built: list[float] = []
 
     def batches() -> Iterator[Encoded]:
-        built.extend((_device_memory(bench) - on_device, _host_memory() - on_host))  # DALI asks once it is built
+        built.extend((_device_memory(bench) - on_device, _host_memory() - on_host))  # the pipeline is built by now
         yield _part_of(first, _SMALL)
         yield from others
 
@@ -65,26 +66,26 @@ def load_1(bench: Bench) -> Iterator[Line]:
 
 
 def _decoding(bench: Bench, load: float, engine: str) -> Iterator[Line]:
-    """Pixels and speed in one pipeline that begins with a small batch, with a share `load` for the JPEG engine."""
+    """Check pixels and speed in one pipeline that begins with a small batch; `load` is the JPEG engine's share."""
     from mimcl.pipeline import dali
 
     used = dali._HW_DECODER_LOAD
-    name, must = f"decode, {engine}", load == used  # correctness is required of what mimcl uses
+    name, must = f"decode, {engine}", load == used  # only the setting that mimcl uses has to be correct
     data, size = _data(bench), bench.scale.batch
-    in_company, places = _in_company(data, size)
+    repeated, places = _one_draw_in_three_batches(data, size)
     compared = data.encoded(0, size, 1 if bench.rehearsal else 4)
     distinct = data.encoded(4, size, min(bench.scale.batches, 12))
-    timed = islice(cycle(distinct), _WARM + bench.scale.batches)
+    timed = islice(cycle(distinct), _WARM_UP + bench.scale.batches)
     dali._HW_DECODER_LOAD = load
     try:
-        decoded = _decoder(bench)(chain([_part_of(distinct[0], _SMALL)], in_company, compared, timed))
+        decoded = _decoder(bench)(chain([_part_of(distinct[0], _SMALL)], repeated, compared, timed))
         next(decoded)
         same = [next(decoded).images[place].cpu().float() for place in places]
-        gap = max((one - same[0]).abs().max().item() for one in same)
-        goal = ("0", gap == 0) if must else ("", None)
-        yield Line(f"{name}: one draw in 3 batches, largest difference", gap, "grey levels", *goal, must=must)
+        gap = max((image - same[0]).abs().max().item() for image in same)
+        goal, met = ("0", gap == 0) if must else ("", None)
+        yield Line(f"{name}: one draw in 3 batches, largest difference", gap, "grey levels", goal, met, must)
         yield from _differences(bench, name, [next(decoded).images.cpu() for _ in compared], compared, must)
-        for _ in range(_WARM):
+        for _ in range(_WARM_UP):
             next(decoded)
         bench.wait()
         started = time.perf_counter()
@@ -94,13 +95,13 @@ def _decoding(bench: Bench, load: float, engine: str) -> Iterator[Line]:
         rate = size * bench.scale.batches / (time.perf_counter() - started)
     finally:
         dali._HW_DECODER_LOAD = used
-    judged = must and not bench.rehearsal
-    goal = (f">= {_DECODE_RATE:,}", rate >= _DECODE_RATE) if judged else ("", None)
-    yield Line(f"{name}, {bench.threads} threads{' (what mimcl uses)' if must else ''}", rate, "img/s", *goal)
+    has_goal = must and not bench.rehearsal
+    goal, met = (f">= {_DECODE_RATE:,}", rate >= _DECODE_RATE) if has_goal else ("", None)
+    yield Line(f"{name}, {bench.threads} threads{' (used by mimcl)' if must else ''}", rate, "img/s", goal, met)
 
 
-def _in_company(data: DataSet, size: int) -> tuple[list[Encoded], tuple[int, ...]]:
-    """One draw in three batches with other neighbours, another place and another size; and its places."""
+def _one_draw_in_three_batches(data: DataSet, size: int) -> tuple[list[Encoded], tuple[int, ...]]:
+    """Return batches of different images and sizes that all contain the same draw, and its place in each."""
     draw, others = data.encoded(1, size, 1)[0], data.encoded(2, size, 3)
     places, sizes, batches = (0, size // 2, _SMALL - 1), (size, size, _SMALL), []
     for batch, place, length in zip(others, places, sizes, strict=True):
@@ -112,7 +113,7 @@ def _in_company(data: DataSet, size: int) -> tuple[list[Encoded], tuple[int, ...
 def _differences(
     bench: Bench, name: str, decoded: list[torch.Tensor], batches: list[Encoded], must: bool
 ) -> Iterator[Line]:
-    """Pixels against Pillow's."""
+    """Compare pixels with Pillow's."""
     reference = ReferenceDecoder(decoded[0].shape[-1], bench.threads)
     gaps = torch.cat(
         [
@@ -120,17 +121,18 @@ def _differences(
             for images, batch in zip(decoded, batches, strict=True)
         ]
     )
-    mean, high = gaps.float().mean().item(), _percentile(gaps, 0.99)
-    goals = [(f"<= {_MEAN:g}", mean <= _MEAN), (f"<= {_PERCENTILE_99}", high <= _PERCENTILE_99)]
-    goals = goals if must else [("", None)] * 2
-    yield Line(f"{name}: difference from Pillow, mean", mean, "grey levels", *goals[0], must=must)
-    yield Line(f"{name}: difference from Pillow, 99th percentile", high, "grey levels", *goals[1], must=must)
+    for measure, gap, limit in (
+        ("mean", gaps.float().mean().item(), _MEAN),
+        ("99th percentile", _percentile(gaps, 0.99), _PERCENTILE_99),
+    ):
+        goal, met = (f"<= {limit:g}", gap <= limit) if must else ("", None)
+        yield Line(f"{name}: difference from Pillow, {measure}", gap, "grey levels", goal, met, must)
     worst = gaps.float().mean(dim=(1, 2, 3)).max().item()
     yield Line(f"{name}: difference from Pillow, mean of the worst crop", worst, "grey levels")
 
 
 def _percentile(values: torch.Tensor, share: float) -> float:
-    """Of uint8 values: the least level that `share` of them do not exceed."""
+    """Return the least level that `share` of the uint8 values do not exceed."""
     counts = np.bincount(values.flatten().numpy(), minlength=256)
     return float(np.searchsorted(counts.cumsum(), share * values.numel()))
 
@@ -143,9 +145,9 @@ def reading(bench: Bench) -> Iterator[Line]:
 
 
 def end_to_end(bench: Bench) -> Iterator[Line]:
-    """The stream by itself, then with training, compiled per block."""
-    size, stretch, reports = bench.scale.batch, bench.scale.stretch, []
-    data = _data(bench)
+    """Time the stream by itself, then with training, compiled per block."""
+    size, stretch, data = bench.scale.batch, bench.scale.stretch, _data(bench)
+    reports: list[Report] = []
     batches = iter(data.stream(_decoder(bench), size, 4 * stretch, bench.scale.device))
     for _ in range(stretch):
         next(batches)
@@ -159,8 +161,8 @@ def end_to_end(bench: Bench) -> Iterator[Line]:
     timed = bench.timed(trainer, stream, reports)
     yield Line("end to end, compiled per block", size / timed.seconds, "img/s")
     wait = 100 * float(np.mean([report.data_wait for report in reports[2:]]))
-    goal = ("", None) if bench.rehearsal else (f"<= {_DATA_WAIT} %", wait <= _DATA_WAIT)
-    yield Line("end to end: data-wait", wait, "%", *goal)
+    goal, met = ("", None) if bench.rehearsal else (f"<= {_DATA_WAIT} %", wait <= _DATA_WAIT)
+    yield Line("end to end: data-wait", wait, "%", goal, met)
     yield Line("end to end: peak memory of torch", timed.peak, "GiB")
     yield Line("end to end: memory in use on the device", _device_memory(bench), "GiB")
     falls = timed.losses[-1] < 0.97 * timed.losses[0]
@@ -186,7 +188,7 @@ def _part_of(batch: Encoded, size: int) -> Encoded:
 
 
 def _device_memory(bench: Bench) -> float:
-    """GiB in use on the device, by all processes; 0 on the CPU."""
+    """Return the GiB in use on the device, by all processes; 0 on the CPU."""
     if bench.rehearsal:
         return 0.0
     free, total = torch.cuda.mem_get_info()
@@ -194,6 +196,6 @@ def _device_memory(bench: Bench) -> float:
 
 
 def _host_memory() -> float:
-    """GiB of this process that are resident; pinned memory is counted where the driver maps it as such."""
+    """Return the resident memory of this process in GiB; includes pinned memory if the driver maps it as such."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmRSS"].split()[0]) / 2**20

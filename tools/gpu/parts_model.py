@@ -1,11 +1,11 @@
-"""The model half: training steps over batches that lie on the device. Neither DALI nor images are needed."""
+"""The model half: training steps over batches on the device, without DALI and images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from gpu.bench import Bench, step_flops
+from gpu.bench import Bench, Masking, step_flops
 from gpu.lines import Line
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -27,7 +27,7 @@ def ceilings(bench: Bench) -> Iterator[Line]:
 
 
 def _product(bench: Bench) -> float:
-    """Operations a second of one large matrix product on random data; measured once in a process."""
+    """Return the operations per second of a large matrix product on random data; measured once per process."""
 
     def measure() -> float:
         side, repeats = bench.scale.matrix, 20
@@ -79,24 +79,24 @@ def _steps(bench: Bench, size: int, unit: CompileUnit | None) -> Iterator[Line]:
 
 
 def _start_compiler(bench: Bench) -> None:
-    """What compiling takes once in a process, whatever is compiled: imports, worker processes."""
+    """Compile a small function, so that the compiler's start (imports, worker processes) is not timed."""
     torch.compile(lambda x: (x + 1).sum())(torch.ones(8, 8, device=bench.scale.device))
 
 
 def attention(bench: Bench) -> Iterator[Line]:
-    """Eager steps with each of torch's attention kernels, beside the one that torch chooses."""
+    """Compare eager steps with each of torch's attention kernels with those of torch's choice."""
     size = bench.scale.batch
-    chosen = bench.train(size, stretches=2)
+    default = bench.train(size, stretches=2)
     kernels = {"plain": SDPBackend.MATH} if bench.rehearsal else _ATTENTION
     for name, kernel in kernels.items():
         label = f"step of {size}, eager, {name} attention: time / torch's choice"
         try:
             with sdpa_kernel(kernel):
                 steps = bench.train(size, stretches=2)
-        except RuntimeError as error:  # a kernel that does not take these shapes, or this GPU
+        except RuntimeError as error:  # the kernel does not support these shapes, or this GPU
             yield Line(label, f"not available: {' '.join(str(error).split())[:120]}")
         else:
-            yield Line(label, steps.seconds / chosen.seconds)
+            yield Line(label, steps.seconds / default.seconds)
     for name in [name for name in _ATTENTION if name not in kernels]:
         yield Line(f"step of {size}, eager, {name} attention: time / torch's choice", "not on the CPU")
 
@@ -110,10 +110,11 @@ def maskings_compiled(bench: Bench) -> Iterator[Line]:
 
 
 def _maskings(bench: Bench, unit: CompileUnit | None) -> Iterator[Line]:
-    """Steps of the maskings that learn, beside those of random masks."""
+    """Compare steps of the maskings that learn with those of random masks."""
     size = bench.scale.batch
     plain = bench.train(size, unit, stretches=2)
-    for masking in ("hard-patches", "learned"):
+    learning: tuple[Masking, ...] = ("hard-patches", "learned")
+    for masking in learning:
         steps = bench.train(size, unit, masking, stretches=2)
         name = f"step of {size}, {_UNITS[unit]}, {masking}"
         yield Line(f"{name}: time / random", steps.seconds / plain.seconds)

@@ -1,4 +1,4 @@
-"""Runs the tests that are marked `gpu`, in a pytest process."""
+"""Run the tests that are marked `gpu`, in a pytest process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gpu.bench import Bench
 from gpu.lines import Line
 from gpu.links import ROOT
 
-_EACH_SECONDS = 60
-_NAMED = 10  # tests of a kind that get a line of their own
-_FIRST = "test_trainer.py"  # sync-debug over a step, and resume bit for bit
+_TEST_TIMEOUT_S = 60
+_MAX_NAMED = 10  # failed or skipped tests that get a line of their own
+_FIRST = "test_trainer.py"  # host syncs within a step, and bit-exact resume
 _OUTCOME = re.compile(r"^(\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)", re.MULTILINE)
 
 
@@ -30,7 +30,7 @@ def dali_tests(bench: Bench) -> Iterator[Line]:
 
 
 def _files(bench: Bench, needs_dali: bool) -> list[str]:
-    """The files that have GPU tests, by their text: to collect all tests would take longer than to run these."""
+    """Find the files with GPU tests by their text: letting pytest collect all tests would take longer."""
     files = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("test_*.py"))]
     texts = {file: (ROOT / file).read_text() for file in bench.scale.test_files or files}
     found = [file for file, text in texts.items() if "mark.gpu" in text and ("dali-gpu" in text) == needs_dali]
@@ -41,11 +41,11 @@ def _run(bench: Bench, half: str, needs_dali: bool) -> Iterator[Line]:
     if importlib.util.find_spec("pytest") is None:
         yield Line("GPU tests", "not run: pytest is not installed")
         return
-    timeouts = ["-o", f"faulthandler_timeout={_EACH_SECONDS}"]
+    timeouts = ["-o", f"faulthandler_timeout={_TEST_TIMEOUT_S}"]
     if importlib.util.find_spec("pytest_timeout"):
-        timeouts = ["--timeout", str(_EACH_SECONDS)]
+        timeouts = ["--timeout", str(_TEST_TIMEOUT_S)]
     else:
-        yield Line("GPU tests: time limit of each", "none: pytest-timeout is not installed")
+        yield Line("GPU tests: timeout of each", "none: pytest-timeout is not installed")
     junit, log = (bench.artifacts / f"gpu_check-{half}-tests.{ending}" for ending in ("xml", "log"))
     junit.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", *timeouts]
@@ -53,10 +53,10 @@ def _run(bench: Bench, half: str, needs_dali: bool) -> Iterator[Line]:
     ended = ""
     with open(log, "w") as output:
         try:
-            left = bench.until - time.monotonic() - 4  # in order to report what was run, should it take too long
+            left = bench.deadline - time.monotonic() - 4  # leaves time to report the tests that ran
             code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=left).returncode
         except subprocess.TimeoutExpired:
-            code, ended = 1, f"timed out after {left:.0f} s; what is counted ran before"
+            code, ended = 1, f"timed out after {left:.0f} s; the counts are of the tests before"
     outcomes = outcomes_in_junit(junit) if junit.exists() else outcomes_in_log(log)
     yield from _lines(bench, outcomes, code, ended, log)
 
@@ -69,22 +69,20 @@ def _lines(bench: Bench, outcomes: list[tuple[str, str, str]], code: int, ended:
         yield Line("GPU tests", f"failed: {ended}", met=False, must=True)
     elif code and not kinds["failed"]:
         last = " | ".join(log.read_text().strip().splitlines()[-2:])
-        yield Line("GPU tests", f"failed: pytest ended with exit code {code}: {last[-300:]}", met=False, must=True)
-    counts = {kind: len(names) for kind, names in kinds.items()}
-    some_passed, none_skipped = ("> 0", counts["passed"] > 0), ("0", counts["skipped"] == 0)
-    if bench.rehearsal:  # on the CPU all of them skip
-        some_passed = none_skipped = "", None
-    yield Line("GPU tests: passed", counts["passed"], "", *some_passed, must=True)
-    yield Line("GPU tests: failed", counts["failed"], "", "0", counts["failed"] == 0, must=True)
-    yield Line("GPU tests: skipped", counts["skipped"], "", *none_skipped)
+        yield Line("GPU tests", f"failed: pytest exited with code {code}: {last[-300:]}", met=False, must=True)
+    passed, failed, skipped = (len(names) for names in kinds.values())
+    judged = not bench.rehearsal  # on the CPU all of them skip
+    yield Line("GPU tests: passed", passed, "", "> 0" if judged else "", passed > 0 if judged else None, must=True)
+    yield Line("GPU tests: failed", failed, "", "0", failed == 0, must=True)
+    yield Line("GPU tests: skipped", skipped, "", "0" if judged else "", skipped == 0 if judged else None)
     for kind in ("failed", "skipped"):
         if kind == "failed" or not bench.rehearsal:
-            for name, reason in kinds[kind][:_NAMED]:
+            for name, reason in kinds[kind][:_MAX_NAMED]:
                 yield Line(f"GPU test {kind}: {name}", " ".join(reason.split())[:300])
 
 
 def outcomes_in_junit(path: Path) -> list[tuple[str, str, str]]:
-    """(test, passed | failed | skipped, reason) of each test in pytest's JUnit file."""
+    """Read (test, passed | failed | skipped, reason) of each test from pytest's JUnit file."""
     found = []
     for case in ElementTree.parse(path).iter("testcase"):
         kind, reason = "passed", ""
@@ -98,6 +96,6 @@ def outcomes_in_junit(path: Path) -> list[tuple[str, str, str]]:
 
 
 def outcomes_in_log(path: Path) -> list[tuple[str, str, str]]:
-    """The same from the lines that `pytest -v` writes, where it was ended before it wrote its JUnit file."""
+    """Read the same from the output of `pytest -v`, for when it was killed before it wrote its JUnit file."""
     kinds = {"PASSED": "passed", "FAILED": "failed", "ERROR": "failed", "SKIPPED": "skipped"}
     return [(Path(name).name, kinds[kind], "") for name, kind in _OUTCOME.findall(path.read_text(errors="replace"))]

@@ -1,4 +1,4 @@
-"""The process that runs parts of a half one after another and sends what they find to its parent."""
+"""The process that runs parts of a half one after another and sends their results to its parent."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from gpu.bench import GPU, REHEARSAL, Bench
 from gpu.child import START_SECONDS
 from gpu.parts import Part
 
-_LEAST_SECONDS = 5.0  # a part that has less time left is not started
-_REHEARSAL_FACTOR = 3  # by which a rehearsal, on a busy machine perhaps, may exceed the limits
+_MIN_SECONDS = 5.0  # a part is not started with less time left
+_REHEARSAL_FACTOR = 3  # by which a rehearsal may exceed the limits: it may run on a busy machine
 _VERSIONS = ("timm", "triton", "numpy", "nvidia-cudnn-cu13", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu13")
 _NEEDED = ("torchvision", "timm", "numpy", "xxhash", "pyarrow", "PIL", "safetensors", "typer", "rich", "cv2")
 _NEEDED_BY_TESTS = ("pytest", "pytest_timeout", "hypothesis")
 
 
 def work(request: dict[str, Any]) -> int:
-    """Runs `request["parts"]`; the parent reads one JSON object a line from the file descriptor `request["events"]`.
+    """Run `request["parts"]` and write events, one JSON object a line, to the file descriptor `request["events"]`.
 
-    Where a part fails without harm to the process, the next one runs; else the process ends and the parent goes on.
+    After a part that failed the next one runs, unless the device is unusable: then the process ends, and the parent
+    starts another one.
     """
     events = os.fdopen(request["events"], "w", buffering=1)
 
@@ -40,7 +41,7 @@ def work(request: dict[str, Any]) -> int:
         events.write(json.dumps(event) + "\n")
 
     faulthandler.enable()
-    faulthandler.dump_traceback_later(START_SECONDS, exit=True)  # until the first part begins: CUDA may hang
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)  # CUDA may hang before the first part begins
     scale = REHEARSAL if request["rehearse"] else GPU
     if request["rehearse"]:
         compile_quickly()
@@ -51,17 +52,17 @@ def work(request: dict[str, Any]) -> int:
     bench = Bench(scale, Path(request["folder"]), Path(request["artifacts"]))
     caches = Path(request["folder"]) / "inductor"
     for part in (Part(**part) for part in request["parts"]):
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches / part.name.replace(" ", "-"))  # an empty one for each
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(caches / part.name.replace(" ", "-"))  # empty for each part
         part_limit = part.limit * (_REHEARSAL_FACTOR if request["rehearse"] else 1)
         limit = min(part_limit, request["deadline"] - time.monotonic())
-        if limit < (part_limit if part.optional else _LEAST_SECONDS):
-            send(event="left out", part=part.name)
+        if limit < (part_limit if part.optional else _MIN_SECONDS):
+            send(event="skipped", part=part.name)
             continue
         sys.stdout.flush()
-        # Measured here: by the time the parent reads this event, the part may have died and written its traceback.
+        # Measured here: when the parent reads this event, the part may already have died and written its traceback.
         send(event="begin", part=part.name, limit=limit, log_start=os.fstat(sys.stdout.fileno()).st_size)
         faulthandler.dump_traceback_later(limit, exit=True)
-        bench.until = time.monotonic() + limit
+        bench.deadline = time.monotonic() + limit
         try:
             module, function = part.target.split(":")
             for line in getattr(importlib.import_module(module), function)(bench):
@@ -69,7 +70,7 @@ def work(request: dict[str, Any]) -> int:
         except Exception as error:
             traceback.print_exc()
             send(event="failed", part=part.name, reason=summary(error))
-            error.__traceback__ = None  # whose frames hold models and batches
+            error.__traceback__ = None  # its frames hold models and batches
             if part.retry_with:
                 return 1
         else:
@@ -81,12 +82,12 @@ def work(request: dict[str, Any]) -> int:
 
 
 def compile_quickly() -> None:
-    """Makes torch.compile trace as always, without generating machine code, which takes minutes on a CPU."""
+    """Make torch.compile trace without generating machine code, which takes minutes on a CPU."""
     torch.compile = functools.partial(torch.compile, backend="eager")
 
 
 def summary(error: BaseException) -> str:
-    """The exception and the innermost places that it passed."""
+    """Describe the exception and its innermost frames in one line."""
     frames = traceback.extract_tb(error.__traceback__)[-2:]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     message = " ".join(str(error).split())
@@ -94,7 +95,7 @@ def summary(error: BaseException) -> str:
 
 
 def is_usable(device: str) -> bool:
-    """Whether the device still computes: some CUDA errors leave every later call of the process failing."""
+    """Return whether the device still computes: after some CUDA errors every later call of the process fails."""
     try:
         free()
         return torch.ones(1, device=device).add(1).item() == 2
@@ -103,7 +104,7 @@ def is_usable(device: str) -> bool:
 
 
 def free() -> None:
-    """Returns the memory of what is no longer used, and forgets compiled graphs."""
+    """Release unused memory and compiled graphs."""
     torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_initialized():
@@ -125,7 +126,7 @@ def versions() -> dict[str, str]:
 
 
 def missing(half: str) -> list[str]:
-    """Modules that a half uses and that cannot be imported here."""
+    """Return the modules that a half uses and that cannot be imported."""
     names = (*_NEEDED, *_NEEDED_BY_TESTS, *(("nvidia.dali",) if half == "dali" else ()))
     return [name for name in names if not _is_importable(name)]
 
@@ -133,5 +134,5 @@ def missing(half: str) -> list[str]:
 def _is_importable(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # of the package that it is in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
