@@ -72,13 +72,15 @@ def make(root: Path) -> None:
     shards = root / "shards"
     shards.mkdir()
     items: list[Item] = []
+    images = root.parent / "images"  # not among the files to damage
+    images.mkdir()
     for number in range(IMAGES):
         file = io.BytesIO()
         pixels = rng.integers(0, 256, (5, 5, 3), np.uint8)
         Image.fromarray(pixels).resize((40 + number % 3, 40)).save(file, ("JPEG", "PNG", "WEBP")[number % 3])
         name = f"{number}.img"
-        (root / name).write_bytes(file.getvalue())
-        items.append(FileItem(name, number % 4 - 1, len(file.getvalue()), root / name))
+        (images / name).write_bytes(file.getvalue())
+        items.append(FileItem(name, number % 4 - 1, len(file.getvalue()), images / name))
     half, config = IMAGES // 2, PackConfig()
     jobs = [ShardJob(shards / f"train-{at:06d}.tar", at * half, items[at * half :][:half], config) for at in (0, 1)]
     for job in jobs:

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 import xxhash
 from nvidia.dali import Pipeline, fn, types
+from nvidia.dali.data_node import DataNode
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
@@ -125,6 +126,7 @@ def dali_reader(root: Path, index: ShardIndex, draws: int, batch: int, cores: in
         )
         cubic = types.DALIInterpType.INTERP_CUBIC
         resized = fn.resize(images, size=[SIZE, SIZE], interp_type=cubic, antialias=True)
+        assert isinstance(resized, DataNode)
         pipeline.set_outputs(fn.flip(resized, horizontal=fn.random.coin_flip()), label)
 
     def run() -> int:
@@ -146,7 +148,7 @@ def hash_seconds(index: ShardIndex) -> float:
     views = [view for view in store.ShardStore(index).read(np.arange(index.samples)) if isinstance(view, np.ndarray)]
     start = time.process_time()
     for view in views:
-        xxhash.xxh64_intdigest(view)
+        xxhash.xxh64_intdigest(view.data)
     return (time.process_time() - start) / len(views)
 
 

@@ -77,7 +77,6 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
         "curriculum.name": curriculum,
         "trainer.epochs": passes,
         "trainer.checkpoint_every_steps": -(-index.samples // batch),
-        "trainer.precision": "float32",
     }
     config = override(recipe("cifar_tiny"), values)
     data, draws = config.data, draws_of(config, index.samples)
@@ -109,7 +108,7 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
         draws=draws,
         batch_size=batch,
         micro_batches=len(shares.micro_batches),
-        precision=config.trainer.precision,
+        precision="float32",
     )
     stream = Stream(
         plan,
