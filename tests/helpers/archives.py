@@ -1,4 +1,4 @@
-"""Images in tars, zips, parquet and webdataset shards, made as other programs make them."""
+"""Images in tars, zips, parquet and webdataset shards, as other programs write them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tar_bytes(members: dict[str, bytes], **options) -> bytes:
 
 
 def tar_of(folder: Path, path: Path) -> Path:
-    """What `tar -C folder -cf path .` makes."""
+    """Write the tar that `tar -C folder -cf path .` writes."""
     with tarfile.open(path, "w") as tar:
         tar.add(folder, ".")
     return path
@@ -59,7 +59,7 @@ def write_parquet(
     rows: int = 3,
     **more: list,
 ) -> Path:
-    """A file as Hugging Face's hub has them, with `rows` in a row group."""
+    """Write a parquet file as on Hugging Face's hub, with `rows` per row group."""
     paths = paths or [f"picture_{number}.JPEG" for number in range(len(images))]
     columns = {
         "image": pa.array(
@@ -80,7 +80,7 @@ def write_parquet(
 
 
 def write_shard(path: Path, samples: list[dict]) -> Path:
-    """A shard by webdataset's own writer."""
+    """Write a shard with webdataset's own writer."""
     with webdataset.TarWriter(str(path)) as writer:
         for sample in samples:
             writer.write(sample)
@@ -88,7 +88,7 @@ def write_shard(path: Path, samples: list[dict]) -> Path:
 
 
 def write_shards(folder: Path, counts: dict[str, int], classes: int = 3) -> list[dict]:
-    """Shards by name with that many labelled samples; all samples in order."""
+    """Write shards, `counts` labelled samples in each; return all samples in order."""
     folder.mkdir(parents=True, exist_ok=True)
     every = []
     for number, (name, count) in enumerate(counts.items()):

@@ -1,4 +1,4 @@
-"""Ways in which a sample of a packed data set becomes bad; all of them real files."""
+"""Bad samples in packed data sets, all of them in real files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FAILS = Path("/sys/class/net/lo/speed")  # a regular file of 4,096 bytes; readi
 
 
 def broken_png(seed: int) -> bytes:
-    """Header and end are right, the pixels are no one's to decode; so it can be packed."""
+    """Return a PNG with valid header and end but undecodable pixels, so that it can be packed."""
     png = encoded("png", seed)
     start = png.index(b"IDAT") + 200
     return png[:start] + bytes(100) + png[start + 100 :]
 
 
 def flip_byte(index: ShardIndex, sample_id: int, place: int = 100) -> None:
-    """Changes a byte of the sample on the disk."""
+    """Change a byte of the sample on disk."""
     with open(index.root / index.shards[index.shard[sample_id]]["name"], "r+b") as file:
         file.seek(int(index.offset[sample_id]) + place)
         byte = file.read(1)[0]
@@ -29,7 +29,7 @@ def flip_byte(index: ShardIndex, sample_id: int, place: int = 100) -> None:
 
 
 def reading_can_fail() -> bool:
-    """Whether this system has the file that `unreadable` needs."""
+    """Return whether this system has the file that `unreadable` needs."""
     try:
         _FAILS.read_bytes()
     except OSError as error:
@@ -38,7 +38,7 @@ def reading_can_fail() -> bool:
 
 
 def unreadable(index: ShardIndex, sample_id: int) -> ShardIndex:
-    """`index` with the sample in a file that the system opens and does not read."""
+    """Return `index` with the sample in a file that can be opened but not read."""
     columns = {name: getattr(index, name).copy() for name in ("shard", "offset", "nbytes")}
     columns["shard"][sample_id], columns["offset"][sample_id] = len(index.shards), 512
     columns["nbytes"][sample_id] = 1000

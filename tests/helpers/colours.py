@@ -1,4 +1,4 @@
-"""Images whose class is their colour, and a small encoder to learn it with."""
+"""Images whose class is their colour."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50, 40)}
 
 
 def write_colours(folder: Path, count: int, *, seed: int = 0, shuffled: bool = False, colours: dict = COLOURS) -> None:
-    """`count` noisy squares of each colour in the folder of its name; `shuffled`: in folders picked at random."""
+    """Write `count` noisy squares of each colour to the folder of its name; `shuffled`: to random folders."""
     rng = np.random.default_rng(seed)
     names = np.repeat(list(colours), count)
     for number, (name, into) in enumerate(zip(names, rng.permutation(names) if shuffled else names, strict=True)):
@@ -19,6 +19,6 @@ def write_colours(folder: Path, count: int, *, seed: int = 0, shuffled: bool = F
 
 
 def write_split_colours(folder: Path, train: int, val: int, *, shuffled: bool = False) -> None:
-    """ImageNet's layout; `shuffled` for train alone."""
+    """Write train/ and val/; `shuffled` applies to train only."""
     write_colours(folder / "train", train, seed=1, shuffled=shuffled)
     write_colours(folder / "val", val, seed=2)

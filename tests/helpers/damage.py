@@ -1,4 +1,4 @@
-"""Changes to a packed data set, as accidents make them or, sealed with new checksums, as one who means harm would."""
+"""Changes to a packed data set: accidental damage, or hostile edits with matching checksums (`seal_...`)."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mimcl.pipeline.writer import tar_header
 
 
 def flip(path: Path, place: int) -> None:
-    """Changes one bit of a file."""
+    """Flip one bit of a file."""
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
 
 
 def edit_dataset(root: Path, split: str = "train", **changes: object) -> None:
-    """Changes what dataset.json says of a split."""
+    """Change the entry of a split in dataset.json."""
     description = json.loads((root / "dataset.json").read_text())
     description["splits"][split] |= changes
     (root / "dataset.json").write_text(json.dumps(description))
 
 
 def seal_index(root: Path, split: str = "train", **columns: list) -> None:
-    """Puts other columns into an index, with the checksum of the file that comes of it; the fingerprint stays."""
+    """Replace columns of an index and the checksum of its file; the fingerprint stays."""
     path = root / f"{split}.arrow"
     with pa.ipc.open_file(str(path)) as file:
         batch = file.get_batch(0)
@@ -44,7 +44,7 @@ def seal_index(root: Path, split: str = "train", **columns: list) -> None:
 
 
 def seal_rows(root: Path, row: int, split: str = "train", **values: object) -> None:
-    """Changes one row of an index as `seal_index` does."""
+    """Change one row of an index as `seal_index` does."""
     index = ShardIndex.load(root, split)
     columns = {name: index.keys() if name == "key" else getattr(index, name).tolist() for name in values}
     for name, value in values.items():
@@ -53,7 +53,7 @@ def seal_rows(root: Path, row: int, split: str = "train", **values: object) -> N
 
 
 def seal_shard(root: Path, content: bytes, number: int = 0, split: str = "train") -> None:
-    """Replaces a shard, with the size and checksum that belong to it."""
+    """Replace a shard, its size and its checksum."""
     shards = json.loads((root / "dataset.json").read_text())["splits"][split]["shards"]
     (root / shards[number]["name"]).write_bytes(content)
     shards[number] |= {"bytes": len(content), "xxh128": xxhash.xxh128_hexdigest(content)}
@@ -61,7 +61,7 @@ def seal_shard(root: Path, content: bytes, number: int = 0, split: str = "train"
 
 
 def seal_image(root: Path, row: int, data: bytes, width: int, height: int) -> None:
-    """Puts other bytes in the place of an image that is no smaller, with an index and a name that fit them."""
+    """Replace an image by other bytes, at most as many, and update index and member name."""
     index = ShardIndex.load(root)
     offset, nbytes = int(index.offset[row]), int(index.nbytes[row])
     assert len(data) <= nbytes
@@ -74,7 +74,7 @@ def seal_image(root: Path, row: int, data: bytes, width: int, height: int) -> No
 
 
 def seal_checkpoint(path: Path, name: str, content: bytes) -> None:
-    """Replaces a file of a checkpoint, with checksums that fit."""
+    """Replace a file of a checkpoint and its checksums."""
     (path / name).write_bytes(content)
     meta = json.loads((path / "meta.json").read_text())
     meta["sha256"][name] = hashlib.sha256(content).hexdigest()
@@ -84,7 +84,7 @@ def seal_checkpoint(path: Path, name: str, content: bytes) -> None:
 
 
 def hollow_png(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that promises any size and has no pixels."""
+    """Return a PNG of a few bytes that claims any size and has no pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

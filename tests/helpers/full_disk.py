@@ -1,4 +1,4 @@
-"""A disk that takes no more for a while."""
+"""A full disk, simulated by a limit on file sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def files_end_at(nbytes: int) -> Iterator[None]:
-    """While the block lasts, this process's writes beyond that place in a file fail, as on a full disk."""
+    """Make writes of this process beyond `nbytes` of a file fail during the block, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
     try:

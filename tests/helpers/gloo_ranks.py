@@ -1,4 +1,4 @@
-"""Real processes joined by gloo, and what they do; here, since a process that is started anew finds no test module."""
+"""Run functions in real processes joined by gloo; the functions are here because a new process cannot import tests."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.run.health"])  # what takes time to import, once for all
+_CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.run.health"])  # slow to import
 
 
 def together(
     size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 60, device: str = "cpu"
 ) -> list[Any]:
-    """What `function(rank, *arguments)` returns on each of `size` ranks; an error as its type's name and text."""
+    """Return what `function(rank, *arguments)` returns on each of `size` ranks; an exception as "Type: message"."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,7 +77,7 @@ def exchange(rank: int) -> tuple:
 
 
 def exchange_rows(rank: int) -> list:
-    """As many rows as the rank's number, each of them 2 x 1 times that number."""
+    """Gather `rank` rows from each rank, (rank, 2, 1), all values equal to the rank."""
     return gather_rows(torch.full((rank, 2, 1), float(rank))).tolist()
 
 
@@ -86,7 +86,7 @@ def disagree(rank: int, odd: int) -> None:
 
 
 class Small(nn.Module):
-    """Six layers, several buckets of 4 KB each, one parameter larger than a bucket, one that is used on request."""
+    """Six layers in several buckets of 4 KB, with a parameter larger than a bucket and one used on request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,9 +109,9 @@ class Small(nn.Module):
 def steps(
     rank: int, size: int, draws: int, micro_batches: int, spares: tuple[bool, ...], count: int = 2, every: int = 1
 ) -> dict:
-    """The gradients of steps of `draws` draws, shared among the ranks, and which buckets left when.
+    """Return the gradients of steps of `draws` draws, shared among the ranks, and the order in which buckets are sent.
 
-    The parameter that is trained alone gets a gradient in one of `every` steps.
+    The masker's own parameter gets a gradient in one of `every` steps.
     """
     distributed._BUCKET_BYTES = 4096
     model, own = Small(), nn.Parameter(torch.ones(3))
@@ -157,9 +157,9 @@ def steps(
 
 
 def backward_passes(rank: int, compile_unit: str | None) -> list[str]:
-    """What happens in a training step's backward pass, in order: names of autograd nodes, "bucket" for a sent one.
+    """Return the events of a training step's backward pass in order: names of autograd nodes, "bucket" for a sent one.
 
-    Graphs are compiled as in training, but for the generation of kernels, which takes minutes and changes no order.
+    Graphs are compiled as in training except for generating kernels, which takes minutes and does not change the order.
     """
     distributed._BUCKET_BYTES = 4096
     torch.compile = partial(torch.compile, backend="aot_eager")
@@ -191,7 +191,7 @@ def backward_passes(rank: int, compile_unit: str | None) -> list[str]:
 
 
 def nodes_of(objective: torch.Tensor) -> list[Any]:
-    """All nodes of the graph that leads to `objective`."""
+    """Return all nodes of the graph of `objective`."""
     found, waiting = [], [objective.grad_fn]
     while waiting:
         if (node := waiting.pop()) not in found:
@@ -201,7 +201,7 @@ def nodes_of(objective: torch.Tensor) -> list[Any]:
 
 
 def lose_rank_1(rank: int, where: str) -> str:
-    """Rank 1 is killed; what the others say."""
+    """Kill rank 1 in the third step and keep communicating on the others."""
     model = nn.Linear(1000, 1000)
     gradients = Gradients(list(model.parameters()))
     for step in range(100):
@@ -213,13 +213,13 @@ def lose_rank_1(rank: int, where: str) -> str:
             gradients.last_pass()
             model(torch.ones(2, 1000)).sum().backward()
             gradients.finish(torch.zeros(2))
-    return "no one was missed"
+    return "not noticed"
 
 
 def watch_a_run(rank: int, size: int, folder: Any, seeds: tuple, bad: dict, nonfinite: tuple, max_bad: float) -> tuple:
-    """Steps of 16 draws in 2 micro-batches over a plan; `seeds` are the ranks' own."""
-    told: list[str] = []
-    watch = Watch(folder, 0, max_bad, rank == 0, told.append)
+    """Observe steps of 16 draws in 2 micro-batches over a plan, with a seed per rank."""
+    reported: list[str] = []
+    watch = Watch(folder, 0, max_bad, rank == 0, reported.append)
     plan = make_plan(seed=seeds[rank])
     error = None
     try:
@@ -230,7 +230,7 @@ def watch_a_run(rank: int, size: int, folder: Any, seeds: tuple, bad: dict, nonf
             norm = float("nan") if step in nonfinite else 1.0
             watch.after_step([Outcome(step, 0.1, 0.5, norm, False, number)], 16)
             if watch.excess:
-                return told, watch.excess
+                return reported, watch.excess
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
-    return told, error
+    return reported, error

@@ -1,4 +1,4 @@
-"""Payloads that would leave a mark if anything ran them, and the commands run in this process on hostile files."""
+"""Payloads that create a file if anything runs them, and commands run in this process on hostile files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mimcl.cli.main import main
 
 
 class Bomb:
-    """Unpickled, it makes a file."""
+    """Creates the file `marker` when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -52,9 +52,9 @@ PAYLOADS: dict[str, Callable[[Bomb], bytes]] = {
 
 
 def refused(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
-    """Runs a command that has to fail with code 1 or 2 and one line; returns it, with one before it where there is.
+    """Run a command that must fail with code 1 or 2 and a one-line error; return what it printed.
 
-    A damaged checkpoint has a line of its own before the error, since the one before it is tried.
+    A damaged checkpoint adds a line before the error, because the previous checkpoint is tried.
     """
     monkeypatch.setattr(sys, "argv", ["mimcl", *map(str, arguments)])
     capfd.readouterr()

@@ -1,4 +1,4 @@
-"""Generated images that compress as photographs do, in every format that is packed, and folders of them."""
+"""Generated images that compress like photographs, in every format that can be packed, and folders of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 
 def picture(seed: int, width: int = 64, height: int = 48) -> Image.Image:
-    """Soft colours, a hard edge and a little noise, RGB."""
+    """Return an RGB image of soft colours with a hard edge and a little noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -32,7 +32,7 @@ def _saved(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def _rotated(image: Image.Image) -> bytes:
-    """A JPEG that says "turn me", with a thumbnail in its EXIF segment that is a whole JPEG of its own."""
+    """Return a JPEG with an EXIF orientation and an EXIF thumbnail, itself a complete JPEG."""
     thumbnail = _saved(image.resize((16, 12)), "JPEG")
     # TIFF: header, a directory with the orientation (a short), one with the thumbnail's place and length (longs).
     header = struct.pack("<2sHI", b"II", 42, 8)
@@ -41,7 +41,7 @@ def _rotated(image: Image.Image) -> bytes:
     return _saved(image, "JPEG", exif=b"Exif\0\0" + header + first + second + thumbnail)
 
 
-# What an image is stored as: (extension by content, encoder).
+# By kind: (extension by content, encoder).
 FORMATS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
     "baseline": ("jpg", lambda image: _saved(image, "JPEG", quality=90)),
     "progressive": ("jpg", lambda image: _saved(image, "JPEG", progressive=True)),
@@ -58,12 +58,12 @@ FORMATS: dict[str, tuple[str, Callable[[Image.Image], bytes]]] = {
 
 
 def encoded(kind: str, seed: int = 0, width: int = 64, height: int = 48) -> bytes:
-    """The bytes of a generated image stored as `kind`, a key of FORMATS."""
+    """Return the bytes of a generated image stored as `kind`, a key of FORMATS."""
     return FORMATS[kind][1](picture(seed, width, height))
 
 
 def write_flat(folder: Path, count: int = 11, *, seed: int = 0, width: int = 64, height: int = 48) -> list[Path]:
-    """`count` images of different sizes, all formats in turn; their paths sorted by name."""
+    """Write `count` images of different sizes, all formats in turn; return their paths sorted by name."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in range(count):
@@ -75,7 +75,7 @@ def write_flat(folder: Path, count: int = 11, *, seed: int = 0, width: int = 64,
 
 
 def write_classes(folder: Path, classes: dict[str, int], *, seed: int = 0) -> dict[str, list[Path]]:
-    """A folder for each class with that many images."""
+    """Write a folder for each class with that many images."""
     return {
         name: write_flat(folder / name, count, seed=seed + 1000 * number)
         for number, (name, count) in enumerate(classes.items())
@@ -83,6 +83,6 @@ def write_classes(folder: Path, classes: dict[str, int], *, seed: int = 0) -> di
 
 
 def write_train_val(folder: Path, train: dict[str, int], val: dict[str, int]) -> None:
-    """ImageNet's layout."""
+    """Write train/ and val/ with class folders."""
     write_classes(folder / "train", train)
     write_classes(folder / "val", val, seed=500_000)

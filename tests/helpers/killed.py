@@ -1,4 +1,4 @@
-"""Training that kills itself with SIGKILL at an exact place, in a real process (see `ranks`)."""
+"""Training that kills itself with SIGKILL at an exact point, in a real process (see `ranks`)."""
 
 import os
 import signal
@@ -8,16 +8,16 @@ from helpers import ranks
 
 
 def start(folder: Path, *arguments: str, at: str, rank: int = 0, size: int = 1, **environment: str) -> list:
-    """As `ranks.start`; rank `rank` dies at "step N" (its update done, nothing written) or at "write N".
+    """As `ranks.start`, but `rank` dies at "step N" (after its update, before anything is written) or at "write N".
 
-    A write is a flush or a renaming of a file or folder, counted from 1, of those with which a run records itself.
+    A write is an fsync or rename by this process, counted from 1.
     """
     place = {"DIE_AT": at, "DIE_RANK": str(rank)}
     return ranks.start(folder, *arguments, size=size, before=arm, **environment, **place)
 
 
 def arm() -> None:
-    """Sets the place where this process dies; its model is small."""
+    """Set the point at which this process dies, and shrink its model."""
     ranks.shrink_model()
     kind, number = os.environ["DIE_AT"].split()
     if os.environ["RANK"] != os.environ["DIE_RANK"]:

@@ -1,9 +1,9 @@
-"""A packing that kills itself with SIGKILL at every place where it writes, renames or removes, one after another.
+"""Kill packing with SIGKILL at every fsync, rename and removal, one after another, and resume it each time.
 
-Run as a script: `python killed_packing.py SRC FOLDER OVER FIRST`. FOLDER/unbroken is a packing that nothing disturbed;
-OVER is the folder that was packed before in the same place, or "-". Prints a line of JSON for every place: the number
-of the place, whether the process died there, and whether going on came to the same bytes. Begins with place FIRST and
-ends with one that is not reached.
+Run as a script: `python killed_packing.py SRC FOLDER OVER FIRST`. FOLDER/unbroken is a packing that was not killed;
+OVER is the source packed before to the same place, or "-". Prints a line of JSON for every point: its number, whether
+the process died there, and whether resuming led to the same bytes. Starts at point FIRST and ends with the first one
+that is not reached.
 """
 
 import json
@@ -25,7 +25,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class Large(FileItem):
-    """A small file that is said to be so large that two fill a shard."""
+    """A small file that claims to be so large that two fill a shard."""
 
     exact = False
 
@@ -40,8 +40,8 @@ def packed(folder: Path, out: Path, overwrite: bool = False) -> None:
     pack(source, out, CONFIG, overwrite=overwrite, on_progress=lambda count: None)
 
 
-def arm(place: int) -> None:
-    left = [place]
+def arm(point: int) -> None:
+    left = [point]
 
     def counted(write):
         def dying(*arguments, **named):
@@ -57,7 +57,7 @@ def arm(place: int) -> None:
 
 
 def in_a_process(work) -> int:
-    """How it ended: 0, or minus the signal."""
+    """Run `work` in a forked process; return its exit code, or minus the signal."""
     pid = os.fork()  # this process has a single thread
     if pid == 0:
         code = 1
@@ -71,25 +71,25 @@ def in_a_process(work) -> int:
 
 def main(source: Path, folder: Path, over: str, first: int) -> None:
     in_a_process(lambda: packed(source, folder / "unbroken"))
-    expected, place, died = contents(folder / "unbroken"), first - 1, True
+    expected, point, died = contents(folder / "unbroken"), first - 1, True
     if over != "-":
         in_a_process(lambda: packed(Path(over), folder / "before"))
     while died:
-        place += 1
+        point += 1
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         if over != "-":
             shutil.copytree(folder / "before", out)
 
-        def killed(out: Path = out, place: int = place) -> None:
-            arm(place)
+        def killed(out: Path = out, point: int = point) -> None:
+            arm(point)
             packed(source, out, overwrite=over != "-")
 
         died = in_a_process(killed) == -signal.SIGKILL
         again = in_a_process(lambda out=out, died=died: packed(source, out, overwrite=over != "-" and died))
-        print(json.dumps([place, died, again == 0 and contents(out) == expected]), flush=True)
+        print(json.dumps([point, died, again == 0 and contents(out) == expected]), flush=True)
 
 
 if __name__ == "__main__":
-    os.fsync = lambda descriptor: None  # which would take most of the time, and matters only where the machine fails
+    os.fsync = lambda descriptor: None  # it would take most of the time, and matters only when the machine fails
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -1,4 +1,4 @@
-"""Batches of the pipeline over a real plan, without images to read."""
+"""Batches of a real plan, without reading images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLES, DRAWS = 50, 160
 
 
 def make_plan(seed: int = 0) -> Plan:
-    """Windows of 64 draws, each with its own temperature."""
+    """Return a plan with windows of 64 draws, each with its own temperature."""
     distances = np.linspace(0, 1, SAMPLES, dtype=np.float32)
     return Plan(
         CurriculumConfig(name="proto", window=64),
@@ -44,7 +44,7 @@ def make_batches(
     bad: Mapping[int, tuple[BadSample, ...]] | None = None,
     start: int = 0,
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of each step; `bad` are those that draws had."""
+    """Yield the micro-batches of each step; `bad` are the bad samples by draw."""
     window = None
     for first in range(start, plan.draws, batch_size):
         if window is None or first % plan.window_length == 0:

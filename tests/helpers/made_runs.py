@@ -1,4 +1,4 @@
-"""Run folders written by hand, as `mimcl train` writes them: any length, any numbers, no training."""
+"""Run folders as `mimcl train` writes them, of any length and with any numbers, without training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH, RATE = 64, 320.0  # draws, draws a second
 
 
 def step_line(step: int, loss: float, rate: float = RATE, batch: int = BATCH, **more: float) -> dict:
-    """As the recorder writes it."""
+    """Return a logged step as the recorder writes it."""
     return {
         "step": step,
         "draw": step * batch,
@@ -36,7 +36,7 @@ def step_line(step: int, loss: float, rate: float = RATE, batch: int = BATCH, **
 
 
 def window_line(number: int, draw: int, repeats: int, coverage: float) -> dict:
-    """As the recorder writes it."""
+    """Return a window as the recorder writes it."""
     return {
         "window": number,
         "draw": draw,
@@ -52,7 +52,7 @@ def window_line(number: int, draw: int, repeats: int, coverage: float) -> dict:
 
 
 def evaluation_line(draw: int, nn: float, name: str = "online_knn", **settings: object) -> dict:
-    """As cli/evaluate/results.py and the online evaluation write it."""
+    """Return an evaluation as cli/evaluate/results.py and the online evaluation write it."""
     values = {"nn": nn, "knn": nn - 0.01}
     return {"evaluation": name, "draw": draw, "index": "f" * 32, "settings": settings, "values": values}
 
@@ -65,7 +65,7 @@ def write_run(
     recipe: Config | None = None,
     **values: object,
 ) -> Path:
-    """A run folder of these lines of metrics; `values` are dotted keys with __ for the dot; `index` its fingerprint."""
+    """Write a run folder with these metrics. `values` are config keys with __ for the dot, `index` a fingerprint."""
     folder.mkdir(parents=True)
     keys = {"data.batch_size": BATCH} | {key.replace("__", "."): value for key, value in values.items()}
     config = override(recipe or Config(recipe="cpu_small"), keys)
@@ -87,21 +87,21 @@ def judged_run(
     lines: Sequence[dict] = (),
     **values: object,
 ) -> RunRecord:
-    """A run as reports read it, with a line of losses, and of nn judged while training, every 10 steps."""
+    """Return a run as reports read it, with a loss and an online evaluation of nn every 10 steps."""
     steps = [step_line(10 * (place + 1), loss, rate) for place, loss in enumerate(losses)]
     judged = [evaluation_line(10 * (place + 1) * BATCH, nn) for place, nn in enumerate(nns)]
     return read_run(write_run(folder / name, [*steps, *judged, *lines], **values))
 
 
 def save(folder: Path, step: int, config: Config, index: str, tensors: dict[str, torch.Tensor]) -> None:
-    """A checkpoint of a run on the data of this fingerprint."""
+    """Save a checkpoint of a run on the data with fingerprint `index`."""
     meta = {"position": step * config.data.batch_size, "config": asdict(config)}
     meta["fingerprints"] = {"index": index, "prototypes": None}
     checkpoint.save(folder / "checkpoints", step, tensors, {}, meta, keep_last=99)
 
 
 def long_run(folder: Path, steps: int, images: int, window: int = 16, recipe: Config | None = None) -> Path:
-    """A run that logged each of its steps, with windows of `window` steps, a figure of a masker, and evaluations."""
+    """Write a run that logged every step, with windows of `window` steps, metrics of a masker, and evaluations."""
     rng = np.random.default_rng(0)
     losses = 0.4 + np.exp(-np.arange(steps) / (steps / 8)) + 0.03 * rng.standard_normal(steps)
     rates = rng.uniform(250, 350, steps)

@@ -1,4 +1,4 @@
-"""A report as a browser takes it: its elements, its data, and whether it could ask for anything else."""
+"""A report parsed as by a browser: its elements, its data, and whether it could request anything else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Elements with their attributes in order, the text of each kind, and what is wrong with the nesting."""
+    """Elements with their attributes in order, texts, scripts and styles, and errors of nesting."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(convert_charrefs=True)
@@ -51,11 +51,11 @@ class Page(HTMLParser):
 
     @property
     def charts(self) -> dict[str, dict]:
-        """By title."""
+        """The charts by title."""
         return {chart["title"]: chart for chart in json.loads(self.raw["script"][0])}
 
     def assert_sound(self) -> None:
-        """Whole, and closed to everything outside: nothing is fetched, and only its own scripts run."""
+        """Check that the page is well-formed and self-contained: it fetches nothing and runs only its own scripts."""
         assert not self.faults
         for tag, attributes in self.elements:
             assert not [name for name in attributes if name == "style" or name.startswith("on")], (tag, attributes)

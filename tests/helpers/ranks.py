@@ -1,7 +1,7 @@
-"""`mimcl` commands in real processes that start in no time: forked from one that has already imported everything.
+"""`mimcl` commands in real processes that start fast: forked from one that has already imported everything.
 
-A process gets what torchrun would give it (RANK, WORLD_SIZE, MASTER_ADDR, ...), runs a whole command, and may write
-down what its trainer was really fed. Where torchrun itself is the subject, start torchrun.
+A process gets the variables that torchrun sets (RANK, WORLD_SIZE, MASTER_ADDR, ...), runs a whole command, and may
+record the batches that its trainer received. To test torchrun itself, use `torchruns`.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ def free_port() -> int:
 
 
 def nothing() -> None:
-    """For processes that need no preparation."""
+    """Do nothing before the command."""
 
 
 def shrink_model() -> None:
-    """Makes vit_tiny a twentieth of its size, for tests in which only its being trained matters.
+    """Make vit_tiny 20 times smaller, for tests in which the quality of the model does not matter.
 
-    Stretches as well: of order "shard", a window of some batches has several.
+    Stretches become shorter as well, so that windows of a few batches have several with order "shard".
     """
     from mimcl.curriculum import shard_order
     from mimcl.model import mae
@@ -55,7 +55,7 @@ def shrink_model() -> None:
 
 
 def shrink_model_and_keep_checkpoints() -> None:
-    """For tests that look at a checkpoint which is not the first."""
+    """Shrink the model and never skip a checkpoint, for tests that look at one after the first."""
     import pytest
 
     from helpers.small_runs import keep_every_checkpoint
@@ -72,26 +72,27 @@ def start(
     before: Callable[[], None] = nothing,
     **environment: str,
 ) -> list:
-    """`mimcl ARGUMENTS` in `folder`, in `size` processes that train together; each writes to FOLDER/rank-N.log.
+    """Start `mimcl ARGUMENTS` in `folder`, in `size` processes that train together; output goes to FOLDER/rank-N.log.
 
-    With `seen`, rank N leaves there in N.npz what it was fed. `before` is called in each process before the command.
+    With `seen`, rank N records its batches in SEEN/N.npz. `before` is called in each process before the command.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the server, and so of all its children
     port = str(free_port())
     processes = []
     for rank in range(size):
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        given = {name: str(value) for name, value in places.items()} | {"HF_HUB_OFFLINE": "1"} | environment
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        variables = {name: str(value) for name, value in numbers.items()} | {"HF_HUB_OFFLINE": "1"} | environment
         if size > 1:
-            given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        process = _context.Process(target=_command, args=(folder, arguments, given, seen, before), name=f"rank {rank}")
+            variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = (folder, arguments, variables, seen, before)
+        process = _context.Process(target=_command, args=command, name=f"rank {rank}")
         process.start()
         processes.append(process)
     return processes
 
 
 def finish(folder: Path, processes: list, code: int = 0, timeout: float = 120) -> None:
-    """Waits for all of them; they must end with `code`. None is left behind, whatever happens."""
+    """Wait for all processes, which must exit with `code`; kill any that is left."""
     deadline = time.monotonic() + timeout
     try:
         for process in processes:
@@ -104,17 +105,17 @@ def finish(folder: Path, processes: list, code: int = 0, timeout: float = 120) -
 
 
 def run(folder: Path, *arguments: str, code: int = 0, **options) -> None:
-    """Starts and finishes."""
+    """Start the command and wait for it."""
     finish(folder, start(folder, *arguments, **options), code)
 
 
 def said(folder: Path, size: int = 1) -> str:
-    """What the processes that were started last have printed."""
+    """Return the output of the processes started last."""
     return "\n".join(f"--- rank {rank}\n" + (folder / f"rank-{rank}.log").read_text() for rank in range(size))
 
 
 def fed(seen: Path) -> dict[str, np.ndarray]:
-    """What all ranks were fed, a row a draw, in order of the draws; every draw went to one rank, once."""
+    """Return the batches of all ranks, one row per draw in order; every draw went to exactly one rank."""
     ranks = [dict(np.load(path, allow_pickle=False)) for path in sorted(seen.glob("*.npz"))]
     weights = {rank.pop("weights").item() for rank in ranks}
     assert len(weights) == 1, "the ranks ended with different weights"
@@ -150,14 +151,14 @@ def _command(
 
 
 def _spy():
-    """Looks over the shoulder of the program's own parts; gives the function that writes down what was seen."""
+    """Record batches, crops and masks of the trainer; return the function that writes them to a file."""
     from mimcl.cli.run import health
     from mimcl.curriculum.masking import factory
     from mimcl.model import trainer
     from mimcl.pipeline import augment
 
     columns = {name: [] for name in ("draws", "sample_ids", "keys", "losses", "boxes", "flips", "masks")}
-    crops, masks, trainers = {}, {}, []  # of draws, of mask keys
+    crops, masks, trainers = {}, {}, []  # crops by draw, masks by key
     random_crops, make_masker = augment.random_crops, factory.make_masker
 
     def seen_crops(seed):
@@ -174,12 +175,12 @@ def _spy():
         masker = make_masker(*arguments, **options)
         propose = masker.propose
 
-        def noting(images, keys, model, progress):
+        def recording(images, keys, model, progress):
             mask = propose(images, keys, model, progress)
             masks.update(zip(keys.tolist(), mask.mask.to(bool).numpy(), strict=True))
             return mask
 
-        masker.propose = noting
+        masker.propose = recording
         return masker
 
     class SeenTrainer(trainer.Trainer):

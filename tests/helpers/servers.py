@@ -1,4 +1,4 @@
-"""Servers on 127.0.0.1, each a process: files with ranges, S3, a hub, and a proxy that does harm as it is told."""
+"""Servers on 127.0.0.1, each in a process: files with ranges, S3, a hub, and a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 
 @contextmanager
 def started(*arguments: str) -> Iterator[str]:
-    """Runs this file with `files FOLDER`, `s3`, `hub FOLDER` or `proxy URL`; yields its URL, at a port of its own."""
+    """Run this file with `files FOLDER`, `s3`, `hub FOLDER` or `proxy URL`; yield its URL at a free port."""
     process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -28,22 +28,23 @@ def started(*arguments: str) -> Iterator[str]:
 
 
 class Proxy:
-    """The one that does harm, as its clients see it."""
+    """The client of a proxy that injects faults."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def harm(self, *rules: dict) -> None:
-        """Sets what goes wrong, and forgets what was asked so far.
+        """Set the faults, and clear the log of requests.
 
-        A rule has `path`, an expression that is searched for; `what`: delay (`value` seconds), status (`value`), reset
-        (in the middle of a body), truncate (the body ends early), short (less than asked for, as if it were all),
-        corrupt, whole (no ranges), etag (another); `times`, for ever without; `method`, any without.
+        A rule has `path`, a regular expression to search for; `what`: delay (by `value` seconds), status (`value`),
+        reset (in the middle of a body), truncate (the body ends early), short (less than requested, without saying
+        so), corrupt, whole (ranges are ignored), etag (another one); `times` (default: always);
+        `method` (default: any).
         """
         self._ask("POST", json.dumps(rules).encode())
 
     def asked(self, pattern: str = r"\.tar") -> list[dict]:
-        """Requests whose path has that: path, method, range and status, and bytes that were sent."""
+        """Return the requests with a matching path: path, method, range, status, and bytes sent."""
         return [line for line in json.loads(self._ask("GET")) if re.search(pattern, line["path"])]
 
     def sent(self, pattern: str = r"\.tar") -> int:
@@ -88,7 +89,7 @@ def s3() -> None:
 
 
 def hub(folder: str) -> None:
-    """What hf://datasets/user/set needs of a model hub."""
+    """Serve what hf://datasets/user/set needs of a model hub."""
     from aiohttp import web
 
     root, api = Path(folder), "/api/datasets/user/set"

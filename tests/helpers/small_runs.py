@@ -1,4 +1,4 @@
-"""Options of a run that one core trains in seconds, and what a run leaves behind."""
+"""Options of a run that one core trains in seconds, and the files of a run."""
 
 import hashlib
 import json
@@ -29,18 +29,18 @@ _SMALL = (
 )
 
 
-FEW_PATCHES = "model.patch_size=16"  # for runs under the clock
+FEW_PATCHES = "model.patch_size=16"  # for runs that must be fast
 
 
 def train(out: Path | str, *settings: str, steps: int = STEPS, decoder: str = "reference") -> list[str]:
-    """The arguments: half the steps, rounded to windows of 4, under the prototype curriculum."""
+    """Return the arguments of a run whose prototype curriculum lasts half the steps, rounded to windows of 4."""
     flags = ["--recipe", "cpu_small", "--curriculum", "proto", "--epochs", str(steps * BATCH / IMAGES)]
     words = [word for setting in (*_SMALL, *settings) for word in ("--set", setting)]
     return ["train", *flags, "--decoder", decoder, *words, "--out", str(out)]
 
 
 def keep_every_checkpoint(patch: pytest.MonkeyPatch) -> None:
-    """Training in this process waits for the checkpoint before: on a busy machine one that is due is left out."""
+    """Make training wait for the previous checkpoint; otherwise a busy machine may skip one that is due."""
     start = Saver.start
 
     def waiting(self: Saver, *arguments: Any, **options: Any) -> None:
@@ -51,13 +51,13 @@ def keep_every_checkpoint(patch: pytest.MonkeyPatch) -> None:
 
 
 def metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl but for what is measured with a clock."""
+    """Return the lines of metrics.jsonl without timings."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in _VARIES} for line in lines]
 
 
 def steps_of(run: Path) -> list[int]:
-    """The steps that were logged so far."""
+    """Return the steps logged so far."""
     path = run / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [line["step"] for line in map(json.loads, lines) if "step" in line]
@@ -68,12 +68,12 @@ def latest(run: Path) -> Path:
 
 
 def weights(run: Path) -> str:
-    """A digest of the newest checkpoint's."""
+    """Return a digest of the newest checkpoint's weights."""
     return hashlib.sha256((latest(run) / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def back_to(step: int, run: Path, copy: Path) -> Path:
-    """A copy of the run as if it had been killed some steps after this checkpoint; returns `copy`."""
+    """Copy the run as if it had been killed soon after the checkpoint of `step`; return `copy`."""
     shutil.copytree(run, copy)
     for later in (copy / "checkpoints").glob("[0-9]*"):
         if int(later.name) > step:
@@ -83,7 +83,7 @@ def back_to(step: int, run: Path, copy: Path) -> Path:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """The same in every bit that was written, checkpoints' weights included."""
+    """Assert that both runs wrote the same bits: weights, metrics and draw counts."""
     assert latest(one).name == latest(other).name
     assert weights(one) == weights(other)
     assert metrics(one) == metrics(other)
@@ -91,7 +91,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def assert_close_runs(one: Path, other: Path, tolerance: float) -> None:
-    """The same draws; weights and losses that differ by no more than float32 sums in another order make them."""
+    """Assert that draws are equal, and that weights and losses agree but for the order of float32 sums."""
     assert latest(one).name == latest(other).name
     assert (one / "draw_counts.npy").read_bytes() == (other / "draw_counts.npy").read_bytes()
     first, second = metrics(one), metrics(other)

@@ -1,4 +1,4 @@
-"""Streams over small data sets, a plan that is a hash, and what came out of them as arrays."""
+"""Streams over small data sets, a plan of hashed samples, and the batches of streams as arrays."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Window:
 
 
 class Windows:
-    """A plan of hashed samples that keeps a record of which windows and which (draw, retry) were asked for."""
+    """A plan of hashed samples that records the windows and (draw, retry) requested."""
 
     retries = 16
 
@@ -59,7 +59,7 @@ class Windows:
 
 
 class Awaiting(Windows):
-    """A plan in which each window but the first two can be planned only once the one before the last is `complete`."""
+    """A plan in which window n >= 2 can be planned only once window n - 2 is `complete`."""
 
     def __init__(self, samples, **options):
         super().__init__(samples, **options)
@@ -77,7 +77,7 @@ class Awaiting(Windows):
 
 
 class Spy:
-    """The training transform; remembers what it was asked and what it said."""
+    """The training transform; records its arguments and results."""
 
     def __init__(self, transform=None):
         self.transform, self.calls = transform or random_crops(SEED), []
@@ -113,7 +113,7 @@ COLUMNS = ["images", "draws", "keys", "sample_ids", "labels", "distances"]
 
 
 def collect(index, world_size=1, **options) -> dict[str, np.ndarray]:
-    """All columns of all ranks, in order of the draws, with what the transform said."""
+    """Return all columns of all ranks in order of the draws, with the crop boxes and flips."""
     rows = {name: [] for name in [*COLUMNS, "temperature", "position", "boxes", "flips"]}
     for rank in range(world_size):
         spy = Spy()

@@ -1,4 +1,4 @@
-"""torchrun as a user types it, on one machine, and everything that it leaves behind."""
+"""torchrun as a user runs it, on one machine, and the processes and files it leaves behind."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(log: Path, flags: Sequence[str], command: Sequence[str], cwd: Path, **more: str) -> subprocess.Popen:
-    """`torchrun FLAGS --no-python COMMAND` in a session of its own, all output to `log`."""
+    """Start `torchrun FLAGS --no-python COMMAND` in its own session, with all output in `log`."""
     with open(log, "wb") as file:
         return subprocess.Popen(
             [BIN / "torchrun", *flags, "--no-python", *command],
@@ -31,7 +31,7 @@ def start(log: Path, flags: Sequence[str], command: Sequence[str], cwd: Path, **
 
 
 def until(condition: Callable[[], bool], what: str, log: Path, seconds: float = 200) -> float:
-    """Waits; returns how many seconds it took."""
+    """Wait for the condition; return the seconds it took."""
     began = time.monotonic()
     while not condition():
         elapsed = time.monotonic() - began
@@ -41,7 +41,7 @@ def until(condition: Callable[[], bool], what: str, log: Path, seconds: float = 
 
 
 def workers(process: subprocess.Popen) -> list[int]:
-    """The processes that this torchrun has started, by rank."""
+    """Return the process ids started by this torchrun, by rank."""
     return sorted(int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
 
 
@@ -53,7 +53,7 @@ def alive(pid: int) -> bool:
 
 
 def orphaned(before: set[str]) -> set[str]:
-    """Files in /dev/shm that came since and that no living process has mapped: those of others do not count."""
+    """Return new files in /dev/shm that no living process has mapped, as those of other programs would be."""
     maps = []
     for path in Path("/proc").glob("[0-9]*/maps"):
         try:
@@ -66,7 +66,7 @@ def orphaned(before: set[str]) -> set[str]:
 
 
 def kill_all(process: subprocess.Popen) -> None:
-    """torchrun and its workers, if any are left."""
+    """Kill torchrun and its workers, if any are left."""
     for pid in [*(workers(process) if process.poll() is None else ()), process.pid]:
         try:
             os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What Weights & Biases and MLflow have on the disk, read back; and servers that do not answer."""
+"""Read what Weights & Biases and MLflow stored on disk; servers that do not answer."""
 
 import json
 import socket
@@ -24,7 +24,7 @@ def _records(path: Path) -> list[bytes]:
 
 
 def wandb_runs(folder: Path) -> list[dict]:
-    """The offline runs in a folder, in the order of their beginning: id, name, project, config, and history's rows."""
+    """Return the offline runs in a folder, oldest first: id, name, project, config, and rows of the history."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     found = []
@@ -43,7 +43,7 @@ def wandb_runs(folder: Path) -> list[dict]:
 
 
 def mlflow_runs(uri: str) -> list[dict]:
-    """The runs of the experiment `mimcl`: id, name, status, params, and (step, value) of each metric by time."""
+    """Return the runs of the experiment `mimcl`: id, name, status, params, and (step, value) of each metric by time."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)
@@ -64,12 +64,12 @@ def mlflow_runs(uri: str) -> list[dict]:
 
 
 def closed_port() -> str:
-    """The address of a server that is not there."""
+    """Return an address at which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def silent_server() -> tuple[socket.socket, str]:
-    """A server that takes connections and says nothing, and its address."""
+    """Return a server that accepts connections and never answers, and its address."""
     server = socket.create_server(("127.0.0.1", 0))
     return server, f"http://127.0.0.1:{server.getsockname()[1]}"

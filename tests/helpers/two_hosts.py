@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces with a cable between them, and torchrun in each. Needs root."""
+"""Two hosts on one machine: network namespaces joined by a virtual cable, with torchrun in each. Needs root."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ HOSTS = "ab"
 DEVICE = "mimcl0"  # the network device, on either host
 
 
-def impossible() -> str | None:
-    """Why there can be no two hosts here; None where there can."""
+def unavailable() -> str | None:
+    """Return why two hosts cannot be created here; None if they can."""
     if not shutil.which("ip"):
-        return "no `ip` here (iproute2)"
+        return "`ip` (iproute2) is not installed"
     if os.geteuid():
         return "network namespaces need root"
     probe = f"mimcl-{os.getpid()}-probe"
@@ -28,7 +28,7 @@ def impossible() -> str | None:
 
 
 class TwoHosts:
-    """Hosts a and b, 10.87.0.1 and 10.87.0.2; a is where the rendezvous is."""
+    """Hosts a and b, 10.87.0.1 and 10.87.0.2; a hosts the rendezvous."""
 
     def __init__(self) -> None:
         self._names = {host: f"mimcl-{os.getpid()}-{host}" for host in HOSTS}
@@ -44,11 +44,11 @@ class TwoHosts:
             _ip("-n", name, "link", "set", DEVICE, "up")
 
     def torchrun(self, host: str, folder: Path, command: list[str], *, conf: str) -> subprocess.Popen:
-        """As one would type it on either host; output in FOLDER/HOST.log, appended."""
+        """Start torchrun on a host as a user would; output is appended to FOLDER/HOST.log."""
         number = HOSTS.index(host) + 1
         flags = ["--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-id", "run"]
         flags += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "10.87.0.1:29400"]
-        # Both hosts have the name of this machine, so neither could tell whose address that is, nor its own.
+        # Both hosts have this machine's name, so neither can find out by name which address is its own.
         flags += ["--rdzv-conf", f"is_host={int(host == 'a')},{conf}", "--local-addr", f"10.87.0.{number}"]
         with open(folder / f"{host}.log", "ab") as log:
             return subprocess.Popen(
@@ -61,16 +61,16 @@ class TwoHosts:
             )
 
     def kill(self, host: str) -> None:
-        """Everything that runs on the host, at once; its kernel still says goodbye."""
+        """Kill every process of the host at once; its kernel still closes their connections."""
         for pid in _ip("netns", "pids", self._names[host]).split():
             os.kill(int(pid), signal.SIGKILL)
 
     def cut(self, host: str) -> None:
-        """The host's cable: nothing goes out any more, not even that it is gone."""
+        """Cut the host's cable: nothing leaves it any more, and connections stay open."""
         _ip("-n", self._names[host], "link", "set", DEVICE, "down")
 
     def remove(self) -> None:
-        """Whatever is there."""
+        """Remove the hosts and their processes."""
         for host, name in self._names.items():
             if Path("/run/netns", name).exists():
                 self.kill(host)
@@ -94,7 +94,7 @@ def _ip(*arguments: str) -> str:
 
 
 def lose_b(home: Path, run: Path, arguments: list[str], how: str, *, conf: str) -> tuple[float, float]:
-    """Trains on both hosts, loses b after the first checkpoint by `how` (kill or cut), and waits for a's end.
+    """Train on both hosts, lose b after the first checkpoint by `how` (kill or cut), and wait until a ends.
 
     Returns the seconds from the loss to the next step and to the end.
     """
@@ -108,10 +108,10 @@ def lose_b(home: Path, run: Path, arguments: list[str], how: str, *, conf: str) 
             torchruns.until((run / "checkpoints" / "latest").exists, "a checkpoint", log)
             getattr(hosts, how)("b")
 
-            def goes_on() -> bool:  # whichever host writes the metrics now, they are cut back first
+            def resumed() -> bool:
                 return "\nstep" in log.read_text().partition("going on at draw")[2]
 
-            next_step = torchruns.until(goes_on, "the next step", log)
+            next_step = torchruns.until(resumed, "the next step", log)
             end = next_step + torchruns.until(lambda: processes["a"].poll() is not None, "the end", log)
             assert processes["a"].returncode == 0, log.read_text()
         finally:

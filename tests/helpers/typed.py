@@ -1,4 +1,4 @@
-"""Commands as a user types them, in this process."""
+"""Run commands as typed by a user, in this process."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from mimcl.cli.main import main
 
 
 def mimcl(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """Runs the command as if typed in `folder`; its exit code."""
+    """Run `mimcl ARGUMENTS` in `folder`; return the exit code."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["mimcl", *arguments])
     with pytest.raises(SystemExit) as stopped:

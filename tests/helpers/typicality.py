@@ -1,4 +1,4 @@
-"""Generated images of known typicality: a family has one textured shape, its images are corrupted copies of that."""
+"""Generated images of known typicality: corrupted copies of one textured shape per family."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def stripes(rng: np.random.Generator, side: int = 64) -> np.ndarray:
-    """Stripes of random direction, colours and period (6 to 20 pixels), float (side, side, 3) in [0, 1]."""
+    """Return stripes of random direction, colours and period (6 to 20 pixels), float (side, side, 3) in [0, 1]."""
     y, x = np.mgrid[0:side, 0:side]
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(6, 20), rng.uniform(0, 2 * np.pi)
     wave = np.sin(2 * np.pi / period * (x * np.cos(angle) + y * np.sin(angle)) + phase)
@@ -15,7 +15,7 @@ def stripes(rng: np.random.Generator, side: int = 64) -> np.ndarray:
 
 
 def family(seed: int, side: int = 64) -> np.ndarray:
-    """The ideal image of a family, float (side, side, 3) in [0, 1]: a striped shape on a striped ground."""
+    """Return the ideal image of a family: a striped shape on a striped background, float (side, side, 3) in [0, 1]."""
     rng = np.random.default_rng([seed, 7])
     y, x = np.mgrid[0:side, 0:side] / side - 0.5
     power, radius = rng.choice([1.0, 2.0, 8.0]), rng.uniform(0.25, 0.4)  # a diamond, a disc or a square
@@ -24,9 +24,9 @@ def family(seed: int, side: int = 64) -> np.ndarray:
 
 
 def corrupted(ideal: np.ndarray, corruption: float, rng: np.random.Generator) -> np.ndarray:
-    """`ideal` with some noise and up to half of its 8 x 8 blocks (at `corruption` 1) striped anew; uint8.
+    """Return `ideal`, uint8, with noise and up to half of its 8 x 8 blocks (at `corruption` 1) replaced by stripes.
 
-    The stripes differ from block to block: images that were corrupted alike would be a family themselves.
+    The stripes differ between blocks: images with the same corruption would form a family.
     """
     side = len(ideal)
     image = ideal + rng.normal(0, 0.02, ideal.shape)
@@ -37,7 +37,7 @@ def corrupted(ideal: np.ndarray, corruption: float, rng: np.random.Generator) ->
 
 
 def collection(seed: int, families: int, each: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Images (64, 64, 3) uint8 of all families, their family numbers, and their corruption, uniform in [0, 1]."""
+    """Return images (64, 64, 3) uint8 of all families, their family numbers, and their corruption in [0, 1]."""
     rng = np.random.default_rng([seed, 11])
     labels = np.repeat(np.arange(families), each)
     corruption = rng.uniform(0, 1, len(labels))
@@ -47,13 +47,13 @@ def collection(seed: int, families: int, each: int) -> tuple[list[np.ndarray], n
 
 
 def resized(images: list[np.ndarray], side: int) -> np.ndarray:
-    """Images of any size to one uint8 array (n, 3, side, side), as an extractor wants them."""
+    """Resize images to one uint8 array (n, 3, side, side), as extractors expect."""
     shrunk = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in images]
     return np.ascontiguousarray(np.stack(shrunk).transpose(0, 3, 1, 2))
 
 
 def blobs(seed, groups=6, each=80, width=12, spread=0.3):
-    """Groups of Gaussian points, float32 (groups * each, width), and their group numbers."""
+    """Return clusters of Gaussian points, float32 (groups * each, width), and their cluster numbers."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(groups), each)
     points = rng.normal(0, 1, (groups, width))[labels] + rng.normal(0, spread, (len(labels), width))

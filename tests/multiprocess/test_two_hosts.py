@@ -3,7 +3,7 @@
 import pytest
 from helpers import ranks
 from helpers.small_runs import FEW_PATCHES, assert_close_runs, steps_of, train
-from helpers.two_hosts import impossible, lose_b
+from helpers.two_hosts import lose_b, unavailable
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 64
@@ -11,7 +11,7 @@ CONF = "last_call_timeout=3,keep_alive_interval=1"  # torchrun waits 30 s for mo
 
 
 def test_the_other_host_goes_on_alone(home, tmp_path):
-    if reason := impossible():
+    if reason := unavailable():
         pytest.skip(reason)
     run = tmp_path / "run"
     lose_b(home, run, train(run, FEW_PATCHES, steps=STEPS), "kill", conf=CONF)

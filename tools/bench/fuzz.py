@@ -87,6 +87,8 @@ def make(root: Path) -> None:
         pack_shard(job, lambda items: None)
     packed = [shard for job in jobs if (shard := packed_shard(job.tar))]
     describe(shards, {"train": packed}, ["a", "b", "c"], described(Source({"train": items}), config), {})
+    for path in (shards / "rejected.jsonl", *shards.glob("*.rows")):
+        path.unlink()  # not read by training
     index = ShardIndex.load(shards)
     assert len(index.shards) > 1
     features = rng.normal(size=(IMAGES, 8)).astype(np.float32)
