@@ -25,11 +25,11 @@ from mimcl.pipeline.files import DataError, write_json, write_json_lines
 from mimcl.pipeline.index import MAX_BYTES, file_digest
 from mimcl.pipeline.index_writer import table_of, write_index
 from mimcl.pipeline.sources.item import Item
-from mimcl.pipeline.sources.labels import ClassList, labels_of, named
-from mimcl.pipeline.sources.layout import recordable
-from mimcl.pipeline.sources.splits import by_split
-from mimcl.pipeline.sources.tar_headers import OpenTar
-from mimcl.pipeline.sources.webdataset import LABEL_KEY, Flaw, Sample, missing, samples
+from mimcl.pipeline.sources.labels import ClassList, apply_class_list, label_items
+from mimcl.pipeline.sources.layout import to_utf8
+from mimcl.pipeline.sources.splits import group_by_split
+from mimcl.pipeline.sources.tar_headers import TarReader
+from mimcl.pipeline.sources.webdataset import LABEL_KEY, BadSample, Sample, iter_samples, require_shards
 
 _AT_ONCE = 1 << 20  # bytes between images that are read and hashed at once
 _LONGEST_KEY = 1000  # bytes
@@ -65,14 +65,14 @@ def adopt(
     changed and for an index that is damaged, unless what was adopted is to be replaced (`overwrite`). After a failure
     the folder holds what it held.
     """
-    missing(shards)
+    require_shards(shards)
     if any(path.parent != folder for path in shards):
         raise DataError(f"shards that are adopted lie in one folder, and not all of these do in {folder} itself")
     if wrong := [
-        path.name for path in shards if not ADOPTED_NAME.fullmatch(path.name) or recordable(path.name) != path.name
+        path.name for path in shards if not ADOPTED_NAME.fullmatch(path.name) or to_utf8(path.name) != path.name
     ]:
-        raise DataError(f"a shard is called {recordable(wrong[0])!r}, which no data set can hold; rename it")
-    splits, notes = by_split(folder, ((path.name, path) for path in sorted(shards)))
+        raise DataError(f"a shard is called {to_utf8(wrong[0])!r}, which no data set can hold; rename it")
+    splits, notes = group_by_split(folder, ((path.name, path) for path in sorted(shards)))
     if "train" not in splits:
         raise DataError(f"{folder} has no shards of train; rename them, or adopt them where the others are")
     chosen = [path for paths in splits.values() for path in paths]
@@ -165,12 +165,12 @@ def _in_order(
 
 
 def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _Indexed:
-    """ReadPlan a shard from its beginning to its end, every byte once but for headers."""
-    tar, hashed, at = OpenTar(path), xxhash.xxh128(), 0
+    """Reads a shard from its beginning to its end, every byte once but for headers."""
+    tar, hashed, at = TarReader(path), xxhash.xxh128(), 0
     rows, labels, rejected = [], [], []
-    for sample in samples(tar, label_key):
+    for sample in iter_samples(tar, label_key):
         if isinstance(sample, Sample) and (reason := _refused(sample)):
-            sample = Flaw(sample.name, reason)
+            sample = BadSample(sample.name, reason)
         if isinstance(sample, Sample):
             at = _hash_until(tar, hashed, at, sample.offset)
             data = tar.read(at, sample.nbytes)
@@ -181,13 +181,13 @@ def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Cal
                     raise NotUsable("the shard became shorter while it was read")
                 header = examine(data, decode)
             except NotUsable as reason:
-                sample = Flaw(sample.name, str(reason))
+                sample = BadSample(sample.name, str(reason))
             else:
                 digest = xxhash.xxh64_intdigest(data)
                 size = header.width, header.height
                 rows.append((sample.key, sample.offset, sample.nbytes, digest, *size, f"{path.name}/{sample.name}"))
                 labels.append(sample.label)
-        if isinstance(sample, Flaw):
+        if isinstance(sample, BadSample):
             rejected.append({"split": split, "path": f"{path.name}/{sample.name}", "reason": sample.reason})
         on_progress(1)
     _hash_until(tar, hashed, at, tar.size)
@@ -203,7 +203,7 @@ def _refused(sample: Sample) -> str:
     return ""
 
 
-def _hash_until(tar: OpenTar, hashed: xxhash.xxh128, at: int, stop: int) -> int:
+def _hash_until(tar: TarReader, hashed: xxhash.xxh128, at: int, stop: int) -> int:
     while at < stop and (data := tar.read(at, min(_AT_ONCE, stop - at))):
         hashed.update(data)
         at += len(data)
@@ -216,7 +216,9 @@ def _labels(
     """The number of each sample's class, by split, and the classes."""
     raw = {split: [label for shard in indexed for label in shard.labels] for split, indexed in parts.items()}
     blank = Item("", -1, 0)
-    source = named(labels_of({split: [blank] * len(found) for split, found in raw.items()}, raw, folder), classes)
+    source = apply_class_list(
+        label_items({split: [blank] * len(found) for split, found in raw.items()}, raw, folder), classes
+    )
     return {split: [item.label for item in items] for split, items in source.splits.items()}, source.classes
 
 

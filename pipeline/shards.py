@@ -88,7 +88,7 @@ def pack(
         jobs = _jobs(source, staging, config, layout)
         if not moving:
             count = _pack_share([job for found in jobs.values() for job in found], config, on_progress, say, ranks)
-            if uneven := -(-source.items() // ranks.size) - left_out - count:
+            if uneven := -(-source.num_items // ranks.size) - left_out - count:
                 on_progress(uneven)
             ranks.from_first("")
         return _of_first(ranks, lambda: _finish(source, out, plan, jobs, layout))
@@ -118,7 +118,7 @@ def _layout(
     if config.dedup:
         mine = [job for job in hashing[ranks.rank :: ranks.size] if not job.path.exists()]
         waiting = sum(len(job.items) for job in mine)
-        on_progress(-(-source.items() // ranks.size) - waiting)
+        on_progress(-(-source.num_items // ranks.size) - waiting)
         run(hash_items, mine, len(mine), config.workers, on_progress)
         ranks.from_first("")
 

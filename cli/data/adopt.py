@@ -42,25 +42,25 @@ def adopt_shards(
     """
     from mimcl.cli.console import console, image_bar
     from mimcl.pipeline.adopt import adopt
-    from mimcl.pipeline.sources.labels import read_classes
+    from mimcl.pipeline.sources.labels import read_class_list
     from mimcl.pipeline.sources.listed import read_list
-    from mimcl.pipeline.sources.splits import files_below
+    from mimcl.pipeline.sources.splits import find_files
     from mimcl.pipeline.sources.webdataset import LABEL_KEY
 
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give the folder of the shards")
     if options.list_file:
         listing = read_list(options.list_file, folder)
-        if not listing.shards:
+        if not listing.lists_shards:
             raise DataError(f"{options.list_file} lists more than shards, which end in .tar; --adopt takes these alone")
         shards = [folder / name for name in listing.labels]
     else:
-        shards = [path for path in files_below(folder, ".tar") if path.parent == folder]
+        shards = [path for path in find_files(folder, ".tar") if path.parent == folder]
         if not shards:
             below = any(folder.glob("*/*.tar"))
             more = ", only in folders in it; adopt each of these, or pack them anew" if below else "; leave --adopt out"
             raise DataError(f"{folder} has no shards (.tar) in it{more}")
-    classes = read_classes(options.classes) if options.classes else None
+    classes = read_class_list(options.classes) if options.classes else None
     with image_bar("reading", None) as advance:
         description, notes = adopt(
             folder,

@@ -110,7 +110,7 @@ def repack(
     packed_at = (index.root / "dataset.json").stat().st_mtime_ns
     source = Source(items, index.classes, modified=packed_at)
     say = console.print if ranks.rank == 0 else lambda line: None
-    with image_bar("packing", -(-source.items() // ranks.size), shown=ranks.rank == 0) as advance:
+    with image_bar("packing", -(-source.num_items // ranks.size), shown=ranks.rank == 0) as advance:
         config = config or PackConfig()
         description = pack(source, out, config, overwrite=overwrite, on_progress=advance, say=say, ranks=ranks)
     if lost := description["packed"]["rejected"]:

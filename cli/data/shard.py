@@ -135,7 +135,7 @@ def shard(
     say = console.print if ranks.rank == 0 else lambda line: None
     for note in found.notes:
         say(note)
-    share = -(-found.items() // ranks.size) * (1 + config.dedup)
+    share = -(-found.num_items // ranks.size) * (1 + config.dedup)
     label = "packing" if ranks.size == 1 else f"packing, process 1 of {ranks.size}"
     with image_bar(label, share, shown=ranks.rank == 0) as advance:
         return pack(found, out, config, overwrite=overwrite, on_progress=advance, say=say, ranks=ranks)

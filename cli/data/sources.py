@@ -39,17 +39,17 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
 
     Raises DataError with one line for what cannot be read, ConfigError for options that contradict one another.
     """
-    from mimcl.pipeline.sources.labels import join, named, read_classes
+    from mimcl.pipeline.sources.labels import apply_class_list, join_val, read_class_list
     from mimcl.pipeline.sources.layout import hold_out
     from mimcl.pipeline.sources.val_labels import label_val
 
     if options.val and options.holdout:
         raise ConfigError("--val gives a val split and --holdout makes one; leave one of them out")
     # Read first: it is small, and a mistake in it is found before a source of millions has been listed.
-    classes = read_classes(options.classes) if options.classes else None
-    kinds = [kind_of(path, options.list_file is not None)]
+    classes = read_class_list(options.classes) if options.classes else None
+    kinds = [source_kind(path, options.list_file is not None)]
     if options.val:
-        kinds.append(kind_of(options.val))
+        kinds.append(source_kind(options.val))
     for given, what, kind in (
         (options.image_column or options.label_column, "--image-column and --label-column belong", "parquet"),
         (options.label_key, "--label-key belongs", "webdataset"),
@@ -62,8 +62,8 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
             f"{path} has no train split, only {', '.join(source.splits)}; give it with --val beside another"
         )
     if options.val:
-        source = join(source, _opened(options.val, kinds[1], options), options.val, given=classes)
-    source = named(source, classes)
+        source = join_val(source, _opened(options.val, kinds[1], options), options.val, class_list=classes)
+    source = apply_class_list(source, classes)
     if options.val_labels:
         source = label_val(source, options.val_labels, classes is not None)
     elif options.val and source.classes and all(item.label < 0 for item in source.splits["val"]):
@@ -81,7 +81,7 @@ _ARTICLES = {
 }
 
 
-def kind_of(path: Path, has_list: bool = False) -> str:
+def source_kind(path: Path, has_list: bool = False) -> str:
     """images, parquet or webdataset for a folder, parquet, zip or tar for a file, list where one is given."""
     if has_list:
         if not path.is_dir():
@@ -148,31 +148,31 @@ def _opened(path: Path, kind: str, options: SourceOptions) -> Source:
 
         return zip_images(path)
     from mimcl.pipeline.sources.listed import listed_images, read_list
-    from mimcl.pipeline.sources.splits import files_below
+    from mimcl.pipeline.sources.splits import find_files
     from mimcl.pipeline.sources.tars import tar_images
-    from mimcl.pipeline.sources.webdataset import LABEL_KEY, webdataset
+    from mimcl.pipeline.sources.webdataset import LABEL_KEY, webdataset_images
 
     label_key = options.label_key or LABEL_KEY
     if kind == "tar":
         return tar_images(path, label_key)
     if kind == "webdataset":
-        source = webdataset(files_below(path, ".tar"), label_key, path)
+        source = webdataset_images(find_files(path, ".tar"), label_key, path)
         return source if options.classes else _with_known_classes(source, path)
     listing = read_list(options.list_file, path)
-    if listing.shards:
-        return webdataset([path / name for name in listing.labels], label_key, path)
+    if listing.lists_shards:
+        return webdataset_images([path / name for name in listing.labels], label_key, path)
     return listed_images(path, listing)
 
 
 def _with_known_classes(source: Source, folder: Path) -> Source:
     """With the classes of the data set that these shards are, if they are one and its classes are theirs."""
     from mimcl.pipeline.dataset_json import read_dataset
-    from mimcl.pipeline.sources.labels import ClassList, named
+    from mimcl.pipeline.sources.labels import ClassList, apply_class_list
 
     if not (folder / "dataset.json").is_file():
         return source
     try:
         classes = next(part["classes"] for part in read_dataset(folder)["splits"].values())
-        return named(source, ClassList(folder / "dataset.json", classes, classes)) if classes else source
+        return apply_class_list(source, ClassList(folder / "dataset.json", classes, classes)) if classes else source
     except DataError:  # not this program's, or other shards than it says
         return source

@@ -1,4 +1,4 @@
-"""What the names in an archive say: as if it were unpacked, but for names that no folder of images has."""
+"""Make a source of an archive's member names, as if the archive were unpacked."""
 
 from __future__ import annotations
 
@@ -7,63 +7,65 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.sources.layout import arrange, recordable
+from mimcl.pipeline.sources.layout import source_from_paths, to_utf8
 
-_RUBBISH = "__MACOSX"  # beside what some programs pack
+_MACOS_METADATA = "__MACOSX"  # a folder that macOS adds to archives
 
 
-def archived(
+def archive_source(
     path: Path, members: Iterable[tuple[str, str, Any]], item: Callable[[str, int, Any], Item], modified: int
 ) -> Source:
-    """The source of an archive at `path` that was changed at `modified` (ns since 1970), of its members.
+    """Return the source of the archive at `path`, last modified at `modified` (ns since 1970).
 
-    A member is its name, "file", "folder" or "other" (passed over), and its place, for `item(name, label, place)`. Of
-    members with one name the last counts, as in unpacking. One folder around a train/ or around folders that hold all
-    images, as `tar -cf x.tar FOLDER` makes it, is looked through. Raises DataError where nothing is left.
+    A member is (name, kind, place): kind is "file", "folder" or "other" (skipped), place is passed to
+    `item(name, label, place)`. If a name occurs more than once the last member counts, as in unpacking. A single folder
+    around everything, as `tar -cf x.tar FOLDER` makes it, is removed from the names if it holds train/ or class folders
+    with all images. Raises DataError if nothing is left.
     """
     places: dict[str, Any] = {}
-    folders, others, outside = set(), 0, 0
+    folders: set[str] = set()
+    others = outside = 0
     for name, kind, place in members:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts or "\0" in name:
             outside += 1
         elif kind == "other":
             others += 1
-        elif parts and parts[0] != _RUBBISH:
+        elif parts and parts[0] != _MACOS_METADATA:
             if kind == "file":
                 places["/".join(parts)] = place
             else:
                 folders.add("/".join(parts))
-    around = _around(places, folders)
-    source = arrange(
+    prefix = _common_folder(places, folders)
+    source = source_from_paths(
         path,
-        [name.removeprefix(around) for name in places],
-        [name.removeprefix(around) for name in folders if name + "/" != around],
-        lambda name, recorded, label: item(recorded, label, places[around + name]),
+        [name.removeprefix(prefix) for name in places],
+        [name.removeprefix(prefix) for name in folders if name + "/" != prefix],
+        lambda name, recorded, label: item(recorded, label, places[prefix + name]),
     )
-    if around:
-        source.notes.append(f"{path.name}: all lies in {recordable(around)}, which is left out of the names")
+    if prefix:
+        source.notes.append(f"{path.name}: everything is in {to_utf8(prefix)}, removed from the names")
     if others:
-        source.notes.append(f"passed over in {path.name}: links, devices and sparse files, {others:,} in number")
+        source.notes.append(f"skipped in {path.name}: {others:,} links, devices and sparse files")
     if outside:
-        source.notes.append(f"passed over in {path.name}: names that lead out of it, {outside:,} in number")
+        source.notes.append(f"skipped in {path.name}: {outside:,} names that lead out of the archive")
     source.modified = modified
     return source
 
 
-def _around(files: Collection[str], folders: set[str]) -> str:
-    """The folder, with a slash, that holds everything, and a train/, or no images of its own; empty for none."""
+def _common_folder(files: Collection[str], folders: set[str]) -> str:
+    """Return the folder around everything with its slash, or an empty string if its name has to be kept."""
     top = {name.partition("/")[0] for name in (*files, *folders)}
     if len(top) != 1 or not all("/" in name for name in files):
         return ""
-    around = top.pop() + "/"
-    if any(name.startswith(f"{around}train/") for name in (*files, *folders)):
-        return around
-    deeper = [name.count("/") > 1 for name in files]
-    own = (name for name, below in zip(files, deeper, strict=True) if not below)
-    of_classes = around not in ("train/", "val/") and any(deeper) and not any(map(_is_called_an_image, own))
-    return around if of_classes else ""
+    prefix = top.pop() + "/"
+    if any(name.startswith(f"{prefix}train/") for name in (*files, *folders)):
+        return prefix
+    is_deep = [name.count("/") > 1 for name in files]
+    direct = (name for name, deep in zip(files, is_deep, strict=True) if not deep)
+    has_class_folders = prefix not in ("train/", "val/") and any(is_deep) and not any(map(_has_image_ending, direct))
+    return prefix if has_class_folders else ""
 
 
-def _is_called_an_image(name: str) -> bool:
+def _has_image_ending(name: str) -> bool:
     return name.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import FileItem, Source
-from mimcl.pipeline.sources.layout import arrange, hold_out, recordable
+from mimcl.pipeline.sources.layout import hold_out, source_from_paths, to_utf8
 
 
 def image_folder(root: Path, holdout: float = 0.0) -> Source:
-    """ImageNet's folder layout (train/ and perhaps val/), a folder of class folders, or a flat folder without labels.
+    """Return the images of a folder with train/ (and val/), with class folders, or flat without labels.
 
-    `holdout` moves that share of a source without val/ into a val split. Links are followed, but not back into a folder
-    they lie in. Raises DataError for a folder that is missing, empty or cannot be listed.
+    `holdout` moves that share of a source without val/ into a val split. Symbolic links are followed, except into a
+    parent folder. Raises DataError if the folder is missing, empty or cannot be listed.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give a folder of images, of class folders, or with train/ in it")
@@ -25,17 +25,17 @@ def image_folder(root: Path, holdout: float = 0.0) -> Source:
         paths = [f"{split}/{path}" for split in walked for path in _walk(root / split)]
         folders += [f"{split}/{name}" for split in walked for name in _folders(root / split)]
     elif "val" in folders:
-        paths = []  # and arranging refuses it
+        paths = []  # source_from_paths refuses it
     else:
         paths = list(_walk(root))
-    items = FileItems(root)
-    source = arrange(root, paths, folders, items)
-    source.modified = items.modified
+    make = FileItemFactory(root)
+    source = source_from_paths(root, paths, folders, make)
+    source.modified = make.modified
     return hold_out(source, holdout, root)
 
 
-class FileItems:
-    """Makes items of files below a folder, and keeps when the newest of them was changed."""
+class FileItemFactory:
+    """Make items of the files below a folder, and keep the time of the last modification."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -45,7 +45,7 @@ class FileItems:
         file = self._root / path
         try:
             status = file.stat()
-        except (OSError, ValueError):  # a link or a line that leads nowhere; reading it says so
+        except (OSError, ValueError):  # a broken link or an invalid path; reading it reports the error
             return FileItem(name, label, 0, file)
         self.modified = max(self.modified, status.st_mtime_ns)
         return FileItem(name, label, status.st_size, file)
@@ -55,15 +55,15 @@ def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
 
 
-def _walk(folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Files below `folder` as relative paths with forward slashes; a folder inside itself, by links, is left out."""
+def _walk(folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Yield the files below `folder` as relative paths with forward slashes; cycles of links are skipped."""
     entries, status = _entries(folder), folder.stat()
     identity = (status.st_dev, status.st_ino)
-    if identity in above:
+    if identity in parents:
         return
     for entry in entries:
         if _is_folder(entry):
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, identity))
+            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*parents, identity))
         else:
             yield prefix + entry.name
 
@@ -73,11 +73,11 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise DataError(f"{recordable(str(folder))} cannot be listed: {error.strerror}") from None
+        raise DataError(f"{to_utf8(str(folder))} cannot be listed: {error.strerror}") from None
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads nowhere; reading it says so
+    except OSError:  # a broken link; reading it reports the error
         return False

@@ -1,24 +1,25 @@
-"""What packing needs of a source: items in the order they are packed; bytes are read only when asked for."""
+"""A source is what packing reads: items in the order they are packed, their bytes read only on request."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import xxhash
 
-MAX_BYTES = 2**31 - 1  # readers count in 32 bits; no image within the limit on pixels needs more
+MAX_BYTES = 2**31 - 1  # of an image: readers count in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One candidate: its name relative to the source (recorded in the index), its label (-1 = none).
+    """One image of a source: its name relative to the source (recorded in the index) and its label (-1 = none).
 
-    `nbytes` is how large the image is in the source, exactly or, where only reading would tell, about; shards are cut
-    by it before anything is read. `json` is what is packed beside the image as KEY.json, empty for nothing.
+    `nbytes` is the image's size in the source, by which shards are cut before anything is read; an estimate unless
+    `exact`. `json` is packed beside the image as KEY.json unless it is empty.
     """
 
     name: str
@@ -28,18 +29,18 @@ class Item:
     exact: ClassVar[bool] = True  # False where `nbytes` is an estimate
 
     def read(self) -> bytes:
-        """The image's bytes. Raises OSError. Called in another process than the one that listed the source."""
+        """Return the image's bytes. Raises OSError. Called in another process than the one that listed the source."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class FileItem(Item):
-    """A file of its own."""
+    """An image in its own file."""
 
     file: Path
 
     def read(self) -> bytes:
-        """The file's content. Raises OSError, also for what would never end or fit: a pipe, a device, over 2 GiB."""
+        """Return the file's content. Raises OSError, also for pipes, devices and files over 2 GiB."""
         status = self.file.stat()
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
@@ -50,13 +51,13 @@ class FileItem(Item):
 
 @dataclass(frozen=True, slots=True)
 class RangeItem(Item):
-    """Bytes [offset, offset + nbytes) of a larger file, as members of tars are."""
+    """Bytes [offset, offset + nbytes) of a larger file, such as a member of a tar."""
 
     file: Path
     offset: int
 
     def read(self) -> bytes:
-        """The bytes. Raises OSError, also where the file ends before them."""
+        """Return the bytes. Raises OSError, also if the file is too short."""
         if self.nbytes > MAX_BYTES:
             raise OSError("larger than 2 GiB")
         descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
@@ -65,28 +66,29 @@ class RangeItem(Item):
         finally:
             os.close(descriptor)
         if len(data) < self.nbytes:
-            raise OSError(f"{self.file} ends before it")
+            raise OSError(f"{self.file} is truncated")
         return data
 
 
 @dataclass
 class Source:
-    """Splits in the order they are packed; a label is a position in the classes.
+    """Splits in the order they are packed; a label is a position in `classes`.
 
-    `modified` is when the newest of its files was changed, in ns since 1970: a source that changed is not gone on with.
+    `modified` is the time of the newest file in ns since 1970; packing does not resume with a source that changed.
     """
 
-    splits: dict[str, list[Item]]
+    splits: Mapping[str, Sequence[Item]]
     classes: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what was passed over, for the user to read
+    notes: list[str] = field(default_factory=list)  # for the user, such as what was skipped
     modified: int = 0
 
-    def items(self) -> int:
-        """How many there are in all splits."""
+    @property
+    def num_items(self) -> int:
+        """Number of items in all splits."""
         return sum(map(len, self.splits.values()))
 
     def digest(self) -> str:
-        """xxh128 over splits, classes and each item's name, label, size and json: what would be packed."""
+        """Return the xxh128 of splits, classes and each item's name, label, size and json."""
         hashed = xxhash.xxh128(repr(self.classes).encode())
         for split, items in self.splits.items():
             hashed.update(f"\n{split} {len(items)}\n".encode())

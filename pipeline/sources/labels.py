@@ -1,6 +1,6 @@
-"""Labels and the names of classes: of two sources joined, by a class list, by the order that samples say.
+"""Assign labels and class names: from labels beside the samples, from a class list, or from two joined sources.
 
-In a source without names of classes a label of 0 or more is a number that the samples themselves have.
+In a source without class names, labels of 0 and above are the numbers that the samples came with.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.sources.item import Item, Source
 
-_MOST_TEXT = 1 << 30  # bytes of a list
-_MOST_CLASSES = 1_000_000
+_MAX_TEXT_BYTES = 1 << 30  # of a list
+_MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,140 +25,135 @@ class ClassList:
     whole: list[str]
 
     def names(self, found: Sequence[str]) -> list[str]:
-        """First words, or whole lines if the classes found are called so. Raises DataError for one that is lacking."""
+        """Return the first words or the whole lines, whichever include all of `found`. Raises DataError if neither."""
         for names in (self.first, self.whole):
             if set(found) <= set(names):
                 return names
-        lacking = next(name for name in found if name not in set(self.first))
-        raise DataError(f"class {lacking!r:.80} is not in the class list {self.path}; add a line for it")
+        missing = next(name for name in found if name not in set(self.first))
+        raise DataError(f"class {missing!r:.80} is not in the class list {self.path}; add a line for it")
 
 
-def read_classes(path: Path) -> ClassList:
-    """A file with a class a line; what follows its first word is its description. Raises DataError."""
+def read_class_list(path: Path) -> ClassList:
+    """Read a file with one class a line: its name is the first word, the rest describes it. Raises DataError."""
     lines = [line for line in read_lines(path, "class list") if line]
     if not lines:
-        raise DataError(f"the class list {path} is empty; give a class a line")
+        raise DataError(f"the class list {path} is empty; give one class a line")
     first = [line.split()[0] for line in lines]
     whole = lines
     if len(set(first)) < len(first):
         if len(set(whole)) < len(whole):
             twice = next(line for place, line in enumerate(whole) if line in whole[:place])
-            raise DataError(f"the class list {path} has {twice!r:.80} twice; give every class once")
-        first = whole  # names of several words
+            raise DataError(f"the class list {path} lists {twice!r:.80} twice; list every class once")
+        first = whole  # first words are ambiguous: names have several words
     return ClassList(path, first, whole)
 
 
-def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a text file, stripped; `what` it is, for the DataError where it cannot be read."""
+def read_lines(path: Path, kind: str) -> list[str]:
+    """Return the stripped lines of a text file. Raises DataError, which calls the file a `kind`."""
     try:
         with open_regular(path) as file:
-            text = file.read(_MOST_TEXT + 1)
+            text = file.read(_MAX_TEXT_BYTES + 1)
     except OSError as error:
-        raise DataError(f"the {what} {path} cannot be read: {error.strerror or error}") from None
-    if len(text) > _MOST_TEXT:
-        raise DataError(f"the {what} {path} is larger than 1 GiB; it is no list")
+        raise DataError(f"the {kind} {path} cannot be read: {error.strerror or error}") from None
+    if len(text) > _MAX_TEXT_BYTES:
+        raise DataError(f"the {kind} {path} is larger than 1 GiB; give a text file")
     try:
         return [line.strip() for line in text.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError:
-        raise DataError(f"the {what} {path} is not text in UTF-8") from None
+        raise DataError(f"the {kind} {path} is not UTF-8 text; convert it") from None
 
 
-def labels_of(
+def label_items(
     items: Mapping[str, Sequence[Item]], labels: Mapping[str, Sequence[int | str | None]], where: object
 ) -> Source:
-    """A source of items, split by split, with the labels that stand beside them: names, numbers or none.
+    """Return a source of items with their labels, which are names or numbers; None, "" and negatives are no label.
 
-    An empty name is none. Raises DataError for a mixture, and for numbers too large to be classes.
+    Raises DataError if names and numbers are mixed, or a number is too large for a class.
     """
-    labels = {split: [None if label == "" else label for label in of_split] for split, of_split in labels.items()}
-    kinds = {type(label) for of_split in labels.values() for label in of_split} - {type(None)}
-    if kinds == {int, str}:
-        raise DataError(f"{where}: some labels are numbers and some are names; pack them apart")
-    if kinds == {str}:
-        classes = sorted({label for of_split in labels.values() for label in of_split if label is not None})
-        label_of: dict[int | str | None, int] = {name: number for number, name in enumerate(classes)}
-    else:
-        classes = []
-        numbers = {label for of_split in labels.values() for label in of_split if label is not None}
-        if max(numbers, default=0) >= _MOST_CLASSES:
-            raise DataError(f"{where}: label {max(numbers)} is no class; more than {_MOST_CLASSES:,} are not taken")
-        label_of = {number: max(number, -1) for number in numbers}
-    label_of[None] = -1
+    distinct = {label for of_split in labels.values() for label in of_split if label not in (None, "")}
+    classes = sorted(label for label in distinct if isinstance(label, str))
+    numbers = [label for label in distinct if isinstance(label, int)]
+    if classes and numbers:
+        raise DataError(f"{where}: some labels are numbers and some are names; pack them separately")
+    if numbers and max(numbers) >= _MAX_CLASSES:
+        raise DataError(f"{where}: label {max(numbers)} is too large; labels must be below {_MAX_CLASSES:,}")
+    label_of: dict[int | str | None, int] = {None: -1, "": -1}
+    label_of.update({name: number for number, name in enumerate(classes)})
+    label_of.update({number: max(number, -1) for number in numbers})
     found = {
         split: [replace(item, label=label_of[label]) for item, label in zip(items[split], labels[split], strict=True)]
         for split in items
     }
     source = Source(found, classes)
-    none = sum(item.label < 0 for of_split in found.values() for item in of_split)
-    if none:
-        source.notes.append(f"without a label: {none:,} images")
+    if unlabelled := sum(item.label < 0 for of_split in found.values() for item in of_split):
+        source.notes.append(f"without a label: {unlabelled:,} images")
     return source
 
 
-def join(train: Source, val: Source, where: object, given: ClassList | None = None) -> Source:
-    """`train` with the one split of `val`, which comes from `where`, as its val split.
+def join_val(train: Source, val: Source, where: object, class_list: ClassList | None = None) -> Source:
+    """Join `train` and the only split of `val`, which comes from `where`, as train and val of one source.
 
-    Numbers on one side and names on the other go together where a class list is given. Raises DataError.
+    If one has numbers and the other names as labels, a class list is needed. Raises DataError.
     """
     if "val" in train.splits:
-        raise DataError(f"the source has a val split of its own beside --val {where}; leave --val out")
+        raise DataError(f"the source already has a val split; leave out --val {where}")
     if len(val.splits) > 1:
-        raise DataError(f"--val {where} has {' and '.join(val.splits)}; give what holds the val images alone")
+        raise DataError(f"--val {where} has {' and '.join(val.splits)}; give one split only")
     (items,) = val.splits.values()
-    if (numbered(train) and val.classes) or (numbered(val) and train.classes):
-        if given is None:
+    if (has_numbers(train) and val.classes) or (has_numbers(val) and train.classes):
+        if class_list is None:
             raise DataError(
-                f"labels are numbers in one of the source and --val {where}, names in the other; give --classes"
+                f"labels are numbers in one of the source and --val {where}, but names in the other; give --classes"
             )
-        train, val = named(train, given), named(val, given)
+        train, val = apply_class_list(train, class_list), apply_class_list(val, class_list)
         (items,) = val.splits.values()
     classes = sorted({*train.classes, *val.classes})
     joined = {
-        "train": _relabelled(train.splits["train"], train.classes, classes),
-        "val": _relabelled(items, val.classes, classes),
+        "train": _move_labels(train.splits["train"], train.classes, classes),
+        "val": _move_labels(items, val.classes, classes),
     }
     return Source(joined, classes, [*train.notes, *val.notes], max(train.modified, val.modified))
 
 
-def numbered(source: Source) -> bool:
-    """Whether labels are numbers without names."""
+def has_numbers(source: Source) -> bool:
+    """Whether labels are numbers without class names."""
     return not source.classes and any(item.label >= 0 for items in source.splits.values() for item in items)
 
 
-def named(source: Source, classes: ClassList | None) -> Source:
-    """The source with classes in the order of the list; numbers are positions in it, or without a list names.
+def apply_class_list(source: Source, classes: ClassList | None) -> Source:
+    """Put the classes in the order of the list; labels that are numbers are positions in it.
 
-    Raises DataError where the list lacks a class.
+    Without a list, numbers become class names. Raises DataError if a class is not in the list.
     """
     if classes is None:
-        if numbered(source):
-            most = max(item.label for items in source.splits.values() for item in items)
-            source.classes = [str(number) for number in range(most + 1)]
+        if has_numbers(source):
+            largest = max(item.label for items in source.splits.values() for item in items)
+            source.classes = [str(number) for number in range(largest + 1)]
         return source
     names = classes.names(source.classes)
-    if numbered(source):
-        most = max(item.label for items in source.splits.values() for item in items)
-        if most >= len(names):
+    if has_numbers(source):
+        largest = max(item.label for items in source.splits.values() for item in items)
+        if largest >= len(names):
             raise DataError(
-                f"label {most} is not in the class list {classes.path}: its {len(names):,} lines count from 0"
+                f"label {largest} is not in the class list {classes.path}: it has {len(names):,} lines, counted from 0"
             )
     else:
-        source.splits = {split: _relabelled(items, source.classes, names) for split, items in source.splits.items()}
+        source.splits = {split: _move_labels(items, source.classes, names) for split, items in source.splits.items()}
     source.classes = list(names)
     return source
 
 
-def relabelled(items: Sequence[Item], label_of: Callable[[int], int]) -> list[Item]:
-    """The items with the labels that `label_of` gives for their positions."""
+def relabel(items: Sequence[Item], label_of: Callable[[int], int]) -> list[Item]:
+    """Return the items with labels `label_of(position)`."""
     return [
         item if item.label == (label := label_of(place)) else replace(item, label=label)
         for place, item in enumerate(items)
     ]
 
 
-def _relabelled(items: Sequence[Item], old: Sequence[str], new: Sequence[str]) -> list[Item]:
+def _move_labels(items: Sequence[Item], old: Sequence[str], new: Sequence[str]) -> list[Item]:
     if list(old) == list(new[: len(old)]):
         return list(items)
-    place = {name: number for number, name in enumerate(new)}
-    moved = [place[name] for name in old]
-    return relabelled(items, lambda n: moved[items[n].label] if items[n].label >= 0 else -1)
+    label_of = {name: number for number, name in enumerate(new)}
+    moved = [label_of[name] for name in old]
+    return relabel(items, lambda n: moved[items[n].label] if items[n].label >= 0 else -1)

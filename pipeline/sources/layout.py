@@ -1,4 +1,4 @@
-"""What relative paths say of splits and classes: ImageNet's layout, class folders, or flat."""
+"""Derive splits and classes from relative paths: ImageNet's layout, class folders, or flat."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
 
 T = TypeVar("T", bound=Item)
+NO_CLASS_FOLDERS = "{}/ has no class folders: its images have no label"
 
 
-def arrange(
+def source_from_paths(
     where: object, paths: Iterable[str], folders: Iterable[str], item: Callable[[str, str, int], Item]
 ) -> Source:
-    """A source of files at `paths` relative to `where`, with forward slashes, any order, each once.
+    """Return a source of the files at `paths`: distinct, relative to `where`, with forward slashes, in any order.
 
-    With a folder train/ (and perhaps val/) at the top these are the splits, and what lies beside is passed over; with
-    val/ alone all is val; without, all is train. Folders in a split are its classes, also the empty ones that `folders`
-    names; files beside them are passed over; without any, a split has no labels. `item(path, name, label)` makes an
-    item, `name` relative to its split. Items are in the order of the paths' parts. Raises DataError where there is
-    nothing.
+    With a folder train/ (and perhaps val/) at the top, these are the splits and everything beside them is skipped; with
+    val/ alone, all is val; otherwise all is train. Folders in a split are its classes, including empty ones in
+    `folders`, and files beside them are skipped; a split without folders has no labels. `item(path, name, label)` makes
+    an item, `name` being relative to its split. Items are sorted by the parts of their paths. Raises DataError if
+    nothing is left.
     """
     split_paths = [path.split("/") for path in paths]
     known = {tuple(path.split("/")) for path in folders}
@@ -32,14 +33,14 @@ def arrange(
     if "train" in top:
         names = [split for split in ("train", "val") if split in top]
         if others := sorted(top.difference(names)):
-            notes.append(f"passed over beside train/: {', '.join(map(recordable, others))}")
-    elif top == {"val"} and all(len(path) > 1 for path in split_paths):  # which goes beside another source
+            notes.append(f"skipped beside train/: {', '.join(map(to_utf8, others))}")
+    elif top == {"val"} and all(len(path) > 1 for path in split_paths):  # for --val beside another source
         names = ["val"]
     elif "val" in top:
         raise DataError(f"{where} has val/ but no train/; rename val/ if it is a class, or give its own folder")
     else:
         names = []
-    depth = 1 if names else 0  # of a class's name in a path
+    depth = 1 if names else 0  # of the class's name in a path
     parts: dict[str, list[list[str]]] = {name: [] for name in names or ["train"]}
     for path in split_paths:
         if not depth:
@@ -57,36 +58,36 @@ def arrange(
     for split, found in parts.items():
         flat = not of_split[split]
         if flat and classes:
-            notes.append(f"{split}/ has no class folders: its images get no label")
+            notes.append(NO_CLASS_FOLDERS.format(split))
         found.sort()
         if not flat and (beside := sum(len(path) == depth + 1 for path in found)):
-            notes.append(f"passed over beside the class folders of {split}: files, {beside} in number")
+            notes.append(f"skipped beside the class folders of {split}: {beside:,} files")
         splits[split] = [
-            item("/".join(path), recordable("/".join(path[depth:])), -1 if flat else label_of[path[depth]])
+            item("/".join(path), to_utf8("/".join(path[depth:])), -1 if flat else label_of[path[depth]])
             for path in found
             if flat or len(path) > depth + 1
         ]
     if not any(splits.values()):
-        raise DataError("; ".join([f"{where} holds no files to pack", *notes, "give a folder of images"]))
-    return Source(splits, [recordable(name) for name in classes], notes)
+        raise DataError("; ".join([f"{where} has no files to pack", *notes, "give a folder of images"]))
+    return Source(splits, [to_utf8(name) for name in classes], notes)
 
 
-def recordable(name: str) -> str:
-    """The name in UTF-8 whatever its bytes are."""
+def to_utf8(name: str) -> str:
+    """Return a file name that can be encoded in UTF-8; other bytes are escaped with backslashes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def hold_out(source: Source, share: float, where: object) -> Source:
-    """Moves that share of a source without val into a val split: the items whose names hash lowest.
+    """Move a share of a source without val into a val split: the items with the lowest hashes of their names.
 
-    So the choice depends on the names alone, and a larger share holds what a smaller one does. Raises DataError.
+    So the choice depends on names only, and a larger share contains a smaller one. Raises DataError.
     """
     if not 0.0 <= share < 1.0:
-        raise DataError(f"--holdout {share} must be a share of the images, from 0 up to but not including 1")
+        raise DataError(f"--holdout {share} must be at least 0 and less than 1")
     if not share:
         return source
     if "val" in source.splits:
-        raise DataError(f"{where} already has val/; leave --holdout out, or rename val/")
+        raise DataError(f"{where} already has val/; leave out --holdout, or rename val/")
     items = source.splits["train"]
     count = round(share * len(items))
     if not 0 < count < len(items):

@@ -1,4 +1,4 @@
-"""Samples of a data set that is packed already, in any order, as a source."""
+"""Samples of a packed data set, in any order, as items of a source."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class PackedItem(RangeItem):
     xxh64: int
 
     def read(self) -> bytes:
-        """The bytes. Raises OSError, also for others than those that were packed."""
+        """Return the bytes. Raises OSError, also if they do not match the index."""
         data = super().read()
         if xxhash.xxh64_intdigest(data) != self.xxh64:
-            raise OSError("its bytes differ from the checksum in the index")
+            raise OSError("checksum mismatch: its bytes differ from the index")
         return data
 
 
 class PackedItems(Sequence[Item]):
-    """The samples `rows` (n,) of a split as items, made when they are asked for; they keep path and label.
+    """The samples `rows` (n,) of a split as items made on access; they keep path and label.
 
-    `json` gives what is packed beside a sample. Sent to another process it is the list of its items. Raises DataError
-    where a shard is not there as a file.
+    `json(row)` returns the KEY.json to pack beside a sample. Pickled as the list of its items. Raises DataError if a
+    shard is missing or remote.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class PackedItems(Sequence[Item]):
         self._index, self._rows, self._json = index, rows, json
         self._files = [index.root / shard["name"] for shard in index.shards]
         if missing := [file for file in self._files if not file.is_file()]:
-            raise DataError(f"{missing[0]} is not there; restore it, or copy a remote data set to this machine first")
+            raise DataError(f"{missing[0]} not found; restore it, or download a remote data set first")
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -1,4 +1,4 @@
-"""Parquet files with images in a column, as Hugging Face's data sets are distributed, as a source."""
+"""Parquet files with images in a column, like data sets of the Hugging Face hub, as a source."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import pyarrow.parquet as pq
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import MAX_BYTES, Item, Source
-from mimcl.pipeline.sources.labels import labels_of
-from mimcl.pipeline.sources.splits import by_split, files_below
+from mimcl.pipeline.sources.labels import label_items
+from mimcl.pipeline.sources.splits import find_files, group_by_split
 
 _UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
-_LABELS = ("label", "labels", "cls", "class", "target")  # a label's column, where no metadata tell
+_LABELS = ("label", "labels", "cls", "class", "target")  # names of a label column without metadata
 _group_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class RowItem(Item):
-    """A row of a parquet file; `nbytes` is the mean of its row group, since only reading would tell."""
+    """A row of a parquet file; `nbytes` is the mean of its row group, since the size is known only after reading."""
 
     exact: ClassVar[bool] = False
     file: Path
@@ -34,12 +34,12 @@ class RowItem(Item):
     row: int  # in the group
 
     def read(self) -> bytes:
-        """The image's bytes. Raises OSError. Rows that are read in order read each row group once a process."""
-        with _group_lock:  # else each thread would read a new group for itself
+        """Return the image's bytes. Raises OSError. A process that reads rows in order reads each row group once."""
+        with _group_lock:  # so that threads do not read the same group several times
             try:
                 images = _images(self.file, self.column, self.group)
             except _UNREADABLE as error:
-                raise OSError(f"its row group cannot be read ({_line(error)})") from None
+                raise OSError(f"cannot read its row group ({_line(error)})") from None
         if self.row >= len(images):
             raise OSError("the file has fewer rows than it had")
         data = images[self.row].as_py()
@@ -50,7 +50,7 @@ class RowItem(Item):
         return data
 
 
-@lru_cache(maxsize=2)  # workers run ahead of one another over the end of a group
+@lru_cache(maxsize=2)  # at the end of a group, threads still need the previous one
 def _images(file: Path, column: str, group: int) -> pa.ChunkedArray:
     with pq.ParquetFile(file) as opened:
         found = opened.read_row_group(group, columns=[column], use_threads=False).column(0)
@@ -61,22 +61,22 @@ def _images(file: Path, column: str, group: int) -> pa.ChunkedArray:
 
 class _Columns(NamedTuple):
     image: str
-    path: str | None  # what the image was called
+    path: str | None  # of the image
     label: str | None
-    names: list[str] | None  # of classes, by Hugging Face's metadata
+    names: list[str] | None  # of classes, from Hugging Face's metadata
 
 
 def parquet_images(root: Path, image_column: str | None = None, label_column: str | None = None) -> Source:
-    """The rows of a parquet file, or of those in a folder: splits by the words train, validation, ... in their paths.
+    """Return the rows of a parquet file or of all below a folder; splits come from the words train, ... in their paths.
 
-    An image is bytes, or a struct of bytes and path; a label a number or a name. Columns not given are found by type
-    and name. An item is called FILE/ROW or FILE/ROW/PATH. Raises DataError with the columns that there are.
+    An image is bytes, or a struct of bytes and path; a label is a number or a name. Columns that are not given are
+    found by type and name. An item is named FILE/ROW or FILE/ROW/PATH. Raises DataError, listing the columns.
     """
-    files = files_below(root, ".parquet") if root.is_dir() else [root]
+    files = find_files(root, ".parquet") if root.is_dir() else [root]
     base = root if root.is_dir() else root.parent
     if not files:
-        raise DataError(f"{root} has no .parquet files")
-    splits, notes = by_split(root, ((file.relative_to(base).as_posix(), file) for file in files))
+        raise DataError(f"{root} has no .parquet files; give a folder with some")
+    splits, notes = group_by_split(root, ((file.relative_to(base).as_posix(), file) for file in files))
     items: dict[str, list[RowItem]] = {split: [] for split in splits}
     labels: dict[str, list[int | str | None]] = {split: [] for split in splits}
     classes: list[str] | None = None
@@ -89,18 +89,18 @@ def parquet_images(root: Path, image_column: str | None = None, label_column: st
                 with pq.ParquetFile(file) as opened:
                     columns = _columns(file, opened, image_column, label_column)
                     if first is not None and columns.names != first.names:
-                        raise DataError(f"{file} has other classes in its metadata than {files[0]}; pack them apart")
+                        raise DataError(f"{file} has other classes in its metadata than {files[0]}; pack it separately")
                     first = first or columns
                     classes = columns.names
                     for item, label in _rows(file, name, opened, columns):
                         items[split].append(item)
                         labels[split].append(label)
             except _UNREADABLE as error:
-                raise DataError(f"{file} is not a parquet file that can be read ({_line(error)})") from None
+                raise DataError(f"{file} is not a readable parquet file ({_line(error)})") from None
     if not any(items.values()):
         raise DataError(f"{root} has no rows")
-    source = labels_of(items, labels, root)
-    if classes is not None and not source.classes:  # numbers are places in the metadata's list
+    source = label_items(items, labels, root)
+    if classes is not None and not source.classes:  # numbers are positions in the metadata's list
         most = max(item.label for of_split in source.splits.values() for item in of_split)
         if most >= len(classes):
             raise DataError(f"{root}: label {most} is not one of the {len(classes):,} classes in its metadata")
@@ -133,8 +133,8 @@ def _rows(
         )
         nbytes = min(size // max(rows, 1), MAX_BYTES)
         for row in range(rows):
-            called = f"{name}/{before + row:09d}" + (f"/{paths[row]}" if paths[row] else "")
-            yield RowItem(called, -1, nbytes, file, columns.image, group, row), found[row]
+            item_name = f"{name}/{before + row:09d}" + (f"/{paths[row]}" if paths[row] else "")
+            yield RowItem(item_name, -1, nbytes, file, columns.image, group, row), found[row]
         before += rows
 
 
@@ -147,23 +147,23 @@ def _plain(column: pa.ChunkedArray) -> list[int | str | None]:
 def _columns(file: Path, opened: pq.ParquetFile, image: str | None, label: str | None) -> _Columns:
     schema = opened.schema_arrow
     types = {field.name: field.type for field in schema}
-    there = f"its columns are {', '.join(f'{name} ({kind})' for name, kind in types.items()):.400}"
+    available = f"its columns are {', '.join(f'{name} ({kind})' for name, kind in types.items()):.400}"
     for option, given in (("--image-column", image), ("--label-column", label)):
         if given is not None and given not in types:
-            raise DataError(f"{file} has no column {given!r} ({option}); {there}")
+            raise DataError(f"{file} has no column {given!r} ({option}); {available}")
     features = _features(schema)
     if image is None:
         candidates = [name for name, kind in types.items() if _bytes_in(kind) is not None]
         if len(candidates) != 1:
             candidates = [name for name in candidates if name == "image"] or candidates
         if not candidates:
-            raise DataError(f"{file} has no column with the bytes of images; {there}")
+            raise DataError(f"{file} has no column of images (bytes); {available}")
         if len(candidates) > 1:
-            raise DataError(f"{file}: which column has the images? Give --image-column; {there}")
+            raise DataError(f"{file} has several columns of images; choose one with --image-column; {available}")
         (image,) = candidates
     inside = _bytes_in(types[image])
     if inside is None:
-        raise DataError(f"{file}: column {image!r} does not hold the bytes of images; {there}")
+        raise DataError(f"{file}: column {image!r} does not hold images (bytes); {available}")
     with_path = (
         inside and "path" in [field.name for field in types[image]] and _is_text(types[image].field("path").type)
     )
@@ -171,10 +171,10 @@ def _columns(file: Path, opened: pq.ParquetFile, image: str | None, label: str |
         candidates = [name for name in types if features.get(name, {}).get("_type") == "ClassLabel"]
         candidates = candidates or [name for name in types if name in _LABELS and _is_label(types[name])]
         if len(candidates) > 1:
-            raise DataError(f"{file}: which column has the labels? Give --label-column; {there}")
+            raise DataError(f"{file} has several columns of labels; choose one with --label-column; {available}")
         label = candidates[0] if candidates else None
     if label is not None and not _is_label(types[label]):
-        raise DataError(f"{file}: column {label!r} does not hold numbers or names; {there}")
+        raise DataError(f"{file}: column {label!r} does not hold numbers or names; {available}")
     names = features.get(label, {}).get("names") if label else None
     if not (isinstance(names, list) and names and all(type(name) is str for name in names)):
         names = None
@@ -182,7 +182,7 @@ def _columns(file: Path, opened: pq.ParquetFile, image: str | None, label: str |
 
 
 def _features(schema: pa.Schema) -> dict[str, dict]:
-    """What Hugging Face's metadata say of the columns; empty where they say nothing that can be read."""
+    """Return what Hugging Face's metadata say about the columns; empty if they are missing or unreadable."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: about for name, about in features.items() if isinstance(about, dict)}
@@ -191,7 +191,7 @@ def _features(schema: pa.Schema) -> dict[str, dict]:
 
 
 def _bytes_in(kind: pa.DataType) -> str | None:
-    """Where in a column of this type an image's bytes are, as a suffix of its name; None for nowhere."""
+    """Return the suffix of the column's name for the field with an image's bytes; None if the type has no bytes."""
     if pa.types.is_struct(kind):
         fields = {field.name: field.type for field in kind}
         return ".bytes" if "bytes" in fields and _is_bytes(fields["bytes"]) else None

@@ -1,4 +1,4 @@
-"""Which split a file belongs to, by the words in its name."""
+"""Assign files to splits by the words in their names."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _WORDS = {
 
 
 def split_of(name: str) -> str:
-    """train, val or test, by the last such word in a relative path; train where there is none."""
+    """Return train, val or test by the last such word in a relative path; train if there is none."""
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word in _WORDS]
     return _WORDS[words[-1]] if words else "train"
 
 
-def by_split(where: object, named: Iterable[tuple[str, T]]) -> tuple[dict[str, list[T]], list[str]]:
-    """Files by their splits, in the given order, and notes; test is passed over. DataError where nothing is left."""
+def group_by_split(where: object, named: Iterable[tuple[str, T]]) -> tuple[dict[str, list[T]], list[str]]:
+    """Return the files of train and val in the given order, and notes; skip test. DataError if nothing is left."""
     found: dict[str, list[T]] = {"train": [], "val": [], "test": []}
     for name, file in named:
         found[split_of(name)].append(file)
-    passed_over = len(found.pop("test"))
+    skipped = len(found.pop("test"))
     if not any(found.values()):
-        raise DataError(f"{where} has nothing of train or val" + (", only of test" if passed_over else ""))
-    notes = [f"passed over as test: {passed_over:,} files"] if passed_over else []
+        raise DataError(f"{where} has no files of train or val" + (", only of test" if skipped else ""))
+    notes = [f"skipped as test: {skipped:,} files"] if skipped else []
     return {split: files for split, files in found.items() if files}, notes
 
 
-def files_below(root: Path, ending: str) -> list[Path]:
-    """The files in a folder and the folders in it whose names end so, by their paths' parts; none that are hidden."""
+def find_files(root: Path, ending: str) -> list[Path]:
+    """Return the files below `root` whose names end with `ending`, sorted by their paths' parts; no hidden ones."""
     found = []
     for folder, folders, names in os.walk(root, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Labels of val images from a file of their own, as ImageNet's come: by file name, or in the order of file names."""
+"""Read labels of val images from a separate file, like ImageNet's: by file name, or in the order of file names."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from pathlib import Path
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.sources.labels import read_lines, relabelled
+from mimcl.pipeline.sources.labels import read_lines, relabel
+from mimcl.pipeline.sources.layout import NO_CLASS_FOLDERS
 
 
 def label_val(source: Source, path: Path, has_class_list: bool) -> Source:
-    """The source, its classes named, with labels of its val split from the file at `path`.
+    """Label the val split from the file at `path`; the source's classes have names already.
 
-    Lines are FILENAME CLASS or FILENAME,CLASS (a file's name with or without folders and ending; of several words after
-    the name the first counts; a comma-separated file may have a line of headings), or CLASS alone, in the sorted order
-    of the file names. CLASS is a name, or a position in the class list, from 0 if there is a 0, else from 1: which, a
-    note says. Every image needs a label. Raises DataError.
+    Lines are FILENAME CLASS or FILENAME,CLASS (with or without folders and ending; further words are ignored; a
+    comma-separated file may start with headings), or CLASS alone, in the sorted order of the file names. CLASS is a
+    name, or a position in the class list counted from 0 if a 0 occurs, else from 1; a note says which. Every image
+    needs a label. Raises DataError.
     """
     if "val" not in source.splits:
-        raise DataError(f"there is no val split that --val-labels {path} could belong to; give one with --val")
+        raise DataError(f"--val-labels {path} needs a val split, and the source has none; give one with --val")
     items = source.splits["val"]
     lines = [line for line in read_lines(path, "label file") if line]
     if not lines:
-        raise DataError(f"the label file {path} is empty")
+        raise DataError(f"the label file {path} is empty; give one label a line")
     classes = set(source.classes)
     alone = all(line in classes or line.isdecimal() for line in lines) or not any(_pair(line)[1] for line in lines)
     words = _in_order(items, lines, path) if alone else _by_name(items, lines, path)
@@ -32,56 +33,56 @@ def label_val(source: Source, path: Path, has_class_list: bool) -> Source:
         source.classes = sorted(set(words))
         label_of = {name: number for number, name in enumerate(source.classes)}
         numbers = [label_of[word] for word in words]
-    source.splits["val"] = relabelled(items, numbers.__getitem__)
-    source.notes = [note for note in source.notes if not note.startswith("val/ has no class folders")] + notes
+    source.splits = {**source.splits, "val": relabel(items, numbers.__getitem__)}
+    source.notes = [note for note in source.notes if note != NO_CLASS_FOLDERS.format("val")] + notes
     return source
 
 
 def _pair(line: str) -> tuple[str, str]:
-    """File name and class of a line; the class is empty where it has one word."""
-    mark = next((mark for mark in ("\t", ",") if mark in line), None)
-    name, rest = [*line.split(mark, 1), ""][:2]
+    """Split a line into file name and class; the class is empty if the line is one word."""
+    separator = next((separator for separator in ("\t", ",") if separator in line), None)
+    name, rest = [*line.split(separator, 1), ""][:2]
     return name.strip(), [*rest.split(), ""][0]
 
 
 def _in_order(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
     if len(lines) != len(items):
-        raise DataError(f"{path} has {len(lines):,} labels, but there are {len(items):,} val images")
+        raise DataError(
+            f"{path} has {len(lines):,} labels for {len(items):,} val images; give one line per image"
+        )
     return lines
 
 
 def _by_name(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
     places: dict[str, int] = {}
-    twice = set()
+    ambiguous: set[str] = set()
     for place, item in enumerate(items):
         base = item.name.rpartition("/")[2]
         for name in {item.name, base, item.name.rpartition(".")[0], base.rpartition(".")[0]}:
-            twice |= {name} & places.keys()
+            ambiguous |= {name} & places.keys()
             places[name] = place
-    found: list[str | None] = [None] * len(items)
+    found = [""] * len(items)
     for number, line in enumerate(lines, 1):
         name, word = _pair(line)
         if name not in places:
             if number == 1 and "," in line:
                 continue  # headings
-            raise DataError(f"{path}, line {number}: there is no val image called {name!r:.120}")
-        if name in twice:
-            raise DataError(f"{path}, line {number}: several val images are called {name!r:.120}; give their folders")
+            raise DataError(f"{path}, line {number}: {name!r:.120} is not a val image")
+        if name in ambiguous:
+            raise DataError(f"{path}, line {number}: {name!r:.120} names several val images; give it with its folder")
         if not word:
-            raise DataError(f"{path}, line {number}: {name!r:.120} has no class")
-        if found[places[name]] not in (None, word):
-            raise DataError(f"{path}, line {number}: {name!r:.120} has been given another class before")
+            raise DataError(f"{path}, line {number}: {name!r:.120} has no class; write FILENAME CLASS")
+        if found[places[name]] not in ("", word):
+            raise DataError(f"{path}, line {number}: {name!r:.120} already has class {found[places[name]]!r:.80}")
         found[places[name]] = word
-    if None in found:
-        lacking = found.index(None)
-        raise DataError(
-            f"{path} has no label for {found.count(None):,} val images, for example {items[lacking].name!r:.120}"
-        )
+    if "" in found:
+        example = items[found.index("")].name
+        raise DataError(f"{path} has no label for {found.count(''):,} val images, for example {example!r:.120}")
     return found
 
 
 def _numbers(words: list[str], classes: list[str], path: Path, has_class_list: bool) -> tuple[list[int], list[str]]:
-    """Positions in the classes, and notes; an empty list where the words are names and no classes are known yet."""
+    """Return positions in the classes, and notes; no positions if the words are names and no classes are known yet."""
     label_of = {name: number for number, name in enumerate(classes)}
     unknown = next((word for word in words if word not in label_of), None)
     if unknown is None:
@@ -92,14 +93,14 @@ def _numbers(words: list[str], classes: list[str], path: Path, has_class_list: b
         unknown = next(word for word in words if word not in label_of)
         raise DataError(f"{path}: class {unknown!r:.80} is not one of the {len(classes):,} classes")
     if not has_class_list:
-        raise DataError(f"{path} has numbers, which are positions in a list of classes; give that list with --classes")
+        raise DataError(f"{path} has numbers, which are positions in a class list; give that list with --classes")
     try:
         numbers = [int(word) for word in words]
     except ValueError:  # thousands of digits
-        raise DataError(f"{path} has a number that is no class") from None
+        raise DataError(f"{path} has a number that is too large for a class") from None
     first = 0 if 0 in numbers else 1
     if max(numbers) >= len(classes) + first:
         raise DataError(f"{path}: {max(numbers)} is not a position in the class list of {len(classes):,} lines")
     return [number - first for number in numbers], [
-        f"{path.name}: its numbers are lines of the class list, counted from {first}"
+        f"{path.name}: its numbers are positions in the class list, counted from {first}"
     ]

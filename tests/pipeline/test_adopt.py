@@ -17,7 +17,7 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
-from mimcl.pipeline.sources.labels import read_classes
+from mimcl.pipeline.sources.labels import read_class_list
 from mimcl.pipeline.store import ShardStore
 from mimcl.pipeline.verify import verify
 
@@ -102,7 +102,7 @@ def test_an_index_that_is_damaged_is_made_anew(shards, harm):
 def test_the_class_list_names_the_numbers(shards, tmp_path):
     folder, samples = shards
     (tmp_path / "classes.txt").write_text("ant\nbee\ncat\ndog\n")
-    adopted(folder, read_classes(tmp_path / "classes.txt"))
+    adopted(folder, read_class_list(tmp_path / "classes.txt"))
     index = ShardIndex.load(folder)
     assert index.classes == ["ant", "bee", "cat", "dog"]
     assert index.label.tolist() == [sample["cls"] for sample in samples[:9]]

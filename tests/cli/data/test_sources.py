@@ -10,7 +10,7 @@ from helpers.archives import pictures, tar_bytes, tar_of, write_parquet, write_s
 from helpers.images import write_classes, write_flat, write_train_val
 from helpers.typed import mimcl
 
-from mimcl.cli.data.sources import kind_of
+from mimcl.cli.data.sources import source_kind
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
@@ -132,7 +132,7 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
 def test_an_empty_file_is_not_taken_for_a_list(tmp_path):
     (tmp_path / "x.tar").touch()
     with pytest.raises(DataError, match=r"x.tar is empty; fetch it again"):
-        kind_of(tmp_path / "x.tar")
+        source_kind(tmp_path / "x.tar")
 
 
 def test_shards_do_not_go_where_val_images_are_looked_for(home, monkeypatch, capfd):
@@ -191,13 +191,13 @@ def test_what_a_source_is(home, tmp_path):
         "hub": "parquet",
         "wds": "webdataset",
     }
-    assert {name: kind_of(home / name) for name in kinds} == kinds
-    assert kind_of(home / "text.parquet") == "parquet"
+    assert {name: source_kind(home / name) for name in kinds} == kinds
+    assert source_kind(home / "text.parquet") == "parquet"
     write_shards(tmp_path / "in" / "train", {"0.tar": 1})
-    assert kind_of(tmp_path / "in") == "webdataset"
+    assert source_kind(tmp_path / "in") == "webdataset"
     write_classes(tmp_path / "unpacked" / "train", {"a": 1})
     write_shards(tmp_path / "unpacked", {"train.tar": 1})
-    assert kind_of(tmp_path / "unpacked") == "images"
+    assert source_kind(tmp_path / "unpacked") == "images"
     with tarfile.open(tmp_path / "x.bin", "w:gz") as tar:  # refused when it is opened, by its content
         tar.add(home / "flat", ".")
-    assert kind_of(tmp_path / "x.bin") == "tar"
+    assert source_kind(tmp_path / "x.bin") == "tar"

@@ -47,7 +47,7 @@ def test_duplicates_are_left_out_and_listed(source, tmp_path, exact):
     out = tmp_path / "out"
     counts = []
     packed = pack(source, out, PackConfig(dedup=True, workers=1), on_progress=counts.append)["packed"]
-    assert sum(counts) == 2 * source.items()
+    assert sum(counts) == 2 * source.num_items
     assert listed(out)[:3] == [
         ("train", "4b", "train", "2b", True),
         ("train", "5a", "train", "1a", True),

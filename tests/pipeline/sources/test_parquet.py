@@ -1,4 +1,4 @@
-"""Parquet as Hugging Face distributes it: columns found, splits, names, rows read once."""
+"""Parquet as on the Hugging Face hub: columns, splits and names are found, row groups are read once."""
 
 import pickle
 
@@ -30,7 +30,9 @@ def test_the_hub_s_layout(tmp_path):
     names = [item.name for item in source.splits["train"]]
     assert names[4] == "data/train-00001-of-00002.parquet/000000000/picture_0.JPEG"
     assert names == sorted(set(names))
-    assert source.notes == ["passed over as test: 1 files", "without a label: 1 images"]
+    skipped, unlabelled = source.notes
+    assert "test: 1 files" in skipped
+    assert "label: 1 images" in unlabelled
     newest = max(path.stat().st_mtime_ns for path in (tmp_path / "data").glob("[tv][ra]*"))
     assert source.modified == newest
 
@@ -72,7 +74,7 @@ def test_estimated_sizes_add_up(tmp_path):
     images = pictures(9)
     items = parquet_images(write_parquet(tmp_path / "x.parquet", images)).splits["train"]
     assert not items[0].exact
-    assert 1 <= sum(item.nbytes for item in items) / sum(map(len, images)) < 2  # a group's statistics count as well
+    assert 1 <= sum(item.nbytes for item in items) / sum(map(len, images)) < 2  # the group's statistics are included
 
 
 def test_a_row_group_is_read_once(tmp_path, monkeypatch):
@@ -96,49 +98,49 @@ def test_rows_without_an_image_are_rejected(tmp_path):
     assert "no image in this row" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
-def test_no_image_column(tmp_path):
+def test_a_file_without_an_image_column_is_refused(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "x.parquet")
-    message = r"no column with the bytes of images; its columns are text \(string\), label \(int64\)"
+    message = r"no column of images.*text \(string\), label \(int64\)"
     with pytest.raises(DataError, match=message) as error:
         parquet_images(tmp_path / "x.parquet")
     assert "\n" not in str(error.value)
 
 
-def test_which_column_is_asked(tmp_path):
+def test_an_ambiguous_image_column_has_to_be_chosen(tmp_path):
     one, two = pictures(2)
     table = pa.table({"left": [one], "right": [two], "fine": [3], "coarse": [1]})
     pq.write_table(table, tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="which column has the images.*--image-column.*left.*right"):
+    with pytest.raises(DataError, match="--image-column.*left.*right"):
         parquet_images(tmp_path / "x.parquet")
     (item,) = parquet_images(tmp_path / "x.parquet", "right", "coarse").splits["train"]
     assert (item.read(), item.label) == (two, 1)
     with pytest.raises(DataError, match="no column 'middle'.*--image-column"):
         parquet_images(tmp_path / "x.parquet", "middle")
-    with pytest.raises(DataError, match="'fine' does not hold the bytes"):
+    with pytest.raises(DataError, match="'fine' does not hold"):
         parquet_images(tmp_path / "x.parquet", "fine")
-    with pytest.raises(DataError, match="'left' does not hold numbers or names"):
+    with pytest.raises(DataError, match="'left' does not hold"):
         parquet_images(tmp_path / "x.parquet", "right", "left")
 
 
-def test_several_labels_are_asked_about(tmp_path):
+def test_an_ambiguous_label_column_has_to_be_chosen(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", pictures(2), [0, 1], labels_too=[1, 0])
     pq.write_table(pq.read_table(path).rename_columns(["image", "label", "labels"]), path)
-    with pytest.raises(DataError, match="which column has the labels.*--label-column"):
+    with pytest.raises(DataError, match="--label-column"):
         parquet_images(path)
 
 
-def test_a_label_that_the_metadata_do_not_know(tmp_path):
+def test_a_label_beyond_the_classes_in_the_metadata_is_refused(tmp_path):
     path = write_parquet(tmp_path / "x.parquet", pictures(2), [0, 5], names=["a", "b"])
-    with pytest.raises(DataError, match="label 5 is not one of the 2 classes"):
+    with pytest.raises(DataError, match="label 5 .* 2 classes"):
         parquet_images(path)
 
 
 @pytest.mark.parametrize(
     "content", [b"PAR1", b"PAR1" + b"rubbish" * 50 + b"PAR1", b""], ids=["mark", "rubbish", "empty"]
 )
-def test_no_parquet(tmp_path, content):
+def test_an_invalid_parquet_file_is_refused(tmp_path, content):
     (tmp_path / "x.parquet").write_bytes(content)
-    with pytest.raises(DataError, match="is not a parquet file that can be read") as error:
+    with pytest.raises(DataError, match="x.parquet is not a readable parquet") as error:
         parquet_images(tmp_path / "x.parquet")
     assert "\n" not in str(error.value)
 
@@ -150,5 +152,5 @@ def test_a_row_group_that_is_damaged_is_rejected(tmp_path):
     content[4:400] = bytes(396)
     path.write_bytes(content)
     parquet._images.cache_clear()
-    with pytest.raises(OSError, match="its row group cannot be read"):
+    with pytest.raises(OSError, match="row group"):
         items[0].read()

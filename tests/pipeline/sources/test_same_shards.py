@@ -1,4 +1,4 @@
-"""The same images in a folder, a tar, a zip or named by a list give the same shards, byte for byte."""
+"""The same images in a folder, a tar, a zip or a list give the same shards, byte for byte."""
 
 import zipfile
 
@@ -39,7 +39,7 @@ def opened(kind, src, tmp_path):
 @pytest.mark.parametrize("kind", ["tar", "ZIP_STORED", "ZIP_DEFLATED", "list"])
 def test_same_shards(folder, tmp_path, kind):
     src, source, expected = folder
-    if kind == "list":  # which cannot know of a folder without images
+    if kind == "list":  # a list has no folders without images
         write_train_val(tmp_path / "src", {"zebra": 3, "ant bee": 2}, {"cat": 1, "zebra": 2})
         src = tmp_path / "src"
         source = image_folder(src)
