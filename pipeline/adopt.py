@@ -1,6 +1,6 @@
-"""Takes the shards of another program as they are: an index beside them, of images that are read once; none is written.
+"""Index the webdataset shards of another program in place, reading each image once and rewriting none.
 
-Keys stay those of the shards. What is no sample with a usable image is listed in rejected.jsonl and not in the index.
+Samples keep their keys. Those without a usable image are listed in rejected.jsonl and are not in the index.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from mimcl.pipeline.sources.splits import group_by_split
 from mimcl.pipeline.sources.tar_headers import TarReader
 from mimcl.pipeline.sources.webdataset import LABEL_KEY, BadSample, Sample, iter_samples, require_shards
 
-_AT_ONCE = 1 << 20  # bytes between images that are read and hashed at once
-_LONGEST_KEY = 1000  # bytes
+_CHUNK = 1 << 20  # bytes read and hashed at once between images
+_MAX_KEY_BYTES = 1000
 _WRITTEN = ("rejected.jsonl", *(f"{split}.arrow" for split in SPLITS))
 
 
 @dataclass(frozen=True)
-class _Indexed:
-    """A shard that has been read: its entry in dataset.json, rows without labels, labels, what is left out."""
+class _ShardContent:
+    """A shard that has been read: its entry in dataset.json, rows without labels, labels, rejected samples."""
 
     entry: dict[str, Any]
     rows: list[tuple]  # key, offset, nbytes, xxh64, width, height, name
@@ -57,37 +57,38 @@ def adopt(
     overwrite: bool = False,
     on_progress: Callable[[int], None],
 ) -> tuple[dict[str, Any], list[str]]:
-    """Writes dataset.json (last), SPLIT.arrow and rejected.jsonl beside shards of a webdataset in `folder`.
+    """Write SPLIT.arrow, rejected.jsonl and, last, dataset.json beside the webdataset shards in `folder`.
 
-    Returns what dataset.json holds, and notes. Does nothing where these shards have been adopted with the same options
-    and have not changed since. `on_progress(n)` is called for every n samples that have been dealt with. Raises
-    DataError: for a shard that is missing or no tar, or lies elsewhere; for a folder that mimcl packed; for shards that
-    changed and for an index that is damaged, unless what was adopted is to be replaced (`overwrite`). After a failure
-    the folder holds what it held.
+    Returns the content of dataset.json, and notes. Does nothing if these shards were adopted with the same options and
+    have not changed since. `on_progress(n)` is called for each n further samples. Raises DataError if a shard is
+    missing, not a tar or in another folder, if mimcl packed the folder, and, unless `overwrite` is given, if shards
+    have changed or the index is damaged. After an error the folder is unchanged.
     """
     require_shards(shards)
     if any(path.parent != folder for path in shards):
-        raise DataError(f"shards that are adopted lie in one folder, and not all of these do in {folder} itself")
+        raise DataError(
+            f"adopted shards must be in one folder, but some are not in {folder}; adopt each folder separately"
+        )
     if wrong := [
         path.name for path in shards if not ADOPTED_NAME.fullmatch(path.name) or to_utf8(path.name) != path.name
     ]:
-        raise DataError(f"a shard is called {to_utf8(wrong[0])!r}, which no data set can hold; rename it")
+        raise DataError(f"shard name {to_utf8(wrong[0])!r} is not supported; rename the shard")
     splits, notes = group_by_split(folder, ((path.name, path) for path in sorted(shards)))
     if "train" not in splits:
-        raise DataError(f"{folder} has no shards of train; rename them, or adopt them where the others are")
+        raise DataError(f"{folder} has no shards of train; rename them, or move them there")
     chosen = [path for paths in splits.values() for path in paths]
     state = _state(chosen, classes, label_key, decode)
-    if (known := _adopted_before(folder, state, overwrite)) is not None:
-        return known, ["adopted before, and nothing changed since"]
-    if not os.access(folder, os.W_OK):  # else it would be found out after all shards have been read
-        raise DataError(f"{folder} cannot be written to, and the index belongs beside the shards; pack them with --out")
+    if (known := _existing_adoption(folder, state, overwrite)) is not None:
+        return known, ["already adopted: nothing to do"]
+    if not os.access(folder, os.W_OK):  # else noticed only after reading all shards
+        raise DataError(f"{folder} is not writable, and the index must be beside the shards; pack them with --out")
     parts, rejected = {}, []
     pool = ThreadPoolExecutor(workers)
     try:
         for split, paths in splits.items():
             work = partial(_read, split=split, label_key=label_key, decode=decode, on_progress=on_progress)
             parts[split] = list(_in_order(pool, paths, workers, work))
-    finally:  # nothing is left to do then, unless something failed
+    finally:  # cancels the other shards after an error
         pool.shutdown(cancel_futures=True)
     labels, names = _labels(parts, classes, folder)
     columns = {}
@@ -98,17 +99,17 @@ def adopt(
             lost = [f", for example {flaw['path']}: {flaw['reason']}" for flaw in rejected if flaw["split"] == split]
             raise DataError(f"no sample of {split} has a usable image" + "".join(lost[:1]))
     if _state(chosen, classes, label_key, decode) != state:
-        raise DataError(f"shards in {folder} changed while they were read; adopt them when they are whole")
+        raise DataError(f"shards in {folder} changed while they were read; adopt them once they are complete")
     for split, rows in columns.items():
         if repeated := len(rows) - len({row[0] for row in rows}):
-            notes.append(f"{split}: {repeated:,} keys are in several shards; samples are told apart by their rows")
+            notes.append(f"{split}: {repeated:,} keys occur in several shards; samples are identified by their rows")
     how = {**state, "label_key": label_key, "every_image_decoded": decode}
     return _write(folder, columns, parts, rejected, names, how), notes
 
 
 def _state(shards: Sequence[Path], classes: ClassList | None, label_key: str, decode: bool) -> dict[str, Any]:
-    """What an adoption depends on: when the newest shard was changed, and a digest of all else."""
-    known = xxhash.xxh128(repr((classes and (classes.first, classes.whole), label_key, decode)).encode())
+    """Return what an adoption depends on: the newest shard's time of modification, and a digest of the rest."""
+    digest = xxhash.xxh128(repr((classes and (classes.first, classes.whole), label_key, decode)).encode())
     modified = 0
     for path in shards:
         try:
@@ -116,47 +117,46 @@ def _state(shards: Sequence[Path], classes: ClassList | None, label_key: str, de
         except OSError as error:
             raise DataError(f"shard {path} cannot be read: {error.strerror}") from None
         modified = max(modified, status.st_mtime_ns)
-        known.update(f"\n{path.name!r} {status.st_size}".encode())
-    return {"source": known.hexdigest(), "modified": modified}
+        digest.update(f"\n{path.name!r} {status.st_size}".encode())
+    return {"source": digest.hexdigest(), "modified": modified}
 
 
-def _adopted_before(folder: Path, state: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The description that stands there if it is of these shards; None where there is none or it is to be replaced."""
+def _existing_adoption(folder: Path, state: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """Return the existing dataset.json if it is of these shards; None if there is none or it is to be replaced."""
     try:
         description = json.loads((folder / "dataset.json").read_bytes())
         packed = description["packed"]
         ours = description["format"] == DATASET_FORMAT
     except FileNotFoundError:
-        if not overwrite and (there := [name for name in _WRITTEN if (folder / name).exists()]):
+        if not overwrite and (existing := [name for name in _WRITTEN if (folder / name).exists()]):
             raise DataError(
-                f"{folder} has {there[0]} but no dataset.json, perhaps of an adoption that was stopped; "
-                "--overwrite replaces it"
+                f"{folder} has {existing[0]} but no dataset.json (interrupted?); give --overwrite to replace it"
             ) from None
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
-        raise DataError(f"{folder / 'dataset.json'} is not of this program's making, and adopting would replace it")
+        raise DataError(f"{folder / 'dataset.json'} was not written by mimcl; move it, since adopting would replace it")
     if not packed.get("adopted"):
-        raise DataError(f"{folder} has been packed by mimcl and needs no adoption; give it with --data")
+        raise DataError(f"{folder} was packed by mimcl and needs no adoption; give it with --data")
     if overwrite:
         return None
     if packed.get("source") != state["source"] or packed.get("modified", -1) < state["modified"]:
         raise DataError(
-            f"the shards in {folder}, or the options, changed since they were adopted; --overwrite makes a new index"
+            f"the shards in {folder} or the options have changed since adoption; give --overwrite to index them again"
         )
     for split, part in read_dataset(folder)["splits"].items():
         index = folder / f"{split}.arrow"
         if not (index.exists() and file_digest(index) == part["index_xxh128"]):
             raise DataError(
-                f"{folder} was adopted, but {index.name} is damaged or missing; --overwrite makes a new index"
+                f"{folder} was adopted, but {index.name} is damaged or missing; give --overwrite to index it again"
             )
     return description
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], workers: int, work: Callable[[Path], _Indexed]
-) -> Iterator[_Indexed]:
+    pool: ThreadPoolExecutor, paths: Sequence[Path], workers: int, work: Callable[[Path], _ShardContent]
+) -> Iterator[_ShardContent]:
     waiting = iter(paths)
     ahead = deque(pool.submit(work, path) for path in islice(waiting, 2 * workers))
     while ahead:
@@ -164,12 +164,14 @@ def _in_order(
         ahead.extend(pool.submit(work, path) for path in islice(waiting, 1))
 
 
-def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _Indexed:
-    """Reads a shard from its beginning to its end, every byte once but for headers."""
+def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _ShardContent:
+    """Read a shard from start to end, every byte except headers once."""
     tar, hashed, at = TarReader(path), xxhash.xxh128(), 0
-    rows, labels, rejected = [], [], []
+    rows: list[tuple] = []
+    labels: list[int | str | None] = []
+    rejected: list[dict[str, str]] = []
     for sample in iter_samples(tar, label_key):
-        if isinstance(sample, Sample) and (reason := _refused(sample)):
+        if isinstance(sample, Sample) and (reason := _refusal(sample)):
             sample = BadSample(sample.name, reason)
         if isinstance(sample, Sample):
             at = _hash_until(tar, hashed, at, sample.offset)
@@ -178,7 +180,7 @@ def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Cal
             at += len(data)
             try:
                 if len(data) < sample.nbytes:
-                    raise NotUsable("the shard became shorter while it was read")
+                    raise NotUsable("the shard was truncated while it was read")
                 header = examine(data, decode)
             except NotUsable as reason:
                 sample = BadSample(sample.name, str(reason))
@@ -192,28 +194,28 @@ def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Cal
         on_progress(1)
     _hash_until(tar, hashed, at, tar.size)
     entry = {"name": path.name, "bytes": tar.size, "samples": len(rows), "xxh128": hashed.hexdigest()}
-    return _Indexed(entry, rows, labels, rejected)
+    return _ShardContent(entry, rows, labels, rejected)
 
 
-def _refused(sample: Sample) -> str:
+def _refusal(sample: Sample) -> str:
     if sample.nbytes > MAX_BYTES:
         return "larger than 2 GiB"
-    if len(sample.key.encode()) > _LONGEST_KEY:
-        return f"its key is longer than {_LONGEST_KEY:,} bytes"
+    if len(sample.key.encode()) > _MAX_KEY_BYTES:
+        return f"its key is longer than {_MAX_KEY_BYTES:,} bytes"
     return ""
 
 
 def _hash_until(tar: TarReader, hashed: xxhash.xxh128, at: int, stop: int) -> int:
-    while at < stop and (data := tar.read(at, min(_AT_ONCE, stop - at))):
+    while at < stop and (data := tar.read(at, min(_CHUNK, stop - at))):
         hashed.update(data)
         at += len(data)
     return at
 
 
 def _labels(
-    parts: dict[str, list[_Indexed]], classes: ClassList | None, folder: Path
+    parts: dict[str, list[_ShardContent]], classes: ClassList | None, folder: Path
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """The number of each sample's class, by split, and the classes."""
+    """Return the labels of each split as positions in the classes, and the classes."""
     raw = {split: [label for shard in indexed for label in shard.labels] for split, indexed in parts.items()}
     blank = Item("", -1, 0)
     source = apply_class_list(
@@ -222,7 +224,7 @@ def _labels(
     return {split: [item.label for item in items] for split, items in source.splits.items()}, source.classes
 
 
-def _rows(indexed: list[_Indexed], labels: list[int]) -> list[tuple]:
+def _rows(indexed: list[_ShardContent], labels: list[int]) -> list[tuple]:
     label_of = iter(labels)
     return [
         (key, name, number, offset, nbytes, xxh64, width, height, next(label_of))
@@ -234,15 +236,15 @@ def _rows(indexed: list[_Indexed], labels: list[int]) -> list[tuple]:
 def _write(
     folder: Path,
     columns: dict[str, list[tuple]],
-    parts: dict[str, list[_Indexed]],
+    parts: dict[str, list[_ShardContent]],
     rejected: list[dict[str, str]],
     classes: list[str],
     state: dict[str, Any],
 ) -> dict[str, Any]:
-    """Everything aside, then the old description away, then the new files in their places, the description last."""
+    """Write everything to a temporary folder, remove the old dataset.json, move the new files, dataset.json last."""
     staging = folder / ".adopting"
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # of an adoption that was killed
+        shutil.rmtree(staging, ignore_errors=True)  # of a killed process
         staging.mkdir()
         splits = {}
         for split, rows in columns.items():
@@ -269,7 +271,7 @@ def _write(
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
-            f"the index cannot be written beside the shards in {folder}: {error.strerror or error}"
+            f"the index cannot be written to {folder} ({error.strerror or error}); free some space and adopt again"
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -8,6 +8,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ class DataError(Exception):
     """Something about images, shards or indices that the user has to mend; one line that says what and how."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Opens for reading. Raises OSError, also for what would block or never end: a pipe, a device, a folder."""
     # Opening a pipe waits for a writer unless it is told not to; for regular files the flag means nothing.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned

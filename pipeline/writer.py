@@ -1,10 +1,10 @@
-"""Writes one shard: a tar of samples in order, and its .idx file for DALI."""
+"""Write one shard: a tar of samples in order, and its .idx file for DALI."""
 
 from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,50 +15,52 @@ from mimcl.pipeline.files import atomic_file
 
 IDX_VERSION = "v1.2"  # of DALI's wds2idx
 BLOCK = 512  # of a tar
-_STRETCH = 1 << 24  # bytes that are sent to the disk at a time
-# Time 0, owner 0, no names: nothing of this machine gets into the bytes. Name, size and checksum are filled in.
+_FLUSH_BYTES = 1 << 24  # written to disk at a time
+# Time 0, owner 0, no user names: the same on every machine. Name, size and checksum are filled in.
 _HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
 _AFTER_NAME, _AFTER_SIZE, _AFTER_CHECKSUM = _HEADER[100:124], _HEADER[135:148], _HEADER[156:]
-_CONSTANT_SUM = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + sum(_AFTER_CHECKSUM) + 8 * ord(" ")  # the checksum as spaces
+_CONSTANT_SUM = (
+    sum(_AFTER_NAME) + sum(_AFTER_SIZE) + sum(_AFTER_CHECKSUM) + 8 * ord(" ")
+)  # the checksum field counts as spaces
 
 
 class ShardWriter:
-    """Appends samples to a tar."""
+    """Append samples to a tar."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = xxhash.xxh128()
-        self.nbytes = self._sent = 0
-        self.idx: list[str] = []  # a line a sample
+        self.nbytes = self._flushed = 0
+        self.idx: list[str] = []  # one line per sample
 
-    def add(self, members: list[tuple[str, bytes]]) -> int:
-        """Appends one sample's members; returns the offset of the first one's data."""
+    def add(self, members: Sequence[tuple[str, bytes | memoryview]]) -> int:
+        """Append one sample's members; return the offset of the first one's data."""
         first = self.nbytes + BLOCK
         self.idx.append(idx_line(first, [(name, len(data)) for name, data in members]))
         for name, data in members:
             self._write(tar_header(name, len(data)))
             self._write(data)
             self._write(bytes(padding(len(data))))
-        if self.nbytes - self._sent >= _STRETCH:
-            self._send()
+        if self.nbytes - self._flushed >= _FLUSH_BYTES:
+            self._flush()
         return first
 
     def end(self) -> None:
-        """Writes what ends a tar."""
+        """Write the end of the archive."""
         self._write(bytes(end_of_archive(self.nbytes)))
 
     def xxh128(self) -> str:
-        """Of all that was written."""
+        """Return the hash of everything written so far."""
         return self._hash.hexdigest()
 
-    def _send(self) -> None:
-        """Lets the system begin to write to the disk, so that little is left to wait for at the end."""
-        if hasattr(os, "posix_fadvise"):  # which does so on Linux, and returns at once
+    def _flush(self) -> None:
+        """Start writing to disk in the background, so that little is left for the final fsync."""
+        if hasattr(os, "posix_fadvise"):  # on Linux, starts writing and returns at once
             self._file.flush()
-            os.posix_fadvise(self._file.fileno(), self._sent, self.nbytes - self._sent, os.POSIX_FADV_DONTNEED)
-        self._sent = self.nbytes
+            os.posix_fadvise(self._file.fileno(), self._flushed, self.nbytes - self._flushed, os.POSIX_FADV_DONTNEED)
+        self._flushed = self.nbytes
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._hash.update(data)
         self.nbytes += len(data)
@@ -66,7 +68,7 @@ class ShardWriter:
 
 @contextmanager
 def new_shard(path: Path) -> Iterator[ShardWriter]:
-    """A tar that appears under `path`, then its .idx beside it, when the block ends without an error."""
+    """Write a tar, which appears at `path`, followed by its .idx, when the block ends without an error."""
     with atomic_file(path) as file:
         writer = ShardWriter(file)
         yield writer
@@ -78,7 +80,7 @@ def new_shard(path: Path) -> Iterator[ShardWriter]:
 def members_of(
     key: str, extension: str, label: int, data: bytes | memoryview, json: bytes = b""
 ) -> list[tuple[str, bytes | memoryview]]:
-    """Names and contents of a sample's members, in order."""
+    """Return names and contents of a sample's members, in order."""
     members = [(f"{key}.{extension}", data)]
     if label >= 0:
         members.append((f"{key}.cls", b"%d" % label))
@@ -88,24 +90,24 @@ def members_of(
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The 512 bytes in front of a member's content, as tarfile writes them. `name` is ASCII, at most 100 characters."""
+    """Return the 512-byte header of a member as tarfile writes it; `name` is ASCII of at most 100 characters."""
     encoded, digits = name.encode("ascii"), b"%011o" % size
     checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(encoded) + sum(digits))
     return b"".join((encoded.ljust(100, b"\0"), _AFTER_NAME, digits, _AFTER_SIZE, checksum, _AFTER_CHECKSUM))
 
 
 def padding(size: int) -> int:
-    """Bytes from the end of a member's content to the next header."""
+    """Return the number of bytes from the end of a member's content to the next header."""
     return -size % BLOCK
 
 
 def end_of_archive(offset: int) -> int:
-    """Zero bytes that end a tar whose members end at `offset`: two blocks, and up to a whole record."""
+    """Return the number of zero bytes after members that end at `offset`: two blocks, up to a whole record."""
     return 2 * BLOCK + -(offset + 2 * BLOCK) % tarfile.RECORDSIZE
 
 
 def idx_line(offset: int, members: list[tuple[str, int]]) -> str:
-    """DALI's line for a sample whose first content lies at `offset`, of the names and sizes of its members."""
+    """Return DALI's line for a sample with these members (name, size); the first content is at `offset`."""
     places = []
     for name, size in members:
         places.append(f"{name.split('.')[1]} {offset} {size} {name}")
@@ -114,5 +116,5 @@ def idx_line(offset: int, members: list[tuple[str, int]]) -> str:
 
 
 def idx_text(lines: list[str]) -> bytes:
-    """The content of an .idx file."""
+    """Return the content of an .idx file."""
     return "\n".join([f"{IDX_VERSION} {len(lines)}", *lines, ""]).encode()

@@ -1,4 +1,4 @@
-"""`mimcl shard --adopt`: an index beside the shards of another program."""
+"""`mimcl shard --adopt`: index the shards of another program in place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def refuse_packing(folder: Path, out: Path | None, config: PackConfig, options: SourceOptions) -> None:
-    """Raises ConfigError for options that are of packing: shards that are adopted stay as they are."""
+    """Raise ConfigError for options of packing, since adopted shards are not rewritten."""
     given = {
         "--short-side": config.short_side,
         "--dedup": config.dedup,
@@ -26,19 +26,19 @@ def refuse_packing(folder: Path, out: Path | None, config: PackConfig, options: 
         "--label-column": options.label_column,
     }
     if wrong := [name for name, value in given.items() if value]:
-        raise ConfigError(f"--adopt leaves shards as they are; {wrong[0]} needs packing, leave one of them out")
+        raise ConfigError(f"--adopt does not rewrite shards, but {wrong[0]} would; give one of them only")
     if out is not None and out.resolve() != folder.resolve():
-        raise ConfigError(f"--adopt writes the index beside the shards, into {folder}; leave --out out")
+        raise ConfigError(f"--adopt writes the index into {folder}, beside the shards; leave out --out")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("--adopt works in one process; start it without torchrun")
+        raise ConfigError("--adopt runs in one process; start it without torchrun")
 
 
 def adopt_shards(
     folder: Path, options: SourceOptions, *, workers: int = 1, decode: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Indexes the webdataset shards in `folder`, or those that a list names, with a progress bar.
+    """Index the webdataset shards in `folder`, or those of them in a list, with a progress bar.
 
-    Returns what dataset.json holds. Raises DataError.
+    Returns the content of dataset.json. Raises DataError.
     """
     from mimcl.cli.console import console, image_bar
     from mimcl.pipeline.adopt import adopt
@@ -52,14 +52,14 @@ def adopt_shards(
     if options.list_file:
         listing = read_list(options.list_file, folder)
         if not listing.lists_shards:
-            raise DataError(f"{options.list_file} lists more than shards, which end in .tar; --adopt takes these alone")
+            raise DataError(f"{options.list_file} lists files that are not shards (.tar); list only shards for --adopt")
         shards = [folder / name for name in listing.labels]
     else:
         shards = [path for path in find_files(folder, ".tar") if path.parent == folder]
         if not shards:
             below = any(folder.glob("*/*.tar"))
-            more = ", only in folders in it; adopt each of these, or pack them anew" if below else "; leave --adopt out"
-            raise DataError(f"{folder} has no shards (.tar) in it{more}")
+            hint = "adopt its subfolders one by one, or pack it" if below else "leave out --adopt"
+            raise DataError(f"{folder} has no shards (.tar) at its top level; {hint}")
     classes = read_class_list(options.classes) if options.classes else None
     with image_bar("reading", None) as advance:
         description, notes = adopt(

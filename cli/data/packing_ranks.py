@@ -18,10 +18,10 @@ _TIMEOUT_S = 30 * 86400  # a rank that has finished waits for ranks that still p
 @contextmanager
 def packing_ranks() -> Iterator[Ranks]:
     """Yield this process's rank among those started by torchrun; they stay connected inside the block."""
-    from mimcl.pipeline.shards import ALONE, FirstFailed, Ranks
+    from mimcl.pipeline.shards import SINGLE_PROCESS, Ranks, RankZeroError
 
     if "WORLD_SIZE" not in os.environ:  # do not import torch, which takes seconds
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     import torch
 
@@ -29,7 +29,7 @@ def packing_ranks() -> Iterator[Ranks]:
 
     world = World.from_environment()
 
-    def from_first(text: str) -> str:
+    def broadcast(text: str) -> str:
         try:
             return gather(text)[0]
         except DistributedError:
@@ -39,6 +39,6 @@ def packing_ranks() -> Iterator[Ranks]:
 
     try:
         with connected(world, torch.device("cpu"), _TIMEOUT_S):
-            yield Ranks(world.rank, world.size, from_first, agree)
-    except FirstFailed:  # rank 0 prints the error
+            yield Ranks(world.rank, world.size, broadcast, agree)
+    except RankZeroError:  # rank 0 prints the error
         raise typer.Exit(1) from None

@@ -1,10 +1,11 @@
-"""`mimcl repack`: the same images in the order of their distance, each with its distance beside it."""
+"""`mimcl repack`: pack the same images again, ordered by distance and with each distance in a KEY.json."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,26 +14,31 @@ import typer
 from mimcl.cli.data.packing_ranks import packing_ranks
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.pipeline.shards import PackConfig, Ranks
 
 
 def repack_command(
-    data: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of shards.")],
+    data: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of packed shards.")],
     out: Annotated[Path, typer.Option(help="Folder for the new shards.")],
     prototypes: Annotated[str, typer.Option(help="Name of the prototype set.")] = "default",
     bands: Annotated[
-        int, typer.Option(min=1, help="Stretches of like distance that are shuffled; of 64 images or more.")
+        int,
+        typer.Option(min=1, help="Bands of similar distance to shuffle within, at least 64 images each."),
     ] = 256,
-    seed: Annotated[int, typer.Option(help="Of the shuffling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffling.")] = 0,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).")] = 256,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that pack, a shard at a time. (default: one a core)")
+        int | None, typer.Option(min=1, help="Processes, one shard at a time. (default: one per core)")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was packed in --out before.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier packing in --out.")] = False,
 ) -> None:
-    """Pack the images again in the order of their distance, with a KEY.json of prototype, distance and label each.
+    """Pack the images again, ordered by distance, each with a KEY.json of prototype, distance and label.
 
-    So any reader of webdataset can go from typical to untypical images, or weigh them. Bytes and distances stay.
+    So any webdataset reader can go from typical to untypical images, or weight them. Bytes and distances stay the same.
     """
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
@@ -40,7 +46,7 @@ def repack_command(
     from mimcl.pipeline.shards import PackConfig
 
     if not re.fullmatch(r"[\w-][\w.-]*", prototypes):
-        raise ConfigError(f"--prototypes {prototypes!r} is no name of a set; `mimcl inspect {data}` lists them")
+        raise ConfigError(f"--prototypes {prototypes!r} is not a valid name; `mimcl inspect {data}` lists the sets")
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     config = PackConfig(shard_mb, workers=workers or worker_count(local_size))
     with packing_ranks() as place:
@@ -50,7 +56,7 @@ def repack_command(
     train = description["splits"]["train"]
     console.print(f"{train['samples']:,} images, nearest first, in {len(train['shards']):,} shards")
     named = "" if prototypes == "default" else f" --set curriculum.prototypes={prototypes}"
-    console.print(f"wrote {out}/ with its prototypes · next: mimcl train --curriculum proto --data {out}{named}")
+    console.print(f"wrote {out}/ with prototypes · next: mimcl train --curriculum proto --data {out}{named}")
 
 
 def repack(
@@ -64,12 +70,12 @@ def repack(
     overwrite: bool = False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Packs the train images of `data` into `out` by their distance in a set; returns what its dataset.json holds.
+    """Pack the train images of `data` into `out`, ordered by distance; return the content of the new dataset.json.
 
-    A val split keeps its order. The set beside `out` has the same clusters and distances, image by image, and says
-    where it comes from. Interrupted, the same call goes on. Of several processes each is given its `ranks`. Raises
-    PrototypeError without a set for these images, DataError for folders that lie in one another and for images that
-    are not what was packed.
+    A val split keeps its order. The prototype set is written for the new order, with the same clusters and distances
+    and a record of its origin. After an interrupt the same call resumes. With several processes, each passes its
+    `ranks`. Raises PrototypeError without a prototype set for these images, and DataError if one folder is inside the
+    other or if images do not match the index.
     """
     import json
 
@@ -83,63 +89,62 @@ def repack(
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.remote.urls import is_address
-    from mimcl.pipeline.shards import ALONE, PackConfig, pack
+    from mimcl.pipeline.shards import SINGLE_PROCESS, PackConfig, pack
     from mimcl.pipeline.sources.item import Source
     from mimcl.pipeline.sources.packed import PackedItems
 
-    ranks = ranks or ALONE
+    ranks = ranks or SINGLE_PROCESS
     if is_address(data):
-        raise DataError(f"{data} is not on this machine: repack reads a folder; copy the shards here first")
+        raise DataError(f"{data} is not a local folder; download the shards first")
     splits = {split: ShardIndex.load(data, split) for split in read_dataset(data)["splits"]}
     index = splits.get("train") or ShardIndex.load(data)
     if any(split.classes != index.classes for split in splits.values()):
-        raise DataError(f"the splits of {data} have other classes than one another; they cannot be packed as one set")
-    known = index.root.resolve()
-    if out.resolve().is_relative_to(known) or known.is_relative_to(out.resolve()):
-        raise DataError(f"{out} and {data} lie in one another; give another --out")
+        raise DataError(f"the splits of {data} have different classes; pack them separately")
+    root = index.root.resolve()
+    if out.resolve().is_relative_to(root) or root.is_relative_to(out.resolve()):
+        raise DataError(f"{out} and {data} are inside one another; give another --out")
     found = PrototypeSet.load(index.root / "prototypes" / prototypes, index.fingerprint)
 
-    def beside(row: int) -> bytes:
-        said = {"prototype": found.cluster[row], "distance": found.distance[row], "label": index.label[row]}
-        return json.dumps({name: value.item() for name, value in said.items()}).encode()
+    def json_of(row: int) -> bytes:
+        fields = {"prototype": found.cluster[row], "distance": found.distance[row], "label": index.label[row]}
+        return json.dumps({name: value.item() for name, value in fields.items()}).encode()
 
     order = band_order(found.distance, bands, seed, hash64)
-    items = {"train": PackedItems(index, order, beside)}
+    items = {"train": PackedItems(index, order, json_of)}
     if "val" in splits:
         items["val"] = PackedItems(splits["val"], np.arange(splits["val"].samples))
     packed_at = (index.root / "dataset.json").stat().st_mtime_ns
     source = Source(items, index.classes, modified=packed_at)
-    say = console.print if ranks.rank == 0 else lambda line: None
+    show = console.print if ranks.rank == 0 else lambda line: None
     with image_bar("packing", -(-source.num_items // ranks.size), shown=ranks.rank == 0) as advance:
         config = config or PackConfig()
-        description = pack(source, out, config, overwrite=overwrite, on_progress=advance, say=say, ranks=ranks)
+        description = pack(source, out, config, overwrite=overwrite, on_progress=advance, on_message=show, ranks=ranks)
     if lost := description["packed"]["rejected"]:
         raise DataError(
-            f"{lost:,} images of {data} are not what was packed, listed in {out / 'rejected.jsonl'}: restore them "
-            f"(`mimcl verify {data}` finds them all), remove {out} and repack"
+            f"{lost:,} images of {data} do not match its index (see {out / 'rejected.jsonl'}); restore them "
+            f"(`mimcl verify {data}` lists all), remove {out} and repack"
         )
     if ranks.rank == 0:
         try:
             _copy_set(found, index.root / "prototypes" / prototypes, out, order)
         except OSError as error:
             raise DataError(
-                f"{out / 'prototypes'} cannot be written to ({error.strerror or error}); make room and go on with the "
-                "same command"
+                f"{out / 'prototypes'} cannot be written ({error.strerror or error}); free some space and run the same "
+                "command again"
             ) from None
     return description
 
 
-def _copy_set(found: Any, folder: Path, out: Path, order: Any) -> None:
-    """The set for the images in another order."""
-    from mimcl.curriculum.prototypes import PrototypeSet
+def _copy_set(found: PrototypeSet, folder: Path, out: Path, order: NDArray[np.int64]) -> None:
+    """Write the prototype set for the images in another order."""
     from mimcl.pipeline.files import atomic_folder
     from mimcl.pipeline.index import ShardIndex
 
     origin = {"index_fingerprint": found.info["index_fingerprint"], "name": folder.name}
     info = found.info | {"index_fingerprint": ShardIndex.load(out).fingerprint, "origin": origin}
-    columns = [column[order] for column in (found.cluster, found.raw_distance, found.distance)]
+    columns = {name: getattr(found, name)[order] for name in ("cluster", "raw_distance", "distance")}
     gallery = folder / "gallery.png"
     with atomic_folder(out / "prototypes" / folder.name, replace=True) as aside:
-        PrototypeSet(*columns, found.centroids, info=info).save(aside)
+        replace(found, **columns, info=info).save(aside)
         if gallery.is_file():
             shutil.copyfile(gallery, aside / gallery.name)

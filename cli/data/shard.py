@@ -20,51 +20,53 @@ def shard_command(
         Path,
         typer.Argument(
             metavar="SRC",
-            help="Folder with train/ (and val/), of class folders, or flat (no labels); a tar, a tar of tars or a "
-            "zip of such a folder; parquet, a file or a folder; a folder of webdataset shards.",
+            help="Folder with train/ (and val/), with class folders, or flat (no labels); a tar, tar of tars or zip of "
+            "such a folder; a parquet file or a folder of them; a folder of webdataset shards.",
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for shards and indices. (default: shards)")] = None,
     list_file: Annotated[
         Path | None,
-        typer.Option("--list", help="Text with a path in SRC a line, perhaps a tab and a class: SRC is not searched."),
+        typer.Option(
+            "--list",
+            help="Text file of PATH or PATH<tab>CLASS lines, relative to SRC, which is not scanned.",
+        ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Text with a class a line, in the order of labels; its first word is the name.")
+        Path | None, typer.Option(help="Text file of classes in label order, one per line; the first word is the name.")
     ] = None,
-    val: Annotated[Path | None, typer.Option(help="Where the val split comes from, in any of SRC's forms.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Source of the val split, of any kind that SRC can be.")] = None,
     val_labels: Annotated[
         Path | None,
-        typer.Option(help="Text with FILENAME CLASS a line, or CLASS in the order of file names, for the val split."),
+        typer.Option(help="Text file of val labels: FILENAME CLASS lines, or CLASS lines in file name order."),
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of parquet with the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of parquet with the labels.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Parquet column with the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Parquet column with the labels.")] = None,
     label_key: Annotated[
-        str | None, typer.Option(help="Field of a webdataset's json with the label. (default: KEY.cls, then label)")
+        str | None,
+        typer.Option(help="Field of KEY.json with the label, for webdatasets. (default: KEY.cls, then label)"),
     ] = None,
     adopt: Annotated[
         bool,
-        typer.Option("--adopt", help="Write an index beside the webdataset shards in SRC, which stay as they are."),
+        typer.Option("--adopt", help="Index the webdataset shards in SRC in place, without rewriting them."),
     ] = False,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).")] = 256,
     short_side: Annotated[
-        int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps their bytes.")
+        int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps the original bytes.")
     ] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that pack, a shard at a time. (default: one a core)")
+        int | None, typer.Option(min=1, help="Processes, one shard at a time. (default: one per core)")
     ] = None,
     holdout: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Share of the images put into a val split, 0 to 1.")
+        float, typer.Option(min=0, max=0.99, help="Share of the images to move into a val split, 0 to 1.")
     ] = 0.0,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
-    dedup: Annotated[
-        bool, typer.Option("--dedup", help="Leave out and list what has the same bytes as an earlier image.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was packed in --out before.")] = False,
+    dedup: Annotated[bool, typer.Option("--dedup", help="Leave out exact duplicates and list them.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier packing in --out.")] = False,
 ) -> None:
-    """Pack images into webdataset shards with an index; what is no usable image is left out and listed.
+    """Pack images into webdataset shards with an index; unusable images are left out and listed.
 
-    Killed at any moment, the same command goes on; under torchrun, each process packs its share.
+    If it is killed, the same command resumes. Under torchrun, each process packs its share.
     """
     from mimcl.cli.data.adopt import adopt_shards, refuse_packing
     from mimcl.cli.data.sources import SourceOptions
@@ -80,15 +82,15 @@ def shard_command(
             description = adopt_shards(
                 source, options, workers=config.workers, decode=config.decode, overwrite=overwrite
             )
-            _summarise(description, source, "adopted")
+            _print_summary(description, source, "adopted")
             return
         out = out or Path("shards")
         description = shard(source, out, config, options, overwrite=overwrite, ranks=mine)
     if mine.rank == 0:
-        _summarise(description, out, "packed into")
+        _print_summary(description, out, "packed into")
 
 
-def _summarise(description: dict[str, Any], out: Path, done: str) -> None:
+def _print_summary(description: dict[str, Any], out: Path, done: str) -> None:
     from mimcl.cli.console import console
 
     for split, part in description["splits"].items():
@@ -100,7 +102,7 @@ def _summarise(description: dict[str, Any], out: Path, done: str) -> None:
     if duplicates := description["packed"].get("duplicates"):
         console.print(f"left out: {duplicates:,} exact duplicates, listed in {out / 'duplicates.jsonl'}")
     if across := description["packed"].get("across_splits"):
-        console.print(f"val has {across:,} images that train has too, kept and listed in {out / 'duplicates.jsonl'}")
+        console.print(f"kept: {across:,} val images that are also in train, listed in {out / 'duplicates.jsonl'}")
     data = "" if str(out) == "shards" else f" --data {out}"
     console.print(f"{done} {out}/ · next: mimcl prototypes build{data}")
 
@@ -114,28 +116,26 @@ def shard(
     overwrite: bool = False,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Packs the images of a source into `out` with a progress bar; returns what dataset.json holds.
+    """Pack the images of a source into `out` with a progress bar; return the content of dataset.json.
 
-    Of several processes, each given its `ranks`, the first shows its progress. Raises DataError, and ConfigError for
-    options that contradict one another.
+    With several processes, each passes its `ranks`, and rank 0 shows its progress. Raises DataError, and ConfigError
+    for conflicting options.
     """
     from mimcl.cli.console import busy, console, image_bar
     from mimcl.cli.data.sources import SourceOptions, open_source
     from mimcl.pipeline.files import DataError
-    from mimcl.pipeline.shards import ALONE, PackConfig, pack
+    from mimcl.pipeline.shards import SINGLE_PROCESS, PackConfig, pack
 
-    config, options, ranks = config or PackConfig(), options or SourceOptions(), ranks or ALONE
+    config, options, ranks = config or PackConfig(), options or SourceOptions(), ranks or SINGLE_PROCESS
     for given in filter(None, (source, options.val)):
         if out.resolve().is_relative_to(given.resolve()):
-            raise DataError(
-                f"{out} lies inside {given}, where its shards would be taken for images; give another --out"
-            )
+            raise DataError(f"{out} is inside {given}, so its shards would be read as images; give another --out")
     with busy(f"listing {source}", shown=ranks.rank == 0):
         found = open_source(source, options)
-    say = console.print if ranks.rank == 0 else lambda line: None
+    show = console.print if ranks.rank == 0 else lambda line: None
     for note in found.notes:
-        say(note)
+        show(note)
     share = -(-found.num_items // ranks.size) * (1 + config.dedup)
     label = "packing" if ranks.size == 1 else f"packing, process 1 of {ranks.size}"
     with image_bar(label, share, shown=ranks.rank == 0) as advance:
-        return pack(found, out, config, overwrite=overwrite, on_progress=advance, say=say, ranks=ranks)
+        return pack(found, out, config, overwrite=overwrite, on_progress=advance, on_message=show, ranks=ranks)

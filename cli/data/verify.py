@@ -1,4 +1,4 @@
-"""`mimcl verify`: is a packed data set, with its prototype sets, what was written?"""
+"""`mimcl verify`: check a packed data set and its prototype sets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import typer
 
 from mimcl.cli.data.prototype_sets import prototype_set_folders, verify_prototype_sets
 
-_SHOWN = 20  # findings
+_MAX_SHOWN = 20  # findings
 
 
 def verify_command(
-    data: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of shards.")] = "shards",
+    data: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of packed shards.")] = "shards",
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read and check. (default: one for each core)")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads. (default: one per core)")] = None,
 ) -> None:
     """Check shards, indices and prototype sets against their checksums and each other."""
     from mimcl.cli.console import console
@@ -27,16 +25,15 @@ def verify_command(
 
     if url_of(data):
         raise DataError(
-            f"{shown(data)} is not here: verify checks a folder; images from elsewhere are compared with their "
-            "checksums whenever they are read"
+            f"{shown(data)} is not a local folder; download it first (remote images are checked whenever they are read)"
         )
     findings = verify(Path(data), decode, workers)
-    for finding in findings[:_SHOWN]:
+    for finding in findings[:_MAX_SHOWN]:
         console.print(finding)
-    if len(findings) > _SHOWN:
-        console.print(f"... and {len(findings) - _SHOWN:,} more")
+    if len(findings) > _MAX_SHOWN:
+        console.print(f"... and {len(findings) - _MAX_SHOWN:,} more")
     if findings:
-        raise DataError(f"{data}: {len(findings):,} findings; restore what they name, or pack again with `mimcl shard`")
+        raise DataError(f"{data}: {len(findings):,} findings; restore the files, or pack again with `mimcl shard`")
     parts = read_dataset(data)["splits"].values()
     images, shards = sum(part["samples"] for part in parts), sum(len(part["shards"]) for part in parts)
     beside = f" and {len(sets)} prototype sets" if (sets := prototype_set_folders(Path(data))) else ""
@@ -44,10 +41,9 @@ def verify_command(
 
 
 def verify(data: Path, decode: bool = False, workers: int | None = None) -> list[str]:
-    """What is wrong with a packed data set and the prototype sets beside it, a line each; empty for a sound one.
+    """Return one line for each problem of a packed data set and its prototype sets.
 
-    `workers` threads read and check; None: one for each core.
-    Raises DataError where there is no data set.
+    `workers` is the number of threads, by default one per core. Raises DataError if there is no data set.
     """
     from mimcl.cli.console import image_bar
     from mimcl.pipeline.cores import worker_count

@@ -1,4 +1,4 @@
-"""Where one shard ends and the next begins, known before anything is read: so shards are packed independently."""
+"""Decide where shards begin before anything is read, so that shards can be packed independently."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mimcl.pipeline.packing.sample import prepare
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.writer import BLOCK
 
-_MEASURED = 64  # items of a split that are shrunk to find out how much smaller the others get
+_SHRUNK_ITEMS = 64  # of a split, to estimate how much smaller the others get
 
 
-def cuts(items: Sequence[Item], config: PackConfig) -> list[int]:
-    """Positions at which shards begin, and the number of items last: as few as keep below `shard_mb`, in order.
+def find_cuts(items: Sequence[Item], config: PackConfig) -> list[int]:
+    """Return the positions at which shards begin, then the number of items: as few shards as `shard_mb` allows.
 
-    A function of the items and the config alone. An image that is larger than a shard gets its own.
+    Depends only on the items and the config. An image larger than a shard gets its own.
     """
-    # In one go: sources that make an item when it is asked for make each once.
-    facts = ((item.nbytes, item.label >= 0, len(item.json)) for item in items)
-    sizes, labelled, beside = np.fromiter(facts, np.dtype((np.int64, 3)), len(items)).T
+    # One pass, since some sources make each item on access.
+    columns = ((item.nbytes, item.label >= 0, len(item.json)) for item in items)
+    sizes, has_label, json_sizes = np.fromiter(columns, np.dtype((np.int64, 3)), len(items)).T
     if config.short_side:
-        sizes = np.rint(sizes * _share_left(items, config)).astype(np.int64)
-    ends = np.cumsum(_records(sizes, labelled, beside))
+        sizes = np.rint(sizes * _shrink_factor(items, config)).astype(np.int64)
+    ends = np.cumsum(_tar_sizes(sizes, has_label, json_sizes))
     shard_bytes = config.shard_mb * 1_000_000
-    room = shard_bytes // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 2 * BLOCK  # what ends a tar belongs to it
+    room = shard_bytes // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 2 * BLOCK  # without the end-of-archive blocks
     found, before = [0], 0
     while found[-1] < len(items):
         first = found[-1]
@@ -37,16 +37,18 @@ def cuts(items: Sequence[Item], config: PackConfig) -> list[int]:
     return found
 
 
-def _records(sizes: NDArray[np.int64], labelled: NDArray[np.int64], beside: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bytes that each item takes in a tar: headers, contents, paddings; `beside` is the length of its json."""
-    records = BLOCK + sizes + -sizes % BLOCK + 2 * BLOCK * labelled
-    return records + np.where(beside > 0, BLOCK + beside + -beside % BLOCK, 0)
+def _tar_sizes(
+    sizes: NDArray[np.int64], has_label: NDArray[np.int64], json_sizes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the bytes that each item takes in a tar: headers, contents and padding."""
+    total = BLOCK + sizes + -sizes % BLOCK + 2 * BLOCK * has_label
+    return total + np.where(json_sizes > 0, BLOCK + json_sizes + -json_sizes % BLOCK, 0)
 
 
-def _share_left(items: Sequence[Item], config: PackConfig) -> float:
-    """How many bytes are left of one, measured on evenly spaced items."""
+def _shrink_factor(items: Sequence[Item], config: PackConfig) -> float:
+    """Return the ratio of bytes after and before shrinking, measured on evenly spaced items."""
     before = after = 0
-    for position in np.linspace(0, len(items) - 1, min(_MEASURED, len(items))).astype(int):
+    for position in np.linspace(0, len(items) - 1, min(_SHRUNK_ITEMS, len(items))).astype(int):
         sample = prepare(items[position], config)
         if not isinstance(sample, str):
             before, after = before + items[position].nbytes, after + len(sample.data)

@@ -1,8 +1,8 @@
-"""Which items have the same bytes as an earlier one."""
+"""Find items with the same bytes as an earlier one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from mimcl.pipeline.packing.jobs import HashJob
 from mimcl.pipeline.sources.item import Item
 
-_STRETCH = 8192  # items that are hashed as one job
+_ITEMS_PER_JOB = 8192
 
-Splits = dict[str, list[Item]]
+Splits = Mapping[str, Sequence[Item]]
 
 
 def hash_jobs(splits: Splits, folder: Path) -> list[HashJob]:
-    """Jobs that hash what may be a duplicate: an item of the same size as another one; all, where sizes are estimates.
+    """Return jobs that hash the candidates: items with the same size as another, or all if sizes are estimates.
 
-    Positions count through all splits. Empty items and what cannot be read are left to packing.
+    Positions count through all splits. Empty and unreadable items are left to packing.
     """
     items = list(chain(*splits.values()))
     sizes = np.fromiter((item.nbytes for item in items), np.int64, len(items))
@@ -30,18 +30,20 @@ def hash_jobs(splits: Splits, folder: Path) -> list[HashJob]:
         _, group, members = np.unique(sizes, return_inverse=True, return_counts=True)
         candidates = candidates[members[group[candidates]] > 1]
     return [
-        HashJob(folder / f"hashes-{number:06d}.npy", stretch.tolist(), [items[position] for position in stretch])
-        for number, stretch in enumerate(np.split(candidates, range(_STRETCH, len(candidates), _STRETCH)))
+        HashJob(folder / f"hashes-{number:06d}.npy", part.tolist(), [items[position] for position in part])
+        for number, part in enumerate(np.split(candidates, range(_ITEMS_PER_JOB, len(candidates), _ITEMS_PER_JOB)))
     ]
 
 
 def find_duplicates(splits: Splits, jobs: list[HashJob]) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
-    """Positions within each split to leave out, and the rows of duplicates.jsonl in the order of the source.
+    """Return the positions within each split to leave out, and the rows of duplicates.jsonl in the source's order.
 
-    A row says which item (`split`, `path`) has the bytes of which earlier one (`of_split`, `of`). The same bytes in
-    another split are listed too, but stay (`dropped` is false): whether that matters, only the user knows.
+    A row names an item (`split`, `path`) and the earlier one with the same bytes (`of_split`, `of`). Duplicates across
+    splits are listed but kept (`dropped` is false): whether that matters is up to the user.
     """
-    hashes = np.concatenate([np.load(job.path, allow_pickle=False) for job in jobs]) if jobs else np.empty((0, 3))
+    hashes = (
+        np.concatenate([np.load(job.path, allow_pickle=False) for job in jobs]) if jobs else np.empty((0, 3), np.uint64)
+    )
     names = list(splits)
     starts = list(accumulate(map(len, splits.values()), initial=0))
     left_out: dict[str, list[int]] = {split: [] for split in names}
@@ -73,7 +75,7 @@ def find_duplicates(splits: Splits, jobs: list[HashJob]) -> tuple[dict[str, list
 
 
 def _groups(hashes: NDArray[np.uint64]) -> Iterator[list[int]]:
-    """Positions of the same hash, ascending, of every hash that stands more than once."""
+    """Yield the ascending positions of every hash that occurs more than once; `hashes` as `hash_items` saves them."""
     order = np.lexsort((hashes[:, 0], hashes[:, 2], hashes[:, 1]))
     ordered = hashes[order]
     begins = np.flatnonzero(np.r_[True, (ordered[1:, 1:] != ordered[:-1, 1:]).any(axis=1), True])

@@ -1,4 +1,4 @@
-"""The end of a packing: one index of all shards, dataset.json, and everything moved to its place."""
+"""Finish a packing: write the indices and dataset.json, then move everything into place."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from mimcl.pipeline.packing.sample import JPEG_QUALITY
 _OURS = re.compile(r"(rejected|duplicates)\.jsonl|(train|val)(\.arrow|-\d{6}\.(tar|idx))")
 
 
-def describe(
-    staging: Path, shards: dict[str, list[PackedShard]], classes: list[str], plan: dict[str, Any], more: dict[str, Any]
+def write_description(
+    staging: Path, shards: dict[str, list[PackedShard]], classes: list[str], plan: dict[str, Any], extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes indices, rejected.jsonl and, last, dataset.json to `staging`; returns what that holds.
+    """Write indices, rejected.jsonl and, last, dataset.json to `staging`; return the content of dataset.json.
 
-    `more` is put to what it says about the packing. Raises DataError where a split has no usable image.
+    `extra` is added to its entry "packed". Raises DataError if a split has no usable image.
     """
-    rejected, splits = [], {}
+    rejected: list[dict[str, Any]] = []
+    splits = {}
     for split, found in shards.items():
         lost = [{"split": split, "path": path, "reason": why} for shard in found for path, why in shard.rejected]
         rejected += lost
         if not any(shard.samples for shard in found):
-            shutil.rmtree(staging)  # only another source mends it, and with that nothing here could be gone on with
+            shutil.rmtree(staging)  # only another source helps, and none of this can be used with that
             example = [f", for example {row['path']}: {row['reason']}" for row in lost[:1]]
             raise DataError(f"none of the {len(lost)} files of {split} is a usable image" + "".join(example))
         splits[split] = _split(staging, split, found, classes)
@@ -48,27 +49,26 @@ def describe(
         "every_image_decoded": plan["decode"],
         "rejected": len(rejected),
         "dedup": plan["dedup"],
-        **more,
+        **extra,
     }
     description = {"format": DATASET_FORMAT, "splits": splits, "packed": packed}
     write_json(staging / "dataset.json", description)
     return description
 
 
-def move(out: Path, staging: Path, shards: dict[str, list[PackedShard]], dedup: bool) -> None:
-    """Puts what was packed in place of an earlier packing; dataset.json, which makes it a data set, comes last.
+def move_into_place(out: Path, staging: Path, shards: dict[str, list[PackedShard]], dedup: bool) -> None:
+    """Replace an earlier packing in `out` by the files in `staging`; dataset.json is moved last.
 
-    Killed in between, it does the rest when called again. Prototype sets stay: they know the index that they were made
-    for.
+    If it is killed, calling it again does the rest. Prototype sets stay: they record the index they were made for.
     """
     places = {
         tar.with_suffix(end).name: name.removesuffix(".tar") + end
         for split, found in shards.items()
-        for name, tar in ((name, shard.tar) for name, shard in named(split, found))
+        for name, tar in ((name, shard.tar) for name, shard in named_shards(split, found))
         for end in (".tar", ".idx")
     }
-    beside = [*(f"{split}.arrow" for split in shards), "rejected.jsonl", *(["duplicates.jsonl"] if dedup else [])]
-    places |= {name: name for name in beside}
+    others = [*(f"{split}.arrow" for split in shards), "rejected.jsonl", *(["duplicates.jsonl"] if dedup else [])]
+    places |= {name: name for name in others}
     wanted = {*places.values()}
     (out / "dataset.json").unlink(missing_ok=True)
     for path in out.iterdir():
@@ -81,15 +81,15 @@ def move(out: Path, staging: Path, shards: dict[str, list[PackedShard]], dedup: 
     shutil.rmtree(staging)
 
 
-def named(split: str, shards: Sequence[PackedShard]) -> list[tuple[str, PackedShard]]:
-    """The shards that hold anything, numbered without a gap."""
-    held = [shard for shard in shards if shard.samples]
-    return [(f"{split}-{number:06d}.tar", shard) for number, shard in enumerate(held)]
+def named_shards(split: str, shards: Sequence[PackedShard]) -> list[tuple[str, PackedShard]]:
+    """Return the shards that are not empty with their final names, numbered without gaps."""
+    non_empty = [shard for shard in shards if shard.samples]
+    return [(f"{split}-{number:06d}.tar", shard) for number, shard in enumerate(non_empty)]
 
 
 def _split(staging: Path, split: str, shards: Sequence[PackedShard], classes: list[str]) -> dict[str, Any]:
     entries, tables = [], []
-    for number, (name, shard) in enumerate(named(split, shards)):
+    for number, (name, shard) in enumerate(named_shards(split, shards)):
         entries.append({"name": name, "bytes": shard.nbytes, "samples": shard.samples, "xxh128": shard.xxh128})
         rows = shard.rows().replace_schema_metadata()
         tables.append(rows.append_column("shard", pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows)))

@@ -1,4 +1,4 @@
-"""What a worker does: pack one shard, or hash a stretch of items. Finished is what has its last file."""
+"""The jobs of worker processes: pack one shard, or hash some items. A job is finished once its last file exists."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mimcl.pipeline.packing.sample import prepare, read
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.writer import members_of, new_shard
 
-_AT_ONCE = 32  # items between two signs of progress
-_ROWS = pa.schema([(name, kind) for name, kind in COLUMNS.items() if name != "shard"])  # which finishing adds
+_PROGRESS_ITEMS = 32  # between two reports of progress
+_ROWS = pa.schema([(name, kind) for name, kind in COLUMNS.items() if name != "shard"])  # added by `write_description`
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """The items of one shard, the first of which has the key `first`. Beside `tar` come its .idx and its .rows."""
+    """The items of one shard; the first has the key `first`. Writes .idx and .rows beside `tar`."""
 
     tar: Path
     first: int
@@ -38,7 +38,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class PackedShard:
-    """A shard that is finished; without samples it has neither tar nor .idx. `rejected` are (name, reason)."""
+    """A finished shard; without samples it has neither tar nor .idx. `rejected` are (name, reason)."""
 
     tar: Path
     samples: int
@@ -48,22 +48,23 @@ class PackedShard:
     rejected: list[list[str]]
 
     def rows(self) -> pa.Table:
-        """The index's columns but for `shard`. They lie in the file's pages for as long as they are used."""
+        """Return the index's columns except `shard`, memory-mapped."""
         with pa.memory_map(str(rows_path(self.tar))) as file:
             return pa.ipc.open_file(file).read_all()
 
 
 def rows_path(tar: Path) -> Path:
-    """Where the rows of a shard lie."""
+    """Return the path of a shard's rows."""
     return tar.with_suffix(".rows")
 
 
 def pack_shard(job: ShardJob, advance: Advance) -> None:
-    """Writes tar, .idx and, last, .rows. Raises DataError, and OSError where it cannot write."""
+    """Write tar, .idx and, last, .rows. Raises DataError, and OSError if it cannot write."""
     rows: dict[str, list] = {name: [] for name in _ROWS.names}
-    rejected, changed, writer = [], 0, None
+    rejected: list[list[str]] = []
+    changed, writer = 0, None
     with ExitStack() as stack:
-        for place, item in enumerate(_counted(job.items, advance)):
+        for place, item in enumerate(_with_progress(job.items, advance)):
             sample = prepare(item, job.config)
             if isinstance(sample, str):
                 rejected.append([item.name, sample])
@@ -75,31 +76,31 @@ def pack_shard(job: ShardJob, advance: Advance) -> None:
                 for column, value in zip(rows.values(), row, strict=True):
                     column.append(value)
                 changed += sample.changed
-    about = {
+    summary = {
         "samples": len(rows["key"]),
         "nbytes": writer.nbytes if writer else 0,
         "xxh128": writer.xxh128() if writer else "",
         "changed": changed,
         "rejected": rejected,
     }
-    schema = _ROWS.with_metadata({"about": json.dumps(about)})
+    schema = _ROWS.with_metadata({"about": json.dumps(summary)})
     with atomic_file(rows_path(job.tar)) as file, pa.ipc.new_file(file, schema) as out:
         out.write_table(pa.table(rows, schema))
-    advance(len(job.items) % _AT_ONCE)
+    advance(len(job.items) % _PROGRESS_ITEMS)
 
 
-def packed_shard(tar: Path) -> PackedShard | None:
-    """What is known of a finished shard, None for one that is not (any more)."""
+def load_packed_shard(tar: Path) -> PackedShard | None:
+    """Return a finished shard, or None if it is not finished or was moved."""
     try:
         with pa.memory_map(str(rows_path(tar))) as file:
-            about: dict[str, Any] = json.loads(pa.ipc.open_file(file).schema.metadata[b"about"])
+            summary: dict[str, Any] = json.loads(pa.ipc.open_file(file).schema.metadata[b"about"])
     except FileNotFoundError:
         return None
-    return PackedShard(tar, **about)
+    return PackedShard(tar, **summary)
 
 
-def is_whole(shard: PackedShard | None) -> bool:
-    """Whether it is finished and its files are there, the tar as long as it was written."""
+def is_complete(shard: PackedShard | None) -> bool:
+    """Whether the shard is finished and its files exist, the tar with the size that was written."""
     if shard is None:
         return False
     if not shard.samples:
@@ -109,7 +110,7 @@ def is_whole(shard: PackedShard | None) -> bool:
 
 @dataclass(frozen=True)
 class HashJob:
-    """Items at `positions`; their hashes go to `path`."""
+    """Items at `positions`, whose hashes are written to `path`."""
 
     path: Path
     positions: list[int]
@@ -117,22 +118,22 @@ class HashJob:
 
 
 def hash_items(job: HashJob, advance: Advance) -> None:
-    """Writes position and xxh128 (upper, lower half) of what can be read, as .npy: (n, 3) of uint64."""
+    """Write position and xxh128 (upper, lower half) of each readable item as .npy: (n, 3) of uint64."""
     found = []
-    for position, item in zip(job.positions, _counted(job.items, advance), strict=True):
+    for position, item in zip(job.positions, _with_progress(job.items, advance), strict=True):
         try:
             both = xxhash.xxh128_intdigest(read(item))
-        except OSError:  # packing lists it
+        except OSError:  # packing rejects it
             continue
         found.append((position, both >> 64, both & (2**64 - 1)))
     with atomic_file(job.path) as file:
         np.save(file, np.array(found, np.uint64).reshape(-1, 3))
-    advance(len(job.items) % _AT_ONCE)
+    advance(len(job.items) % _PROGRESS_ITEMS)
 
 
-def _counted(items: Sequence[Item], advance: Advance) -> Iterator[Item]:
-    """The items, telling of all but the last few, of which the job tells when it is finished."""
+def _with_progress(items: Sequence[Item], advance: Advance) -> Iterator[Item]:
+    """Yield the items and report progress, except for the last few, which the job reports once it is finished."""
     for place, item in enumerate(items, 1):
         yield item
-        if place % _AT_ONCE == 0:
-            advance(_AT_ONCE)
+        if place % _PROGRESS_ITEMS == 0:
+            advance(_PROGRESS_ITEMS)

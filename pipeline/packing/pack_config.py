@@ -1,4 +1,4 @@
-"""How to pack."""
+"""The settings of packing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mimcl.pipeline.cores import worker_count
 
 @dataclass(frozen=True)
 class PackConfig:
-    """`shard_mb` in 10^6 bytes; `short_side` in pixels, 0 keeps the bytes; `decode` checks every pixel.
+    """Settings of packing; all but `workers` determine the bytes that are written.
 
-    `dedup` leaves out what has the same bytes as an earlier item of its split. `workers` are processes; they change
-    nothing of what is written.
+    `shard_mb` is in 10^6 bytes, `short_side` in pixels (0 keeps the original bytes). `decode` decodes every image to
+    check it. `dedup` leaves out items with the same bytes as an earlier one of their split. `workers` are processes.
     """
 
     shard_mb: int = 256

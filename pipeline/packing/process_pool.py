@@ -1,4 +1,4 @@
-"""Jobs on worker processes, which end with the process that started them, however it ends."""
+"""Run jobs in worker processes, which exit when their parent process does, even if it is killed."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, TypeVar
 
 from mimcl.pipeline.files import DataError
 
-_LOOK_SECONDS = 0.1  # between two looks at the workers' progress
+_POLL_S = 0.1  # between two looks at the workers' progress
 
 Job = TypeVar("Job")
 Work = Callable[[Job, Callable[[int], None]], None]
 
 
 def run(work: Work, jobs: Iterable[Job], count: int, workers: int, on_progress: Callable[[int], None]) -> None:
-    """`work(job, advance)` for each of `count` jobs, in that many processes, in this one where one is enough.
+    """Call `work(job, advance)` for each of `count` jobs in worker processes, or in this process if one suffices.
 
-    `work` is a function of a module; it calls `advance(n)` now and then, and `on_progress(n)` is called here with what
-    all of them have advanced. After an error or an interrupt no job goes on: `advance` raises. Raises what `work`
-    raises, and DataError when a worker was killed. A script that calls this does so under `if __name__ == "__main__"`,
-    as Python's multiprocessing demands.
+    `work` must be a module-level function. It calls `advance(n)` regularly, and `on_progress` is called here with the
+    sums. After an error or an interrupt `advance` raises, which stops the other jobs. Raises what `work` raises, and
+    DataError if a worker was killed. Scripts must call this under `if __name__ == "__main__"`, as multiprocessing
+    requires.
     """
     workers = min(workers, count)
     if workers <= 1:
@@ -36,34 +36,35 @@ def run(work: Work, jobs: Iterable[Job], count: int, workers: int, on_progress: 
     context = multiprocessing.get_context("spawn")  # forking a process that has threads is not safe
     advanced, stopped = context.Value("q", 0), context.RawValue("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start, (advanced, stopped))
-    told, pending, waiting = 0, set(), iter(jobs)
+    pending: set[Future[None]] = set()
+    reported, waiting = 0, iter(jobs)
     try:
         while True:
             pending |= {pool.submit(_work, work, job) for job in islice(waiting, 2 * workers - len(pending))}
             if not pending:
                 break
-            finished, pending = wait(pending, _LOOK_SECONDS, FIRST_COMPLETED)
+            finished, pending = wait(pending, _POLL_S, FIRST_COMPLETED)
             for future in finished:
                 future.result()
-            now = advanced.get_obj().value  # not through the lock, which a killed worker may hold for ever
-            if now > told:
-                on_progress(now - told)
-                told = now
+            now = advanced.get_obj().value  # without the lock, which a killed worker may hold for ever
+            if now > reported:
+                on_progress(now - reported)
+                reported = now
     except BrokenProcessPool:
         raise DataError(
-            "a worker process was ended from outside, perhaps for want of memory; the same command goes on where it "
-            "was, with fewer --workers in less memory"
+            "a worker process was killed (out of memory?); run the same command again to resume, with fewer --workers "
+            "if memory is short"
         ) from None
-    finally:  # nothing is left to stop then, unless something failed
+    finally:  # stops the other jobs after an error
         stopped.value = 1
         pool.shutdown(cancel_futures=True)
 
 
 class _Stopped(Exception):
-    """Another job failed."""
+    """Raised in a worker after another job has failed."""
 
 
-# Of a worker process: set once, when it starts.
+# Set in each worker process when it starts.
 _advance: Callable[[int], None]
 
 
@@ -77,11 +78,11 @@ def _start(advanced: Any, stopped: Any) -> None:
             advanced.value += items
 
     _advance = advance
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all; the first process stops the others
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent stops the workers
+    threading.Thread(target=_exit_with, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def _end_with(parent: Any) -> None:
+def _exit_with(parent: Any) -> None:
     parent.join()
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The beginning of a packing: may it be written here, is it there already, or was it begun before?"""
+"""Start a packing: check the output folder, and find out whether to start, to resume, or that all is packed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.remote.urls import is_address
 from mimcl.pipeline.sources.item import Source
 
-STAGING = ".packing"  # in the folder that is packed into: what is finished of a packing that is not
+STAGING = ".packing"  # folder in the output folder for the finished parts of an unfinished packing
 _PLAN = "plan.json"
-_ANEW = "give --overwrite to begin anew"
+_START_OVER = "give --overwrite to start over"
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
-    """Makes `out`, and keeps other packings out of it while the block lasts."""
+def locked_output(out: Path) -> Iterator[None]:
+    """Create `out` and lock it against other packing processes. Raises DataError."""
     if is_address(out):
-        raise DataError(f"{out} is not on this machine; pack into a folder with --out, and upload that")
+        raise DataError(f"{out} is not a local folder; give a folder with --out and upload that")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; give a folder with --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -38,8 +38,8 @@ def claimed(out: Path) -> Iterator[None]:
         yield
 
 
-def described(source: Source, config: PackConfig) -> dict[str, Any]:
-    """All that decides which bytes are written."""
+def packing_plan(source: Source, config: PackConfig) -> dict[str, Any]:
+    """Return everything that determines the bytes to write."""
     return {
         "format": DATASET_FORMAT,
         "source": source.digest(),
@@ -52,87 +52,88 @@ def described(source: Source, config: PackConfig) -> dict[str, Any]:
     }
 
 
-def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Makes out/.packing ready to go on in; returns what dataset.json holds where all of it is packed already.
+def start_or_resume(out: Path, plan: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """Prepare out/.packing; return the content of dataset.json if everything is packed already, else None.
 
-    Raises DataError where `out` holds anything else, or a packing begun of another source or with other settings, and
-    `overwrite` does not allow to replace it.
+    Raises DataError if `out` has other files, or a packing of another source or with other settings, unless
+    `overwrite` is given.
     """
     staging = out / STAGING
-    begun = _begun(staging)
-    if begun != plan and (overwrite or not _goes_on(staging)):
+    started = _started_plan(staging)
+    if started != plan and (overwrite or not _has_finished_parts(staging)):
         shutil.rmtree(staging, ignore_errors=True)
-        begun = None
+        started = None
     if overwrite:
         pass
     elif (out / "dataset.json").exists():
         description = _finished(out, plan)
-        if begun in (None, plan):  # killed when nothing but this was left to do
+        if started in (None, plan):  # killed just before removing it
             shutil.rmtree(staging, ignore_errors=True)
         return description
-    elif begun is not None and begun != plan:
-        raise DataError(f"{out}: {_difference(begun, plan)}, or {_ANEW}")
-    elif any(path != staging for path in out.iterdir()) and not is_packed(staging):
+    elif started is not None and started != plan:
+        raise DataError(f"{out}: {_difference(started, plan)}, or {_START_OVER}")
+    elif any(path != staging for path in out.iterdir()) and not is_ready_to_move(staging):
         raise DataError(f"{out} is not empty; give another --out, or --overwrite to replace what was packed there")
     staging.mkdir(exist_ok=True)
-    for aside in staging.glob(".*.tmp"):  # of processes that were killed
-        aside.unlink(missing_ok=True)
-    if _begun(staging) is None:
+    for leftover in staging.glob(".*.tmp"):  # of killed processes
+        leftover.unlink(missing_ok=True)
+    if _started_plan(staging) is None:
         write_json(staging / _PLAN, plan)
     return None
 
 
-def is_packed(staging: Path) -> bool:
-    """Whether nothing is left to do but moving it to its place, which may have begun."""
+def is_ready_to_move(staging: Path) -> bool:
+    """Whether all is packed and only has to be moved into place; some may have been moved already."""
     return (staging / "dataset.json").exists()
 
 
-def leave(out: Path) -> None:
-    """After a failure: keeps what can be gone on with, and otherwise nothing."""
+def clean_up(out: Path) -> None:
+    """After a failure, remove what a later packing cannot resume from."""
     staging = out / STAGING
-    if not _goes_on(staging):
+    if not _has_finished_parts(staging):
         shutil.rmtree(staging, ignore_errors=True)
     if not any(out.iterdir()):
         out.rmdir()
 
 
-def _goes_on(staging: Path) -> bool:
-    """Whether anything is finished there."""
-    return is_packed(staging) or any(path.suffix in (".tar", ".npy") for path in staging.glob("[!.]*"))
+def _has_finished_parts(staging: Path) -> bool:
+    return is_ready_to_move(staging) or any(path.suffix in (".tar", ".npy") for path in staging.glob("[!.]*"))
 
 
-def _begun(staging: Path) -> dict[str, Any] | None:
+def _started_plan(staging: Path) -> dict[str, Any] | None:
     try:
         return json.loads((staging / _PLAN).read_bytes())
     except FileNotFoundError:
         return None
 
 
-def _difference(begun: dict[str, Any], plan: dict[str, Any]) -> str:
-    """What to mend so that the packing can go on."""
-    if (begun.get("source"), begun.get("modified")) != (plan["source"], plan["modified"]):
-        return "the source changed since this packing was begun, or is another one; restore it"
-    name = next(name for name in plan if begun.get(name) != plan[name])
-    was, now = begun.get(name), plan[name]
+def _difference(started: dict[str, Any], plan: dict[str, Any]) -> str:
+    """Say what differs, and what to do to resume."""
+    if (started.get("source"), started.get("modified")) != (plan["source"], plan["modified"]):
+        return "the source has changed since this packing was started, or is another one; restore it"
+    name = next(name for name in plan if started.get(name) != plan[name])
+    was, now = started.get(name), plan[name]
     if name in ("format", "pillow"):
-        return f"this packing was begun with {name} {was}, here it is {now}; restore that version"
+        return f"this packing was started with {name} {was}, now it is {now}; restore that version"
     flag = f"--{name.replace('_', '-')}"
-    return f"this packing was begun with {flag} {was}, now it is {now}; give the same"
+    return f"this packing was started with {flag} {was}, now it is {now}; give the same value"
 
 
 def _finished(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """The description of what is packed in `out`. Raises DataError unless it is what `plan` says, and all there."""
+    """Return dataset.json of a finished packing. Raises DataError unless it matches `plan` and is complete."""
     description = read_dataset(out)
     packed = description.get("packed", {})
     names = {"source": "source", "shard_mb": "shard_mb", "short_side": "short_side", "dedup": "dedup"}
     names["every_image_decoded"] = "decode"
     if any(packed.get(name) != plan[here] for name, here in names.items()):
         raise DataError(
-            f"{out} is not empty: it was packed of other files (or of these, before they changed) or with other "
+            f"{out} is not empty: it was packed from other files (or these, before they changed) or with other "
             "settings; give another --out, or --overwrite to replace it"
         )
     if plan["modified"] > (out / "dataset.json").stat().st_mtime_ns:
-        raise DataError(f"{out}: the source changed since it was packed: a file in it is newer; restore it, or {_ANEW}")
+        raise DataError(
+            f"{out}: the source changed since it was packed (a file is newer); restore it, or {_START_OVER}"
+        )
     for split, part in description["splits"].items():
         index = out / f"{split}.arrow"
         damaged = [] if index.exists() and file_digest(index) == part["index_xxh128"] else [index]
@@ -141,5 +142,5 @@ def _finished(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
             if not (tar.exists() and tar.stat().st_size == shard["bytes"] and tar.with_suffix(".idx").exists()):
                 damaged.append(tar)
         if damaged:
-            raise DataError(f"{out} was packed, but {damaged[0].name} is damaged or missing; {_ANEW}")
+            raise DataError(f"{out} was packed, but {damaged[0].name} is damaged or missing; {_START_OVER}")
     return description

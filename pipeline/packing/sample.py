@@ -1,4 +1,4 @@
-"""From an item to what is packed of it: read, examined, perhaps made smaller."""
+"""Turn an item into the sample to pack: read it, examine it, shrink it if requested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class Sample:
-    """The bytes to pack, and whether they differ from the source's."""
+    """The bytes to pack; `changed` says whether they differ from the source."""
 
     data: bytes
     header: Header
@@ -28,18 +28,18 @@ class Sample:
 
 
 def read(item: Item) -> bytes:
-    """The item's bytes. Raises OSError, and DataError where they are not as many as were listed."""
+    """Return the item's bytes. Raises OSError, and DataError if their number is not the listed one."""
     data = item.read()
     if item.exact and len(data) != item.nbytes:
         raise DataError(
-            f"{item.name} had {item.nbytes:,} bytes when the source was listed and has {len(data):,} now: the source "
+            f"{item.name} had {item.nbytes:,} bytes when the source was listed and now has {len(data):,}: the source "
             "is changing; wait until it is complete, then pack it with --overwrite"
         )
     return data
 
 
 def prepare(item: Item, config: PackConfig) -> Sample | str:
-    """The sample, or the reason why there is none. Raises DataError for a source that is changing."""
+    """Return the sample, or the reason why it is rejected. Raises DataError if the source is changing."""
     try:
         data = read(item)
         header = examine(data, config.decode)
@@ -54,16 +54,16 @@ def prepare(item: Item, config: PackConfig) -> Sample | str:
 
 
 def _shrink(data: bytes, header: Header, short_side: int) -> tuple[bytes, Header]:
-    """The image with `short_side` pixels on its short side, as RGB in its own format, without metadata."""
+    """Return the image resized to `short_side` pixels, as RGB in its original format without metadata."""
     scale = short_side / min(header.width, header.height)
     size = (max(1, round(header.width * scale)), max(1, round(header.height * scale)))
     try:
-        image = Image.open(io.BytesIO(data))
-        image.draft("RGB", size)  # a JPEG is decoded at 1/2, 1/4 or 1/8, to no less than `size`; others as they are
+        image: Image.Image = Image.open(io.BytesIO(data))
+        image.draft("RGB", size)  # decodes a JPEG at 1/2, 1/4 or 1/8, at least at `size`
         image = to_rgb(image).resize(size, Image.Resampling.LANCZOS)
     except Exception as error:
         raise NotUsable(f"does not decode: {error}") from None
-    image.info = {}  # of which Pillow would write comments, colour profiles and transparency
+    image.info = {}  # else Pillow writes comments, colour profiles and transparency
     encoded = io.BytesIO()
     image.save(encoded, EXTENSIONS[header.extension], quality=JPEG_QUALITY)
     return encoded.getvalue(), Header(header.extension, *size)

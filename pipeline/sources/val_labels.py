@@ -47,9 +47,7 @@ def _pair(line: str) -> tuple[str, str]:
 
 def _in_order(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
     if len(lines) != len(items):
-        raise DataError(
-            f"{path} has {len(lines):,} labels for {len(items):,} val images; give one line per image"
-        )
+        raise DataError(f"{path} has {len(lines):,} labels for {len(items):,} val images; give one line per image")
     return lines
 
 

@@ -159,9 +159,9 @@ def test_the_run_gives_features_for_new_prototypes(home):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["shard", "nowhere"], 1, "nowhere does not exist"),
-        (["shard", "imagenet", "--short-side", "8"], 1, "shards is not empty: it was packed of other files"),
-        (["shard", "imagenet", "--out", "imagenet/shards"], 1, "lies inside"),
+        (["shard", "nowhere"], 1, "nowhere not found"),
+        (["shard", "imagenet", "--short-side", "8"], 1, "shards is not empty"),
+        (["shard", "imagenet", "--out", "imagenet/shards"], 1, "imagenet/shards is inside imagenet"),
         (["shard"], 2, "Missing argument 'SRC'"),
         (["shard", "imagenet", "--shard-mb", "0"], 2, "--shard-mb"),
         (["prototypes", "build"], 1, "exists; give another --name, or --overwrite"),

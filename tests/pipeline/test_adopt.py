@@ -1,4 +1,4 @@
-"""Adopted shards: untouched, indexed exactly, again only where something changed, verified."""
+"""Adopted shards: unchanged, indexed exactly, indexed again only after changes, verified."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def shards(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_image_is_indexed_where_it_lies(shards, workers):
+def test_every_image_is_indexed_in_place(shards, workers):
     folder, samples = shards
     before = state(folder)
     description, notes = adopted(folder, workers=workers)
@@ -67,15 +67,17 @@ def test_every_image_is_indexed_where_it_lies(shards, workers):
     assert verify(folder, True, 2, lambda count: None) == []
 
 
-def test_again_only_where_something_changed(shards):
+def test_shards_are_adopted_again_only_if_they_changed(shards):
     folder, _ = shards
     first, _ = adopted(folder)
     before = state(folder)
     again, notes = adopted(folder)
-    assert (again, notes) == (first, ["adopted before, and nothing changed since"])
+    (note,) = notes
+    assert again == first
+    assert note.startswith("already adopted")
     assert state(folder) == before
     write_shard(folder / "img-val.tar", [{"__key__": "new", "jpg": pictures(1)[0], "cls": 1}])
-    with pytest.raises(DataError, match="changed since they were adopted; --overwrite makes a new index"):
+    with pytest.raises(DataError, match=f"{folder}.*changed.*--overwrite"):
         adopted(folder)
     assert {name: known for name, known in state(folder).items() if name != "img-val.tar"} == {
         name: known for name, known in before.items() if name != "img-val.tar"
@@ -89,11 +91,11 @@ def test_again_only_where_something_changed(shards):
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: flip(path, 300)])
-def test_an_index_that_is_damaged_is_made_anew(shards, harm):
+def test_a_damaged_index_needs_overwrite(shards, harm):
     folder, _ = shards
     first, _ = adopted(folder)
     harm(folder / "val.arrow")
-    with pytest.raises(DataError, match=r"was adopted, but val.arrow is damaged or missing; --overwrite makes a new"):
+    with pytest.raises(DataError, match=r"val.arrow is damaged or missing.*--overwrite"):
         adopted(folder)
     assert adopted(folder, overwrite=True)[0] == first
     assert ShardIndex.load(folder, "val").samples == first["splits"]["val"]["samples"]
@@ -106,11 +108,11 @@ def test_the_class_list_names_the_numbers(shards, tmp_path):
     index = ShardIndex.load(folder)
     assert index.classes == ["ant", "bee", "cat", "dog"]
     assert index.label.tolist() == [sample["cls"] for sample in samples[:9]]
-    with pytest.raises(DataError, match="or the options, changed"):
+    with pytest.raises(DataError, match="options have changed"):
         adopted(folder)
 
 
-def test_what_is_no_usable_image_is_listed(tmp_path):
+def test_unusable_samples_are_listed(tmp_path):
     one, two = pictures(2)
     members = {
         "1.jpg": one,
@@ -123,7 +125,7 @@ def test_what_is_no_usable_image_is_listed(tmp_path):
         "6.png": encoded("png"),
         "6.json": b"{",
         "k" * 2000 + ".jpg": one,
-        "7.jpeg": encoded("png"),  # by its content
+        "7.jpeg": encoded("png"),  # a PNG by its content
     }
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
     adopted(tmp_path)
@@ -132,34 +134,35 @@ def test_what_is_no_usable_image_is_listed(tmp_path):
     reasons = {row["path"][:8]: row["reason"] for row in rejected}
     assert reasons == {
         "x.tar/2.": "truncated: the jpg data end before the image does",
-        "x.tar/3.": "a sample without an image (jpg, jpeg, png, webp)",
+        "x.tar/3.": "no image (jpg, jpeg, png, webp) in the sample",
         "x.tar/4.": "not a JPEG, PNG or WebP image",
         "x.tar/5.": "empty file",
-        "x.tar/1.": "its key '1' has been in this shard before",
-        "x.tar/6.": "its label cannot be read from 6.json",
+        "x.tar/1.": "its key '1' occurs twice in this shard",
+        "x.tar/6.": "cannot read its label from 6.json",
         "x.tar/kk": "its key is longer than 1,000 bytes",
     }
     assert verify(tmp_path, False, 1, lambda count: None) == []
 
 
-def test_a_folder_that_cannot_be_written_to_is_found_out_before_anything_is_read(shards, monkeypatch):
+def test_a_read_only_folder_is_refused_before_shards_are_read(shards, monkeypatch):
     folder, _ = shards
-    before, told = state(folder), []
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write wherever a disk can
-    with pytest.raises(DataError, match="cannot be written to"):
-        adopt(folder, sorted(folder.glob("*.tar")), on_progress=told.append)
-    assert (told, state(folder)) == ([], before)
+    before, counts = state(folder), []
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write to read-only folders
+    with pytest.raises(DataError, match=f"{folder} is not writable"):
+        adopt(folder, sorted(folder.glob("*.tar")), on_progress=counts.append)
+    assert (counts, state(folder)) == ([], before)
 
 
-def test_keys_in_several_shards_are_said(tmp_path):
+def test_keys_in_several_shards_are_noted(tmp_path):
     for name in ("a.tar", "b.tar"):
         write_shard(tmp_path / name, [{"__key__": f"{n}", "jpg": image} for n, image in enumerate(pictures(3))])
     _, notes = adopted(tmp_path)
-    assert notes == ["train: 3 keys are in several shards; samples are told apart by their rows"]
+    (note,) = notes
+    assert note.startswith("train: 3 keys")
     assert ShardIndex.load(tmp_path).keys() == ["0", "1", "2"] * 2
 
 
-def test_what_verify_finds(shards):
+def test_verify_finds_damage_in_adopted_shards(shards):
     folder, _ = shards
     adopted(folder)
     index = ShardIndex.load(folder)
@@ -209,16 +212,16 @@ def strange_name(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (packed_by_us, "has been packed by mimcl and needs no adoption"),
-        (foreign, "dataset.json is not of this program's making"),
-        (stopped, "has train.arrow but no dataset.json.*--overwrite replaces it"),
-        (cut, "b.tar ends (before|within)"),
-        (val_alone, "has no shards of train"),
-        (no_images, "no sample of train has a usable image, for example a.tar/1.txt: a sample without"),
-        (strange_name, "which no data set can hold; rename it"),
+        (packed_by_us, "packed by mimcl.*--data"),
+        (foreign, "dataset.json was not written by mimcl"),
+        (stopped, "train.arrow but no dataset.json.*--overwrite"),
+        (cut, "b.tar is truncated within"),
+        (val_alone, "no shards of train"),
+        (no_images, "no sample of train.*a.tar/1.txt: no image"),
+        (strange_name, "shard name .*rename"),
     ],
 )
-def test_what_is_refused(tmp_path, make, message):
+def test_invalid_folders_are_refused(tmp_path, make, message):
     make(tmp_path / "wds")
     before = state(tmp_path / "wds")
     with pytest.raises(DataError, match=message) as error:
@@ -228,9 +231,9 @@ def test_what_is_refused(tmp_path, make, message):
     assert not [path for path in (tmp_path / "wds").iterdir() if path.is_dir()]
 
 
-def test_a_shard_of_the_list_that_does_not_exist_or_lies_elsewhere(shards, tmp_path):
+def test_missing_shards_and_shards_in_other_folders_are_refused(shards, tmp_path):
     folder, _ = shards
-    for path, message in ((folder / "none.tar", "does not exist"), (tmp_path / "other.tar", "lie in one folder")):
+    for path, message in ((folder / "none.tar", "none.tar not found"), (tmp_path / "other.tar", "in one folder")):
         if path.parent == tmp_path:
             write_shards(tmp_path, {"other.tar": 1})
         with pytest.raises(DataError, match=message):
@@ -238,7 +241,7 @@ def test_a_shard_of_the_list_that_does_not_exist_or_lies_elsewhere(shards, tmp_p
 
 
 @pytest.mark.parametrize("name", ["../x.tar", "/tmp/x.tar", ".x.tar", "a/b.tar", "x", "a\nb.tar", 7])
-def test_names_in_the_description_are_plain(shards, name):
+def test_shard_names_in_the_description_must_not_be_paths(shards, name):
     folder, _ = shards
     adopted(folder)
     description = json.loads((folder / "dataset.json").read_text())

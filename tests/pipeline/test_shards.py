@@ -1,4 +1,4 @@
-"""Packing: what other readers see in the shards, the same bytes every time, and nothing left behind by a failure."""
+"""Packing: other readers read the shards, the bytes are always the same, failures leave nothing behind."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.item import FileItem, Source
 
 SMALL = PackConfig(workers=2)
-LARGE = (400, 300)  # of noise: about 300 KB as PNG, so that a few fill a shard of 1 MB
+LARGE = (400, 300)  # noise: about 300 KB as PNG, so that a few fill a shard of 1 MB
 
 
 def nothing(_count):
@@ -60,7 +60,7 @@ def dali_samples(tars, extensions) -> list[tuple[bytes, ...]]:
             missing_component_behavior="error",
             name="reader",
         )
-        return tuple(outputs) if len(extensions) > 1 else outputs  # DALI gives a list only of several
+        return tuple(outputs) if len(extensions) > 1 else outputs  # DALI returns a list only for several outputs
 
     pipeline = read()
     pipeline.build()
@@ -72,7 +72,7 @@ def dali_samples(tars, extensions) -> list[tuple[bytes, ...]]:
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory):
-    """A packed data set of three classes in both splits, several shards in train."""
+    """A packed data set with three classes, two splits and several shards in train."""
     root = tmp_path_factory.mktemp("classes")
     write_train_val(root / "src", {"ant": 13, "bee": 0, "cat": 12}, {"cat": 3, "ant": 2})
     write_noise(root / "src" / "train" / "bee", 7)
@@ -145,14 +145,14 @@ def test_members_are_plain_ustar(classes):
     assert [name for name, _ in members[1::2]] == [f"{number:09d}.cls" for number in range(len(items))]
 
 
-def test_shards_are_cut_at_their_size(classes):
+def test_shards_have_the_requested_size(classes):
     _, _, description = classes
     sizes = [shard["bytes"] for shard in description["splits"]["train"]["shards"]]
     assert all(size <= 1_000_000 + tarfile.RECORDSIZE for size in sizes)
     assert all(a + 420_000 > 1_000_000 for a in sizes[1:-1])
 
 
-def test_an_image_larger_than_a_shard_has_its_own(tmp_path):
+def test_an_image_larger_than_a_shard_gets_its_own(tmp_path):
     (tmp_path / "src").mkdir()
     for name in "abc":
         (tmp_path / "src" / f"{name}.jpg").write_bytes(encoded("baseline") + bytes(1_200_000 * (name == "b")))
@@ -188,7 +188,7 @@ def test_dataset_json(classes):
 # The same bytes
 
 
-def test_byte_identical_whatever_the_workers(classes, tmp_path):
+def test_bytes_do_not_depend_on_workers_or_file_metadata(classes, tmp_path):
     src, out, _ = classes
     (src / "train" / "ant" / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     try:
@@ -229,7 +229,7 @@ def test_progress_counts_every_file(tmp_path):
 # Content
 
 
-def test_content_beats_the_file_name(tmp_path):
+def test_content_determines_the_extension(tmp_path):
     (tmp_path / "src").mkdir()
     wrong = {"baseline": "a.png", "png": "b.webp", "webp": "c.jpeg", "progressive": "d", "grey": "e.tar.gz.JPG"}
     for kind, name in wrong.items():
@@ -246,7 +246,7 @@ def test_names_are_never_paths(tmp_path):
     names = ["..\\..\\up.jpg", "-rf.jpg", "C:\\x.jpg", "~root.jpg", "a\nb.jpg", "%2e%2e%2f.jpg", "..jpg", "x.cls"]
     for name in names:
         (tmp_path / "src" / name).write_bytes(encoded("baseline"))
-    # A source may name its items as it likes; names go to the index and nowhere else.
+    # A source may use any names for its items; they are only written to the index.
     items = image_folder(tmp_path / "src").splits["train"]
     hostile = ["../../../escaped.jpg", "/absolute.jpg"]
     file = tmp_path / "src" / "-rf.jpg"
@@ -280,7 +280,7 @@ def test_short_side(tmp_path, kind):
     assert description["packed"]["short_side"] == 40
     assert description["packed"]["bytes_changed"] == 3
     assert description["packed"]["jpeg_quality"] == 95
-    assert description["packed"]["every_image_decoded"] is False  # those small enough were not
+    assert description["packed"]["every_image_decoded"] is False  # small images were not decoded
     index = ShardIndex.load(tmp_path / "out")
     sizes = list(zip(index.width.tolist(), index.height.tolist(), strict=True))
     assert sizes == [(60, 40), (40, 61), (40, 40), (300, 40), (40, 195)]
@@ -324,13 +324,13 @@ def test_short_side_drops_metadata(tmp_path, kind):
     assert not {"exif", "icc_profile", "comment", "xmp", "note"} & set(image.info)
 
 
-def test_nothing_changed_is_said(tmp_path):
+def test_unchanged_images_are_recorded_as_such(tmp_path):
     write_flat(tmp_path / "src", 3)
     description = packed(tmp_path / "src", tmp_path / "out", PackConfig(short_side=200))
     assert (description["packed"]["bytes_changed"], description["packed"]["jpeg_quality"]) == (0, None)
 
 
-# What is left out
+# Rejected files
 
 
 def test_rejected_files_are_listed_and_the_others_packed(tmp_path):
@@ -364,7 +364,7 @@ def test_rejected_files_are_listed_and_the_others_packed(tmp_path):
     paths = ["a/00000.jpg", "a/00001.jpg", "a/00002.jpg", "b/00000.jpg"]
     assert [index.path(number) for number in range(index.samples)] == paths
     assert index.label.tolist() == [0, 0, 0, 1]
-    assert packed(src, tmp_path / "quick")["packed"]["rejected"] == 5  # not decoded, and one no longer listed
+    assert packed(src, tmp_path / "quick")["packed"]["rejected"] == 5  # without decoding; one is not listed now
 
 
 def test_unreadable_file_is_rejected(tmp_path):
@@ -376,17 +376,17 @@ def test_unreadable_file_is_rejected(tmp_path):
     assert [row["path"] for row in rejections(tmp_path / "out")] == expected
 
 
-def test_a_source_without_images(tmp_path):
+def test_a_source_without_images_is_refused(tmp_path):
     (tmp_path / "src").mkdir()
     for number in range(3):
         (tmp_path / "src" / f"{number}.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"none of the 3 files.*0\.jpg: not a JPEG") as error:
+    with pytest.raises(DataError, match=r"3 files of train.*0\.jpg: not a JPEG") as error:
         packed(tmp_path / "src", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert contents(tmp_path / "out") == {}
 
 
-# The folder it writes to
+# The output folder
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
@@ -401,7 +401,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         packed(tmp_path / "src", tmp_path / "file")
 
 
-def test_overwrite_replaces_ours_and_leaves_the_rest(tmp_path):
+def test_overwrite_replaces_files_of_a_packing_and_keeps_others(tmp_path):
     out = tmp_path / "out"
     write_noise(tmp_path / "many" / "train", 9)
     write_flat(tmp_path / "many" / "val", 2)
@@ -418,7 +418,7 @@ def test_overwrite_replaces_ours_and_leaves_the_rest(tmp_path):
         (out / name).write_text("mine")
     packed(tmp_path / "few", out, overwrite=True)
     ours = {"dataset.json", "rejected.jsonl", "train.arrow", "train-000000.tar", "train-000000.idx"}
-    kept = {"prototypes/default/prototypes.json"}  # of days of work perhaps; it knows which index it is of
+    kept = {"prototypes/default/prototypes.json"}  # may have taken days; it records its index
     assert set(contents(out)) == ours | foreign | kept
     assert ShardIndex.load(out).samples == 3
 
@@ -433,12 +433,12 @@ def test_overwrite_does_not_follow_links(tmp_path):
     assert (tmp_path / "elsewhere" / "kept").read_text() == "mine"
 
 
-def test_a_failure_before_anything_is_finished_leaves_nothing(tmp_path):
+def test_a_failure_before_the_first_shard_leaves_nothing(tmp_path):
     write_flat(tmp_path / "src", 40)
 
     def fail(count):
         if count:
-            assert list((tmp_path / "out" / ".packing").glob(".*.tmp"))  # it is writing
+            assert list((tmp_path / "out" / ".packing").glob(".*.tmp"))  # a shard is being written
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -447,13 +447,13 @@ def test_a_failure_before_anything_is_finished_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_while_overwriting_leaves_the_old_data_set(tmp_path, workers):
+def test_a_failure_while_overwriting_keeps_the_old_data_set(tmp_path, workers):
     write_noise(tmp_path / "other", 12)
     write_noise(tmp_path / "src", 20, seed=1)
     out, config = tmp_path / "out", PackConfig(shard_mb=1, workers=workers)
     packed(tmp_path / "other", out, config)
     (out / "notes.txt").write_text("mine")
-    before, said = contents(out), []
+    before, messages = contents(out), []
 
     def fail(_count):
         if len(list(out.glob(".packing/*.rows"))) > 2:
@@ -463,13 +463,13 @@ def test_a_failure_while_overwriting_leaves_the_old_data_set(tmp_path, workers):
         pack(image_folder(tmp_path / "src"), out, config, overwrite=True, on_progress=fail)
     assert {name: data for name, data in contents(out).items() if not name.startswith(".packing/")} == before
     assert not list(out.glob(".packing/.*"))  # nothing half-written
-    packed(tmp_path / "src", out, config, overwrite=True, say=said.append)
-    assert said[0].startswith("goes on: ")
+    packed(tmp_path / "src", out, config, overwrite=True, on_message=messages.append)
+    assert messages[0].startswith("resuming: ")
     packed(tmp_path / "src", tmp_path / "unbroken", config)
     assert contents(out) == contents(tmp_path / "unbroken") | {"notes.txt": b"mine"}
 
 
 @pytest.mark.parametrize("option", [{"shard_mb": 0}, {"short_side": -1}, {"workers": 0}])
-def test_options_out_of_range(option):
+def test_options_out_of_range_are_refused(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} is .*must be at least"):
         PackConfig(**option)

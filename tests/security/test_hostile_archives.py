@@ -1,4 +1,4 @@
-"""Archives made to do harm end in one line or in a rejection: nothing is written outside, nothing waits or grows."""
+"""Hostile archives end in a one-line error or a rejection: nothing is written outside, nothing blocks or grows."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def test_names_that_lead_out(tmp_path, monkeypatch, capfd, make):
     (home / "x.bin").write_bytes(make(dict.fromkeys(names, one) | {"a/1.jpg": two}))
     monkeypatch.chdir(home)
     assert run(monkeypatch, "shard", "x.bin", "--workers", "1") == 0
-    assert "names that lead out of it, 3 in number" in capfd.readouterr().out
+    assert "3 names that lead out" in capfd.readouterr().out
     assert ShardIndex.load(home / "shards").samples == 2
     assert {name.partition("/shards/")[0] for name in files(tmp_path)} == {"deep/home/x.bin", "deep/home"}
 
@@ -103,14 +103,14 @@ def test_tars(tmp_path, monkeypatch, capfd, content, arguments):
     (tmp_path / "wds").mkdir()
     (tmp_path / "x.tar").write_bytes(content)
     (tmp_path / "wds" / "x.tar").write_bytes(content)
-    os.truncate(tmp_path / "x.tar", 2**41)  # a hole on disk, so that there seems to be something to read
+    os.truncate(tmp_path / "x.tar", 2**41)  # a sparse file, so that there seem to be bytes to read
     os.truncate(tmp_path / "wds" / "x.tar", 2**21)
     monkeypatch.chdir(tmp_path)
     refused(capfd, monkeypatch, "shard", *arguments)
     assert files(tmp_path) == {"x.tar", "wds/x.tar"}
 
 
-# A process of its own, so that what it held at most is its own.
+# A separate process, so that the peak memory is its own.
 MEASURED = """
 import resource, sys
 from mimcl.cli.main import main
@@ -128,7 +128,7 @@ print("grown", peak() - before)
 
 
 def test_a_zip_bomb(tmp_path):
-    """128 MB of zeros behind the first bytes of a JPEG, once as it is and once with a size that is a lie."""
+    """128 MB of zeros after the first bytes of a JPEG, once with its real size and once with a wrong one."""
     packer = zlib.compressobj(1, zlib.DEFLATED, -15)
     data = packer.compress(pictures(1)[0][:300]) + packer.compress(bytes(2**27)) + packer.flush()
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:

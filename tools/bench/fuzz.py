@@ -48,10 +48,10 @@ from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import ReferenceDecoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.packing.finish import describe
-from mimcl.pipeline.packing.jobs import ShardJob, pack_shard, packed_shard
+from mimcl.pipeline.packing.finish import write_description
+from mimcl.pipeline.packing.jobs import ShardJob, load_packed_shard, pack_shard
 from mimcl.pipeline.packing.pack_config import PackConfig
-from mimcl.pipeline.packing.resume import described
+from mimcl.pipeline.packing.resume import packing_plan
 from mimcl.pipeline.sources.item import FileItem, Item, Source
 from mimcl.pipeline.stream import ReadOptions, Stream
 from mimcl.pipeline.verify import verify
@@ -85,8 +85,8 @@ def make(root: Path) -> None:
     jobs = [ShardJob(shards / f"train-{at:06d}.tar", at * half, items[at * half :][:half], config) for at in (0, 1)]
     for job in jobs:
         pack_shard(job, lambda items: None)
-    packed = [shard for job in jobs if (shard := packed_shard(job.tar))]
-    describe(shards, {"train": packed}, ["a", "b", "c"], described(Source({"train": items}), config), {})
+    packed = [shard for job in jobs if (shard := load_packed_shard(job.tar))]
+    write_description(shards, {"train": packed}, ["a", "b", "c"], packing_plan(Source({"train": items}), config), {})
     for path in (shards / "rejected.jsonl", *shards.glob("*.rows")):
         path.unlink()  # not read by training
     index = ShardIndex.load(shards)

@@ -1,4 +1,4 @@
-"""Adopted shards go through everything that packed ones go through."""
+"""Adopted shards work with every command like packed ones."""
 
 import pytest
 from helpers.archives import write_shards
@@ -19,20 +19,20 @@ def adopted(tmp_path_factory):
     return home
 
 
-def test_what_is_said(adopted, monkeypatch, capfd):
+def test_adoption_is_reported_and_verified(adopted, monkeypatch, capfd):
     assert mimcl(monkeypatch, adopted, "shard", "wds", "--adopt") == 0
-    said = capfd.readouterr().out
-    assert "adopted before, and nothing changed since" in said
-    assert "train: 32 images, 2 classes" in said
-    assert "adopted wds/ · next: mimcl prototypes build --data wds" in said
+    output = capfd.readouterr().out
+    assert "already adopted" in output
+    assert "train: 32 images, 2 classes" in output
+    assert "next: mimcl prototypes build --data wds" in output
     assert mimcl(monkeypatch, adopted, "inspect", "wds") == 0
-    assert "by another program, adopted in place" in capfd.readouterr().out
+    assert "adopted in place" in capfd.readouterr().out
     assert mimcl(monkeypatch, adopted, "verify", "wds") == 0
     assert "36 images in 3 shards and 1 prototype sets: all checks passed" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("decoder", ["reference", "dali-cpu"])
-def test_training(adopted, monkeypatch, capfd, decoder):
+def test_training_and_evaluation_on_adopted_shards(adopted, monkeypatch, capfd, decoder):
     arguments = train(decoder, "data.root=wds", "data.batch_size=16", FEW_PATCHES, steps=2, decoder=decoder)
     assert mimcl(monkeypatch, adopted, *arguments) == 0
     assert len(steps_of(adopted / decoder)) > 1

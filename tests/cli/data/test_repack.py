@@ -1,4 +1,4 @@
-"""`mimcl repack`: the same bytes and distances in another order, readable by others; and what is refused."""
+"""`mimcl repack`: the same bytes and distances in another order, read by other readers; bad input is refused."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SET = ("--prototypes", "pixels")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """shards/ with the set pixels, and far/, its images repacked."""
+    """A folder with shards/, which has the prototype set pixels, and far/, the images repacked."""
     folder = tmp_path_factory.mktemp("home")
     write_train_val(folder / "images", TRAIN, {"ant": 5, "bee": 4})
     build = ("prototypes", "build", "--features", "pixels", "--k", "5", "--name", "pixels", "--decoder", "reference")
@@ -65,7 +65,7 @@ def test_each_image_keeps_bytes_path_label_cluster_and_distance(sets):
     assert bands[0].max() <= bands[1].min() <= bands[1].max() <= bands[2].min()
 
 
-def test_the_set_says_where_it_comes_from(home, sets):
+def test_the_prototype_set_records_its_origin(home, sets):
     (old, was), (new, now) = sets
     assert now.info == was.info | {
         "index_fingerprint": new.fingerprint,
@@ -75,11 +75,11 @@ def test_the_set_says_where_it_comes_from(home, sets):
     assert folders[0].read_bytes() == folders[1].read_bytes()
     assert read_dataset(home / "far")["packed"]["json"] is True
     lines = dict(inspect(home / "far" / "prototypes" / "pixels").lines())
-    assert lines["origin"] == f"set pixels of index {old.fingerprint}, distances copied by mimcl repack"
+    assert f"set pixels of index {old.fingerprint}" in lines["origin"]
     assert "origin" not in dict(inspect(home / "shards" / "prototypes" / "pixels").lines())
 
 
-def test_any_reader_of_webdataset_finds_the_distances(home, sets):
+def test_webdataset_reads_the_distances(home, sets):
     _, (new, now) = sets
     shards = [str(home / "far" / shard["name"]) for shard in new.shards]
     read = list(webdataset.WebDataset(shards, shardshuffle=False))
@@ -87,12 +87,12 @@ def test_any_reader_of_webdataset_finds_the_distances(home, sets):
     for row, sample in enumerate(read):
         (image,) = (content for name, content in sample.items() if name in ("jpg", "png", "webp"))
         assert xxhash.xxh64_intdigest(image) == new.xxh64[row]
-        said = json.loads(sample["json"])
-        assert said == {"prototype": now.cluster[row], "distance": now.distance[row], "label": new.label[row]}
+        fields = json.loads(sample["json"])
+        assert fields == {"prototype": now.cluster[row], "distance": now.distance[row], "label": new.label[row]}
         assert sample["cls"] == b"%d" % new.label[row]
 
 
-def test_dali_reads_image_and_distance_by_the_idx(home, sets):
+def test_dali_reads_images_and_distances(home, sets):
     _, (new, now) = sets
     tars = [str(home / "far" / shard["name"]) for shard in new.shards]
 
@@ -101,9 +101,9 @@ def test_dali_reads_image_and_distance_by_the_idx(home, sets):
         files = {"paths": tars, "index_paths": [tar.replace(".tar", ".idx") for tar in tars]}
         return tuple(fn.readers.webdataset(**files, ext=["jpg;png;webp", "json"], missing_component_behavior="error"))
 
-    images, said = reading().run()
+    images, texts = reading().run()
     assert [len(np.array(image)) for image in images] == new.nbytes.tolist()
-    found = [json.loads(np.array(text).tobytes()) for text in said]
+    found = [json.loads(np.array(text).tobytes()) for text in texts]
     assert [one["distance"] for one in found] == now.distance.tolist()
     assert [one["prototype"] for one in found] == now.cluster.tolist()
 
@@ -117,7 +117,7 @@ def test_val_keeps_its_order_and_has_no_distances(home):
     assert all("json" not in sample for sample in read)
 
 
-def test_the_same_again_changes_nothing_and_makes_a_missing_set(home, tmp_path, monkeypatch):
+def test_repacking_again_changes_nothing_and_restores_a_missing_set(home, tmp_path, monkeypatch):
     for name in ("shards", "far"):
         shutil.copytree(home / name, tmp_path / name)
     before = {path: path.read_bytes() for path in (tmp_path / "far").rglob("*.*") if path.is_file()}
@@ -129,7 +129,7 @@ def test_the_same_again_changes_nothing_and_makes_a_missing_set(home, tmp_path, 
     assert before == {path: path.read_bytes() for path in (tmp_path / "far").rglob("*.*") if path.is_file()}
 
 
-def test_a_disk_too_full_for_the_set_is_a_line_and_the_same_command_goes_on(home, tmp_path, monkeypatch, capfd):
+def test_after_a_full_disk_the_same_command_writes_the_set(home, tmp_path, monkeypatch, capfd):
     for name in ("shards", "far"):
         shutil.copytree(home / name, tmp_path / name)
     shutil.rmtree(tmp_path / "far" / "prototypes")
@@ -137,8 +137,8 @@ def test_a_disk_too_full_for_the_set_is_a_line_and_the_same_command_goes_on(home
     with files_end_at(1000):
         assert mimcl(monkeypatch, tmp_path, *words) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("mimcl: far/prototypes cannot be written to (")
-    assert line.endswith("File too large); make room and go on with the same command")
+    assert line.startswith("mimcl: far/prototypes cannot be written (")
+    assert "File too large" in line
     assert os.listdir(tmp_path / "far" / "prototypes") == []
     assert mimcl(monkeypatch, tmp_path, *words) == 0
     PrototypeSet.load(tmp_path / "far" / "prototypes" / "pixels", ShardIndex.load(tmp_path / "far").fingerprint)
@@ -161,24 +161,22 @@ def other_index(home):
 @pytest.mark.parametrize(
     ("damage", "words", "message"),
     [
-        (None, ("shards", "--out", "new"), "no prototypes in shards/prototypes/default"),
-        (None, ("shards", *SET, "--out", "shards"), "lie in one another; give another --out"),
-        (None, ("shards", *SET, "--out", "shards/new"), "lie in one another; give another --out"),
-        (None, ("shards", "--prototypes", "../x", "--out", "new"), "is no name of a set"),
+        (None, ("shards", "--out", "new"), "shards/prototypes/default"),
+        (None, ("shards", *SET, "--out", "shards"), "give another --out"),
+        (None, ("shards", *SET, "--out", "shards/new"), "give another --out"),
+        (None, ("shards", "--prototypes", "../x", "--out", "new"), "--prototypes '../x' is not a valid name"),
         (None, ("nowhere", *SET, "--out", "new"), "is not a packed data set"),
-        (None, ("s3://bucket/shards", *SET, "--out", "new"), "is not on this machine: repack reads a folder"),
-        (None, ("shards", *SET, "--out", "s3://bucket/new"), "is not on this machine; pack into a folder"),
+        (None, ("s3://bucket/shards", *SET, "--out", "new"), "s3:/bucket/shards is not a local folder"),
+        (None, ("shards", *SET, "--out", "s3://bucket/new"), "s3:/bucket/new is not a local folder"),
         (other_index, ("shards", *SET, "--out", "new"), "was made for index 0f"),
         (
             lambda home: (home / "shards" / "train-000000.tar").unlink(),
             ("shards", *SET, "--out", "new"),
-            "is not there",
+            "train-000000.tar not found",
         ),
     ],
 )
-def test_what_cannot_be_repacked_is_a_line_and_nothing_is_written(
-    home, tmp_path, monkeypatch, capfd, damage, words, message
-):
+def test_bad_input_is_one_line_and_nothing_is_written(home, tmp_path, monkeypatch, capfd, damage, words, message):
     shutil.copytree(home / "shards", tmp_path / "shards")
     if damage:
         damage(tmp_path)
@@ -191,11 +189,11 @@ def test_what_cannot_be_repacked_is_a_line_and_nothing_is_written(
     assert not (tmp_path / "shards" / "new").exists()
 
 
-def test_bytes_that_are_not_those_of_the_index_are_not_packed_as_if_they_were(home, tmp_path):
+def test_images_that_do_not_match_the_index_are_rejected(home, tmp_path):
     shutil.copytree(home / "shards", tmp_path / "shards")
     corrupt(tmp_path)
-    with pytest.raises(Exception, match="1 images of .* are not what was packed, listed in .*rejected.jsonl"):
+    with pytest.raises(Exception, match="1 images of .*rejected.jsonl"):
         repack(tmp_path / "shards", tmp_path / "new", "pixels")
     (line,) = (tmp_path / "new" / "rejected.jsonl").read_text().splitlines()
-    assert "differ from the checksum in the index" in json.loads(line)["reason"]
+    assert "checksum mismatch" in json.loads(line)["reason"]
     assert not (tmp_path / "new" / "prototypes").exists()

@@ -1,4 +1,4 @@
-"""`mimcl verify` as a process: what it prints, and how it ends."""
+"""`mimcl verify`: what it prints, and its exit code."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def run(folder, *arguments) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_sound_set_passes_and_damage_is_listed_up_to_a_point(shards):
+def test_an_intact_data_set_passes_and_the_first_findings_are_listed(shards):
     done = run(shards.parent, "--decode", "--workers", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "40 images in 1 shards and 1 prototype sets: all checks passed"
@@ -52,12 +52,12 @@ def test_a_sound_set_passes_and_damage_is_listed_up_to_a_point(shards):
     assert "sample 000000000: its bytes do not match the index" in done.stdout
     assert "more" in lines[-1]
     assert len([line for line in lines if "sample 0" in line]) == 19
-    (complaint,) = done.stderr.splitlines()
-    assert complaint.startswith(f"mimcl: {shards}: ")
-    assert "findings; restore what they name, or pack again" in complaint
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"mimcl: {shards}: ")
+    assert "findings" in line
 
 
-def test_prototype_sets_are_checked_one_by_one(shards):
+def test_every_prototype_set_is_checked(shards):
     train = read_dataset(shards)["splits"]["train"]
     assert verify_prototype_sets(shards, train) == []
     flip(shards / "prototypes" / "default" / "train.arrow", 400)

@@ -1,4 +1,4 @@
-"""Where shards are cut: by sizes that are known before anything is read."""
+"""Shards are cut by sizes that are known before anything is read; headers and json members of a shard."""
 
 import tarfile
 from itertools import pairwise
@@ -9,22 +9,22 @@ from helpers.images import write_flat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimcl.pipeline.packing.cuts import cuts
+from mimcl.pipeline.packing.cuts import find_cuts
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.item import FileItem, Item, Source
 from mimcl.pipeline.writer import ShardWriter, end_of_archive, members_of, tar_header
 
 
-class Nowhere:
-    """A file that keeps nothing."""
+class NullFile:
+    """A file that discards what is written."""
 
     def write(self, data):
         return len(data)
 
 
 def shard_bytes(items) -> int:
-    writer = ShardWriter(Nowhere())
+    writer = ShardWriter(NullFile())
     for item in items:
         writer.add(members_of("000000000", "jpg", item.label, bytes(item.nbytes), item.json))
     writer.end()
@@ -39,9 +39,9 @@ def shard_bytes(items) -> int:
         max_size=30,
     )
 )
-def test_no_shard_is_larger_than_asked_for_and_none_could_hold_the_next_item(kinds):
+def test_no_shard_exceeds_the_size_and_none_has_room_for_the_next_item(kinds):
     items = [Item("name", label, nbytes, json=json) for nbytes, label, json in kinds]
-    places = cuts(items, PackConfig(shard_mb=1))
+    places = find_cuts(items, PackConfig(shard_mb=1))
     assert (places[0], places[-1]) == (0, len(items))
     for first, end in pairwise(places):
         assert shard_bytes(items[first:end]) <= 1_000_000
@@ -49,12 +49,12 @@ def test_no_shard_is_larger_than_asked_for_and_none_could_hold_the_next_item(kin
             assert shard_bytes(items[first : end + 1]) > 1_000_000
 
 
-def test_an_item_larger_than_a_shard_has_its_own():
+def test_an_item_larger_than_a_shard_gets_its_own():
     items = [Item("name", -1, nbytes) for nbytes in (10, 5_000_000, 10, 10)]
-    assert cuts(items, PackConfig(shard_mb=1)) == [0, 1, 2, 4]
+    assert find_cuts(items, PackConfig(shard_mb=1)) == [0, 1, 2, 4]
 
 
-def test_with_a_short_side_shards_are_about_as_large_as_asked_for(tmp_path):
+def test_with_a_short_side_shards_have_about_the_requested_size(tmp_path):
     write_flat(tmp_path / "src", 22, width=250, height=200)
     one = image_folder(tmp_path / "src").splits["train"]
     source = Source({"train": one * 10})

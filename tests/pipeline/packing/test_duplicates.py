@@ -1,4 +1,4 @@
-"""--dedup: what has the same bytes as an earlier item of its split is left out and listed."""
+"""--dedup leaves out and lists items with the same bytes as an earlier one of their split."""
 
 import json
 
@@ -24,9 +24,9 @@ def listed(out) -> list[tuple]:
 
 @pytest.fixture
 def source(tmp_path):
-    """In train a b c b2 a2 a3; in val a x x2, and twice nothing."""
+    """Train has a b c b a a; val has a x x and two empty files."""
     a, b, c, x = (encoded("baseline", seed) for seed in range(4))
-    c = c + bytes(len(b) - len(c)) if len(c) < len(b) else c  # of the same size, and yet another image
+    c = c + bytes(len(b) - len(c)) if len(c) < len(b) else c  # the same size, but another image
     files = {"train": {"1a": a, "2b": b, "3c": c, "4b": b, "5a": a, "6a": a}, "val": {"1a": a, "2x": x, "3x": x}}
     for split, named in files.items():
         (tmp_path / "src" / split).mkdir(parents=True)
@@ -58,12 +58,12 @@ def test_duplicates_are_left_out_and_listed(source, tmp_path, exact):
     assert (packed["dedup"], packed["duplicates"], packed["across_splits"]) == (True, 4 + (not exact), 1)
     train, val = ShardIndex.load(out), ShardIndex.load(out, "val")
     assert [train.path(row) for row in range(train.samples)] == ["1a", "2b", "3c"]
-    assert train.keys() == ["000000000", "000000001", "000000002"]  # places in what is left
+    assert train.keys() == ["000000000", "000000001", "000000002"]  # positions among the kept items
     assert [val.path(row) for row in range(val.samples)] == ["1a", "2x"]
     assert verify(out, True, 1, lambda count: None) == []
 
 
-def test_only_what_may_be_a_duplicate_is_read_for_it(tmp_path):
+def test_only_candidates_are_hashed(tmp_path):
     write_flat(tmp_path / "src", 11)
     items = image_folder(tmp_path / "src").splits["train"]
     sizes = [item.nbytes for item in items]
@@ -74,7 +74,7 @@ def test_only_what_may_be_a_duplicate_is_read_for_it(tmp_path):
     assert sorted({0, 11, *expected}) == [position for job in twice for position in job.positions]
 
 
-def test_without_duplicates_the_shards_are_those_without_the_option(tmp_path):
+def test_without_duplicates_the_option_does_not_change_the_shards(tmp_path):
     write_flat(tmp_path / "src", 12)
     source = image_folder(tmp_path / "src")
     for dedup in (False, True):
@@ -93,7 +93,7 @@ def test_overwriting_without_the_option_removes_the_list(tmp_path):
     assert not (tmp_path / "out" / "duplicates.jsonl").exists()
 
 
-def test_what_cannot_be_read_is_no_duplicate(tmp_path):
+def test_unreadable_items_are_not_duplicates(tmp_path):
     write_flat(tmp_path / "src", 2)
     gone = [FileItem(name, -1, 500, tmp_path / name) for name in "ab"]
     source = Source({"train": [*image_folder(tmp_path / "src").splits["train"], *gone]})

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a packing comes to the same bytes; a finished one is left alone."""
+"""A packing that is killed at any point and restarted writes the same bytes; a finished one is not touched."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from mimcl.pipeline.sources.folder import image_folder
 source, out, workers = sys.argv[1:]
 config = PackConfig(shard_mb=1, workers=int(workers))
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     pack(image_folder(Path(source)), Path(out), config, on_progress=lambda count: None)
 """
 
@@ -46,7 +46,7 @@ def packed(source, out, config=CONFIG, **options):
 
 
 def write_noise(folder, count, seed=0):
-    """PNGs of about 300 KB, three of which fill a shard of 1 MB."""
+    """Write PNGs of about 300 KB: three fill a shard of 1 MB."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         pixels = np.random.default_rng([seed, number]).integers(0, 256, (300, 400, 3), np.uint8)
@@ -54,7 +54,7 @@ def write_noise(folder, count, seed=0):
 
 
 def interrupted(source, out, config=CONFIG, *, finished=2):
-    """Packs until that many shards are finished."""
+    """Pack until `finished` shards are finished, then interrupt."""
 
     def stop(_count):
         if len(list(out.glob(".packing/*.rows"))) >= finished:
@@ -76,7 +76,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def small(tmp_path):
-    """Of its six shards one holds nothing usable; with a duplicate, and another one in val."""
+    """A source with unusable files, a duplicate in train and images of train in val."""
     root = tmp_path / "small"
     write_flat(root / "train", 8)
     for name in ("00002.jpg", "00003.jpg"):
@@ -113,7 +113,7 @@ def test_killed_at_every_write(small, tmp_path):
 
 def test_killed_at_every_write_while_replacing_an_older_packing(small, tmp_path):
     write_flat(tmp_path / "older", 12, seed=100)
-    killed_everywhere(small, tmp_path, str(tmp_path / "older"), first=36)  # before, it is as without
+    killed_everywhere(small, tmp_path, str(tmp_path / "older"), first=36)  # earlier writes do not differ
 
 
 def test_an_older_packing_can_be_read_until_all_is_packed(source, tmp_path):
@@ -155,10 +155,10 @@ def in_session(session) -> list[int]:
 
 
 @pytest.mark.parametrize(("number", "shards"), [(signal.SIGKILL, 1), (signal.SIGKILL, 4), (signal.SIGINT, 2)])
-def test_workers_end_with_the_process_that_started_them(tmp_path, number, shards):
+def test_workers_exit_with_their_parent(tmp_path, number, shards):
     out, script = tmp_path / "out", tmp_path / "script.py"
     script.write_text(SCRIPT)
-    write_noise(tmp_path / "src", 200)  # many more than are packed while a busy machine passes a signal on
+    write_noise(tmp_path / "src", 200)  # far more than a busy machine packs while it delivers a signal
     process = start(script, tmp_path / "src", out, 2)
     try:
         until_finished(out, shards, process)
@@ -173,16 +173,16 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, number, shards
         for pid in in_session(process.pid):
             os.kill(pid, signal.SIGKILL)
     assert process.returncode == (1 if number == signal.SIGINT else -number) or number == signal.SIGINT
-    assert "Process SpawnProcess" not in process.stderr.read()  # workers do not talk
+    assert "Process SpawnProcess" not in process.stderr.read()  # workers print nothing
     assert not (out / "dataset.json").exists()
-    said = []
-    packed(tmp_path / "src", out, say=said.append)
-    assert said[0].startswith("goes on: ")
+    messages = []
+    packed(tmp_path / "src", out, on_message=messages.append)
+    assert messages[0].startswith("resuming: ")
     packed(tmp_path / "src", tmp_path / "unbroken", PackConfig(shard_mb=1, workers=3))
     assert contents(out) == contents(tmp_path / "unbroken")
 
 
-def test_a_worker_that_is_killed_is_one_line(tmp_path):
+def test_a_killed_worker_is_reported_in_one_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     write_noise(tmp_path / "src", 60)
@@ -191,31 +191,33 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(int(workers[0]), signal.SIGKILL)
-    assert "a worker process was ended from outside" in process.communicate(timeout=30)[1].splitlines()[-1]
+    assert "a worker process was killed" in process.communicate(timeout=30)[1].splitlines()[-1]
     assert not list((tmp_path / "out").glob("*.tar"))
 
 
-# What is finished
+# Finished packings
 
 
-def test_a_finished_packing_is_left_alone(source, tmp_path):
-    out, said, counts = tmp_path / "out", [], []
+def test_a_finished_packing_is_not_touched(source, tmp_path):
+    out, messages, counts = tmp_path / "out", [], []
     description = packed(source, out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    again = packed(source, out, PackConfig(shard_mb=1, workers=2), say=said.append, on_progress=counts.append)
+    config = PackConfig(shard_mb=1, workers=2)
+    again = packed(source, out, config, on_message=messages.append, on_progress=counts.append)
     assert again == description
-    assert said == [f"already packed into {out}: nothing to do"]
+    (message,) = messages
+    assert message.startswith(f"already packed into {out}")
     assert counts == []
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
-def test_a_finished_packing_of_which_something_is_gone(source, tmp_path):
+def test_a_finished_packing_with_a_damaged_file_is_refused(source, tmp_path):
     out = tmp_path / "out"
     packed(source, out)
     whole = contents(out)
     for name, content in (("train-000001.tar", None), ("val-000000.tar", b"short"), ("train.arrow", b"other")):
         (out / name).unlink() if content is None else (out / name).write_bytes(content)
-        with pytest.raises(DataError, match=f"{name} is damaged or missing; give --overwrite"):
+        with pytest.raises(DataError, match=f"{name} is damaged or missing.*--overwrite"):
             packed(source, out)
         packed(source, out, overwrite=True)
         assert contents(out) == whole
@@ -230,7 +232,7 @@ def test_a_finished_shard_that_was_damaged_is_packed_again(source, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
-# What has changed
+# Changed sources and settings
 
 
 def added(folder):
@@ -247,13 +249,13 @@ def rewritten(folder):
 
 
 @pytest.mark.parametrize("change", [added, resized, rewritten])
-def test_a_source_that_changed_since_it_was_begun(tmp_path, change):
+def test_resuming_with_a_changed_source_is_refused(tmp_path, change):
     src, out = tmp_path / "src", tmp_path / "out"
     write_noise(src, 8)
     interrupted(src, out)
     before = contents(out)
     change(src)
-    with pytest.raises(DataError, match="the source changed since this packing was begun.*--overwrite") as error:
+    with pytest.raises(DataError, match="the source has changed.*--overwrite") as error:
         packed(src, out)
     assert "\n" not in str(error.value)
     assert contents(out) == before
@@ -264,9 +266,9 @@ def test_a_source_that_changed_since_it_was_begun(tmp_path, change):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(added, "not empty: it was packed of other"), (resized, "not empty"), (rewritten, "changed since it was packed")],
+    [(added, "not empty"), (resized, "not empty"), (rewritten, "changed since")],
 )
-def test_a_source_that_changed_since_it_was_packed(tmp_path, change, message):
+def test_a_finished_packing_of_a_changed_source_is_refused(tmp_path, change, message):
     src, out = tmp_path / "src", tmp_path / "out"
     write_noise(src, 8)
     packed(src, out)
@@ -277,11 +279,11 @@ def test_a_source_that_changed_since_it_was_packed(tmp_path, change, message):
     assert contents(out) == before
 
 
-def test_a_source_that_changes_while_it_is_packed(tmp_path):
+def test_a_source_that_changes_during_packing_is_refused(tmp_path):
     write_noise(tmp_path / "src", 8)
     source = image_folder(tmp_path / "src")
     resized(tmp_path / "src")
-    with pytest.raises(DataError, match=r"003\.png had .* bytes .*the source is changing"):
+    with pytest.raises(DataError, match=r"003\.png had .* bytes .*--overwrite"):
         pack(source, tmp_path / "out", CONFIG, on_progress=lambda count: None)
     assert not (tmp_path / "out" / "dataset.json").exists()
     assert not list(tmp_path.glob("out/.packing/.*"))
@@ -296,20 +298,20 @@ def test_a_source_that_changes_while_it_is_packed(tmp_path):
         (PackConfig(shard_mb=1, dedup=True), "--dedup False, now it is True"),
     ],
 )
-def test_other_settings_than_it_was_begun_with(source, tmp_path, config, flag):
+def test_resuming_with_other_settings_is_refused(source, tmp_path, config, flag):
     interrupted(source, tmp_path / "out")
-    with pytest.raises(DataError, match=f"begun with {flag}; give the same, or give --overwrite"):
+    with pytest.raises(DataError, match=f"{flag}.*--overwrite"):
         packed(source, tmp_path / "out", config)
     packed(source, tmp_path / "out")
-    with pytest.raises(DataError, match="other settings; give another --out, or --overwrite"):
+    with pytest.raises(DataError, match="--out.*--overwrite"):
         packed(source, tmp_path / "out", config)
 
 
-def test_two_packings_at_once(source, tmp_path):
+def test_two_packings_at_once_are_refused(source, tmp_path):
     out, refused = tmp_path / "out", []
 
     def another(_count):
-        with pytest.raises(DataError, match="another process is packing into"):
+        with pytest.raises(DataError, match=f"another process is packing into {out}"):
             packed(source, out)
         refused.append(True)
 
@@ -323,7 +325,7 @@ def test_two_packings_at_once(source, tmp_path):
 def test_a_full_disk(source, tmp_path, workers):
     out = tmp_path / "out"
     config = PackConfig(shard_mb=1, workers=workers)
-    with files_end_at(500_000), pytest.raises(DataError, match="File too large.*make room.*goes on") as error:
+    with files_end_at(500_000), pytest.raises(DataError, match=f"packing into {out} failed .File too large") as error:
         packed(source, out, config)
     assert "\n" not in str(error.value)
     assert not list(out.glob(".packing/.*"))
@@ -334,13 +336,14 @@ def test_a_full_disk(source, tmp_path, workers):
 
 def test_a_full_disk_while_the_index_is_written(tmp_path):
     write_flat(tmp_path / "src", 60, width=16, height=16)
-    out, said = tmp_path / "out", []
-    fail = pytest.raises(DataError, match="File too large.*make room")
+    out, messages = tmp_path / "out", []
+    fail = pytest.raises(DataError, match=f"packing into {out} failed .File too large")
     with files_end_at(0), fail:
         packed(tmp_path / "src", out)
     assert not out.exists()
     interrupted(tmp_path / "src", out, finished=1)
     with files_end_at(500), fail:
         packed(tmp_path / "src", out)
-    packed(tmp_path / "src", out, say=said.append)
-    assert said == ["goes on: 1 of 1 shards are finished"]
+    packed(tmp_path / "src", out, on_message=messages.append)
+    (message,) = messages
+    assert message.startswith("resuming: 1 of 1 ")

@@ -1,4 +1,4 @@
-"""Making images smaller: with the JPEG decoder's own scaling, close to what full decoding gives."""
+"""Shrinking images: using the JPEG decoder's scaling, the result is close to that of full decoding."""
 
 import io
 
@@ -18,7 +18,7 @@ KINDS = ("baseline", "progressive", "grey", "rotated")
 
 @pytest.fixture(scope="module")
 def photograph():
-    """Detail at all scales, the coarse strongest."""
+    """Return an image with detail at all scales, the coarsest being the strongest."""
     width, height = 1601, 1200
     rng, pixels = np.random.default_rng(3), np.full((height, width, 3), 128, np.float32)
     for scale, strength in ((100, 45), (30, 25), (9, 14), (3, 9)):
@@ -30,8 +30,8 @@ def photograph():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("short_side", [64, 149, 150, 151, 256, 599])
-def test_scaled_while_decoding_is_close_to_decoded_whole(tmp_path, photograph, kind, short_side):
-    """Within 6 of 255 levels on average, of an image with much finer detail than photographs have (those: within 4)."""
+def test_shrinking_while_decoding_is_close_to_full_decoding(tmp_path, photograph, kind, short_side):
+    """Within 6 of 255 levels on average; this image has much finer detail than photographs (within 4)."""
     (tmp_path / "image").write_bytes(FORMATS[kind][1](photograph))
     item = FileItem("image", -1, (tmp_path / "image").stat().st_size, tmp_path / "image")
     made = prepare(item, PackConfig(short_side=short_side))
@@ -47,7 +47,7 @@ def test_scaled_while_decoding_is_close_to_decoded_whole(tmp_path, photograph, k
 
 
 @pytest.mark.parametrize(("short_side", "decoded"), [(240, 240), (239, 240), (241, 480), (60, 60), (59, 60), (10, 60)])
-def test_the_decoder_does_the_coarse_part_and_never_too_much(tmp_path, monkeypatch, short_side, decoded):
+def test_the_decoder_scales_to_no_less_than_the_short_side(tmp_path, monkeypatch, short_side, decoded):
     picture(1, 640, 480).save(tmp_path / "image", "JPEG")
     seen = []
 
