@@ -27,18 +27,21 @@ from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.remote.urls import shown
 
-T = typing.TypeVar("T")
+if typing.TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = typing.TypeVar("T", bound="DataclassInstance")
 
 _LONGEST = 1 << 16  # bytes of a configuration file
 _DEEPEST = 4  # sections, a list
-_ALL_KEYS = "; `mimcl train --help` says where all keys are listed"
+_ALL_KEYS = "; see --set in `mimcl train --help`"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on, and what it leaves behind. `recipe` is the name of where it started from.
+    """Everything that a run depends on. `recipe` names the configuration that it started from.
 
-    `init` is a run, checkpoint or file of weights that it begins with; None: drawn at random.
+    `init` is a run, checkpoint or file with its initial weights; None draws them at random.
     """
 
     recipe: str = "mae_b16"
@@ -57,17 +60,17 @@ class Config:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Dotted keys to values, for example {"seed": 0, "data.root": "shards", ...}."""
+    """Return all values by dotted key, for example {"seed": 0, "data.root": "shards", ...}."""
     return nested_keys(dataclasses.asdict(config))
 
 
 def without_secrets(config: Config) -> Config:
-    """As it may be kept and shown: user, password and query of a web address of data are left out."""
+    """Return a copy that may be stored and shown: user, password and query of a data URL are left out."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=shown(config.data.root)))
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
-    """`config` with dotted keys replaced. Raises ConfigError for unknown keys and values of another type or range."""
+    """Return `config` with dotted keys replaced. Raises ConfigError for unknown keys and invalid values."""
     known = flatten(config)
     sections: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
@@ -81,9 +84,9 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def replaced(owner: T, values: Mapping[str, Any], section: str = "") -> T:
-    """A dataclass with fields replaced, as text or numbers give them; `section` stands before their names in errors.
+    """Return a dataclass with fields replaced by `values`, which may be text; errors name them SECTION.NAME.
 
-    Raises ConfigError for unknown names and values of another type or range.
+    Raises ConfigError for unknown names and invalid values.
     """
     kinds = typing.get_type_hints(type(owner))
     known = {field.name: field for field in dataclasses.fields(owner)}
@@ -97,13 +100,13 @@ def replaced(owner: T, values: Mapping[str, Any], section: str = "") -> T:
 
 
 def require_constant(*curricula: CurriculumConfig) -> None:
-    """For --temperature. Raises ConfigError where none of the curricula would look at it."""
+    """Raise ConfigError where none of the curricula uses --temperature."""
     if all(chosen.name != "none" and chosen.temp_schedule != "constant" for chosen in curricula):
-        raise ConfigError("--temperature belongs to --temp-schedule constant; the other schedules find it from --r0")
+        raise ConfigError("--temperature needs --temp-schedule constant; the other schedules start from --r0")
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """`--set section.key=value` arguments as dotted keys; values are YAML scalars or lists."""
+    """Parse `--set section.key=value` arguments into dotted keys; values are YAML scalars or lists."""
     parsed = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
@@ -114,7 +117,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The dotted keys of a configuration file. Raises ConfigError."""
+    """Read a configuration file into dotted keys. Raises ConfigError."""
     try:
         with open_regular(path) as file:
             text = file.read(_LONGEST + 1).decode()
@@ -129,7 +132,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def nested_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The dotted keys of a tree of sections."""
+    """Return the dotted keys of a tree of sections."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -140,7 +143,7 @@ def nested_keys(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_yaml(path: Path, config: Config) -> None:
-    """Writes every value, so that the file alone says what the run is."""
+    """Write every value, so that the file describes the run completely."""
     tree = dataclasses.asdict(config)
     tree["optim"]["betas"] = list(config.optim.betas)
     with atomic_file(path) as file:
@@ -152,9 +155,9 @@ def _yaml(text: str, where: str) -> Any:
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            # Ten lines of aliases stand for more values than memory holds; nesting takes time by its square.
+            # Ten lines of aliases can expand beyond memory; nested values take quadratic time.
             if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
-                raise ConfigError(f"{where} is not plain YAML: it has aliases or is nested deeply; write plain values")
+                raise ConfigError(f"{where} is not plain YAML: it has aliases or deep nesting; write plain values")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{where} is not plain YAML: {error}") from None
@@ -167,7 +170,7 @@ def _suggestion(key: str, known: Mapping[str, Any]) -> str:
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`. Numbers may come as text, since YAML 1.1 takes 1e-3 for a string; nothing else is guessed."""
+    """Convert `value` to `kind`. Numbers may be text, since YAML 1.1 reads 1e-3 as text; nothing else is guessed."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         if value in arguments:

@@ -65,11 +65,14 @@ def busy(label: str, shown: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def training_bar(step: int, steps: int) -> Iterator[Callable[[int, str], None]]:
+def training_bar(step: int, steps: int, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
     """Yield a function `show(step, figures)`: it updates a bar above a line of figures.
 
-    Without a terminal it prints a line instead, unless the figures are empty.
+    Without a terminal it prints a line instead, unless the figures are empty; it does nothing unless `shown`.
     """
+    if not shown:
+        yield lambda step, figures: None
+        return
     if not console.is_terminal:
         yield lambda step, figures: console.print(f"step {step}/{steps}  {figures}") if figures else None
         return

@@ -1,4 +1,4 @@
-"""Bad usage: options, keys or values that are wrong or do not go together."""
+"""Errors that commands raise, and their exit codes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ from contextlib import contextmanager
 
 import typer
 
+STOPPED_EXIT_CODE = 75  # of a command that was asked to stop, and saved: "try again" in sysexits.h
+
 
 class ConfigError(typer.TyperException):
-    """A key or value of the configuration is wrong: bad usage."""
+    """A key or value of the configuration, or an option, is wrong."""
 
     exit_code = 2
 
 
+class Stopped(typer.TyperException):
+    """A command was asked to stop, and saved what it had; its message, empty on ranks other than 0, says where."""
+
+    exit_code = STOPPED_EXIT_CODE
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Values that do not go together are bad usage, wherever that is noticed."""
+    """Turn a ValueError, for values that do not fit together, into bad usage."""
     try:
         yield
     except ValueError as error:

@@ -82,7 +82,8 @@ def main() -> None:
     try:
         code = app(arguments, prog_name="mimcl", standalone_mode=False)
     except typer.TyperException as error:  # bad usage, found by typer or by a command
-        _complain(error.format_message())
+        if message := error.format_message():
+            _complain(message)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED

@@ -67,7 +67,7 @@ class _Theta(NamedTuple):
 class LearnedTemperature:
     """The temperature of each window, from the losses of earlier windows; identical on all ranks.
 
-    `add` must be called with the outcome of every step, once and in order; the state is a pure function of these calls.
+    `update` must be called with the outcome of every step, once and in order; the state is a pure function of these calls.
     Windows that begin before draw `warm` leave theta unchanged. `curve` is the effective fraction of `distances` (N,).
     Raises ValueError for windows of fewer than 4 batches, and for an r0 below what any temperature reaches: then only
     samples of equal h are drawn and the gradient is always 0.
@@ -92,17 +92,17 @@ class LearnedTemperature:
         self._lock = threading.Lock()
         self._awaited: dict[int, Future[None]] = {}
 
-    def measure(self, batch: Any, losses: Tensor) -> Tensor:
+    def observe(self, batch: Any, per_sample_loss: Tensor) -> Tensor:
         """Return the five sums, float64 (5,), of a micro-batch with losses (n,), on their device and without syncing.
 
         Draws of the uniform phase are not from p_tau; their sums are 0.
         """
         if batch.window.phase != "curriculum":
-            return torch.zeros(_SUMS, dtype=torch.float64, device=losses.device)
-        h, loss = self._config.hardness(batch.distances).double(), losses.double()
+            return torch.zeros(_SUMS, dtype=torch.float64, device=per_sample_loss.device)
+        h, loss = self._config.hardness(batch.distances).double(), per_sample_loss.double()
         return torch.stack([torch.ones_like(h), h, loss, h * loss, h * h]).sum(1)
 
-    def add(self, outcomes: Iterable[Outcome]) -> None:
+    def update(self, outcomes: Iterable[Outcome]) -> None:
         """Add the sums measured by these steps; after the last step of window w, set the temperature of window w+2.
 
         Steps without a finite gradient are skipped.

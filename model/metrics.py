@@ -7,12 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,13 @@ class Meter:
         self._waited = self._apart = 0.0
         self.taken = 0
 
-    def waiting(self, iterator: Iterator[T]) -> Iterator[T]:
-        while True:
-            before = time.perf_counter()
-            item = next(iterator)
-            self._waited += time.perf_counter() - before
-            self.taken += 1
-            yield item
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """In the block one item is taken, perhaps after a wait."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+        self.taken += 1
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,30 @@ def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+
+
+def update_where_finite(optimizer: torch.optim.Optimizer, lr: float, finite: Tensor) -> None:
+    """Update at the rate `lr`, times a group's "lr_scale"; where `finite` (0-dim, bool) is false nothing changes.
+
+    The host does not wait for the device to learn which.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    if optimizer.defaults.get("fused"):
+        # It skips the update itself where found_inf is 1.
+        optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined] # torch's own
+        optimizer.step()
+        return
+    # Other optimizers have no found_inf. They train few parameters here, so a copy costs little.
+    before = {id(tensor): tensor.detach().clone() for tensor in _changed_by(optimizer)}
+    optimizer.step()
+    with torch.no_grad():
+        for tensor in _changed_by(optimizer):
+            tensor.copy_(torch.where(finite, tensor, before.get(id(tensor), 0.0)))
+
+
+def _changed_by(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield parameter
+            yield from (value for value in optimizer.state[parameter].values() if torch.is_tensor(value))

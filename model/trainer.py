@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from mimcl.model.distributed import Gradients
-from mimcl.model.forward_backward import CompileUnit, M, Masker, Passed, Passes
+from mimcl.model.forward_backward import CompileUnit, Masker
 from mimcl.model.mae import MaskedAutoencoderViT
-from mimcl.model.metrics import Meter, Outcome, OutcomeReader, Report
-from mimcl.model.optim import OptimConfig, adamw, learning_rate
+from mimcl.model.masked_objective import Batch, MaskedObjective
+from mimcl.model.metrics import Meter, Outcome, Report
+from mimcl.model.optim import OptimConfig
+from mimcl.model.steps import Observer, Step, StepLoop
+
+B = TypeVar("B", bound=Batch)
 
 
 @dataclass(frozen=True)
@@ -49,36 +50,16 @@ class TrainerConfig:
             raise ValueError(f"trainer.epochs is {self.epochs}; it must be above 0")
 
 
-class TrainingError(Exception):
-    """Training cannot go on; one line that says why and what to try."""
+class Trainer(Generic[B]):
+    """Pre-trains in steps of `batch_size` draws, each in `micro_batches` pieces, until draw `draws`.
 
-
-class Batch(Protocol):
-    """A micro-batch of n draws of the step that ends at draw `position`."""
-
-    @property
-    def images(self) -> Tensor: ...  # uint8 (n, 3, H, W), on the model's device
-    @property
-    def keys(self) -> Tensor: ...  # int64 (n,)
-    @property
-    def position(self) -> int: ...
-    @property
-    def bad(self) -> Sequence[Any]: ...  # the bad samples that were met
-
-
-class Observer(Protocol):
-    """Sees every micro-batch with its reconstruction losses (n,), on the device, after the backward pass."""
-
-    def observe(self, batch: Batch, per_sample_loss: Tensor) -> None: ...
-
-
-class Trainer(Generic[M]):
-    """Runs steps of `batch_size` draws, each in `micro_batches` pieces, until draw `draws`; an epoch is `samples`."""
+    An epoch is `samples` draws.
+    """
 
     def __init__(
         self,
         model: MaskedAutoencoderViT,
-        masker: Masker[M],
+        masker: Masker,
         config: TrainerConfig,
         optim: OptimConfig,
         *,
@@ -90,139 +71,110 @@ class Trainer(Generic[M]):
         compile_unit: CompileUnit = "whole",
     ) -> None:
         """`compile_unit` is what is compiled as one graph, where `config.compile` asks for it; see `Passes`."""
-        self.model, self.masker, self.position = model, masker, 0
-        self._config, self._optim_config = config, optim
-        self._samples, self._draws = samples, draws
-        self._batch_size, self._micro_batches = batch_size, micro_batches
-        self._device = model.device
-        own = [parameter for _, parameter in masker.own_parameters() if parameter.requires_grad]
-        self._second_every = masker.second_every if own else 0
-        self._passes = Passes(model, masker, own, batch_size, precision, compile_unit if config.compile else None)
-        with_model = [*model.named_parameters(), *masker.parameters_with_model()]
-        self._optimizers = [adamw(with_model, optim)]
-        if own:
-            self._optimizers.append(adamw(masker.own_parameters(), optim))
-        self._gradients = Gradients([p for _, p in with_model if p.requires_grad], own)
-        self._outcomes = OutcomeReader(self._device)
-        # Since the report before: the sum of finite steps' losses and their number; and the number of all steps.
-        self._finite_sums, self._steps_since = torch.zeros(2, dtype=torch.float64, device=self._device), 0
+        self.model, self.masker = model, masker
+        self._config, self.last_step = config, draws // batch_size
+        self._batch_size, self.micro_batches, self._device = batch_size, micro_batches, model.device
+        self._objective = MaskedObjective(
+            model,
+            masker,
+            optim,
+            epochs=config.epochs,
+            samples=samples,
+            draws=draws,
+            batch_size=batch_size,
+            precision=precision,
+            compile_unit=compile_unit if config.compile else None,
+        )
+        self._loop: StepLoop[B] = StepLoop(
+            self._objective,
+            model.device,
+            batch_size=batch_size,
+            micro_batches=micro_batches,
+            draws=draws,
+            max_nonfinite=config.max_nonfinite,
+        )
         self._meter = Meter()  # since the report before
-        self._nonfinite = 0  # steps in a row, up to the last outcome
 
-    def run(
+    @property
+    def position(self) -> int:
+        """The draw that the next step begins at."""
+        return self._loop.position
+
+    @position.setter
+    def position(self, draw: int) -> None:
+        self._loop.position = draw
+
+    @property
+    def steps_left(self) -> int:
+        return self.last_step - self.position // self._batch_size
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done."""
+        return self.steps_left <= 0
+
+    def steps(
         self,
-        stream: Iterable[Batch],
-        observers: Sequence[Observer],
-        after_step: Callable[[int, Report | None, list[Outcome]], None],
+        stream: Iterable[B],
+        observers: Sequence[Observer[B]] = (),
         stop: Callable[[], bool] = lambda: False,
-        measure: Callable[[Batch, Tensor], Tensor] | None = None,
-    ) -> bool:
-        """Trains to the end of the stream, which starts at `position`, or until `stop()` is true on some rank.
+    ) -> Iterator[Step]:
+        """Train to the end of the stream, which starts at `position`, or until `stop()` is true on some rank.
 
-        `after_step(step, report, outcomes)` follows each step, with a report at logging steps, the first and the last,
-        and with every step's outcome once, one step late; where a report or a checkpoint is due, up to this step.
-        `measure(batch, losses)`, float64 (k,), is added up over a step's micro-batches and ranks and comes back with
-        its outcome. All ranks stop after the same step. Returns whether the end was reached. Raises TrainingError
+        A step has a report where one is due: at logging steps, the first and the last. Its outcomes come one step late;
+        where a report or a checkpoint is due, up to this step. All ranks stop after the same step. Raises TrainingError
         after `max_nonfinite` steps in a row without a finite gradient.
         """
-        batches = iter(stream)
-        first, steps = self.position // self._batch_size + 1, self._draws // self._batch_size
         self._meter = Meter()
-        for step in range(first, steps + 1):
-            reporting = step in (1, steps) or step % self._config.log_every_steps == 0
-            lr, figures, passed = self._step(self._meter.waiting(batches), observers, stop, measure)
-            passed = passed if reporting else None  # it holds activations
-            outcomes = self._outcomes.push(step, lr, figures)
-            saving = step % self._config.checkpoint_every_steps == 0
-            if reporting or saving or any(outcome.stop for outcome in outcomes):
-                outcomes += self._outcomes.flush()
-            for outcome in outcomes:
-                self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
-            report = None
-            if reporting:
-                report, self._meter = self._report(step, lr, figures, passed), Meter()
-            after_step(step, report, outcomes)
-            if self._nonfinite >= self._config.max_nonfinite:
-                raise TrainingError(
-                    f"no finite gradient in {self._nonfinite} steps in a row, up to step {outcomes[-1].step}; usual "
-                    "causes: optim.base_lr too high, optim.warmup_epochs too short, images without any contrast"
-                )
-            if any(outcome.stop for outcome in outcomes):
-                return step == steps
-        return True
+        for step in self._loop.steps(self._metered(stream), observers, stop, self._is_due):
+            if self._reports(step.number):
+                yield replace(step, report=self._report(step))
+            else:
+                self._objective.release()
+                yield step
 
-    def _step(
-        self,
-        batches: Iterator[Batch],
-        observers: Sequence[Observer],
-        stop: Callable[[], bool],
-        measure: Callable[[Batch, Tensor], Tensor] | None,
-    ) -> tuple[float, Tensor, Passed[M]]:
-        """One update from the next micro-batches: its learning rate, figures for all ranks together, the last passes.
+    def _metered(self, stream: Iterable[B]) -> Iterator[B]:
+        batches = iter(stream)
+        while True:
+            with self._meter.waiting():  # of now: a report begins a new one
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
-        Nothing here waits for a GPU.
-        """
-        progress, number = self._progress(), self.position // self._batch_size
-        second = self._second_every > 0 and number % self._second_every == 0
-        sums = torch.zeros(3, dtype=torch.float64, device=self._device)  # loss, asked to stop, bad samples
-        measured: Tensor | float = 0.0
-        for remaining in reversed(range(self._micro_batches)):
-            batch = next(batches)
-            if not remaining:
-                self._gradients.last_pass()
-            passed = self._passes.backward(batch.images, batch.keys, progress, second)
-            for observer in observers:
-                observer.observe(batch, passed.losses)
-            sums[0] += passed.losses.sum(dtype=torch.float64) / self._batch_size
-            if measure:
-                measured = measure(batch, passed.losses) + measured
-            if batch.bad:
-                sums[2] += len(batch.bad)
-        if stop():
-            sums[1] += 1
-        if measure:
-            sums = torch.cat([sums, measured])
-        self._gradients.finish(sums, others=second)
-        norm = self._gradients.norm()
-        finite = norm.isfinite()
-        epoch = self.position / self._samples
-        lr = learning_rate(epoch, self._config.epochs, self._batch_size, self._optim_config)
-        for optimizer in self._optimizers if second else self._optimizers[:1]:
-            # The fused optimizer itself skips the update where found_inf is 1.
-            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-        self._gradients.zero()
-        self.position = batch.position
-        self.masker.after_step(self.model, progress, finite)
-        self._finite_sums += torch.where(finite, torch.stack([sums[0], torch.ones_like(sums[0])]), 0.0)
-        self._steps_since += 1
-        return lr, torch.cat([sums[:1], norm.double()[None], sums[1:]]), passed
+    def _reports(self, step: int) -> bool:
+        return step in (1, self.last_step) or step % self._config.log_every_steps == 0
 
-    def _progress(self) -> Tensor:
-        """The share of the draws that are done, where the masker needs it; filled in without waiting for a GPU."""
-        return torch.full((), self.position / self._draws, dtype=torch.float64, device=self._device)
+    def _is_due(self, step: int) -> bool:
+        return self._reports(step) or step % self._config.checkpoint_every_steps == 0
+
+    def _report(self, step: Step) -> Report:
+        latest, meter = step.outcomes[-1], self._meter
+        loss, nonfinite = self._objective.mean_loss()
+        report = Report(
+            step=step.number,
+            draw=step.position,
+            loss=loss,
+            lr=latest.lr,
+            grad_norm=latest.grad_norm,
+            images_per_second=meter.taken // self.micro_batches * self._batch_size / meter.elapsed(),
+            data_wait=meter.share_waited(),
+            nonfinite_steps=nonfinite,
+            masking=self._objective.masker_figures(),
+        )
+        self._objective.release()
+        self._meter = Meter()
+        return report
 
     def flush(self) -> list[Outcome]:
-        """The outcome that is still to come when `run` was left by an exception."""
-        return self._outcomes.flush()
+        """The outcome that is still to come when `steps` was left by an exception."""
+        return self._loop.flush()
 
-    def time_of_micro_batch(self, batch: Batch) -> float:
+    def time_of_micro_batch(self, batch: B) -> float:
         """Seconds that the passes over `batch` take once warm, on average over steps; weights and position stay."""
-        first_alone = self._seconds(batch, second=False)
-        if not self._second_every:
-            return first_alone
-        return first_alone + (self._seconds(batch, second=True) - first_alone) / self._second_every
-
-    def _seconds(self, batch: Batch, second: bool) -> float:
-        for _ in range(2):
-            started = time.perf_counter()
-            passed = self._passes.backward(batch.images, batch.keys, self._progress(), second)
-            passed.losses.sum().item()  # waited for on purpose
-            elapsed = time.perf_counter() - started
-        self._gradients.zero()
-        return elapsed
+        seconds = self._objective.time_of_passes(batch)
+        self._loop.zero_gradients()
+        return seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -232,25 +184,6 @@ class Trainer(Generic[M]):
         with self._meter.paused():
             yield
 
-    def _report(self, step: int, lr: float, figures: Tensor, passed: Passed[M]) -> Report:
-        loss_sum, finite_steps = self._finite_sums.tolist()
-        with torch.no_grad():
-            of_masker = self.masker.figures(passed.output, passed.mask, passed.progress)
-        report = Report(
-            step=step,
-            draw=self.position,
-            loss=loss_sum / finite_steps if finite_steps else math.nan,
-            lr=lr,
-            grad_norm=figures[1].item(),
-            images_per_second=self._meter.taken // self._micro_batches * self._batch_size / self._meter.elapsed(),
-            data_wait=self._meter.share_waited(),
-            nonfinite_steps=self._steps_since - round(finite_steps),
-            masking={name: figure.item() for name, figure in of_masker.items()},
-        )
-        self._finite_sums.zero_()
-        self._steps_since = 0
-        return report
-
     def tensors(self) -> dict[str, Tensor]:
         """What a user of the trained model wants: its weights, and the masker's under "masker."."""
         masker = {f"masker.{name}": value for name, value in self.masker.state_dict().items()}
@@ -258,13 +191,7 @@ class Trainer(Generic[M]):
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed besides the tensors in order to go on, and to report, exactly."""
-        return {
-            "position": self.position,
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "finite_sums": self._finite_sums,
-            "steps_since": self._steps_since,
-            "nonfinite": self._nonfinite,
-        }
+        return self._loop.state_dict()
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Takes up where `tensors` and `state` were saved. ValueError when they are of another model or masker."""
@@ -272,11 +199,7 @@ class Trainer(Generic[M]):
         masker = {name.removeprefix("masker."): t for name, t in tensors.items() if name.startswith("masker.")}
         self.masker.load_state_dict(masker)
         self.model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith("masker.")})
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self._finite_sums.copy_(state["finite_sums"])
-        self._steps_since, self._nonfinite = state["steps_since"], state["nonfinite"]
-        self.position = state["position"]
+        self._loop.load_state_dict(state)
 
 
 def _require_same_names(saved: Iterable[str], wanted: Iterable[str]) -> None:

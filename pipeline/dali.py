@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
+from mimcl.pipeline.data_config import DecoderName
 from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder, trial_batch
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.image_headers import dali_can_decode
@@ -59,7 +60,7 @@ class DaliDecoder:
     """
 
     def __init__(self, image_size: int, batch_size: int, threads: int, largest: int, gpu: bool) -> None:
-        self.name = "dali-gpu" if gpu else "dali-cpu"
+        self.name: DecoderName = "dali-gpu" if gpu else "dali-cpu"
         self.lookahead = _DEPTH - 1
         self._image_size, self._batch_size, self._threads, self._largest = image_size, batch_size, threads, largest
         self._device_id = torch.cuda.current_device() if gpu else None

@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+DecoderName = Literal["auto", "dali-gpu", "dali-cpu", "reference"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the images are and how many are used at a time. Sizes in pixels and images."""
 
     root: str = "shards"
-    decoder: Literal["auto", "dali-gpu", "dali-cpu", "reference"] = "auto"
+    decoder: DecoderName = "auto"
     image_size: int = 224
     batch_size: int = 4096
     micro_batch_size: int = 256

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mimcl.pipeline.colours import to_rgb
+from mimcl.pipeline.data_config import DecoderName
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Decoder(Protocol):
     batches before it yields one. An image that it fails at is left to the reference.
     """
 
-    name: str
+    name: DecoderName
     lookahead: int
 
     def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]: ...
@@ -49,7 +50,7 @@ class Decoder(Protocol):
 class ReferenceDecoder:
     """Pillow, as torchvision's RandomResizedCrop uses it: what the other decoders are compared with."""
 
-    name = "reference"
+    name: DecoderName = "reference"
     lookahead = 0
 
     def __init__(self, image_size: int, threads: int) -> None:

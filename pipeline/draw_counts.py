@@ -18,6 +18,11 @@ class DrawCounts:
     def __init__(self, counts: NDArray[np.uint32]) -> None:
         self.counts = counts
 
+    @classmethod
+    def zeros(cls, samples: int) -> DrawCounts:
+        """Counts of samples that were never drawn."""
+        return cls(np.zeros(samples, np.uint32))
+
     def add(self, sample_ids: NDArray[np.int64]) -> None:
         """Counts one window."""
         np.add.at(self.counts, sample_ids, _ONE)

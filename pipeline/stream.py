@@ -96,7 +96,7 @@ class Stream:
         self._producer: Producer[Batch] | None = None  # of the current iteration
         self._taken = 0  # micro-batches, by that iteration
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         """Yield batches in order, and raise an error of the background thread in the place of its batch.
 
         Raises StallError when the consumer has waited for `stall_timeout` seconds.

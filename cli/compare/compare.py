@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mimcl.cli.train import STOPPED
+from mimcl.cli.errors import STOPPED_EXIT_CODE
 
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
@@ -100,7 +100,7 @@ def compare_command(
         compare(config)
     except StoppedError:
         typer.echo(f"stopped and saved; go on with the same command: mimcl {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(STOPPED_EXIT_CODE) from None
 
 
 def compare(config: CompareConfig) -> Comparison:
@@ -120,7 +120,7 @@ def compare(config: CompareConfig) -> Comparison:
     trials, head = _prepare(config)
     found = []
     with claimed(trials.out), StopSignals(warn_before_exit) as signals:
-        signals.be_patient()  # a run that was asked to stop saves; how long it may take is its own affair
+        signals.disable_timeout()  # a run that was asked to stop saves; how long it may take is its own affair
         epochs = _epochs(config, trials, head, signals)
         runs = trials.runs(config.seeds, epochs)
         done = {run.folder for run in runs if run.is_done(trials.index.samples)}

@@ -17,8 +17,10 @@ from mimcl.cli.config import Config, override
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.recipes import recipe
-from mimcl.cli.run.folder import draws_of, load_distances, open_run
+from mimcl.cli.run.folder import open_run
+from mimcl.cli.run.resolve import draws_of
 from mimcl.cli.run.signals import StopSignals
+from mimcl.cli.run.training_data import load_distances
 from mimcl.model import checkpoint
 from mimcl.pipeline.index import ShardIndex
 

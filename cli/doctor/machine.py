@@ -34,7 +34,7 @@ def machine() -> list[Finding]:
 
 
 def cores() -> Iterator[Finding]:
-    from mimcl.cli.run.folder import has_bfloat16
+    from mimcl.cli.run.resolve import has_bfloat16
 
     usable, there = usable_cores(), os.sysconf("SC_NPROCESSORS_ONLN")
     text = f"{usable:g} of {there} usable, {_processor()}" if usable < there else f"{there}, {_processor()}"

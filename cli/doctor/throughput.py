@@ -16,13 +16,12 @@ import torch
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.findings import Finding, found_by, reason
 from mimcl.cli.doctor.machine import forget_shards
-from mimcl.cli.run.folder import has_bfloat16
+from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.malloc import keep_freed_memory
+from mimcl.cli.run.resolve import has_bfloat16
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.plan import Plan
 from mimcl.model.mae import build
-from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
@@ -143,7 +142,7 @@ class Trials:
         batch, used = micro * parts, "bfloat16" if has_bfloat16() else "float32"
         draws = batch * _NO_END
         sizes = {"samples": self._index.samples, "draws": draws, "batch_size": batch}
-        plan = Plan(CurriculumConfig(), distances=None, seed=0, hash64=hash64, **sizes)
+        plan = build_plan(CurriculumConfig(), seed=0, **sizes)
         threads = decode_threads(configured=config.data.decode_threads)
         decoder, _ = make_decoder("auto", config.data.image_size, micro, threads, self._index.largest)
         stream = Stream(
@@ -156,14 +155,10 @@ class Trials:
             seed=0,
             device=self._device,
         )
-        reports: list[Report] = []
-
-        def after_step(step: int, report: Report, outcomes: list[Outcome]) -> None:
-            reports.append(report)
-
         trainer = self._trainer(used, False, parts, **sizes)
-        started = time.perf_counter()
-        trainer.run(stream, (), after_step, lambda: time.perf_counter() - started > 2 * self._seconds)
+        deadline = time.perf_counter() + 2 * self._seconds
+        steps_made = trainer.steps(stream, stop=lambda: time.perf_counter() > deadline)
+        reports = [step.report for step in steps_made if step.report]
         warm = reports[1:] or reports
         rate = len(warm) / sum(1 / report.images_per_second for report in warm)
         waited = float(np.mean([report.data_wait for report in warm]))

@@ -10,7 +10,7 @@ import torch
 from mimcl.cli.config import Config
 from mimcl.cli.console import format_duration
 from mimcl.cli.doctor.throughput import Rates
-from mimcl.cli.run.folder import draws_of
+from mimcl.cli.run.resolve import draws_of
 from mimcl.pipeline.cores import usable_cores
 
 IMAGENET = 1_281_167  # train images of ImageNet-1K

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mimcl.cli.config import Config, override
 from mimcl.cli.encoders.restore import config_of, load_weights, restore_model, samples_of
-from mimcl.cli.run.folder import has_bfloat16
+from mimcl.cli.run.resolve import has_bfloat16
 from mimcl.model import checkpoint
 from mimcl.model.digest import weights_digest
 from mimcl.model.mae import MEAN, STD, MaskedAutoencoderViT

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mimcl.cli.config import Config, nested_keys, override
-from mimcl.cli.run.folder import draws_of
+from mimcl.cli.run.resolve import draws_of
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.schedule import MaskingSchedule

@@ -20,12 +20,12 @@ from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.split_features import central_crop_stream
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import LabelledSplits
+from mimcl.cli.plan.build_plan import build_plan
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.plan import Plan
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import to_device
-from mimcl.pipeline.augment import hash64, random_crops
+from mimcl.pipeline.augment import random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder
@@ -154,14 +154,12 @@ def train_batches(
 ) -> Stream:
     """Every train image with a label once a pass, in keyed order."""
     labelled = np.flatnonzero(task.splits.train.label >= 0)
-    plan = Plan(
+    plan = build_plan(
         CurriculumConfig(name="none"),
         samples=len(labelled),
-        distances=None,
         draws=course.draws,
         batch_size=course.batch_size,
         seed=course.seed,
-        hash64=hash64,
     )
     return Stream(
         SubsetPlan(plan, labelled),

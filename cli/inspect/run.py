@@ -14,8 +14,8 @@ from mimcl.cli.config import Config, nested_keys, override, read_yaml
 from mimcl.cli.console import first_few, format_bytes
 from mimcl.cli.evaluate.results_file import format_accuracies, latest_results
 from mimcl.cli.inspect.checkpoint import bytes_in_folder
-from mimcl.cli.run.config_diff import chosen
-from mimcl.cli.run.folder import draws_of
+from mimcl.cli.run.config_diff import config_diff
+from mimcl.cli.run.resolve import draws_of
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.jsonl import read_lines
@@ -139,7 +139,7 @@ def describe_run(path: Path) -> RunDescription:
     return RunDescription(
         path=path,
         recipe=config.recipe,
-        differs=chosen(config, images),
+        differs=config_diff(config, images),
         model=f"{config.model.name}/{config.model.patch_size} at {config.data.image_size} px",
         precision=config.trainer.precision,
         masking=f"{config.masking.name} {config.masking.mask_ratio:g}",

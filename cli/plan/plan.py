@@ -51,7 +51,7 @@ def plan_command(
     temperature: options.Temperature = None,
     resampling: options.Resampling = None,
     order: options.Order = None,
-    slice: options.Slice = None,
+    slice_epochs: options.Slice = None,
     epochs: options.Epochs = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
@@ -59,25 +59,25 @@ def plan_command(
     out: Annotated[Path, typer.Option(help="The picture, a PNG file.")] = Path("plan.png"),
 ) -> None:
     """Tell what `mimcl train` with the same flags would draw: temperature, distinct images, repeats."""
-    from mimcl.cli.config import parse_settings, read_yaml, require_constant
+    from mimcl.cli.config import require_constant
     from mimcl.cli.console import console
     from mimcl.cli.plan.plan_picture import draw_picture
     from mimcl.cli.run.folder import new_config
     from mimcl.pipeline.files import DataError, atomic_file
 
-    flags = {
-        "data.root": data,
-        "curriculum.name": curriculum,
-        "curriculum.r0": r0,
-        "curriculum.share": curriculum_share,
-        "curriculum.temperature": temperature,
-        "curriculum.resampling": resampling,
-        "curriculum.order": order,
-        "curriculum.slice": slice,
-        "trainer.epochs": epochs,
-    }
-    values = read_yaml(config) if config else {}
-    values |= {key: value for key, value in flags.items() if value is not None} | parse_settings(settings or [])
+    values = options.config_values(
+        config,
+        settings,
+        data=data,
+        curriculum=curriculum,
+        r0=r0,
+        curriculum_share=curriculum_share,
+        temperature=temperature,
+        resampling=resampling,
+        order=order,
+        slice_epochs=slice_epochs,
+        epochs=epochs,
+    )
     schedules = [{"curriculum.temp_schedule": name} for name in dict.fromkeys(temp_schedule or [])] or [{}]
     plans = [plan(new_config(recipe, values | schedule)) for schedule in schedules]
     if temperature is not None:
@@ -100,30 +100,18 @@ def plan(config: Config) -> Planned:
     Raises ConfigError for a learned temperature, PrototypeError without the set of prototypes, DataError.
     """
     from mimcl.cli.errors import ConfigError, usage_errors
-    from mimcl.cli.run.folder import draws_of, load_distances
     from mimcl.cli.run.summary import curriculum_line
+    from mimcl.cli.run.training_data import TrainingData
     from mimcl.curriculum.forecast import forecast
-    from mimcl.curriculum.plan import Plan
-    from mimcl.pipeline.augment import hash64
-    from mimcl.pipeline.index import ShardIndex
 
     if config.curriculum.learns:
         raise ConfigError("--temp-schedule learned follows the losses: what it will do is known only by training")
-    index = ShardIndex.load(config.data.root)
+    data = TrainingData.open(config)
     with usage_errors():
-        found = Plan(
-            config.curriculum,
-            samples=index.samples,
-            distances=load_distances(config, index),
-            draws=draws_of(config, index.samples),
-            batch_size=config.data.batch_size,
-            seed=config.seed,
-            hash64=hash64,
-            shards=index.shard,
-        )
+        found = data.plan(config)
     shown = sorted({round(place * (found.windows - 1) / (_CURVE - 1)) for place in range(_CURVE)})
-    name = config.curriculum.temp_schedule
-    name = "none" if config.curriculum.name == "none" else f"{config.curriculum.name}, {name}"
+    curriculum = config.curriculum
+    name = "none" if curriculum.name == "none" else f"{curriculum.name}, {curriculum.temp_schedule}"
     sizes = found.samples, found.draws, found.window_length, found.windows
     return Planned(name, config, *sizes, curriculum_line(config, found), forecast(found, shown))
 

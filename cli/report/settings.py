@@ -12,7 +12,7 @@ import yaml
 from mimcl.cli.config import Config, flatten, override
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import RECIPES
-from mimcl.cli.run.config_diff import chosen
+from mimcl.cli.run.config_diff import config_diff
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def settings(config: Mapping[str, Any], samples: int | None = None) -> list[Sett
 
 def _chosen(config: Mapping[str, Any], samples: int | None) -> set[str]:
     try:
-        return set(chosen(override(Config(), config), samples))
+        return set(config_diff(override(Config(), config), samples))
     except ConfigError:  # of another version
         return set()
 

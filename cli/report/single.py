@@ -20,7 +20,8 @@ from mimcl.cli.report.compared import describe
 from mimcl.cli.report.pictures import Picture, Strip, gallery, reconstructions
 from mimcl.cli.report.read import Evaluation, RunRecord
 from mimcl.cli.report.settings import Setting, command, settings
-from mimcl.cli.run.folder import draws_of, fingerprints
+from mimcl.cli.run.resolve import draws_of
+from mimcl.cli.run.training_data import fingerprints
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError

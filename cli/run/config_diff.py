@@ -1,4 +1,4 @@
-"""In what a run is not its recipe, by somebody's choice."""
+"""Finds the configuration values of a run that differ from its recipe."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from mimcl.cli.config import Config, flatten
 from mimcl.cli.recipes import RECIPES
-from mimcl.cli.run.folder import resolve
+from mimcl.cli.run.resolve import resolve
 
-# Where the data lies and how it is decoded: of the machine, whoever chose it.
+# Where the data lies and how it is decoded depends on the machine.
 _OF_THE_MACHINE = {"data.decode_threads", "data.decoder", "data.root"}
 
 
-def chosen(config: Config, samples: int | None) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys in which a run's configuration is not its recipe's, with the recipe's value and the run's.
+def config_diff(config: Config, samples: int | None) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys in which a run's configuration differs from its recipe's, with both values: (recipe, run).
 
-    The recipe is taken as it would be resolved for a run of this length on `samples` images (None: not known, and no
-    length of a window is then a choice), its precision as on this machine. Empty where the recipe is not known.
+    The recipe is resolved as for a run of this length on `samples` images, and on this machine. Where `samples` is None
+    (unknown), the length of a window is not a difference. Empty for an unknown recipe.
     """
     if config.recipe not in RECIPES:
         return {}

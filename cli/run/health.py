@@ -1,10 +1,10 @@
-"""What all ranks watch together: windows that must be alike, bad samples, steps without a finite gradient."""
+"""Health checks of a run on all ranks: identical windows, bad samples, steps without a finite gradient."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.json_output import json_ready
-from mimcl.curriculum.plan import WindowPlan
 from mimcl.model.distributed import agree, from_first, gather
 from mimcl.model.jsonl import LineFile, keep_lines
 from mimcl.model.metrics import Outcome
 from mimcl.pipeline.files import write_json
+from mimcl.pipeline.plan import Window
 from mimcl.pipeline.stream import Batch
 from mimcl.pipeline.substitutes import BadSample
 
@@ -26,7 +26,7 @@ _ALWAYS_ALLOWED = 10  # bad samples
 
 
 class _Seen(NamedTuple):
-    """What is remembered of a micro-batch: not its images, which would fill the device."""
+    """What is kept of a micro-batch: not its images, which would fill the device."""
 
     position: int
     draws: NDArray[np.int64]
@@ -37,38 +37,45 @@ class _Seen(NamedTuple):
     temperature: float
 
 
-class Watch:
+class Health:
     """An observer of the trainer on every rank. Rank 0 writes quarantine.jsonl and nonfinite/STEP.json.
 
-    What happened in a step is known on all ranks alike one step later (its Outcome); only then, and only if there is
-    something to tell, do they send each other more than numbers.
+    All ranks know the outcome of a step one step later. Only then, and only if there is something to report, do they
+    exchange more than numbers.
     """
 
     def __init__(
-        self, folder: Path, position: int, max_bad: float, is_first: bool, warn: Callable[[str], None]
+        self,
+        folder: Path,
+        position: int,
+        batch_size: int,
+        max_bad: float,
+        is_first: bool,
+        warn: Callable[[str], None],
     ) -> None:
-        """`max_bad` is the share of the draws so far that may be bad; `_ALWAYS_ALLOWED` always may."""
-        self._folder, self._max_bad, self._is_first, self._warn = folder, max_bad, is_first, warn
+        """`max_bad` is the share of the draws so far that may be bad samples; `_ALWAYS_ALLOWED` always may."""
+        self._folder, self._batch_size, self._max_bad = folder, batch_size, max_bad
+        self._is_first, self._warn = is_first, warn
         self._quarantine = folder / "quarantine.jsonl"
         self._lines = LineFile(self._quarantine, warn)
         earlier = keep_lines(self._quarantine, lambda line: line["draw"] < position) if is_first else []
         self._bad, self._bad_shards = from_first(len(earlier)), Counter(line["shard"] for line in earlier)
         self.excess: str | None = None  # why the run has to end
-        self._window: WindowPlan | None = None
-        self._seen: deque[_Seen] = deque()  # of the last two steps: what is said about a step comes one late
+        self._window: Window | None = None
+        self._seen: deque[_Seen] = deque()  # of the last two steps: outcomes come one step late
 
     def observe(self, batch: Batch, per_sample_loss: Tensor) -> None:
-        """Compares a new window with the other ranks' and remembers what this step is made of."""
+        """Compare a new window with the other ranks', and remember what this step consists of."""
         if batch.window is not self._window:
             self._window = batch.window
             agree(f"window {batch.window.number} of the plan", batch.window.digest)
         columns = batch.draws, batch.sample_ids, batch.distances, per_sample_loss
         self._seen.append(_Seen(batch.position, *columns, batch.bad, batch.window.temperature))
 
-    def after_step(self, outcomes: list[Outcome], batch_size: int) -> None:
-        """Writes down what the outcomes tell; sets `excess` on all ranks when too many samples were bad."""
+    def check(self, outcomes: Sequence[Outcome]) -> None:
+        """Record what the outcomes report; set `excess` on all ranks when too many samples were bad."""
         for outcome in outcomes:
-            end = outcome.step * batch_size
+            end = outcome.step * self._batch_size
             step = [seen for seen in self._seen if seen.position == end]
             if not outcome.finite:
                 self._dump(outcome, step)
@@ -110,5 +117,5 @@ class Watch:
             worst = ", ".join(f"{count} in {shard}" for shard, count in self._bad_shards.most_common(3))
             self.excess = (
                 f"{self._bad} bad samples in {position:,} draws are more than the {allowed:,.0f} allowed ({worst}); "
-                f"see {self._quarantine}, mend the shards (`mimcl verify` lists what is wrong), or raise --max-bad"
+                f"see {self._quarantine}, repair the shards (`mimcl verify` lists what is wrong), or raise --max-bad"
             )

@@ -1,4 +1,4 @@
-"""Nearest neighbours while a run goes: how good the features are that the model has by then."""
+"""Evaluates the model in training by its nearest neighbours."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimcl.cli.config import Config
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate.labelled import LabelledSplits
+from mimcl.cli.run.training_data import TrainingData
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.knn import knn
 from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.steps import Step
 from mimcl.pipeline.index import ShardIndex
 
-_MOST = 50_000  # images of a split, spread evenly over it: so much of ImageNet's train tells the course of a run
+_MOST = 50_000  # images of a split, spread evenly over it: enough of ImageNet to follow a run
 _K = 20
 
 
 class OnlineKnn:
-    """nn and knn of the model in training, as it stands, on central crops; every `every` draws, and at the end.
+    """nn and knn of the model in training, on central crops, every `trainer.online_knn_epochs` and at the end.
 
-    Nothing of the training is touched: no weight, no generator. The decoder is its own; to be called while the stream
-    that trains is released, so that there are never two in the GPU's memory.
+    It changes nothing of the training: no weight, no generator. It has a decoder of its own; call it while the stream
+    of the training is released, so that there are never two decoders in the GPU's memory.
     """
 
     name = "online_knn"
 
-    def __init__(
-        self,
-        model: MaskedAutoencoderViT,
-        train: ShardIndex,
-        precision: Literal["bfloat16", "float32"],
-        decoder: str,
-        every: float,
-        draws: int,
-        world: World,
-    ) -> None:
-        """`train` is the index of the run, `draws` its length. Raises DataError where LabelledSplits does."""
-        splits = LabelledSplits.load(train.location)
+    def __init__(self, model: MaskedAutoencoderViT, data: TrainingData, config: Config, world: World) -> None:
+        """`config` is the resolved configuration of the run. Raises DataError where LabelledSplits does."""
+        splits = LabelledSplits.load(data.index.location)
         self._splits = [(index, _chosen(index)) for index in (splits.train, splits.val)]
+        precision: Literal["bfloat16", "float32"] = "bfloat16" if config.trainer.precision == "bfloat16" else "float32"
         self._features = MaeFeatures(self.name, model, precision)
-        self._decoder = open_decoder(decoder, model.image_size, splits.train, splits.val, world=world)
-        self._device, self._every, self._draws, self._world = model.device, every, draws, world
+        self._decoder = open_decoder(config.data.decoder, model.image_size, splits.train, splits.val, world=world)
+        self._every = config.trainer.online_knn_epochs * data.index.samples  # draws
+        self._batch_size, self._draws = config.data.batch_size, data.draws
+        self._device, self._world = model.device, world
 
-    def is_due(self, position: int, batch_size: int) -> bool:
-        """Whether the step that ended at draw `position` passed a multiple of `every`, or is the last."""
-        return position // self._every > (position - batch_size) // self._every or position >= self._draws
+    def is_due(self, step: Step) -> bool:
+        """Whether the step passed a multiple of `online_knn_epochs`, or is the last; not where the run stops early."""
+        if step.position >= self._draws:
+            return True
+        passed = step.position // self._every > (step.position - self._batch_size) // self._every
+        return passed and not step.stopping  # a run that is asked to stop has seconds
 
     def __call__(self) -> dict[str, float]:
-        """The shares, 0 to 1, of val images given their own class, by "nn" and "knn"; on all ranks, by all ranks.
+        """Return the shares, 0 to 1, of val images given their own class, by "nn" and "knn"; the work of all ranks.
 
-        None at all of features that are not finite: that ends the training in its own way.
+        Empty where features are not finite: the training then ends by itself.
         """
         bank, queries = (
             extract(index, self._features, self._decoder, None, rows, self._world) for index, rows in self._splits

@@ -1,8 +1,9 @@
-"""Going on where a checkpoint was saved: what was trained, and what the plan follows."""
+"""Resumes a training from its newest complete checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -16,46 +17,56 @@ from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
 
 LEARNED = "learned_temperature"  # its state in a checkpoint's
-_FEED_THE_PLAN = {"seed", "data.batch_size", "trainer.epochs", *DATA}  # besides curriculum.*
+_FEED_THE_PLAN = {"seed", "data.batch_size", "trainer.epochs", *DATA}  # besides curriculum.*: a plan depends on them
 
 
-def take_up(
+def newest_checkpoint(folder: Path, is_first: bool, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """Load the newest complete checkpoint that rank 0 finds in `folder`, on all ranks; None where there is none.
+
+    Raises CheckpointError.
+    """
+    saved = None
+    if is_first and (checkpoint.candidates(folder) or (folder / "latest").exists()):
+        saved = checkpoint.newest(folder, checkpoint.load, warn)
+    step = from_first(int(saved.path.name) if saved else 0)
+    if not step:
+        return None
+    return saved or checkpoint.load(folder / f"{step:08d}")
+
+
+def resume_run(
     trainer: Trainer,
     plan: Plan,
     run: Run,
-    now: dict[str, str | None],
+    fingerprints: dict[str, str | None],
     is_first: bool,
     warn: Callable[[str], None],
 ) -> DrawCounts:
-    """Puts `trainer` where the newest whole checkpoint was saved; all ranks take the one that rank 0 finds.
+    """Load the run's newest complete checkpoint into `trainer` and into a learned temperature of `plan`.
 
-    A learned temperature of `plan` as well. Returns how often each sample had been drawn by then.
-
-    Raises CheckpointError when it does not fit, or its data or plan were others and that is not allowed.
+    Returns how often each sample had been drawn by then. `fingerprints` are those of the data now. Raises
+    CheckpointError when it does not fit, or was trained on other data or by another plan and that is not allowed.
     """
-
-    def tell(line: str) -> None:
-        if line not in run.told:
-            warn(line)
-
-    saved = checkpoint.newest(run.checkpoints, checkpoint.load, tell) if is_first else None
-    step = from_first(int(saved.path.name) if saved else 0)
-    saved = saved or checkpoint.load(run.checkpoints / f"{step:08d}")
+    saved = newest_checkpoint(run.checkpoints, is_first, lambda line: None if line in run.reported else warn(line))
+    if saved is None:
+        raise checkpoint.CheckpointError(
+            f"no checkpoint was found in {run.checkpoints}; start the run without --resume"
+        )
     then = saved.meta["fingerprints"]
     for what in DATA:
-        if then[what] != now[what] and what not in run.allowed:
+        if then[what] != fingerprints[what] and what not in run.allowed:
             raise checkpoint.CheckpointError(
-                f"the {what} changed since {saved.path} was saved (fingerprint {then[what]}, now {now[what]}); restore "
-                f"the data, start a new run, or give --allow-change {what}"
+                f"the {what} changed since {saved.path} was saved (fingerprint {then[what]}, now "
+                f"{fingerprints[what]}); restore the data, start a new run, or give --allow-change {what}"
             )
     if plan.learned:  # first: what a window is follows from it
-        _take_up_temperature(plan.learned, saved)
+        _resume_temperature(plan.learned, saved)
     window = saved.meta["window"]
-    feeds_the_plan = any(name.startswith("curriculum.") or name in _FEED_THE_PLAN for name in run.allowed)
-    if not feeds_the_plan and plan.window(window["number"]).digest != window["digest"]:
+    plan_may_differ = any(name.startswith("curriculum.") or name in _FEED_THE_PLAN for name in run.allowed)
+    if not plan_may_differ and plan.window(window["number"]).digest != window["digest"]:
         raise checkpoint.CheckpointError(
-            f"window {window['number']} of {saved.path} was drawn otherwise than it is here; resume with the same "
-            "shards and versions of mimcl and numpy, on the same kind of processor"
+            f"window {window['number']} of {saved.path} had other draws than it has now; resume with the same shards "
+            "and versions of mimcl and numpy, on the same kind of processor"
         )
     try:
         trainer.load(saved.tensors, saved.state)
@@ -70,11 +81,11 @@ def take_up(
     return DrawCounts(counts if len(counts) == plan.samples else np.zeros(plan.samples, np.uint32))
 
 
-def _take_up_temperature(learned: LearnedTemperature, saved: checkpoint.Checkpoint) -> None:
+def _resume_temperature(learned: LearnedTemperature, saved: checkpoint.Checkpoint) -> None:
     if LEARNED not in saved.state:
         raise checkpoint.CheckpointError(
-            f"{saved.path} has no learned temperature: it was saved under another curriculum.temp_schedule; go on with "
-            "that, or start a new run"
+            f"{saved.path} has no learned temperature: it was saved under another curriculum.temp_schedule; resume "
+            "with that, or start a new run"
         )
     try:
         learned.load_state_dict(saved.state[LEARNED])

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C end a run after the step, saved; a second Ctrl-C, or a stuck step, ends it at once."""
+"""Stop requests by signal: a training ends after its step, saved; a second Ctrl-C, or a stuck step, ends it at once."""
 
 from __future__ import annotations
 
@@ -7,50 +7,54 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TypeVar
 
 _FAILED, _INTERRUPTED = 1, 130
 _REQUESTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-_LAST_WORDS_SECONDS = 1.0
+_REPORT_TIMEOUT_S = 1.0
+
+T = TypeVar("T")
 
 
 class StopSignals:
-    """While the block lasts, SIGTERM, SIGHUP and Ctrl-C set `requested` and nothing else.
+    """While the block lasts, SIGTERM, SIGHUP and Ctrl-C only set `requested`.
 
-    SIGHUP says that the terminal is gone; nohup has it ignored, and then it stays so.
+    SIGHUP means that the terminal was closed; under nohup it is ignored, and stays ignored.
 
-    Python runs its handlers only between two instructions of the main thread, which may wait for a process that is
-    gone. A thread that reads the signals from a pipe sees them in any case; it ends the process at once, without
-    saving, on a second Ctrl-C, and when no step was done within `grace_seconds` beyond the length of the longest one.
+    Python runs signal handlers between two instructions of the main thread, which may be waiting for a process that
+    died. A thread that reads the signals from a pipe always sees them. It ends the process at once, without saving, on
+    a second Ctrl-C, and when a step takes `grace_seconds` longer than the longest step so far.
     """
 
     def __init__(self, before_leaving: Callable[[str], None], grace_seconds: float = 10.0) -> None:
-        """`before_leaving` gets the last words, one line, when the process is ended from within the thread.
+        """`before_leaving` prints one line before the thread ends the process.
 
         torchrun and SLURM kill 30 seconds after SIGTERM.
         """
         self.requested = False
         self._before_leaving, self._grace = before_leaving, grace_seconds
         self._began, self._length = time.monotonic(), 0.0  # of the step under way; of the longest step so far
-        self._patient = False
+        self._has_timeout = True
 
-    def step_done(self) -> None:
-        """A step is complete; the next begins."""
-        now = time.monotonic()
-        self._began, self._length = now, max(self._length, now - self._began)
+    def timed(self, steps: Iterable[T]) -> Iterator[T]:
+        """Yield the same items; each ends a step."""
+        for step in steps:
+            self.step_done()
+            yield step
 
     @contextmanager
-    def pausing(self) -> Iterator[None]:
-        """What is done in the block may take as long as it takes: it is no part of a step."""
-        self._patient = True
+    def timeout_suspended(self) -> Iterator[None]:
+        """In the block no time limit applies: it is not part of a step."""
+        self._has_timeout = False
         yield
-        self._patient, self._began = False, time.monotonic()
+        self._has_timeout, self._began = True, time.monotonic()
 
-    def be_patient(self) -> None:
-        """Training has ended: what is left, saving, may take as long as it takes."""
-        self._patient = True
+    def disable_timeout(self) -> None:
+        """Apply no time limit from now on: training has ended, and saving may take long."""
+        self._has_timeout = False
 
     def __enter__(self) -> StopSignals:
         self._began = time.monotonic()
@@ -71,29 +75,38 @@ class StopSignals:
         self._thread.join()
         os.close(self._reader)
 
+    def step_done(self) -> None:
+        """Note that a step is complete, and the next one begins."""
+        now = time.monotonic()
+        self._began, self._length = now, max(self._length, now - self._began)
+
     def _note(self, *_: object) -> None:
         self.requested = True
 
     def _watch(self) -> None:
-        asked, interrupts = None, 0
+        requested_at: float | None = None
+        interrupts = 0
         while True:
-            ready, _, _ = select.select([self._reader], [], [], None if asked is None else 0.2)
+            ready, _, _ = select.select([self._reader], [], [], None if requested_at is None else 0.2)
             if ready:
                 numbers = os.read(self._reader, 64)
                 if not numbers:
                     return
                 interrupts += numbers.count(signal.SIGINT)
                 if interrupts > 1:
-                    self._leave(_INTERRUPTED, "interrupted twice: left at once, without saving")
-                if asked is None and set(_REQUESTS).intersection(numbers):
-                    self.requested, asked = True, time.monotonic()
-            elif not self._patient and time.monotonic() > max(asked, self._began) + self._length + self._grace:
-                self._leave(_FAILED, "asked to stop, but the step does not end (a process or a disk that does not "
-                            "answer?): left without saving; the last checkpoint stands")  # fmt: skip
+                    self._leave(_INTERRUPTED, "interrupted twice: exiting at once, without saving")
+                if requested_at is None and set(_REQUESTS).intersection(numbers):
+                    self.requested, requested_at = True, time.monotonic()
+            elif requested_at is not None and self._has_timeout and self._overdue(requested_at):
+                self._leave(_FAILED, "asked to stop, but the step does not end (does a process or a disk not answer?): "
+                            "exiting without saving; resume from the last checkpoint")  # fmt: skip
 
-    def _leave(self, code: int, words: str) -> None:
-        # Beside: the main thread may be stuck in writing to a terminal, with the lock that these words need.
-        speaking = threading.Thread(target=self._before_leaving, args=(words,), daemon=True)
-        speaking.start()
-        speaking.join(_LAST_WORDS_SECONDS)
+    def _overdue(self, requested_at: float) -> bool:
+        return time.monotonic() > max(requested_at, self._began) + self._length + self._grace
+
+    def _leave(self, code: int, line: str) -> None:
+        # In a thread: the main thread may be stuck writing to a terminal, holding the lock that this line needs.
+        reporting = threading.Thread(target=self._before_leaving, args=(line,), daemon=True)
+        reporting.start()
+        reporting.join(_REPORT_TIMEOUT_S)
         os._exit(code)

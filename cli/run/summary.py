@@ -1,4 +1,4 @@
-"""What a run is and how long it will take, said before it starts."""
+"""Prints the summary of a run before it starts: what it is, and how long it will take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from mimcl.cli.config import Config
 from mimcl.cli.console import console, format_duration
-from mimcl.cli.encoders.initial_weights import InitResult
 from mimcl.cli.run.folder import Run
 from mimcl.curriculum.plan import Plan
 from mimcl.model.trainer import Trainer
@@ -17,20 +16,9 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.stream import Stream
 
 
-def announce(
-    run: Run,
-    config: Config,
-    plan: Plan,
-    index: ShardIndex,
-    device: torch.device,
-    decoder: str,
-    trainer: Trainer,
-    stream: Stream,
-    micro_batches: int,
-    init_result: InitResult | None,
-) -> None:
-    """Prints recipe, model, data, curriculum, what deviates from the recipe, and an estimate of the time left."""
-    data, model, steps = config.data, config.model, plan.draws // config.data.batch_size
+def print_settings(run: Run, config: Config, plan: Plan, index: ShardIndex, device: torch.device, decoder: str) -> None:
+    """Print recipe, model, data and curriculum, and what differs from what was asked for; `config` is resolved."""
+    data, model = config.data, config.model
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU (no CUDA device)"
     console.print(f"recipe {config.recipe} on {where}, {config.trainer.precision}, {decoder}")
     console.print(
@@ -39,31 +27,32 @@ def announce(
     )
     console.print(
         f"{index.samples:,} images in {index.shown}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
-        f"{steps:,} steps"
+        f"{plan.draws // data.batch_size:,} steps"
     )
     console.print(curriculum_line(config, plan))
     if config.curriculum.order == "shard":
         console.print(f"draws come shard by shard within windows of {plan.window_length:,} draws")
     by_epochs = config.masking.name in ("hard-patches", "learned") and config.masking.clock == "epoch"
     if by_epochs and config.trainer.epochs <= 1:
-        console.print("masks do not get harder in a single epoch; --set masking.clock=step moves them at each step")
+        console.print("masks do not get harder within one epoch; --set masking.clock=step moves them at each step")
     if config.optim.warmup_epochs < run.config.optim.warmup_epochs:
         console.print(f"warm-up shortened to a tenth of the run: {config.optim.warmup_epochs:g} epochs")
-    if init_result:
-        console.print(init_result.line)
+
+
+def print_estimate(trainer: Trainer, stream: Stream, batch_size: int) -> None:
+    """Print where a resumed run continues, and how long the steps that are left will take."""
     if trainer.position:
-        console.print(f"going on at draw {trainer.position:,}, step {trainer.position // data.batch_size:,}")
-    left = steps - trainer.position // data.batch_size
-    if seconds := _seconds_per_micro_batch(trainer, stream, device):
+        console.print(f"resuming at draw {trainer.position:,}, step {trainer.position // batch_size:,}")
+    if seconds := _seconds_per_micro_batch(trainer, stream):
+        left = trainer.steps_left
         console.print(
-            f"estimated time: about {format_duration(left * micro_batches * seconds)} for {left:,} steps, "
+            f"estimated time: about {format_duration(left * trainer.micro_batches * seconds)} for {left:,} steps, "
             "from a short trial"
         )
-    console.print(f"run folder: {run.folder}")
 
 
 def curriculum_line(config: Config, plan: Plan) -> str:
-    """What the data curriculum of a run is."""
+    """Describe the data curriculum of a run in one line."""
     curriculum = config.curriculum
     if curriculum.name == "none":
         order = "every image once a pass" if curriculum.uniform == "epochs" else "uniform draws with replacement"
@@ -78,7 +67,7 @@ def curriculum_line(config: Config, plan: Plan) -> str:
         how = f"at temperature {curriculum.temperature:g}"
     if learned:
         how += f" with eta {curriculum.learned_eta:g} and beta {curriculum.learned_beta:g}"
-        how += ", falling too" if curriculum.learned_may_fall else ""
+        how += ", may fall" if curriculum.learned_may_fall else ""
     line = (
         f"curriculum {curriculum.name}, {curriculum.temp_schedule} {how}, {curriculum.resampling}, for "
         f"{min(plan.curriculum_draws, plan.draws):,} draws in windows of {plan.window_length:,}"
@@ -86,8 +75,8 @@ def curriculum_line(config: Config, plan: Plan) -> str:
     return line + ("; r0 is below what any temperature reaches here and is clamped" if plan.clamped else "")
 
 
-def _seconds_per_micro_batch(trainer: Trainer, stream: Stream, device: torch.device) -> float | None:
-    """From three micro-batches of the stream and two passes over one; None for a stream shorter than that."""
+def _seconds_per_micro_batch(trainer: Trainer, stream: Stream) -> float | None:
+    """Time three micro-batches of the stream and two passes over one; None for a shorter stream."""
     batches = iter(stream)
     first = next(batches, None)
     started = time.perf_counter()
@@ -98,4 +87,4 @@ def _seconds_per_micro_batch(trainer: Trainer, stream: Stream, device: torch.dev
         return None
     model = trainer.time_of_micro_batch(first)
     # On a CPU decoding and training share the cores; beside a GPU they overlap.
-    return max(data, model) if device.type == "cuda" else data + model
+    return max(data, model) if trainer.model.device.type == "cuda" else data + model

@@ -54,7 +54,7 @@ def sums_of(h, loss) -> tuple[float, ...]:
 def windows_of(learned, number, measured, first=0):
     """Tells it of the steps of `number` windows from `first` on, each window's sums in its second step."""
     for step in range(first * 4 + 1, (first + number) * 4 + 1):
-        learned.add([outcome(step, measured if step % 4 == 2 else (0.0,) * 5)])
+        learned.update([outcome(step, measured if step % 4 == 2 else (0.0,) * 5)])
 
 
 COSTLY = sums_of([0.0, 0.5, 1.0], [0.1, 0.5, 0.9])  # far images cost much more: theta would fall
@@ -96,7 +96,7 @@ def test_sums_of_micro_batches_give_the_covariance_and_variance_of_all_draws(nam
     d, losses = rng.random(5000).astype(np.float32), (100 + rng.random(5000)).astype(np.float32)
     learned, window = make_learned(name=name), SimpleNamespace(phase="curriculum")
     sums = sum(
-        learned.measure(SimpleNamespace(distances=torch.from_numpy(a), window=window), torch.from_numpy(b))
+        learned.observe(SimpleNamespace(distances=torch.from_numpy(a), window=window), torch.from_numpy(b))
         for a, b in zip(np.array_split(d, parts), np.array_split(losses, parts), strict=True)
     )
     assert (sums.dtype, sums.shape) == (torch.float64, (5,))
@@ -114,7 +114,7 @@ def test_anti_looks_from_the_other_side():
     for name in ("proto", "anti"):
         learned = make_learned(name=name, learned_may_fall=True)
         at = SimpleNamespace(distances=torch.from_numpy(d), window=SimpleNamespace(phase="curriculum"))
-        ends[name] = objective_gradient(learned.measure(at, torch.from_numpy(0.2 + d)).numpy(), 0.3, 0.1).loss
+        ends[name] = objective_gradient(learned.observe(at, torch.from_numpy(0.2 + d)).numpy(), 0.3, 0.1).loss
     assert ends["proto"] == pytest.approx(-ends["anti"], rel=1e-6)
     assert ends["proto"] > 0
 
@@ -152,9 +152,9 @@ def test_each_window_moves_by_the_sums_of_the_one_before_the_last():
 def test_sums_add_up_over_the_steps_of_a_window_but_for_those_without_a_finite_gradient():
     one, other = make_learned(), make_learned()
     for step in range(1, 5):
-        one.add([outcome(step, ALIKE)])
-    other.add([outcome(1, ALIKE), outcome(2, (math.nan,) * 5, finite=False), outcome(3, ALIKE)])
-    other.add([outcome(4, (math.inf,) * 5, finite=False)])
+        one.update([outcome(step, ALIKE)])
+    other.update([outcome(1, ALIKE), outcome(2, (math.nan,) * 5, finite=False), outcome(3, ALIKE)])
+    other.update([outcome(4, (math.inf,) * 5, finite=False)])
     assert one.temperature(2) == other.temperature(2) > one.temperature(1)
 
 
@@ -200,7 +200,7 @@ def test_it_stays_between_the_temperatures_of_r0_and_almost_all_data(r0):
 
 def test_the_uniform_phase_measures_nothing():
     batch = SimpleNamespace(distances=torch.ones(3), window=SimpleNamespace(phase="uniform"))
-    assert make_learned().measure(batch, torch.ones(3)).tolist() == [0] * 5
+    assert make_learned().observe(batch, torch.ones(3)).tolist() == [0] * 5
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_window_is_known_after_the_last_step_of_the_one_before_the_last():
         plan.window(2)
     for step in range(1, 9):
         assert [waiting[number].done() for number in (2, 3)] == [step > 4, False]
-        learned.add([outcome(step, ALIKE)])
+        learned.update([outcome(step, ALIKE)])
     assert waiting[3].done()
     assert plan.known(3) is None
     assert plan.window(3).temperature > plan.window(2).temperature
@@ -290,9 +290,9 @@ def test_it_waits_while_far_images_are_costly_and_rises_as_they_are_learned(name
         exposure = (drawn / 128 + number / 200) / 2  # of an image and of all, 128 draws an image in the whole run
         loss = 0.35 + 0.65 * np.exp(-20 * np.exp(-2.5 * h) * exposure)
         batch = SimpleNamespace(distances=torch.from_numpy(window.distances), window=window)
-        measured = learned.measure(batch, torch.from_numpy(loss[window.sample_ids])).tolist()
+        measured = learned.observe(batch, torch.from_numpy(loss[window.sample_ids])).tolist()
         for step in range(16 * number + 1, 16 * number + 17):
-            learned.add([outcome(step, measured if step % 16 == 0 else (0.0,) * 5)])
+            learned.update([outcome(step, measured if step % 16 == 0 else (0.0,) * 5)])
         drawn += np.bincount(window.sample_ids, minlength=400)
         fractions.append(window.effective_fraction)
         terms = learned.gradient(number + 2)
@@ -312,7 +312,7 @@ def test_it_goes_on_as_it_was_from_any_step(step):
     rng = np.random.default_rng(1)
     outcomes = [outcome(n, sums_of(rng.random(BATCH), 1 + rng.random(BATCH))) for n in range(1, 29)]
     learned = make_learned(learned_may_fall=True)
-    learned.add(outcomes[:step])
+    learned.update(outcomes[:step])
     state = learned.state_dict()
     resumed = make_learned(learned_may_fall=True)
     resumed.load_state_dict(state)

@@ -67,13 +67,11 @@ def losses(masking: str, compile_unit: str | None) -> list[float]:
     )
     found = []
 
-    def after_step(step, report, outcomes):
-        found.append(report.loss)
-        if step == 2:  # both sizes, with a second pass and without, have been met
-            torch._dynamo.config.error_on_recompile = compile_unit is not None
-
     try:
-        trainer.run(batches(), (), after_step)
+        for step in trainer.steps(batches()):
+            found.append(step.report.loss)
+            if step.number == 2:  # both sizes, with a second pass and without, have been met
+                torch._dynamo.config.error_on_recompile = compile_unit is not None
     finally:
         torch._dynamo.config.error_on_recompile = False
     # Evaluation, of whatever batches, goes through the model itself: nothing is to be compiled for it.

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from helpers.made_batches import make_batches, make_plan
-from mimcl.cli.run.health import Watch
+from mimcl.cli.run.health import Health
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed
 from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather, gather_rows
@@ -186,7 +186,7 @@ def backward_passes(rank: int, compile_unit: str | None) -> list[str]:
     dist.all_reduce, torch.Tensor.backward = noted_send, noted_backward
     images = torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(rank)).to(torch.uint8)
     batch = SimpleNamespace(images=images, keys=torch.arange(4) + rank, position=8, bad=())
-    trainer.run([batch], (), lambda *_: None)
+    next(trainer.steps([batch]))
     return events
 
 
@@ -219,18 +219,18 @@ def lose_rank_1(rank: int, where: str) -> str:
 def watch_a_run(rank: int, size: int, folder: Any, seeds: tuple, bad: dict, nonfinite: tuple, max_bad: float) -> tuple:
     """Observe steps of 16 draws in 2 micro-batches over a plan, with a seed per rank."""
     reported: list[str] = []
-    watch = Watch(folder, 0, max_bad, rank == 0, reported.append)
+    health = Health(folder, 0, 16, max_bad, rank == 0, reported.append)
     plan = make_plan(seed=seeds[rank])
     error = None
     try:
         for step, parts in enumerate(make_batches(plan, 16, 8 // size, rank, size, bad), 1):
             for batch in parts:
-                watch.observe(batch, torch.from_numpy(batch.draws) / 2)
+                health.observe(batch, torch.from_numpy(batch.draws) / 2)
             number = sum(len(samples) for draw, samples in bad.items() if draw // 16 == step - 1)
             norm = float("nan") if step in nonfinite else 1.0
-            watch.after_step([Outcome(step, 0.1, 0.5, norm, False, number)], 16)
-            if watch.excess:
-                return reported, watch.excess
+            health.check([Outcome(step, 0.1, 0.5, norm, False, number)])
+            if health.excess:
+                return reported, health.excess
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     return reported, error

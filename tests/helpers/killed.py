@@ -23,16 +23,17 @@ def arm() -> None:
     if os.environ["RANK"] != os.environ["DIE_RANK"]:
         return
     if kind == "step":
-        from mimcl.cli.run.supervisor import Supervisor
+        from mimcl.model.trainer import Trainer
 
-        after_step = Supervisor.after_step
+        steps = Trainer.steps
 
-        def dying(self, step, report, outcomes):
-            if step == int(number):
-                os.kill(os.getpid(), signal.SIGKILL)
-            after_step(self, step, report, outcomes)
+        def dying(self, *arguments):
+            for step in steps(self, *arguments):
+                if step.number == int(number):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield step
 
-        Supervisor.after_step = dying
+        Trainer.steps = dying
         return
     left = [int(number)]
 

@@ -19,7 +19,7 @@ _HEAVY = [
     "mimcl.cli.main",
     "mimcl.cli.train",
     "mimcl.cli.console",
-    *(f"mimcl.cli.run.{name}" for name in ("folder", "recorder", "health", "summary", "signals")),
+    *(f"mimcl.cli.run.{name}" for name in ("builders", "run_recorder", "online_knn", "health", "summary", "signals")),
     "mimcl.model.trainer",
     "mimcl.pipeline.stream",
     "mimcl.pipeline.dali",
@@ -152,14 +152,11 @@ def _command(
 
 def _spy():
     """Record batches, crops and masks of the trainer; return the function that writes them to a file."""
-    from mimcl.cli.run import health
-    from mimcl.curriculum.masking import factory
-    from mimcl.model import trainer
-    from mimcl.pipeline import augment
+    from mimcl.cli.run import builders, health
 
     columns = {name: [] for name in ("draws", "sample_ids", "keys", "losses", "boxes", "flips", "masks")}
     crops, masks, trainers = {}, {}, []  # crops by draw, masks by key
-    random_crops, make_masker = augment.random_crops, factory.make_masker
+    random_crops, make_masker = builders.random_crops, builders.make_masker
 
     def seen_crops(seed):
         transform = random_crops(seed)
@@ -183,12 +180,12 @@ def _spy():
         masker.propose = recording
         return masker
 
-    class SeenTrainer(trainer.Trainer):
-        def run(self, *arguments):
+    class SeenTrainer(builders.Trainer):
+        def steps(self, *arguments):
             trainers.append(self)
-            return super().run(*arguments)
+            return super().steps(*arguments)
 
-    class SeenWatch(health.Watch):
+    class SeenHealth(health.Health):
         def observe(self, batch, per_sample_loss):
             super().observe(batch, per_sample_loss)
             crop = [crops[draw] for draw in batch.draws.tolist()]
@@ -197,8 +194,8 @@ def _spy():
             for column, values in zip(columns.values(), row, strict=True):
                 column.append(np.array(values))
 
-    augment.random_crops, factory.make_masker = seen_crops, seen_masker
-    trainer.Trainer, health.Watch = SeenTrainer, SeenWatch
+    builders.random_crops, builders.make_masker = seen_crops, seen_masker
+    builders.Trainer, health.Health = SeenTrainer, SeenHealth
 
     def write(path):
         digest = hashlib.sha256()

@@ -16,7 +16,8 @@ from mimcl.model.determinism import use_deterministic_kernels
 from mimcl.model.forward_backward import CompileUnit
 from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss, to_patches
 from mimcl.model.optim import OptimConfig, learning_rate
-from mimcl.model.trainer import Trainer, TrainerConfig, TrainingError
+from mimcl.model.steps import TrainingError
+from mimcl.model.trainer import Trainer, TrainerConfig
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
 BATCH, STEPS = 8, 6
@@ -97,9 +98,7 @@ def make(
 
 
 def run(trainer: Trainer, batches, observers=()) -> list:
-    reports = []
-    trainer.run(batches, observers, lambda step, report, outcomes: reports.append((step, report)))
-    return reports
+    return [(step.number, step.report) for step in trainer.steps(batches, observers)]
 
 
 def weights_of(trainer: Trainer) -> torch.Tensor:
@@ -163,12 +162,10 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision, unit, device, 
     broken = make(precision=precision, device=device, unit=unit)
     kept = {}
 
-    def keep(step, report, outcomes):
-        if step == 3:
+    for step in broken.steps(stream(device=device)):
+        if step.number == 3:
             kept["tensors"] = {name: tensor.clone() for name, tensor in broken.tensors().items()}
             kept["state"] = copy.deepcopy(broken.state_dict())
-
-    broken.run(stream(device=device), (), keep)
     again = make(precision=precision, device=device, unit=unit)
     again.load(**kept)
     assert again.position == 3 * BATCH
@@ -195,10 +192,9 @@ def test_a_step_without_a_finite_gradient_changes_nothing(device):
     trainer = make(device=device)
     seen = {}
 
-    def keep(step, report, outcomes):
-        seen[step] = weights_of(trainer).clone(), copy.deepcopy(trainer.state_dict()["optimizers"]), report
-
-    trainer.run(spoiled({3}, device=device), (), keep)
+    for step in trainer.steps(spoiled({3}, device=device)):
+        optimizers = copy.deepcopy(trainer.state_dict()["optimizers"])
+        seen[step.number] = weights_of(trainer).clone(), optimizers, step.report
     assert torch.equal(seen[2][0], seen[3][0])
     for before, after in zip(seen[2][1][0]["state"].values(), seen[3][1][0]["state"].values(), strict=True):
         assert all(torch.equal(before[key], after[key]) for key in before)
@@ -217,12 +213,8 @@ def test_too_many_such_steps_in_a_row_stop_the_run():
 
 
 def test_every_outcome_comes_once_one_step_late_and_at_once_where_a_report_or_checkpoint_is_due():
-    trainer, seen = make(checkpoint_every_steps=5, log_every_steps=100), {}
-
-    def keep(step, report, outcomes):
-        seen[step] = outcomes
-
-    trainer.run(spoiled({3}), (), keep)
+    trainer = make(checkpoint_every_steps=5, log_every_steps=100)
+    seen = {step.number: step.outcomes for step in trainer.steps(spoiled({3}))}
     assert {step: [o.step for o in outcomes] for step, outcomes in seen.items()} == {
         1: [1],
         2: [],
@@ -242,18 +234,16 @@ def test_every_outcome_comes_once_one_step_late_and_at_once_where_a_report_or_ch
 def test_bad_samples_are_counted_by_step():
     batches = list(stream(micro=4))
     batches[2].bad, batches[3].bad = ("one",), ("two", "three")  # both of step 2
-    seen = []
-    make(micro_batches=2).run(batches, (), lambda step, report, outcomes: seen.extend(outcomes))
+    seen = [outcome for step in make(micro_batches=2).steps(batches) for outcome in step.outcomes]
     assert [outcome.bad for outcome in seen] == [0, 3, 0, 0, 0, 0]
 
 
 def test_a_run_asked_to_stop_ends_one_step_later_and_goes_on_as_if_it_had_not():
     unbroken = run(whole := make(log_every_steps=4), stream())
     trainer, reports = make(log_every_steps=4), []
-    finished = trainer.run(
-        stream(), (), lambda step, report, outcomes: reports.append((step, report)), lambda: len(reports) == 1
-    )
-    assert not finished
+    for step in trainer.steps(stream(), stop=lambda: len(reports) == 1):
+        reports.append((step.number, step.report))
+    assert not trainer.finished
     assert trainer.position == 3 * BATCH  # asked in step 2, known after step 3
     again = make(log_every_steps=4)
     again.load({k: v.clone() for k, v in trainer.tensors().items()}, copy.deepcopy(trainer.state_dict()))
@@ -266,8 +256,9 @@ def test_a_run_asked_to_stop_ends_one_step_later_and_goes_on_as_if_it_had_not():
 @pytest.mark.parametrize("config", [{"log_every_steps": 1}, {"log_every_steps": 2}, {"checkpoint_every_steps": 2}])
 def test_being_asked_to_stop_in_a_step_that_reports_or_saves_is_not_missed(config):
     trainer, seen = make(**config), []
-    finished = trainer.run(stream(), (), lambda step, *_: seen.append(step), lambda: len(seen) == 1)  # in step 2
-    assert not finished
+    for step in trainer.steps(stream(), stop=lambda: len(seen) == 1):  # asked in step 2
+        seen.append(step.number)
+    assert not trainer.finished
     assert seen == [1, 2]
 
 
@@ -298,7 +289,9 @@ def test_between_reports_the_host_never_waits_for_the_device(unit):
     # The first step, which compiles, and the last one report; torch raises at whatever waits in the steps between.
     modes = {1: "error", STEPS - 1: "default"}
     try:
-        trainer.run(batches, (), lambda step, *_: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))
+        for step in trainer.steps(batches):
+            if step.number in modes:
+                torch.cuda.set_sync_debug_mode(modes[step.number])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.position == DRAWS

@@ -104,12 +104,12 @@ def simulate(
         ratios.append(-terms.loss / terms.entropy if terms.entropy else 0.0)
         if noise:
             batch = SimpleNamespace(window=window, distances=torch.from_numpy(window.distances))
-            sums = learned.measure(batch, torch.from_numpy(learner.losses(window.sample_ids))).tolist()
+            sums = learned.observe(batch, torch.from_numpy(learner.losses(window.sample_ids))).tolist()
         else:
             p, loss = p_tau(h, window.temperature), learner.losses(all_ids)
             sums = [1.0, *(float((p * x).sum()) for x in (h, loss, h * loss, h.astype(np.float64) ** 2))]
         learner.learn(window.sample_ids)
-        learned.add([SimpleNamespace(step=(number + 1) * length // batch_size, finite=True, measured=tuple(sums))])
+        learned.update([SimpleNamespace(step=(number + 1) * length // batch_size, finite=True, measured=tuple(sums))])
     return np.array(fractions), np.array(ratios)
 
 

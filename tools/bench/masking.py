@@ -182,7 +182,8 @@ def our_steps(
         trainer.position = sizes.batch  # skip step 1, which is always logged: most steps are not
         batches = (StepBatch(images, keys, step * sizes.batch) for step in count(2))
         steps = count(2)
-        trainer.run(batches, (), lambda *_: None, lambda: next(steps) >= sizes.steps)  # stops one step late
+        for _ in trainer.steps(batches, stop=lambda: next(steps) >= sizes.steps):  # stops one step late
+            pass
 
     return run
 

@@ -23,8 +23,10 @@ from PIL import Image
 
 from mimcl.cli.config import override
 from mimcl.cli.recipes import recipe
-from mimcl.cli.run.folder import Run, claimed, draws_of, fingerprints, resolve
+from mimcl.cli.run.folder import Run, claimed
+from mimcl.cli.run.resolve import draws_of, resolve
 from mimcl.cli.run.supervisor import Supervisor
+from mimcl.cli.run.training_data import fingerprints
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.plan import Plan
 from mimcl.model.distributed import World

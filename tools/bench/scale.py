@@ -85,7 +85,7 @@ def _send(there: Any, function: Callable[..., Any], *arguments: Any) -> None:
 def open_all(root: Path) -> dict[str, float]:
     """Return the seconds to open the index and the distances, and to find the largest image and the fingerprint."""
     from mimcl.cli.config import Config, override
-    from mimcl.cli.run.folder import fingerprints, load_distances
+    from mimcl.cli.run.training_data import fingerprints, load_distances
     from mimcl.pipeline.index import ShardIndex
 
     config, times = override(Config(), {"curriculum.name": "proto"}), [time.perf_counter()]
@@ -109,7 +109,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
     import numpy as np
 
     from mimcl.cli.config import Config, override
-    from mimcl.cli.run.folder import load_distances
+    from mimcl.cli.run.training_data import load_distances
     from mimcl.curriculum.plan import Plan
     from mimcl.model import trainer  # noqa: F401 - counts the memory of torch
     from mimcl.pipeline.augment import hash64

@@ -186,17 +186,15 @@ class Bench:
         """Run the trainer, which reports after each stretch, and time the stretches after the first."""
         times, losses = [], []
 
-        def after_step(step: int, report: Any, outcomes: list[Any]) -> None:
-            if report:
-                self.wait()
-                times.append(time.perf_counter())
-                losses.append(report.loss)
-                if reports is not None:
-                    reports.append(report)
-
         self.wait()
         started = time.perf_counter()
-        trainer.run(batches, (), after_step)
+        for step in trainer.steps(batches):
+            if step.report:
+                self.wait()
+                times.append(time.perf_counter())
+                losses.append(step.report.loss)
+                if reports is not None:
+                    reports.append(step.report)
         stretches = [after - before for before, after in pairwise(times[1:])]
         peak = 0.0 if self.rehearsal else torch.cuda.max_memory_allocated() / 2**30
         return Steps(times[0] - started, statistics.median(stretches) / self.scale.stretch, losses, peak)

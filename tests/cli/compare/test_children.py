@@ -31,7 +31,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with StopSignals(print) as signals:
-    signals.be_patient()
+    signals.disable_timeout()
     try:
         run_to_end([sys.executable, "-c", {CHILD!r}], Path("log"), signals)
     except StoppedError:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from mimcl.cli import train as training
 from mimcl.cli.encoders.initial_weights import load_initial_weights
+from mimcl.cli.run import builders
 from mimcl.cli.run.folder import open_run
 from mimcl.curriculum.masking import factory
 from mimcl.model.checkpoint import CheckpointError
@@ -158,14 +159,14 @@ def test_teachers_copy_the_initial_weights(home, trained, monkeypatch):
     from mimcl.curriculum.masking.hard_patches import HardPatchesMasker
 
     seen = {}
-    masker = factory.make_masker
+    masker = builders.make_masker
 
     def watched(*args, **options):
         result = masker(*args, **options)
         seen.update({name: tensor.clone() for name, tensor in result.teacher.model.state_dict().items()})
         return result
 
-    monkeypatch.setattr(factory, "make_masker", watched)
+    monkeypatch.setattr(builders, "make_masker", watched)
     trained("mae.pth", "--masking", "hard-patches")
     weights = saved(home / "run")
     assert len(seen) > 100

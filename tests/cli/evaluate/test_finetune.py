@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import finetune as finetune_module
-from mimcl.cli.evaluate import fit_record
+from mimcl.cli.evaluate import fit_recorder
 from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.task import Course, Task, decoder_of, train_batches
@@ -28,7 +28,8 @@ from mimcl.model import mae
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.finetune import FinetuneConfig
 from mimcl.model.evaluate.linear import LinearConfig
-from mimcl.model.evaluate.supervised import Supervised
+from mimcl.model.evaluate.supervised import LabelledObjective
+from mimcl.model.steps import StepLoop
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
@@ -155,19 +156,19 @@ def test_labels_at_random_are_not_learned(run):
 
 
 def die(step: int) -> None:
-    """Saves every second step, and kills the process in a step, before its update."""
+    """Saves every second step, and kills the process in a step."""
     ranks.shrink_model()
-    fit_record._SAVE_EVERY = 2 * SHORT["batch_size"]  # images
-    update = Supervised._update
+    fit_recorder._SAVE_EVERY = 2 * SHORT["batch_size"]  # images
+    make_step = StepLoop._step
 
-    def dying(self, lr, finite):
+    def dying(self, *arguments):
         if self.position // self._batch_size == step:
             written = partial(Path(os.environ["DIE_IN"]).glob, "evaluation/finetune/*/checkpoints/latest")
             torchruns.until(lambda: any(written()), "a checkpoint", Path(os.devnull))
             os.kill(os.getpid(), signal.SIGKILL)
-        update(self, lr, finite)
+        return make_step(self, *arguments)
 
-    Supervised._update = dying
+    StepLoop._step = dying
 
 
 def die_in_the_fourth() -> None:
@@ -186,21 +187,21 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(home, run, tmp_path):
     ranks.finish(home, killed, -signal.SIGKILL)
     assert not (folder_of(run) / "result.json").exists()
     ranks.run(home, "eval", "finetune", str(run), *words, before=save_every_second)
-    assert f"going on at step 2 in {folder_of(run)}" in ranks.said(home)
+    assert f"resuming at step 2 in {folder_of(run)}" in ranks.said(home)
     assert_same(run, other)
 
 
 def test_a_judgement_that_was_broken_off_is_made_again(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2 * SHORT["batch_size"])
+    monkeypatch.setattr(fit_recorder, "_SAVE_EVERY", 2 * SHORT["batch_size"])
     other, values = Path(shutil.copytree(run, tmp_path / "other")), SHORT | {"judge_every_epochs": 1}
     finetune(other, None, values, decoder="reference")
     assert [line["step"] for line in lines(folder_of(other)) if "top1" in line] == [2, 5]
 
-    def breaking(self, step, values):
+    def breaking(self, values):
         raise RuntimeError("broken off")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_record.FitRecord, "judged", breaking)  # of step 2, after which it is saved as well
+        patch.setattr(fit_recorder.FitRecorder, "evaluated", breaking)  # of step 2, after which it is saved as well
         with pytest.raises(RuntimeError, match="broken off"):
             finetune(run, None, values, decoder="reference")
     finetune(run, None, values, decoder="reference")
@@ -210,15 +211,15 @@ def test_a_judgement_that_was_broken_off_is_made_again(run, tmp_path, monkeypatc
 def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch, capfd):
     other = shutil.copytree(run, tmp_path / "other")
     finetune(other, None, SHORT, decoder="reference")
-    update = Supervised._update
+    make_step = StepLoop._step
 
-    def asked(self, lr, finite):
+    def asked(self, *arguments):
         if self.position // self._batch_size == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        update(self, lr, finite)
+        return make_step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Supervised, "_update", asked)
+        patch.setattr(StepLoop, "_step", asked)
         assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 75
     capfd.readouterr()
     settings = folder_of(run) / "settings.json"
@@ -236,8 +237,8 @@ def test_under_torchrun_the_losses_are_those_of_one_process(home, run, tmp_path)
     values = SHORT | {"drop_path": 0.5, "base_lr": 0.01, "judge_every_epochs": 1}
     words = ["eval", "finetune", "--decoder", "reference", *typed(values)]
     ranks.run(home, *words, str(other), before=ranks.shrink_model)
-    small = "import ranks; ranks.shrink_model(); from mimcl.cli.main import main; main()"
-    path = os.pathsep.join([str(Path(ranks.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    small = "from helpers import ranks; ranks.shrink_model(); from mimcl.cli.main import main; main()"
+    path = os.pathsep.join([str(Path(ranks.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = ["python", "-c", small, *words, str(run)]
     process = torchruns.start(log, ["--nproc-per-node", "2"], command, home, PYTHONPATH=path)
     try:
@@ -383,18 +384,13 @@ def test_between_the_first_step_and_the_last_the_host_never_waits_for_the_device
     course = Course.of(config, task.images, task.world, 24, group)
     decoder, _ = decoder_of("reference", task, task.splits.train, 24)
     batches = list(train_batches(task, course, decoder, None, 0))  # the thread that makes them may wait
-    training = Supervised(
-        learner.module,
-        learner.optimizer,
-        learner.losses,
-        learner.rate,
-        batch_size=24,
-        micro_batches=1,
-        draws=course.draws,
-    )
+    objective = LabelledObjective(learner.module, learner.optimizer, learner.losses, learner.rate, batch_size=24)
+    loop = StepLoop(objective, task.device, batch_size=24, micro_batches=1, draws=course.draws)
     modes = {1: "error", 4: "default"}  # of 5 steps: torch raises at whatever waits between
     try:
-        training.run(batches, lambda step, _: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))
+        for step in loop.steps(batches):
+            if step.number in modes:
+                torch.cuda.set_sync_debug_mode(modes[step.number])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert training.position == course.draws == 5 * 24
+    assert loop.position == course.draws == 5 * 24

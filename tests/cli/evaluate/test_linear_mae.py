@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate import fit_record
+from mimcl.cli.evaluate import fit_recorder
 from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.linear_mae import linear_mae
 from mimcl.model import mae
 from mimcl.model.distributed import World
-from mimcl.model.evaluate.supervised import Supervised
+from mimcl.model.steps import StepLoop
 
 SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
 SHORT = {"epochs": 2, "batch_size": 24, "decoder": "reference", "base_lr": 100.0}  # 5 steps
@@ -126,18 +126,18 @@ def test_a_piece_of_one_image_is_bad_usage(home, run, monkeypatch, capfd):
 
 
 def test_broken_off_and_run_again_it_ends_with_the_same_bits(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit_record, "_SAVE_EVERY", 2 * 24)  # images
+    monkeypatch.setattr(fit_recorder, "_SAVE_EVERY", 2 * 24)  # images
     other = Path(shutil.copytree(run, tmp_path / "other"))
     linear_mae(other, **SHORT)
-    update = Supervised._update
+    make_step = StepLoop._step
 
-    def breaking(self, lr, finite):
+    def breaking(self, *arguments):
         if self.position == 3 * 24:
             raise RuntimeError("broken off")
-        update(self, lr, finite)
+        return make_step(self, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Supervised, "_update", breaking)
+        patch.setattr(StepLoop, "_step", breaking)
         with pytest.raises(RuntimeError, match="broken off"):
             linear_mae(run, **SHORT)
     assert (folder_of(run) / "checkpoints" / "latest").read_text() == "00000002\n"
@@ -152,7 +152,7 @@ def probe_and_leave() -> None:
     ranks.shrink_model()
     linear_module._MICRO_BATCH = 12
     if os.environ["RANK"] != "0":  # has another disk, without the result
-        fit_record.FitRecord.values = lambda folder: sys.exit("looked for itself")
+        fit_recorder.FitRecorder.values = lambda folder: sys.exit("looked for itself")
     linear_mae(Path(sys.argv[1]), **SHORT, world=World.from_environment())
     sys.exit()
 

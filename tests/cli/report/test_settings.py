@@ -8,8 +8,8 @@ import pytest
 from mimcl.cli.config import flatten, override, parse_settings, read_yaml, write_yaml
 from mimcl.cli.recipes import recipe
 from mimcl.cli.report.settings import command, settings
-from mimcl.cli.run.config_diff import chosen
-from mimcl.cli.run.folder import has_bfloat16, resolve
+from mimcl.cli.run.config_diff import config_diff
+from mimcl.cli.run.resolve import has_bfloat16, resolve
 
 CHOSEN = {
     "curriculum.name": "proto",
@@ -57,9 +57,9 @@ def test_what_a_run_of_this_length_finds_by_itself_is_not_marked_but_another_cho
         write_yaml(tmp_path / "config.yaml", config)
         read = read_yaml(tmp_path / "config.yaml")
         assert {row.name for row in settings(read, samples) if row.chosen} == {
-            key.rpartition(".")[2] for key in chosen(config, samples)
+            key.rpartition(".")[2] for key in config_diff(config, samples)
         }
-        return chosen(config, samples).keys() - {"trainer.epochs"}
+        return config_diff(config, samples).keys() - {"trainer.epochs"}
 
     other = "float32" if has_bfloat16() else "bfloat16"
     assert marked() == marked(samples=None) == set()

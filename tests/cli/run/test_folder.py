@@ -11,8 +11,9 @@ from helpers.damage import flip
 from mimcl.cli.config import Config, flatten, override, write_yaml
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import cpu_small
-from mimcl.cli.run.folder import claimed, draws_of, open_run, resolve
-from mimcl.cli.run.resume import take_up
+from mimcl.cli.run.folder import claimed, open_run
+from mimcl.cli.run.resolve import draws_of, resolve
+from mimcl.cli.run.resume import resume_run
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.plan import Plan
@@ -58,7 +59,7 @@ def test_names_follow_the_recipe_and_count_up(here):
 
 def test_an_existing_run_is_not_overwritten(here):
     saved_run(here / "a")
-    with pytest.raises(ConfigError, match="exists; give another --out, or --resume"):
+    with pytest.raises(ConfigError, match="--out, or --resume"):
         open_run(None, {}, here / "a", resume=False)
     (here / "empty").mkdir()
     assert open_run("cpu_small", {}, here / "empty", resume=False).folder == here / "empty"
@@ -109,7 +110,7 @@ def test_with_all_checkpoints_damaged_nothing_starts_anew(here, told, also_gone)
         if also_gone:
             [file.unlink() for file in path.iterdir()]
             path.rmdir()
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole; remove the folder"):
+    with pytest.raises(CheckpointError, match="no checkpoint in "):
         open_run("cpu_small", {}, here / "a", True, (), told.append)
     assert len(told) == (0 if also_gone else 2)
 
@@ -230,18 +231,18 @@ def test_a_shorter_run_is_allowed_with_the_warm_up_that_follows_and_not_beyond_i
     run = open_run(None, {"trainer.epochs": 2}, stopped, True, ["trainer.epochs"])
     assert (run.config.trainer.epochs, run.config.optim.warmup_epochs) == (2, 0.2)
     plan = Plan(CurriculumConfig(), samples=64, distances=None, draws=8, batch_size=8, seed=0, hash64=hash64)
-    with pytest.raises(ConfigError, match="would end at draw 8, but it is at draw 16"):
-        taken_up(stopped, told, ["trainer.epochs"], plan)
+    with pytest.raises(ConfigError, match="draw 8, .*draw 16"):
+        resumed_at(stopped, told, ["trainer.epochs"], plan)
 
 
 def test_a_file_is_no_run_folder(here):
     (here / "file").write_text("")
-    with pytest.raises(ConfigError, match="file is a file; give a folder with --out"):
+    with pytest.raises(ConfigError, match="file is a file; .*--out"):
         open_run(None, {}, here / "file", resume=True)
 
 
 def test_an_unknown_field_cannot_be_allowed(here):
-    with pytest.raises(ConfigError, match=r"--allow-change optim.lr: no such field.*index or prototypes"):
+    with pytest.raises(ConfigError, match=r"--allow-change optim.lr: .*index or prototypes"):
         open_run(None, {}, here / "a", True, ["seed", "optim.lr"])
     assert open_run("cpu_small", {}, here / "a", True, ["index", "prototypes"]).config.seed == 0
 
@@ -260,7 +261,7 @@ def test_what_torchrun_starts_again_must_have_been_told_to_resume(here, monkeypa
     open_run("cpu_small", {}, here / "b", resume=False)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for folder in (here / "a", here / "b", None):
-        with pytest.raises(ConfigError, match="started this run again; that needs --out runs/NAME --resume"):
+        with pytest.raises(ConfigError, match="--out runs/NAME --resume"):
             open_run("cpu_small", {}, folder, resume=False)
     assert open_run(None, {}, here / "a", resume=True).resumed
 
@@ -272,12 +273,12 @@ def test_a_run_that_is_being_written_is_left_alone(here):
                 with claimed(here / "a"):
                     os._exit(0)
             except ConfigError as error:
-                os._exit(3 if "being written by another process" in str(error) else 1)
+                os._exit(3 if "another process" in str(error) else 1)
         assert os.waitstatus_to_exitcode(os.wait()[1]) == 3
     with claimed(here / "a"):
         pass
     (here / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be made: Not a directory"), claimed(here / "file" / "a"):
+    with pytest.raises(ConfigError, match="Not a directory"), claimed(here / "file" / "a"):
         pass
 
 
@@ -305,7 +306,7 @@ def small_plan(seed=0):
     )  # fmt: skip
 
 
-MARKS = {"index": "11aa", "prototypes": None}
+FINGERPRINTS = {"index": "11aa", "prototypes": None}
 
 
 @pytest.fixture
@@ -318,7 +319,7 @@ def stopped(here):
             trainer.model.cls_token.fill_(step)
         meta = {
             "config": asdict(resolved()),
-            "fingerprints": MARKS,
+            "fingerprints": FINGERPRINTS,
             "window": {"number": 0, "digest": plan.window(0).digest},
         }
         folder = here / "a" / "checkpoints"
@@ -327,47 +328,47 @@ def stopped(here):
     return here / "a"
 
 
-def taken_up(folder, told, allowed=(), plan=None, marks=MARKS):
+def resumed_at(folder, told, allowed=(), plan=None, fingerprints=FINGERPRINTS):
     run = open_run(None, {}, folder, True, allowed, told.append)
     trainer = small_trainer()
-    counts = take_up(trainer, plan or small_plan(), run, marks, True, told.append)
+    counts = resume_run(trainer, plan or small_plan(), run, fingerprints, True, told.append)
     assert (counts.counts == trainer.position // 8).all()
     return trainer.position // 8, trainer.model.cls_token.unique().tolist()
 
 
-def test_the_newest_whole_checkpoint_is_taken_up(stopped, told):
-    assert taken_up(stopped, told) == (2, [2.0])
+def test_the_newest_complete_checkpoint_is_loaded(stopped, told):
+    assert resumed_at(stopped, told) == (2, [2.0])
     assert told == []
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "meta.json"])
 def test_a_damaged_one_is_passed_over_with_one_line_in_all(stopped, told, name):
     flip(stopped / "checkpoints" / "00000002" / name, 100)
-    assert taken_up(stopped, told) == (1, [1.0])
+    assert resumed_at(stopped, told) == (1, [1.0])
     (line,) = told
     assert line.endswith("trying the one before")
     flip(stopped / "checkpoints" / "00000001" / "state.pt", 100)
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
-        taken_up(stopped, told)
+    with pytest.raises(CheckpointError, match="no checkpoint in "):
+        resumed_at(stopped, told)
 
 
 @pytest.mark.parametrize(("what", "then"), [("index", "11aa"), ("prototypes", "None")])
 def test_other_data_are_refused_with_both_fingerprints_unless_allowed(stopped, told, what, then):
-    now = MARKS | {what: "22bb"}
+    now = FINGERPRINTS | {what: "22bb"}
     message = rf"the {what} changed .*00000002 .*\(fingerprint {then}, now 22bb\).*--allow-change {what}$"
     with pytest.raises(CheckpointError, match=message):
-        taken_up(stopped, told, marks=now)
+        resumed_at(stopped, told, fingerprints=now)
     other = {"index": "prototypes", "prototypes": "index"}[what]
     with pytest.raises(CheckpointError, match=message):
-        taken_up(stopped, told, [other], marks=now)
-    assert taken_up(stopped, told, [what], marks=now) == (2, [2.0])
+        resumed_at(stopped, told, [other], fingerprints=now)
+    assert resumed_at(stopped, told, [what], fingerprints=now) == (2, [2.0])
 
 
 def test_another_plan_is_refused_unless_a_change_of_what_it_follows_from_was_allowed(stopped, told):
     for allowed in ((), ("trainer.compile",)):
-        with pytest.raises(CheckpointError, match="window 0 of .* was drawn otherwise"):
-            taken_up(stopped, told, allowed, plan=small_plan(seed=1))
-    assert taken_up(stopped, told, ["seed"], plan=small_plan(seed=1)) == (2, [2.0])
+        with pytest.raises(CheckpointError, match="window 0 of "):
+            resumed_at(stopped, told, allowed, plan=small_plan(seed=1))
+    assert resumed_at(stopped, told, ["seed"], plan=small_plan(seed=1)) == (2, [2.0])
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_line(stopped, told):
@@ -375,8 +376,8 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(stopped, told):
     saved = checkpoint.load(path)
     tensors = saved.tensors | {"cls_token": torch.zeros(1, 1, 17)}
     checkpoint.save(stopped / "checkpoints", 2, tensors, saved.state, saved.meta, keep_last=9)
-    with pytest.raises(CheckpointError, match="does not fit the model of this run: .*cls_token") as raised:
-        taken_up(stopped, told)
+    with pytest.raises(CheckpointError, match="00000002 .*cls_token") as raised:
+        resumed_at(stopped, told)
     assert "\n" not in str(raised.value)
 
 
@@ -384,9 +385,9 @@ def test_a_checkpoint_without_what_the_masker_needs_is_refused_by_its_name(stopp
     trainer, path = small_trainer(), stopped / "checkpoints" / "00000002"
     trainer.masker.teacher = torch.nn.Linear(2, 2)
     run = open_run(None, {}, stopped, True)
-    message = rf"^{path} does not fit the model of this run: it has no masker.teacher \(2 tensors missing\); go on with"
+    message = rf"^{path} does not fit the model of this run: it has no masker.teacher \(2 tensors missing\)"
     with pytest.raises(CheckpointError, match=message):
-        take_up(trainer, small_plan(), run, MARKS, True, told.append)
+        resume_run(trainer, small_plan(), run, FINGERPRINTS, True, told.append)
 
 
 def test_length_is_whole_batches_that_hold_the_epochs():

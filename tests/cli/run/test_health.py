@@ -11,7 +11,7 @@ from helpers.full_disk import files_end_at
 from helpers.gloo_ranks import together, watch_a_run
 from helpers.made_batches import bad_sample, make_batches, make_plan
 
-from mimcl.cli.run.health import Watch
+from mimcl.cli.run.health import Health
 from mimcl.model.metrics import Outcome
 
 BATCH = 16
@@ -35,23 +35,23 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
 
 
-def go(watch, bad, micro=8, start=0, until=10, nonfinite=()):
+def go(health, bad, micro=8, start=0, until=10, nonfinite=()):
     """Steps as the trainer makes them: each outcome comes one step late, the last two at once."""
     late = []
     for step, parts in enumerate(make_batches(make_plan(), BATCH, micro, bad=bad, start=start), start // BATCH + 1):
         if step > until:
             return
         for batch in parts:
-            watch.observe(batch, lose(batch))
+            health.observe(batch, lose(batch))
         count = sum(len(samples) for draw, samples in bad.items() if draw // BATCH == step - 1)
         late.append(outcome(step, count, math.nan if step in nonfinite else 1.0))
-        watch.after_step([late.pop(0) for _ in range(len(late) if step == until else len(late) - 1)], BATCH)
+        health.check([late.pop(0) for _ in range(len(late) if step == until else len(late) - 1)])
 
 
 @pytest.mark.parametrize("micro", [8, 16])
 def test_bad_samples_are_written_with_draw_sample_shard_and_reason(tmp_path, told, micro):
     bad = {17: (bad_sample(17),), 30: (bad_sample(30, "b.tar"), bad_sample(30)), 47: (bad_sample(47),)}
-    go(Watch(tmp_path, 0, 0.001, True, told.append), bad, micro)
+    go(Health(tmp_path, 0, BATCH, 0.001, True, told.append), bad, micro)
     assert [(row["draw"], row["shard"]) for row in rows_of(tmp_path)] == [
         (17, "train-000000.tar"),
         (30, "b.tar"),
@@ -70,72 +70,71 @@ def test_bad_samples_are_written_with_draw_sample_shard_and_reason(tmp_path, tol
 
 
 def test_of_many_in_a_step_three_are_told(tmp_path, told):
-    go(Watch(tmp_path, 0, 1, True, told.append), {draw: (bad_sample(draw),) for draw in range(16, 26)})
+    go(Health(tmp_path, 0, BATCH, 1, True, told.append), {draw: (bad_sample(draw),) for draw in range(16, 26)})
     assert len(rows_of(tmp_path)) == 10
     assert len(told) == 3
 
 
 def test_a_resume_drops_what_will_be_met_again_and_counts_on(tmp_path, told):
     bad = {draw: (bad_sample(draw),) for draw in (3, 5, 20, 21, 22, 40, 50, 66)}
-    go(Watch(tmp_path, 0, 0, True, told.append), bad, until=6)
+    go(Health(tmp_path, 0, BATCH, 0, True, told.append), bad, until=6)
     assert len(rows_of(tmp_path)) == 8
     with open(tmp_path / "quarantine.jsonl", "a") as file:
         file.write('{"draw": 66, "sam')  # killed
-    watch = Watch(tmp_path, 32, 0, True, told.append)
+    health = Health(tmp_path, 32, BATCH, 0, True, told.append)
     assert [row["draw"] for row in rows_of(tmp_path)] == [3, 5, 20, 21, 22]
     bad |= {draw: (bad_sample(draw),) for draw in (67, 68)}
-    go(watch, bad, start=32)
+    go(health, bad, start=32)
     assert [row["draw"] for row in rows_of(tmp_path)] == sorted(bad)
     assert len(bad) == 10
-    watch = Watch(tmp_path, 80, 0, True, told.append)
-    go(watch, {90: (bad_sample(90),)}, start=80)
-    assert watch.excess.startswith("11 bad samples in 96 draws are more than the 10 allowed")
+    health = Health(tmp_path, 80, BATCH, 0, True, told.append)
+    go(health, {90: (bad_sample(90),)}, start=80)
+    assert health.excess.startswith("11 bad samples in 96 draws are more than the 10 allowed")
 
 
 def test_a_fresh_run_begins_with_an_empty_quarantine(tmp_path, told):
-    go(Watch(tmp_path, 0, 1, True, told.append), {3: (bad_sample(3),)})
-    Watch(tmp_path, 0, 1, True, told.append)
+    go(Health(tmp_path, 0, BATCH, 1, True, told.append), {3: (bad_sample(3),)})
+    Health(tmp_path, 0, BATCH, 1, True, told.append)
     assert rows_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(("share", "allowed"), [(0, 10), (0.1, 10), (0.25, 20), (1, 80)])
 def test_ten_may_be_bad_and_then_a_share_of_the_draws_so_far(tmp_path, told, share, allowed):
-    watch = Watch(tmp_path, 0, share, True, told.append)
+    health = Health(tmp_path, 0, BATCH, share, True, told.append)
     for count in (allowed, 1):
         bad = {79: (bad_sample(79),) * count}
         (batch,) = next(iter(make_batches(make_plan(), BATCH, 16, bad=bad, start=64)))
-        watch.observe(batch, lose(batch))
-        assert watch.excess is None
-        watch.after_step([outcome(5, count)], BATCH)
-    assert watch.excess == (
-        f"{allowed + 1} bad samples in 80 draws are more than the {allowed} allowed ({allowed + 1} in "
-        f"train-000000.tar); see {tmp_path}/quarantine.jsonl, mend the shards (`mimcl verify` lists what is wrong), "
-        "or raise --max-bad"
-    )
+        health.observe(batch, lose(batch))
+        assert health.excess is None
+        health.check([outcome(5, count)])
+    assert f"{allowed + 1} bad samples in 80 draws" in health.excess
+    assert "train-000000.tar" in health.excess
+    assert f"{tmp_path}/quarantine.jsonl" in health.excess
+    assert "--max-bad" in health.excess
     assert len(rows_of(tmp_path)) == allowed + 1  # what ended the run is written too
 
 
 def test_the_worst_shards_are_named(tmp_path, told):
     shards = ["a.tar"] * 6 + ["b.tar"] * 3 + ["c.tar"] * 2 + ["d.tar"]
     bad = {16 + n: (bad_sample(16 + n, shard),) for n, shard in enumerate(shards)}
-    watch = Watch(tmp_path, 0, 0, True, told.append)
-    go(watch, bad)
-    assert "(6 in a.tar, 3 in b.tar, 2 in c.tar)" in watch.excess
+    health = Health(tmp_path, 0, BATCH, 0, True, told.append)
+    go(health, bad)
+    assert "(6 in a.tar, 3 in b.tar, 2 in c.tar)" in health.excess
 
 
 def test_a_full_disk_delays_the_lines_of_quarantine(tmp_path, told):
-    watch = Watch(tmp_path, 0, 1, True, told.append)
+    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
     with files_end_at(150):
-        go(watch, {draw: (bad_sample(draw),) for draw in (3, 20, 40)}, until=4)
+        go(health, {draw: (bad_sample(draw),) for draw in (3, 20, 40)}, until=4)
     assert sum("cannot be written" in line for line in told) == 1
-    go(watch, {70: (bad_sample(70),)}, start=64)
+    go(health, {70: (bad_sample(70),)}, start=64)
     assert [row["draw"] for row in rows_of(tmp_path)] == [3, 20, 40, 70]
 
 
 @pytest.mark.parametrize("micro", [8, 16])
 @pytest.mark.parametrize("step", [1, 4, 5, 10])  # a window begins with step 5
 def test_a_dump_is_of_that_very_step(tmp_path, told, micro, step):
-    go(Watch(tmp_path, 0, 1, True, told.append), {}, micro, nonfinite=(step,))
+    go(Health(tmp_path, 0, BATCH, 1, True, told.append), {}, micro, nonfinite=(step,))
     (path,) = (tmp_path / "nonfinite").iterdir()
     assert path.name == f"{step:08d}.json"
     dump = json.loads(path.read_text())
@@ -167,10 +166,10 @@ def test_a_dump_is_of_that_very_step(tmp_path, told, micro, step):
 
 
 def test_infinite_and_missing_losses_are_text_in_a_dump(tmp_path, told):
-    watch = Watch(tmp_path, 0, 1, True, told.append)
+    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
     (batch,) = next(iter(make_batches(make_plan(), BATCH, 16)))
-    watch.observe(batch, torch.tensor([math.inf, -math.inf, math.nan] + [0.0] * 13))
-    watch.after_step([outcome(1, grad_norm=math.inf, loss=math.nan)], BATCH)
+    health.observe(batch, torch.tensor([math.inf, -math.inf, math.nan] + [0.0] * 13))
+    health.check([outcome(1, grad_norm=math.inf, loss=math.nan)])
     dump = json.loads((tmp_path / "nonfinite" / "00000001.json").read_text(), parse_constant=pytest.fail)
     assert [row["loss"] for row in dump["draws"]][:4] == ["inf", "-inf", "nan", 0.0]
     assert (dump["grad_norm"], dump["loss"]) == ("inf", "nan")
@@ -178,7 +177,7 @@ def test_infinite_and_missing_losses_are_text_in_a_dump(tmp_path, told):
 
 def test_a_dump_that_cannot_be_written_is_a_word_and_no_error(tmp_path, told):
     with files_end_at(100):
-        go(Watch(tmp_path, 0, 1, True, told.append), {}, nonfinite=(2,))
+        go(Health(tmp_path, 0, BATCH, 1, True, told.append), {}, nonfinite=(2,))
     (line,) = told
     assert line.startswith("step 2 had no finite gradient and was skipped; ")
     assert line.endswith("00000002.json cannot be written (File too large)")
@@ -186,20 +185,20 @@ def test_a_dump_that_cannot_be_written_is_a_word_and_no_error(tmp_path, told):
 
 
 def test_images_are_let_go(tmp_path, told):
-    watch = Watch(tmp_path, 0, 1, True, told.append)
+    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
     (batch,) = next(iter(make_batches(make_plan(), BATCH, 16)))
-    watch.observe(batch, lose(batch))
+    health.observe(batch, lose(batch))
     images = weakref.ref(batch.images)
     del batch
     gc.collect()
     assert images() is None
-    assert len(watch._seen) == 1
+    assert len(health._seen) == 1
 
 
 def test_steps_that_were_told_of_are_forgotten(tmp_path, told):
-    watch = Watch(tmp_path, 0, 1, True, told.append)
-    go(watch, {})
-    assert not watch._seen
+    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
+    go(health, {})
+    assert not health._seen
 
 
 def test_windows_that_differ_stop_both_ranks(tmp_path):

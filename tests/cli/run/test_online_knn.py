@@ -15,7 +15,7 @@ from helpers.typed import mimcl
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.run.online_knn import OnlineKnn
-from mimcl.cli.run.supervisor import Supervisor
+from mimcl.model.trainer import Trainer
 from mimcl.pipeline.decode import ReferenceDecoder
 
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
@@ -90,15 +90,16 @@ def test_a_resumed_run_has_the_lines_of_an_unbroken_one(home, tmp_path, monkeypa
 
 
 def test_who_is_asked_to_stop_does_not_begin_to_look_up(home, monkeypatch):
-    after_step = Supervisor.after_step
+    steps = Trainer.steps
 
-    def asking(self, step, report, outcomes):
-        after_step(self, step, report, outcomes)
-        if step == 4:  # which the next step tells all ranks
-            os.kill(os.getpid(), signal.SIGTERM)
+    def asking(self, *arguments):
+        for step in steps(self, *arguments):
+            yield step
+            if step.number == 4:  # which the next step tells all ranks
+                os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Supervisor, "after_step", asking)
+        patch.setattr(Trainer, "steps", asking)
         assert mimcl(monkeypatch, home, *WORDS, *EVERY, "--out", "stopped") == 75
     assert found_in(home / "stopped") == []
     assert (home / "stopped" / "checkpoints" / "latest").read_text() == "00000005\n"

@@ -421,11 +421,9 @@ def make_trainer(micro_batches=1, draws=DRAWS):
 def test_the_predictor_learns_what_is_hard_and_the_teacher_learns_it_from_there():
     trainer, figures = make_trainer(), {}
 
-    def keep(step, report, outcomes):
-        if report:
-            figures[step] = report.masking
-
-    trainer.run(stream(), (), keep)
+    for step in trainer.steps(stream()):
+        if step.report:
+            figures[step.number] = step.report.masking
     assert figures[1]["ranking_accuracy"] < 0.6
     assert figures[STEPS]["ranking_accuracy"] > 0.8
     assert [round(figures[step]["hard_share"] * REMOVED) for step in (1, 10, 20, 60)] == [2, 2, 4, 13]
@@ -448,15 +446,14 @@ def tensors_of(trainer):
 def test_taking_up_a_saved_state_continues_bit_for_bit():
     unbroken, kept = make_trainer(), {}
 
-    def keep(step, report, outcomes):
-        if step == STEPS // 2:
+    for step in unbroken.steps(stream()):
+        if step.number == STEPS // 2:
             kept["tensors"], kept["state"] = tensors_of(unbroken), copy.deepcopy(unbroken.state_dict())
-
-    unbroken.run(stream(), (), keep)
     assert {"masker.predictor.head.weight", "masker.teacher.model.cls_token"} <= kept["tensors"].keys()
     again = make_trainer()
     again.load(**kept)
-    again.run(stream(start=again.position), (), lambda *_: None)
+    for _ in again.steps(stream(start=again.position)):
+        pass
     for name, tensor in unbroken.tensors().items():
         assert torch.equal(again.tensors()[name], tensor), name
 
@@ -466,7 +463,8 @@ def test_micro_batches_give_the_same_run():
     for pieces in (1, 4):
         trainer = make_trainer(pieces, draws=4 * BATCH)
         batches = stream(micro=BATCH // pieces)
-        trainer.run((batch for batch in batches if batch.position <= 4 * BATCH), (), lambda *_: None)
+        for _ in trainer.steps(batch for batch in batches if batch.position <= 4 * BATCH):
+            pass
         runs.append(trainer.tensors())
     for name, tensor in runs[0].items():
         if not name.endswith("head.bias"):  # a ranking does not depend on it: its gradient is what sums round off

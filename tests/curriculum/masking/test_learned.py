@@ -282,7 +282,7 @@ def flat(module: torch.nn.Module) -> torch.Tensor:
 def gradients_of_first_step(micro_batches, **config) -> list[torch.Tensor]:
     """Of the network: AdamW's first moments after one step are a tenth of them."""
     trainer = trainer_of(micro_batches=micro_batches, **config)
-    trainer.run(itertools.islice(stream(micro_batches), micro_batches), (), lambda *_: None, lambda: True)
+    next(trainer.steps(stream(micro_batches)))
     return [state["exp_avg"] for state in trainer.state_dict()["optimizers"][1]["state"].values()]
 
 
@@ -296,9 +296,7 @@ def test_any_cut_into_whole_groups_gives_the_same_gradient():
 
 
 def run(trainer, batches) -> list[dict[str, float]]:
-    figures = []
-    trainer.run(batches, (), lambda step, report, outcomes: figures.append(report.masking if report else None))
-    return figures
+    return [step.report.masking if step.report else None for step in trainer.steps(batches)]
 
 
 class Replay(Masker):
@@ -350,7 +348,7 @@ def test_the_network_is_reached_by_the_second_objective_alone(second):
 def test_between_its_steps_nothing_moves_the_network():
     trainer, seen = trainer_of(second_every=3), []
     seen.append(flat(trainer.masker))
-    trainer.run(stream(), (), lambda *_: seen.append(flat(trainer.masker)))
+    seen += [flat(trainer.masker) for _ in trainer.steps(stream())]
     assert [not torch.equal(*pair) for pair in itertools.pairwise(seen)] == [True, False, False, True, False, False]
 
 
@@ -387,12 +385,10 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
     run(unbroken, stream())
     broken, kept = trainer_of(precision=precision, second_every=2), {}
 
-    def keep(step, report, outcomes):
-        if step == 3:
+    for step in broken.steps(stream()):
+        if step.number == 3:
             kept["tensors"] = {name: tensor.clone() for name, tensor in broken.tensors().items()}
             kept["state"] = copy.deepcopy(broken.state_dict())
-
-    broken.run(stream(), (), keep)
     again = trainer_of(precision=precision, second_every=2, seed=9)
     again.load(**kept)
     run(again, stream(start=again.position))
@@ -439,7 +435,9 @@ def test_the_host_never_waits_for_the_device(second_every):
     # The first step and the last one report; torch raises at whatever waits in the steps between.
     modes = {1: "error", STEPS - 1: "default"}
     try:
-        trainer.run(batches, (), lambda step, *_: modes.get(step) and torch.cuda.set_sync_debug_mode(modes[step]))
+        for step in trainer.steps(batches):
+            if step.number in modes:
+                torch.cuda.set_sync_debug_mode(modes[step.number])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.position == BATCH * STEPS

@@ -7,9 +7,9 @@ import torch
 from timm.optim import Lars
 from torch import nn
 
-from mimcl.model.evaluate.supervised import Supervised, accuracies, rate_at
+from mimcl.model.evaluate.supervised import LabelledObjective, accuracies, rate_at
 from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import TrainingError
+from mimcl.model.steps import StepLoop, TrainingError
 
 BATCH, PARTS, STEPS = 8, 2, 6
 
@@ -19,6 +19,7 @@ class Part:
     x: torch.Tensor
     y: torch.Tensor
     position: int
+    bad: tuple = ()
 
 
 def parts(start: int = 0, poisoned: tuple[int, ...] = ()):
@@ -31,7 +32,15 @@ def parts(start: int = 0, poisoned: tuple[int, ...] = ()):
             yield Part(x, torch.randint(0, 3, (BATCH // PARTS,), generator=generator), (step + 1) * BATCH)
 
 
-def made(kind: str = "adamw", **options) -> Supervised:
+@dataclass
+class Training:
+    """A loop and what it trains."""
+
+    module: nn.Module
+    loop: StepLoop
+
+
+def made(kind: str = "adamw") -> Training:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
@@ -45,11 +54,17 @@ def made(kind: str = "adamw", **options) -> Supervised:
         return nn.functional.cross_entropy(module(part.x), part.y, reduction="none")
 
     rate = lambda position: 0.1 + position / 100  # noqa: E731
+    objective = LabelledObjective(module, optimizer, losses, rate, batch_size=BATCH)
     sizes = {"batch_size": BATCH, "micro_batches": PARTS, "draws": STEPS * BATCH}
-    return Supervised(module, optimizer, losses, rate, **sizes | options)
+    return Training(module, StepLoop(objective, torch.device("cpu"), **sizes))
 
 
-def weights(training: Supervised) -> dict[str, torch.Tensor]:
+def run(training: Training, batches=None, **options) -> list:
+    """Trains to the end, or to where it stops; the outcomes of all steps."""
+    return [outcome for step in training.loop.steps(batches or parts(), **options) for outcome in step.outcomes]
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in training.module.state_dict().items()}
 
 
@@ -58,13 +73,14 @@ def same(one: dict, other: dict) -> bool:
 
 
 def test_a_step_is_that_of_torch_on_the_whole_batch():
-    training, told = made(), []
+    training = made()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         by_hand = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3))
     groups = [{"params": [by_hand[1].weight]}, {"params": [by_hand[1].bias]}]
     optimizer = torch.optim.AdamW(groups, lr=0.0)
-    assert training.run(parts(), lambda step, outcomes: told.extend(outcomes))
+    found = run(training)
+    assert training.loop.position == STEPS * BATCH
     stream, losses = parts(), []
     for step in range(STEPS):
         loss = sum(
@@ -79,8 +95,8 @@ def test_a_step_is_that_of_torch_on_the_whole_batch():
         optimizer.step()
     for name, value in by_hand.state_dict().items():
         torch.testing.assert_close(training.module.state_dict()[name], value, msg=name)
-    assert [outcome.loss for outcome in told] == pytest.approx(losses)
-    assert [outcome.step for outcome in told] == list(range(1, STEPS + 1))
+    assert [outcome.loss for outcome in found] == pytest.approx(losses)
+    assert [outcome.step for outcome in found] == list(range(1, STEPS + 1))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lars"])
@@ -88,12 +104,10 @@ def test_a_step_is_that_of_torch_on_the_whole_batch():
 def test_a_step_without_a_finite_gradient_changes_nothing(kind, bad):
     training, before, after = made(kind), [], []
 
-    def look(step, outcomes):
-        (before if step == bad else after if step == bad + 1 else []).append((weights(training), training.state_dict()))
-
-    before.append((weights(training), None))
-    training.run(parts(poisoned=(bad,)), look)
-    one, other = before[-1][0], after[0][0]
+    before.append(weights(training))
+    for step in training.loop.steps(parts(poisoned=(bad,))):
+        (before if step.number == bad else after if step.number == bad + 1 else []).append(weights(training))
+    one, other = before[-1], after[0]
     one.pop("0.num_batches_tracked")  # a number that nothing depends on, here
     assert same(one, other)
     assert all(value.isfinite().all() for value in weights(training).values())
@@ -101,30 +115,28 @@ def test_a_step_without_a_finite_gradient_changes_nothing(kind, bad):
 
 
 def test_too_many_of_them_are_an_error():
-    with pytest.raises(
-        TrainingError, match="no finite gradient in 3 steps in a row, up to step 4; try a lower base_lr"
-    ):
-        made().run(parts(poisoned=(1, 2, 3, 4, 5)), lambda step, outcomes: None)
+    with pytest.raises(TrainingError, match=r"3 steps in a row, up to step 4; .*base_lr"):
+        run(made(), parts(poisoned=(1, 2, 3, 4, 5)))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lars"])
 def test_what_was_stopped_goes_on_bit_for_bit(kind):
     whole = made(kind)
-    assert whole.run(parts(), lambda step, outcomes: None)
+    run(whole)
     first, stops = made(kind), iter([False, False, True, True])
-    assert not first.run(parts(), lambda step, outcomes: None, lambda: next(stops))
-    assert BATCH * 3 <= first.position < BATCH * STEPS  # one step late
+    run(first, stop=lambda: next(stops))
+    assert BATCH * 3 <= first.loop.position < BATCH * STEPS  # one step late
     second = made(kind)
-    second.load(weights(first), first.state_dict())
-    assert second.run(parts(first.position // BATCH), lambda step, outcomes: None)
+    second.module.load_state_dict(weights(first))
+    second.loop.load_state_dict(first.loop.state_dict())
+    run(second, parts(first.loop.position // BATCH))
+    assert second.loop.position == BATCH * STEPS
     assert same(weights(whole), weights(second))
 
 
 def test_outcomes_come_at_once_where_they_are_due():
-    seen = {}
-    made().run(
-        parts(), lambda step, outcomes: seen.update({step: [o.step for o in outcomes]}), due=lambda step: step == 3
-    )
+    steps = made().loop.steps(parts(), is_due=lambda step: step == 3)
+    seen = {step.number: [outcome.step for outcome in step.outcomes] for step in steps}
     assert seen == {1: [], 2: [1], 3: [2, 3], 4: [], 5: [4], 6: [5, 6]}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mimcl.cli.evaluate.fit_record import save_every
+from mimcl.cli.evaluate.fit_recorder import save_every
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from helpers.made_batches import SAMPLES, make_batches, make_plan
 
 from mimcl.cli.config import Config
-from mimcl.cli.run.recorder import Recorder
+from mimcl.cli.run.run_recorder import RunRecorder
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT
@@ -38,9 +38,9 @@ def trainer():
 @pytest.mark.parametrize(("done", "begun"), [(4, 5), (5, 5), (3, 3), (7, 8)])
 def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, trainer, done, begun):
     """The run ends in step `begun` after `done` whole steps, four to a window, and goes on."""
-    config, plan, marks = Config(data=DataConfig(batch_size=BATCH)), make_plan(), {"index": None}
+    config, plan, fingerprints = Config(data=DataConfig(batch_size=BATCH)), make_plan(), {"index": None}
     empty = DrawCounts(np.zeros(SAMPLES, np.uint32))
-    recorder = Recorder(tmp_path, config, plan, trainer, marks, empty, lambda *_: None, pytest.fail)
+    recorder = RunRecorder(tmp_path, config, plan, trainer, fingerprints, empty, lambda *_: None, pytest.fail)
     for (batch,) in list(make_batches(plan, BATCH, BATCH))[:begun]:
         recorder.observe(batch, None)
     trainer.position = done * BATCH
@@ -51,7 +51,7 @@ def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, tra
     before = np.bincount(windows[: 64 * -(-done // 4)], minlength=SAMPLES)
     np.testing.assert_array_equal(saved, before)
 
-    again = Recorder(tmp_path, config, plan, trainer, marks, DrawCounts(saved), lambda *_: None, pytest.fail)
+    again = RunRecorder(tmp_path, config, plan, trainer, fingerprints, DrawCounts(saved), lambda *_: None, pytest.fail)
     for (batch,) in list(make_batches(plan, BATCH, BATCH, start=done * BATCH))[: 8 - done]:
         again.observe(batch, None)
     again.close()
@@ -64,12 +64,12 @@ def test_a_window_that_begins_while_a_checkpoint_is_written_is_not_in_it(tmp_pat
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *given, **more: go.wait(30) and save(*given, **more))
     counts = DrawCounts(np.zeros(SAMPLES, np.uint32))
-    recorder = Recorder(tmp_path, config, plan, trainer, {"index": None}, counts, lambda *_: None, pytest.fail)
+    recorder = RunRecorder(tmp_path, config, plan, trainer, {"index": None}, counts, lambda *_: None, pytest.fail)
     (*first, (begins,)) = list(make_batches(plan, BATCH, BATCH))[:5]
     for (batch,) in first:
         recorder.observe(batch, None)
     trainer.position = 4 * BATCH
-    recorder._save()
+    recorder.begin_save()
     recorder.observe(begins, None)
     go.set()
     recorder.close()

@@ -1,0 +1,65 @@
+"""The data that a run trains on: the index of its images and their prototype distances."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from mimcl.cli.config import Config
+from mimcl.cli.plan.build_plan import build_plan
+from mimcl.cli.run.resolve import draws_of, warmup_epochs
+from mimcl.curriculum.plan import Plan
+from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.verify_cache import check_once
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The train images of a run, and how many draws it makes from them."""
+
+    index: ShardIndex
+    distances: NDArray[np.float32] | None  # (N,); None without a curriculum
+    draws: int
+
+    @classmethod
+    def open(cls, config: Config) -> TrainingData:
+        """Open what `config` names. Raises PrototypeError and DataError."""
+        index = ShardIndex.load(config.data.root)
+        return cls(index, load_distances(config, index), draws_of(config, index.samples))
+
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        """As `fingerprints`."""
+        return fingerprints(self.index, self.distances)
+
+    def plan(self, config: Config) -> Plan:
+        """Return the plan of a run of `config` on these images. Raises ValueError for values that do not fit."""
+        return build_plan(
+            config.curriculum,
+            samples=self.index.samples,
+            draws=self.draws,
+            batch_size=config.data.batch_size,
+            seed=config.seed,
+            distances=self.distances,
+            shards=self.index.shard,
+            warmup_draws=math.ceil(warmup_epochs(config) * self.index.samples),
+        )
+
+
+def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | None:
+    """Load the prototype distance of each sample, None without a curriculum. Raises PrototypeError and DataError."""
+    if config.curriculum.name == "none":
+        return None
+    folder = index.prototypes_folder(config.curriculum.prototypes)
+    return PrototypeSet.load(folder, index.fingerprint, check_once).distance
+
+
+def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> dict[str, str | None]:
+    """Return what a checkpoint records of the data it was trained on."""
+    of_distances = None if distances is None else xxhash.xxh128_hexdigest(np.ascontiguousarray(distances).data)
+    return {"index": index.fingerprint, "prototypes": of_distances}
