@@ -67,7 +67,7 @@ class _Theta(NamedTuple):
 class LearnedTemperature:
     """The temperature of each window, from the losses of earlier windows; identical on all ranks.
 
-    `update` must be called with the outcome of every step, once and in order; the state is a pure function of these calls.
+    `update` must get the outcome of every step, once and in order; the state is a pure function of these calls.
     Windows that begin before draw `warm` leave theta unchanged. `curve` is the effective fraction of `distances` (N,).
     Raises ValueError for windows of fewer than 4 batches, and for an r0 below what any temperature reaches: then only
     samples of equal h are drawn and the gradient is always 0.
