@@ -15,33 +15,27 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mimcl.cli.config import override
+from mimcl.cli.console import warn
 from mimcl.cli.recipes import recipe
-from mimcl.cli.run.folder import Run, claimed
+from mimcl.cli.run.builders import build_decoder, build_shares, build_stream, build_trainer
+from mimcl.cli.run.folder import claimed
+from mimcl.cli.run.health import Health
 from mimcl.cli.run.resolve import draws_of, resolve
-from mimcl.cli.run.supervisor import Supervisor
-from mimcl.cli.run.training_data import fingerprints
+from mimcl.cli.run.run_recorder import RunRecorder
+from mimcl.cli.run.training_data import TrainingData
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.plan import Plan
 from mimcl.model.distributed import World
 from mimcl.model.mae import MaskedAutoencoderViT
-from mimcl.model.metrics import Outcome, Report
-from mimcl.model.trainer import Trainer
-from mimcl.pipeline.augment import hash64, random_crops
-from mimcl.pipeline.batch_shares import BatchShares
-from mimcl.pipeline.cores import decode_threads
-from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.stream import ReadOptions, Stream
 
 GOAL = 1.05
 SIZE = 32  # pixels
@@ -78,67 +72,44 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
         "data.micro_batch_size": 256,
         "curriculum.name": curriculum,
         "trainer.epochs": passes,
+        "trainer.precision": "float32",
         "trainer.checkpoint_every_steps": -(-index.samples // batch),
     }
-    config = override(recipe("cifar_tiny"), values)
-    data, draws = config.data, draws_of(config, index.samples)
+    requested = override(recipe("cifar_tiny"), values)
     distances = None
     if curriculum != "none":
         distances = np.random.default_rng(0).beta(2, 2, index.samples).astype(np.float32)
-    plan = Plan(
-        config.curriculum,
-        samples=index.samples,
-        distances=distances,
-        draws=draws,
-        batch_size=batch,
-        seed=config.seed,
-        hash64=hash64,
-    )
-    shares = BatchShares(batch, data.micro_batch_size)
-    threads = decode_threads(configured=data.decode_threads)
-    decoder, choice = make_decoder(data.decoder, SIZE, shares.longest, threads, index.largest)
-    config = resolve(config, plan.window_length, decoder.name, draws // config.data.batch_size)
+    data = TrainingData(index, distances, draws_of(requested, index.samples))
+    plan = data.plan(requested)
+    shares = build_shares(requested, World(), group_size=1)
+    decoder, choice = build_decoder(requested, data, shares)
+    config = resolve(requested, plan.window_length, decoder.name, data.draws // batch)
     model = MaskedAutoencoderViT(
         SIZE, 16, 32, 1, 1, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
     )
-    trainer = Trainer(
-        model,
-        RandomMasker(model.num_patches, config.masking.mask_ratio),
-        config.trainer,
-        replace(config.optim, warmup_epochs=0.1),
-        samples=index.samples,
-        draws=draws,
-        batch_size=batch,
-        micro_batches=len(shares.micro_batches),
-        precision="float32",
-    )
-    stream = Stream(
-        plan,
-        index,
-        decoder,
-        random_crops(config.seed),
-        shares,
-        ReadOptions(data.prefetch),
-        seed=config.seed,
-    )
+    masker = RandomMasker(model.num_patches, config.masking.mask_ratio)
+    trainer = build_trainer(model, masker, config, data, shares)
+    stream = build_stream(plan, config, data, decoder, shares, trainer)
     print(f"\ncurriculum {curriculum}, {choice}, {index.samples:,} images, at the start {anonymous_mb():.1f} MB")
     print(f"{'pass':>4} {'images':>10} {'seconds':>8} {'RssAnon MB':>11} {'to first':>9}", flush=True)
     found: list[float] = []
     started = time.perf_counter()
-    marks = fingerprints(index, distances)
-
-    def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
-        supervisor.after_step(step, report, outcomes)
-        if trainer.position >= (len(found) + 1) * index.samples:
-            found.append(anonymous_mb())
-            seconds, ratio = time.perf_counter() - started, found[-1] / found[0]
-            print(
-                f"{len(found):>4} {trainer.position:>10,} {seconds:>8.0f} {found[-1]:>11.1f} {ratio:>9.3f}", flush=True
-            )
-
-    run, counts = Run(folder, config, resumed=False), DrawCounts(np.zeros(index.samples, np.uint32))
-    with claimed(folder), Supervisor(run, config, plan, trainer, marks, counts, World()) as supervisor:
-        trainer.run(stream, supervisor.observers, after_step, supervisor.stop)
+    health = Health(folder, 0, batch, config.data.max_bad, True, warn)
+    counts, show = DrawCounts.zeros(index.samples), lambda step, figures: None
+    with (
+        claimed(folder),
+        RunRecorder(folder, config, plan, trainer, data.fingerprints, counts, show, warn) as recorder,
+    ):
+        for step in trainer.steps(stream, (health, recorder)):
+            health.check(step.outcomes)
+            recorder.write(step)
+            if trainer.position >= (len(found) + 1) * index.samples:
+                found.append(anonymous_mb())
+                seconds, ratio = time.perf_counter() - started, found[-1] / found[0]
+                print(
+                    f"{len(found):>4} {trainer.position:>10,} {seconds:>8.0f} {found[-1]:>11.1f} {ratio:>9.3f}",
+                    flush=True,
+                )
     sys.exit(found[-1] > GOAL * found[0])
 
 
