@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# As torchrun does for its processes. The number of threads decides the order of sums, and so bits that tests compare;
-# set here, since one server starts the processes of all tests and has the environment of the first that asked for it.
+# As torchrun sets it. The number of threads determines the order of sums, and so the bits that tests compare.
+# Set here because one forkserver starts the processes of all tests, with the environment of the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# cuBLAS and torch look at it once a process, when the first test multiplies on a GPU; with it results repeat.
+# Makes results on a GPU reproducible; cuBLAS and torch read it once, at the first multiplication of the process.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# For this process and all that it starts: nothing of a test is remembered in the user's own folder.
+# For this process and all that it starts: tests leave nothing in the user's own cache.
 _cache = tempfile.TemporaryDirectory(prefix="mimcl-cache-")
 os.environ["MIMCL_CACHE"] = _cache.name
 
@@ -35,12 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str], dict[str, np.ndarray]]:
-    """Reads one .npz of the reference implementations; the test skips where the folder is missing."""
+    """Load an .npz of the reference implementations; the test is skipped if it is missing."""
 
     def load(name: str) -> dict[str, np.ndarray]:
         path = request.config.getoption("--golden") / name
         if not path.exists():
-            pytest.skip(f"{name} is not here: give its folder with --golden or MIMCL_GOLDEN")
+            pytest.skip(f"{name} not found; give its folder with --golden or MIMCL_GOLDEN")
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 

@@ -44,6 +44,7 @@ def run(tmp_path, name: str, always: bool = False, **environment: str):
     return subprocess.run(command, capture_output=True, text=True, env=clean | environment, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "dali-gpu"])
 def test_it_starts_again_without_virtual_memory_pools_and_says_so(tmp_path, name):
     done = run(tmp_path, name)
@@ -55,6 +56,7 @@ def test_it_starts_again_without_virtual_memory_pools_and_says_so(tmp_path, name
     assert line.endswith(". Starting again with DALI_USE_VMM=0")
 
 
+@pytest.mark.slow
 def test_it_starts_again_only_once(tmp_path):
     done = run(tmp_path, "auto", always=True)
     assert done.returncode == 0
@@ -62,6 +64,7 @@ def test_it_starts_again_only_once(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_who_has_set_the_variable_is_not_started_again(tmp_path):
     done = run(tmp_path, "dali-gpu", always=True, DALI_USE_VMM="1")
     assert done.returncode == 1

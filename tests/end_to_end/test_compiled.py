@@ -18,6 +18,8 @@ from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
+pytestmark = pytest.mark.slow
+
 BATCH, STEPS, SIDE, CUTS = 12, 7, 32, (0, 4, 12)  # micro-batches of 4 and of 8 draws
 
 

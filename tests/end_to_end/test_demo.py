@@ -11,6 +11,8 @@ from PIL import Image
 from mimcl.cli.demo.demo import DemoConfig, demo, show
 from mimcl.pipeline.files import DataError
 
+pytestmark = pytest.mark.slow
+
 SMALL = DemoConfig(train=240, val=120, epochs=3)
 
 

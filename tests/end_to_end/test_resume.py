@@ -13,6 +13,8 @@ from helpers import killed, ranks, torchruns
 from helpers.images import write_classes
 from helpers.small_runs import back_to, steps_of
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = shlex.split("""train --data shards --recipe cpu_small --curriculum proto --decoder reference --epochs 6
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set curriculum.share=0.5 --set curriculum.window=64

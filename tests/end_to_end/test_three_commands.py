@@ -16,6 +16,8 @@ from helpers.images import write_classes
 
 from mimcl.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(sys.executable).parent / "mimcl"
 IMAGES = 30
 STEPS = 24  # of 64 draws: 50 epochs

@@ -15,6 +15,8 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 
+pytestmark = pytest.mark.slow
+
 BAD = (20, 33)
 
 

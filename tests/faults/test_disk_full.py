@@ -4,7 +4,10 @@ import json
 import resource
 import time
 
+import pytest
 from helpers import ranks
+
+pytestmark = pytest.mark.slow
 
 _ROOM = 200_000  # bytes a file: enough for metrics, too little for the weights
 

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_run_that_diverges_says_where_and_why(home, train, size):

@@ -58,6 +58,7 @@ def test_rows_of_all_ranks_in_order_also_where_one_has_none():
     assert together(3, exchange_rows) == [[[[1.0]] * 2] + [[[2.0]] * 2] * 2] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "micro_batches"), [(2, 1), (3, 2)])
 def test_sums_over_uneven_shares_are_those_of_one_process(alone, size, micro_batches):
     found = together(size, steps, size, DRAWS, micro_batches, (False,) * size)
@@ -72,6 +73,7 @@ def test_sums_over_uneven_shares_are_those_of_one_process(alone, size, micro_bat
     assert alone["buckets"] >= 4
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bits():
     first, again = (together(3, steps, 3, DRAWS, 1, (False,) * 3) for _ in range(2))
     np.testing.assert_array_equal(again[0]["gradients"], first[0]["gradients"])
@@ -84,6 +86,7 @@ def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
     assert first["sent"] == [*range(early), early, "sums"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile_unit", [None, "blocks", "whole"])
 def test_gradients_are_sent_while_others_are_computed_unless_the_model_is_one_graph(compile_unit):
     for events in together(2, backward_passes, compile_unit, timeout=240):
@@ -145,6 +148,7 @@ def test_what_differs_is_named_with_its_rank(odd):
     assert f"rank {other}" in found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["gather", "gradients"])
 def test_a_peer_that_is_killed_is_an_error_in_one_line(where):
     began = time.monotonic()

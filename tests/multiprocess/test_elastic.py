@@ -5,6 +5,8 @@ import pytest
 from helpers import ranks
 from helpers.small_runs import BATCH, EVERY, STEPS, assert_close_runs, assert_same_run, back_to, metrics, train
 
+pytestmark = pytest.mark.slow
+
 # Between numbers of processes only the order of float32 sums differs: of the losses by so much over 20 steps.
 TOLERANCE = 1e-5
 # Between decoders pixels differ as well.

@@ -1,7 +1,10 @@
 """`mimcl train --init` in several processes: all start from the same weights."""
 
+import pytest
 from helpers import ranks
 from helpers.small_runs import FEW_PATCHES, assert_close_runs, train
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_processes_start_from_the_same_weights_as_one(home, tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from helpers import ranks
 from helpers.small_runs import EVERY, assert_same_run, back_to, train
 
+pytestmark = pytest.mark.slow
+
 # Sums in another order move a loss by 1e-7; the rest is for two scores that may change places on another machine.
 TOLERANCE = 2e-4
 MASKERS = {

@@ -17,7 +17,7 @@ from mimcl.pipeline.shards import PackConfig
 
 IMAGES = 90
 SIFT = BuildConfig(features="sift", k=6, decoder="reference")
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

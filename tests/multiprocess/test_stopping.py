@@ -8,6 +8,8 @@ import pytest
 from helpers import ranks, torchruns
 from helpers.small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
+pytestmark = pytest.mark.slow
+
 STEPS = 28
 SETTINGS = (FEW_PATCHES, "trainer.checkpoint_every_steps=1000", "trainer.log_every_steps=4")
 

@@ -8,7 +8,7 @@ from helpers import ranks, torchruns
 from helpers.small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
 STEPS = 64  # long enough to be interrupted, also where the first checkpoint takes seconds to be written
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 FLAGS = ["--nproc-per-node", "2", "--max-restarts", "2"]
 
 

@@ -5,7 +5,7 @@ from helpers import ranks
 from helpers.small_runs import FEW_PATCHES, assert_close_runs, steps_of, train
 from helpers.two_hosts import lose_b, unavailable
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 64
 CONF = "last_call_timeout=3,keep_alive_interval=1"  # torchrun waits 30 s for more hosts, and 15 for signs of life
 

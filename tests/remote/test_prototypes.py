@@ -12,6 +12,8 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.remote_folder import upload
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_set_is_fetched_once_and_again_when_its_local_copy_is_damaged(bucket, shards, tmp_path):
     index = ShardIndex.load(bucket.root)

@@ -26,6 +26,8 @@ from mimcl.pipeline.remote.shard_cache import ShardCache, cache_limit
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.store import Defect
 
+pytestmark = pytest.mark.slow
+
 
 def refused(act) -> str:
     with pytest.raises(DataError) as error:

@@ -15,6 +15,8 @@ from mimcl.pipeline.read_pool import READ_THREADS
 from mimcl.pipeline.remote import metadata_cache
 from mimcl.pipeline.store import ShardStore
 
+pytestmark = pytest.mark.slow
+
 
 def same_bytes(url, shards, ids=None):
     index, local = ShardIndex.load(url), ShardIndex.load(shards)

@@ -20,6 +20,8 @@ from mimcl.pipeline.remote.remote_store import RemoteStore
 from mimcl.pipeline.remote.shard_cache import ShardCache
 from mimcl.pipeline.store import ShardStore
 
+pytestmark = pytest.mark.slow
+
 spawn = multiprocessing.get_context("spawn")
 
 

@@ -4,6 +4,8 @@ import pytest
 from helpers.small_runs import FEW_PATCHES, metrics, train, weights
 from helpers.typed import mimcl
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 

@@ -52,6 +52,7 @@ def records(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize(("half", "missing"), [("model", ("nvidia.dali", "pytest_timeout")), ("dali", ())])
 def test_a_rehearsal_has_every_part_and_no_failure(half, missing, tmp_path):
@@ -154,6 +155,7 @@ def fake(name: str, limit: float = 60, **options) -> Part:
     return Part(name, f"fake_parts:{name}", limit, **options)
 
 
+@pytest.mark.slow
 def test_parts_that_hang_die_or_fail_cost_only_their_own_results(tmp_path):
     parts = [fake(name, 2 if name == "hang" else 60) for name in ("hang", "die", "fail", "good")]
     parts += [fake("leave_device_unusable"), fake("use_device")]
@@ -171,6 +173,7 @@ def test_parts_that_hang_die_or_fail_cost_only_their_own_results(tmp_path):
     assert [line["part"] for line in lines if line["must"]] == ["hang", "die", "fail", "leave_device_unusable"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_after_its_last_part_costs_nothing(tmp_path):
     passed, (_, *lines) = run_parts(tmp_path, [fake("good"), fake("spoil_the_exit")])
     assert passed
@@ -178,6 +181,7 @@ def test_a_process_that_dies_after_its_last_part_costs_nothing(tmp_path):
     assert not [line for line in lines if "failed" in str(line["value"])]
 
 
+@pytest.mark.slow
 def test_a_part_is_tried_again_with_its_variables_and_later_parts_keep_them(tmp_path):
     again = fake("needs_variable", retry_with={"FAKE_VARIABLE": "on"})
     passed, (_, *lines) = run_parts(tmp_path, [again, fake("needs_variable")])
@@ -186,6 +190,7 @@ def test_a_part_is_tried_again_with_its_variables_and_later_parts_keep_them(tmp_
     assert any(line["value"] == "with FAKE_VARIABLE=on, which later parts keep" for line in lines)
 
 
+@pytest.mark.slow
 def test_parts_that_no_time_is_left_for_are_named(tmp_path):
     started = time.monotonic()
     passed, (_, *lines) = run_parts(tmp_path, [fake("hang"), fake("good", optional=True), fake("fail")], seconds=15)

@@ -19,6 +19,8 @@ from mimcl.cli.compare.pilot import STEPS as STEPS_OF_PILOT
 from mimcl.cli.config import parse_settings
 from mimcl.cli.run.signals import StopSignals
 
+pytestmark = pytest.mark.slow
+
 ARMS, SEEDS = ("uniform", "proto"), 2
 SETTINGS = (
     "data.batch_size=16",

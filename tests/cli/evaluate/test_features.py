@@ -135,6 +135,7 @@ def test_only_features_of_the_latest_weights_are_kept(fresh, decoded):
     assert not chunks(fresh)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_continues_at_the_first_missing_chunk(fresh, decoded):
     command = [str(torchruns.BIN / "python"), "-c", KILLED]
     process = subprocess.run(command, cwd=fresh, env=torchruns.environment(), capture_output=True)
@@ -178,6 +179,7 @@ with connected(world, world.device(), 200):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_same_results_as_one(fresh):
     expected = [
         protocol(Path("run"), options=PLAIN, **more)

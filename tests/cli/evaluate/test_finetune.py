@@ -179,6 +179,7 @@ def save_every_second() -> None:
     die(-1)
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_with_the_same_bits(home, run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     words = ["--decoder", "reference", *typed(SHORT)]
@@ -231,6 +232,7 @@ def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch,
     assert_same(run, other)
 
 
+@pytest.mark.slow
 def test_under_torchrun_the_losses_are_those_of_one_process(home, run, tmp_path):
     """The whole recipe, judged on 33 val images that 2 processes share unevenly."""
     other, log = shutil.copytree(run, tmp_path / "other"), tmp_path / "log"

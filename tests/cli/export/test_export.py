@@ -247,6 +247,7 @@ def test_constants_that_are_assumed_are_told(here, tmp_path, monkeypatch, capsys
         assert (told in " ".join(capsys.readouterr().out.split())) == expected
 
 
+@pytest.mark.slow
 def test_prototypes_of_a_file_of_weights(here, monkeypatch, capsys):
     built = {}
     for name, path in (("run", "run"), ("file", "timm/model.safetensors")):

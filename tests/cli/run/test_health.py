@@ -201,6 +201,7 @@ def test_steps_that_were_told_of_are_forgotten(tmp_path, told):
     assert not health._seen
 
 
+@pytest.mark.slow
 def test_windows_that_differ_stop_both_ranks(tmp_path):
     (_, first), (_, second) = together(2, watch_a_run, 2, tmp_path, (0, 1), {}, (), 1.0)
     assert first == second
@@ -209,6 +210,7 @@ def test_windows_that_differ_stop_both_ranks(tmp_path):
     assert f"{digests[0]} on rank 0, {digests[1]} on rank 1" in first
 
 
+@pytest.mark.slow
 def test_rank_0_writes_what_all_ranks_met(tmp_path):
     bad = {draw: (bad_sample(draw),) for draw in (3, 12, 20, 31)}
     (told, error), silent = together(2, watch_a_run, 2, tmp_path, (0, 0), bad, (2,), 1.0)
@@ -220,6 +222,7 @@ def test_rank_0_writes_what_all_ranks_met(tmp_path):
     assert [row["loss"] for row in dump["draws"]] == [draw / 2 for draw in range(16, 32)]
 
 
+@pytest.mark.slow
 def test_too_many_bad_samples_stop_all_ranks_at_the_same_step(tmp_path):
     bad = {draw: (bad_sample(draw),) for draw in range(40, 51)}  # all of rank 1's share
     (_, first), (_, second) = together(2, watch_a_run, 2, tmp_path, (0, 0), bad, (), 0.0)

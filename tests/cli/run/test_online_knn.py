@@ -18,6 +18,8 @@ from mimcl.cli.run.online_knn import OnlineKnn
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.decode import ReferenceDecoder
 
+pytestmark = pytest.mark.slow
+
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
 SETTINGS = (
     *("data.image_size=32", "data.batch_size=8", "data.micro_batch_size=8", "data.decode_threads=1"),

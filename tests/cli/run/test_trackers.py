@@ -38,6 +38,7 @@ def points(lines, key):
     return [(line["draw"], line[key]) for line in lines if key in line]
 
 
+@pytest.mark.slow
 def test_one_run_over_a_resume_and_an_evaluation(home, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert mimcl(monkeypatch, home, *arguments("run"), "--wandb", "trial", "--mlflow", URI) == 0
@@ -67,6 +68,7 @@ def test_one_run_over_a_resume_and_an_evaluation(home, monkeypatch, capfd):
     assert points(judged["history"], "knn/nn") == [(evaluated["draw"], evaluated["values"]["nn"])]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_changes_nothing_and_another_tracker_may_follow(home, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = closed_port()

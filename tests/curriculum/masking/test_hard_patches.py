@@ -364,6 +364,7 @@ def test_a_ratio_that_keeps_or_removes_nothing_is_refused(ratio, kept):
         make(ratio=ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranking", ["relative", "absolute"])
 def test_compiled_it_is_the_same_and_never_compiled_again_as_training_goes_on(ranking):
     torch.compiler.reset()

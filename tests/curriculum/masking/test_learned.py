@@ -399,6 +399,7 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
             assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same_and_progress_compiles_nothing_anew():
     model = make_model()
     frozen = twin(model, frozen=True)

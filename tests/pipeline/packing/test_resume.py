@@ -100,6 +100,7 @@ def killed_everywhere(source, folder, over="-", first=1):
     assert [place for place, _, same in lines if not same] == []
 
 
+@pytest.mark.slow
 def test_killed_at_every_write(small, tmp_path):
     killed_everywhere(small, tmp_path)
     description = json.loads((tmp_path / "unbroken" / "dataset.json").read_text())
@@ -111,6 +112,7 @@ def test_killed_at_every_write(small, tmp_path):
     assert index.keys() == [f"{key:09d}" for key in (0, 1, 4, 5, 6, 7)]
 
 
+@pytest.mark.slow
 def test_killed_at_every_write_while_replacing_an_older_packing(small, tmp_path):
     write_flat(tmp_path / "older", 12, seed=100)
     killed_everywhere(small, tmp_path, str(tmp_path / "older"), first=36)  # earlier writes do not differ
@@ -154,6 +156,7 @@ def in_session(session) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "shards"), [(signal.SIGKILL, 1), (signal.SIGKILL, 4), (signal.SIGINT, 2)])
 def test_workers_exit_with_their_parent(tmp_path, number, shards):
     out, script = tmp_path / "out", tmp_path / "script.py"
