@@ -80,7 +80,7 @@ def dies(home: Path, *arguments: str, size: int = 1, rank: int = 0, at: str) -> 
     for process in processes:
         process.join(60)
     codes = [process.exitcode for process in processes]
-    assert codes[rank] == -signal.SIGKILL, f"{at}: {codes}\n" + ranks.said(home, size)
+    assert codes[rank] == -signal.SIGKILL, f"{at}: {codes}\n" + ranks.output(home, size)
     assert all(code in (1, -signal.SIGKILL) for code in codes), codes
 
 
@@ -120,7 +120,7 @@ def test_a_learned_temperature_is_taken_up_by_another_number_of_processes(home, 
     within = [int(path.name) for path in complete.glob("checkpoints/0*") if 4 < int(path.name) < 8]  # window 1
     run = back_to(max(within), complete, home / "elastic")
     ranks.run(home, *options(run.name, "float32"), *often, size=2, before=ranks.shrink_model)
-    assert f"going on at draw {16 * max(within)}" in ranks.said(home)
+    assert f"going on at draw {16 * max(within)}" in ranks.output(home)
     found = result(run)["lines"]
     assert len(found) == len(expected)
     for line, match in zip(found, expected, strict=True):
@@ -133,7 +133,7 @@ def test_a_checkpoint_without_a_learned_temperature_says_so(home, unbroken):
     run = back_to(STEPS, unbroken.folder(1, "float32"), home / "scheduled")
     more = (*LEARNED[:2], "--allow-change", "curriculum.temp_schedule")
     ranks.run(home, *options(run.name, "float32"), *more, code=1, before=ranks.shrink_model)
-    said = ranks.said(home)
+    said = ranks.output(home)
     assert "00000015 has no learned temperature: it was saved under another curriculum.temp_schedule" in said
     assert len(said.splitlines()) == 2  # with the name of the rank
 
@@ -148,7 +148,7 @@ def test_a_stop_and_an_error_end_a_run_that_waits_for_its_next_temperature(home)
     diverging = ("--max-nonfinite", "6", "--set", "optim.base_lr=1e30", "--set", "optim.warmup_epochs=0")
     (process,) = ranks.start(home, *options("diverged", "float32"), *long, *diverging, before=ranks.shrink_model)
     ranks.finish(home, [process], code=1)
-    assert "no finite gradient in 6 steps in a row, up to step 7" in ranks.said(home)
+    assert "no finite gradient in 6 steps in a row, up to step 7" in ranks.output(home)
     dumped = (home / "diverged" / "nonfinite" / "00000002.json").read_text()
     assert json.loads(dumped, parse_constant=pytest.fail)["measured"][2] == "nan"  # the sum of losses
 
@@ -161,7 +161,7 @@ def test_killed_at_every_write_in_turn(home, unbroken):
         processes[0].join(60)
         if processes[0].exitcode == 0:
             break
-        assert processes[0].exitcode == -signal.SIGKILL, ranks.said(home)
+        assert processes[0].exitcode == -signal.SIGKILL, ranks.output(home)
         lives, number = lives + 1, number + 1
         assert lives < 100
     assert lives > 10  # a life writes configuration, metrics, draw counts, three files, a folder, a pointer
@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home, unbroken, name
     content[len(content) // 2] ^= 1
     (newest / name).write_bytes(content)
     ranks.run(home, *options(out, "float32"), before=ranks.shrink_model)
-    said = ranks.said(home)
+    said = ranks.output(home)
     assert f"checkpoints/{newest.name} is damaged" in said or f"checkpoints/{newest.name} cannot be read" in said
     assert f"going on at draw {16 * int(before.name)}, step {int(before.name)}" in said
     assert result(home / out) == unbroken(1, "float32")
@@ -202,7 +202,7 @@ def test_all_checkpoints_damaged_is_no_fresh_start(home, unbroken):
     for state in states:
         state.write_bytes(b"")
     ranks.run(home, *options("ruined", "float32"), code=1, before=ranks.shrink_model)
-    assert "no checkpoint in ruined/checkpoints is whole" in ranks.said(home)
+    assert "no checkpoint in ruined/checkpoints is whole" in ranks.output(home)
 
 
 def test_a_finished_run_has_nothing_left_to_do(home, unbroken):
@@ -220,6 +220,6 @@ def test_two_processes_do_not_write_to_one_run(home):
         second = ranks.start(home, *options("shared", "float32"), "--epochs", "200", before=ranks.shrink_model)
         second[0].join(60)
         assert second[0].exitcode == 2
-        assert "is being written by another process" in ranks.said(home)
+        assert "is being written by another process" in ranks.output(home)
     finally:
         first[0].kill()

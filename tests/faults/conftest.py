@@ -38,7 +38,7 @@ def train(home):
     def run(*arguments, code=0, size=1, out="run", **environment):
         before = ranks.shrink_model_and_keep_checkpoints
         ranks.run(home, *_OPTIONS, "--out", out, *arguments, code=code, size=size, **environment, before=before)
-        return ranks.said(home, size)
+        return ranks.output(home, size)
 
     run.options = [*_OPTIONS, "--out", "run"]
     return run

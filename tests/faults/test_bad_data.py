@@ -101,12 +101,12 @@ def test_what_was_trained_until_a_shard_was_lost_is_saved_with_its_bad_samples(h
     shutil.copytree(home / "shards", home / "kept")
     (process,) = ranks.start(home, *train.options, *rarely, before=ranks.shrink_model)
     while not (home / "run" / "quarantine.jsonl").exists() or len(quarantine(home / "run")) < 5:
-        assert process.is_alive(), ranks.said(home)
+        assert process.is_alive(), ranks.output(home)
         time.sleep(0.002)
     for shard in (home / "shards").glob("*.tar"):
         os.truncate(shard, 0)  # reads that are still to come fail
     ranks.finish(home, [process], code=1)
-    assert "shard shards/train-00000" in ranks.said(home)
+    assert "shard shards/train-00000" in ranks.output(home)
     for shard in (home / "kept").glob("*.tar"):
         shutil.copy(shard, home / "shards")
     latest = int((home / "run" / "checkpoints" / "latest").read_text())

@@ -14,8 +14,8 @@ _ROOM = 200_000  # bytes a file: enough for metrics, too little for the weights
 
 def wait_for(text: str, home, process) -> None:
     deadline = time.monotonic() + 60
-    while text not in ranks.said(home):
-        assert process.is_alive(), ranks.said(home)
+    while text not in ranks.output(home):
+        assert process.is_alive(), ranks.output(home)
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -38,7 +38,7 @@ def test_training_goes_on_and_saves_when_there_is_room_again(home, train):
     during = saved(home)
     limit(process, resource.RLIM_INFINITY)
     ranks.finish(home, [process])
-    said = ranks.said(home)
+    said = ranks.output(home)
     assert "the one before stays in force, and the next is tried when it is due" in said
     assert "File too large" in said
     assert during
@@ -55,7 +55,7 @@ def test_a_full_disk_at_the_end_keeps_what_was_saved(home, train):
         time.sleep(0.005)
     limit(process, _ROOM)
     ranks.finish(home, [process], code=1)
-    last = ranks.said(home).splitlines()[-1]
+    last = ranks.output(home).splitlines()[-1]
     assert last.startswith("mimcl: checkpoint run/checkpoints/00000150 cannot be written")
     assert "make room" in last
     kept = saved(home)

@@ -3,10 +3,10 @@
 Data: `images`, `colours` and `typicality` generate images; `archives` packs them as other programs do; `damage`,
 `bad_samples` and `hostile` break data sets and files.
 
-Batches and runs: `streams` and `made_batches` give batches; `made_runs` writes run folders without training;
+Batches and runs: `streams` and `plan_batches` give batches; `run_folders` writes run folders without training;
 `small_runs` has the options of a run of seconds and compares runs; `pages` reads reports.
 
 Processes: `typed` runs a command in this process, `ranks` in forked ones, `torchruns` and `two_hosts` under torchrun;
 `gloo_ranks` runs functions in several ranks; `killed` and `killed_packing` die at a chosen point; `full_disk` limits
-file sizes; `servers` are file, S3, hub and faulty servers; `tracked` reads what trackers stored.
+file sizes; `servers` are file, S3, hub and faulty servers; `tracker_stores` reads what trackers stored.
 """

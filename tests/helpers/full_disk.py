@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def files_end_at(nbytes: int) -> Iterator[None]:
+def limit_file_size(nbytes: int) -> Iterator[None]:
     """Make writes of this process beyond `nbytes` of a file fail during the block, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from helpers.made_batches import make_batches, make_plan
+from helpers.plan_batches import make_batches, make_plan
 from mimcl.cli.run.health import Health
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed
@@ -30,7 +30,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.run.health"])  # slow to import
 
 
-def together(
+def run_ranks(
     size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 60, device: str = "cpu"
 ) -> list[Any]:
     """Return what `function(rank, *arguments)` returns on each of `size` ranks; an exception as "Type: message"."""

@@ -54,7 +54,7 @@ class Page(HTMLParser):
         """The charts by title."""
         return {chart["title"]: chart for chart in json.loads(self.raw["script"][0])}
 
-    def assert_sound(self) -> None:
+    def assert_valid(self) -> None:
         """Check that the page is well-formed and self-contained: it fetches nothing and runs only its own scripts."""
         assert not self.faults
         for tag, attributes in self.elements:

@@ -38,7 +38,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """Do nothing before the command."""
 
 
@@ -69,7 +69,7 @@ def start(
     *arguments: str,
     size: int = 1,
     seen: Path | None = None,
-    before: Callable[[], None] = nothing,
+    before: Callable[[], None] = do_nothing,
     **environment: str,
 ) -> list:
     """Start `mimcl ARGUMENTS` in `folder`, in `size` processes that train together; output goes to FOLDER/rank-N.log.
@@ -98,7 +98,7 @@ def finish(folder: Path, processes: list, code: int = 0, timeout: float = 120) -
         for process in processes:
             process.join(max(0, deadline - time.monotonic()))
         codes = [process.exitcode for process in processes]
-        assert codes == [code] * len(processes), f"exit codes {codes}\n" + said(folder, len(processes))
+        assert codes == [code] * len(processes), f"exit codes {codes}\n" + output(folder, len(processes))
     finally:
         for process in processes:
             process.kill()
@@ -109,12 +109,12 @@ def run(folder: Path, *arguments: str, code: int = 0, **options) -> None:
     finish(folder, start(folder, *arguments, **options), code)
 
 
-def said(folder: Path, size: int = 1) -> str:
+def output(folder: Path, size: int = 1) -> str:
     """Return the output of the processes started last."""
     return "\n".join(f"--- rank {rank}\n" + (folder / f"rank-{rank}.log").read_text() for rank in range(size))
 
 
-def fed(seen: Path) -> dict[str, np.ndarray]:
+def received(seen: Path) -> dict[str, np.ndarray]:
     """Return the batches of all ranks, one row per draw in order; every draw went to exactly one rank."""
     ranks = [dict(np.load(path, allow_pickle=False)) for path in sorted(seen.glob("*.npz"))]
     weights = {rank.pop("weights").item() for rank in ranks}

@@ -33,7 +33,7 @@ class Proxy:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def harm(self, *rules: dict) -> None:
+    def inject(self, *rules: dict) -> None:
         """Set the faults, and clear the log of requests.
 
         A rule has `path`, a regular expression to search for; `what`: delay (by `value` seconds), status (`value`),
@@ -43,12 +43,12 @@ class Proxy:
         """
         self._ask("POST", json.dumps(rules).encode())
 
-    def asked(self, pattern: str = r"\.tar") -> list[dict]:
+    def requests(self, pattern: str = r"\.tar") -> list[dict]:
         """Return the requests with a matching path: path, method, range, status, and bytes sent."""
         return [line for line in json.loads(self._ask("GET")) if re.search(pattern, line["path"])]
 
     def sent(self, pattern: str = r"\.tar") -> int:
-        return sum(line["bytes"] for line in self.asked(pattern) if line["method"] == "GET")
+        return sum(line["bytes"] for line in self.requests(pattern) if line["method"] == "GET")
 
     def _ask(self, method: str, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"{self.url}/__proxy", data=data, method=method)

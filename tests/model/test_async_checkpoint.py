@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 
 from mimcl.model import checkpoint
 from mimcl.model.async_checkpoint import Saver
@@ -83,7 +83,7 @@ def test_first_is_called_in_the_thread_before_the_checkpoint_appears(saver, tmp_
 
 
 def test_a_failure_is_told_once_and_the_next_is_tried(saver, tmp_path, told):
-    with files_end_at(0):
+    with limit_file_size(0):
         saver.start(1, {}, {}, {}, nothing)
         while saver._writing and not saver._writing.done():
             pass
@@ -98,7 +98,7 @@ def test_a_failure_is_told_once_and_the_next_is_tried(saver, tmp_path, told):
 
 
 def test_finish_raises(saver):
-    with files_end_at(0):
+    with limit_file_size(0):
         saver.start(1, {}, {}, {}, nothing)
         with pytest.raises(CheckpointError, match="00000001 cannot be written"):
             saver.finish()
@@ -107,7 +107,7 @@ def test_finish_raises(saver):
 
 @pytest.mark.parametrize("size", [10, 10_000])
 def test_when_what_comes_first_fails_no_checkpoint_appears_and_the_reason_is_said(saver, tmp_path, size):
-    with files_end_at(5):
+    with limit_file_size(5):
         saver.start(1, {}, {}, {}, lambda: np.save(tmp_path / "counts.npy", np.zeros(size)))
         with pytest.raises(CheckpointError) as raised:
             saver.finish()
@@ -128,7 +128,7 @@ def test_closing_waits_ends_the_thread_and_tells_a_failure(tmp_path, told):
     assert not thread.is_alive()
     assert loaded(tmp_path / "a").meta["step"] == 1
     saver = Saver(tmp_path / "b", keep_last=1, keep_every_steps=0, warn=told.append)
-    with files_end_at(0):
+    with limit_file_size(0):
         saver.start(1, {}, {}, {}, nothing)
         saver.close()
     (line,) = told

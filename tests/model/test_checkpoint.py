@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from helpers.damage import flip, seal_checkpoint
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError, DamagedError
@@ -198,7 +198,7 @@ def test_a_full_disk_while_writing_leaves_the_earlier_one_in_force(tmp_path, ten
     save(tmp_path, 1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     message = "00000002 cannot be written .*; make room on the disk"
-    with files_end_at(room), pytest.raises(CheckpointError, match=message):
+    with limit_file_size(room), pytest.raises(CheckpointError, match=message):
         save(tmp_path, 2, tensors=tensors)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert steps(tmp_path) == [1]
@@ -208,7 +208,7 @@ def test_a_full_disk_while_writing_leaves_the_earlier_one_in_force(tmp_path, ten
 
 def test_meta_json_that_does_not_fit_leaves_the_earlier_one_in_force(tmp_path):
     save(tmp_path, 1)
-    with files_end_at(20_000), pytest.raises(CheckpointError, match="00000002 cannot be written"):
+    with limit_file_size(20_000), pytest.raises(CheckpointError, match="00000002 cannot be written"):
         checkpoint.save(tmp_path, 2, TENSORS, {}, {"note": "x" * 30_000}, keep_last=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001", "latest"]
 

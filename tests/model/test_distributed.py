@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.gloo_ranks import backward_passes, disagree, exchange, exchange_rows, lose_rank_1, steps, together
+from helpers.gloo_ranks import backward_passes, disagree, exchange, exchange_rows, lose_rank_1, run_ranks, steps
 from torch import nn
 
 from mimcl.model.distributed import (
@@ -55,13 +55,13 @@ def test_one_process_sends_nothing_and_registers_no_hook(alone):
 
 
 def test_rows_of_all_ranks_in_order_also_where_one_has_none():
-    assert together(3, exchange_rows) == [[[[1.0]] * 2] + [[[2.0]] * 2] * 2] * 3
+    assert run_ranks(3, exchange_rows) == [[[[1.0]] * 2] + [[[2.0]] * 2] * 2] * 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "micro_batches"), [(2, 1), (3, 2)])
 def test_sums_over_uneven_shares_are_those_of_one_process(alone, size, micro_batches):
-    found = together(size, steps, size, DRAWS, micro_batches, (False,) * size)
+    found = run_ranks(size, steps, size, DRAWS, micro_batches, (False,) * size)
     for mine in found:
         for one, other in zip(mine["gradients"], alone["gradients"], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
@@ -75,12 +75,12 @@ def test_sums_over_uneven_shares_are_those_of_one_process(alone, size, micro_bat
 
 @pytest.mark.slow
 def test_two_runs_give_the_same_bits():
-    first, again = (together(3, steps, 3, DRAWS, 1, (False,) * 3) for _ in range(2))
+    first, again = (run_ranks(3, steps, 3, DRAWS, 1, (False,) * 3) for _ in range(2))
     np.testing.assert_array_equal(again[0]["gradients"], first[0]["gradients"])
 
 
 def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
-    (first, _) = together(2, steps, 2, DRAWS, 3, (True, True), 1)
+    (first, _) = run_ranks(2, steps, 2, DRAWS, 3, (True, True), 1)
     early = first["buckets"] - 1  # the last bucket holds what the masker trains alone
     assert first["in_backward"] == [0, 0, early]
     assert first["sent"] == [*range(early), early, "sums"]
@@ -89,7 +89,7 @@ def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
 @pytest.mark.slow
 @pytest.mark.parametrize("compile_unit", [None, "blocks", "whole"])
 def test_gradients_are_sent_while_others_are_computed_unless_the_model_is_one_graph(compile_unit):
-    for events in together(2, backward_passes, compile_unit, timeout=240):
+    for events in run_ranks(2, backward_passes, compile_unit, timeout=240):
         assert isinstance(events, list), events
         after_the_first = events[events.index("bucket") : events.index("end")]
         assert events.count("bucket") > 4
@@ -102,7 +102,7 @@ def test_gradients_are_sent_while_others_are_computed_unless_the_model_is_one_gr
 
 
 def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
-    first, second = together(2, steps, 2, DRAWS, 2, (False, False), 3, 2)
+    first, second = run_ranks(2, steps, 2, DRAWS, 2, (False, False), 3, 2)
     early = first["buckets"] - 1
     complete, without = [*range(early), early, "sums"], [*range(early), "sums"]
     assert first["sent"] == second["sent"] == [*complete, *without, *complete]
@@ -115,13 +115,13 @@ def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
 
 @pytest.mark.parametrize("spares", [(False, False), (True, False)])
 def test_every_bucket_leaves_though_a_parameter_got_no_gradient(spares):
-    first, second = together(2, steps, 2, DRAWS, 1, spares)
+    first, second = run_ranks(2, steps, 2, DRAWS, 1, spares)
     assert first["sent"] == second["sent"] == [*range(first["buckets"]), "sums"] * 2
     np.testing.assert_array_equal(first["gradients"], second["gradients"])
 
 
 def test_the_gradient_of_a_parameter_that_one_rank_alone_uses_is_that_ranks():
-    first, second = together(2, steps, 2, DRAWS, 1, (True, False), 1)
+    first, second = run_ranks(2, steps, 2, DRAWS, 1, (True, False), 1)
     alone = run_alone(spare=True)["gradients"][0]
     spare = slice(0, 24)  # a module's own parameters come before those of its parts
     assert alone[spare].all()
@@ -133,14 +133,14 @@ def test_the_gradient_of_a_parameter_that_one_rank_alone_uses_is_that_ranks():
 
 
 def test_texts_and_numbers_are_exchanged():
-    first, second, third = together(3, exchange)
+    first, second, third = run_ranks(3, exchange)
     assert first == second == third
     assert first == (["", "é", "éé"], ["", "", ""], 5, " 1")
 
 
 @pytest.mark.parametrize("odd", [0, 2])
 def test_what_differs_is_named_with_its_rank(odd):
-    found = together(3, disagree, odd)
+    found = run_ranks(3, disagree, odd)
     assert len(set(found)) == 1
     other = 1 if odd == 0 else 2
     words = {0: "ab on rank 0, cd on rank 1", 2: "cd on rank 0, ab on rank 2"}[odd]
@@ -152,7 +152,7 @@ def test_what_differs_is_named_with_its_rank(odd):
 @pytest.mark.parametrize("where", ["gather", "gradients"])
 def test_a_peer_that_is_killed_is_an_error_in_one_line(where):
     began = time.monotonic()
-    first, second, third = together(3, lose_rank_1, where)
+    first, second, third = run_ranks(3, lose_rank_1, where)
     assert second == "exit -9"
     for said in (first, third):
         assert said.startswith("DistributedError: another process of this run does not answer (")
@@ -214,7 +214,7 @@ def test_two_processes_with_the_same_device_are_an_error():
 def test_two_real_processes_cannot_share_a_device():
     if torch.cuda.device_count() != 1:
         pytest.skip("not exactly one CUDA device")
-    for said in together(2, gather, "x", device="cuda"):
+    for said in run_ranks(2, gather, "x", device="cuda"):
         assert said.startswith("DistributedError: ranks 0 and 1 have the same GPU (")
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mimcl.model.jsonl import LineFile, keep_lines
@@ -45,7 +45,7 @@ def test_a_disk_full_for_a_while_tears_and_loses_no_line(tmp_path, told, room):
     lines = LineFile(path, told.append)
     for row in written(range(2)):
         lines.add([row])
-    with files_end_at(room):
+    with limit_file_size(room):
         for row in written(range(2, 9)):
             lines.add([row])
     assert path.stat().st_size <= room
@@ -53,7 +53,7 @@ def test_a_disk_full_for_a_while_tears_and_loses_no_line(tmp_path, told, room):
     assert line == f"{path} cannot be written (File too large); its lines are kept and tried again"
     lines.add(written([9]))
     assert lines_of(path) == written(range(10))
-    with files_end_at(0):
+    with limit_file_size(0):
         lines.add(written([10]))
     assert len(told) == 2  # full again
 
@@ -66,7 +66,7 @@ def scalars(folder, tag):
 def test_tensorboard_gets_what_the_disk_did_not_take_for_a_while(tmp_path, told):
     log = opened(tmp_path, 0, told)
     log.write(written([0])[0])
-    with files_end_at(150):
+    with limit_file_size(150):
         for row in written(range(1, 50)):
             log.write(row)
     assert {line.partition(" cannot")[0] for line in told} == {

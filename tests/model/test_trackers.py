@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from helpers.tracked import closed_port, mlflow_runs, silent_server, wandb_runs
+from helpers.tracker_stores import closed_port, mlflow_runs, silent_server, wandb_runs
 
 from mimcl.model.trackers import Tracker
 

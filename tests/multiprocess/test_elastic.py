@@ -54,7 +54,7 @@ def trained(home, tmp_path_factory):
 )
 def test_draws_masks_and_losses_are_those_of_one_process(trained, masking, size, micro, prefetch, decoder):
     one, several = trained(masking), trained(masking, size, micro, prefetch, decoder)
-    expected, found = ranks.fed(one.with_suffix(".seen")), ranks.fed(several.with_suffix(".seen"))
+    expected, found = ranks.received(one.with_suffix(".seen")), ranks.received(several.with_suffix(".seen"))
     assert found["draws"].tolist() == list(range(STEPS * BATCH))
     for name in ("draws", "sample_ids", "keys", "boxes", "flips", "masks"):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
@@ -66,7 +66,7 @@ def test_draws_masks_and_losses_are_those_of_one_process(trained, masking, size,
 
 
 def test_the_three_streams_are_not_the_same(trained):
-    random, block, grid = (ranks.fed(trained(masking).with_suffix(".seen")) for masking in STREAMS)
+    random, block, grid = (ranks.received(trained(masking).with_suffix(".seen")) for masking in STREAMS)
     assert (random["masks"] != block["masks"]).any()
     assert (block["masks"] != grid["masks"]).any()
     assert (random["sample_ids"] != block["sample_ids"]).any()
@@ -91,7 +91,7 @@ def test_a_checkpoint_goes_on_with_as_many_processes_as_there_are(home, trained,
     unbroken = trained(stream, size=before)
     run = back_to(EVERY, unbroken, tmp_path / "run")
     ranks.run(home, "train", "--out", str(run), "--resume", size=after, before=ranks.shrink_model)
-    assert "going on at draw 512, step 8" in ranks.said(home)
+    assert "going on at draw 512, step 8" in ranks.output(home)
     if before == after:
         assert_same_run(run, unbroken)
     else:

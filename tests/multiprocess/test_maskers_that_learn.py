@@ -60,4 +60,4 @@ def test_a_resume_continues_bit_for_bit(home, trained, tmp_path, masking, size):
 def test_groups_that_do_not_fit_the_batch_are_bad_usage(home, tmp_path):
     arguments = train(tmp_path / "run", "masking.name=learned", "learned_masking.group_size=7")
     ranks.run(home, *arguments, code=2)
-    assert "data.batch_size 64 must be a multiple of the masker's group size 7" in ranks.said(home)
+    assert "data.batch_size 64 must be a multiple of the masker's group size 7" in ranks.output(home)

@@ -70,7 +70,7 @@ def test_an_error_of_rank_0_is_said_once(packed, tmp_path):
     (tmp_path / "out" / "notes.txt").write_text("mine")
     ranks.run(tmp_path, "shard", str(source), "--out", "out", size=2, code=1)
     refused = "mimcl: out is not empty"
-    first, second = ranks.said(tmp_path, 2).split("--- rank 1\n")
+    first, second = ranks.output(tmp_path, 2).split("--- rank 1\n")
     assert (first.count(refused), second) == (1, "")
     assert contents(tmp_path / "out") == {"notes.txt": b"mine"}
 
@@ -82,7 +82,7 @@ def test_ranks_that_see_different_sources(packed, tmp_path):
         (tmp_path / f"src-{rank}" / "a.png").write_bytes((source / f"{rank:03d}.png").read_bytes() + bytes(rank))
     processes = ranks.start(tmp_path, "shard", "src", "--out", "out", size=2, before=own_source)
     ranks.finish(tmp_path, processes, code=1)
-    assert "what is to be packed differs between the processes" in ranks.said(tmp_path, 2)
+    assert "what is to be packed differs between the processes" in ranks.output(tmp_path, 2)
     assert not (tmp_path / "out").exists()
 
 

@@ -28,7 +28,7 @@ def test_the_step_is_finished_and_saved_and_a_resume_goes_on_as_if_nothing_had_b
     torchruns.until(lambda: len(steps_of(run)) > 2, "a few steps", home / "rank-0.log")
     os.kill(process.pid, number)
     ranks.finish(home, [process], code=75)
-    assert "stopped and saved; go on with: mimcl train --out" in ranks.said(home)
+    assert "stopped and saved; go on with: mimcl train --out" in ranks.output(home)
     assert 8 < int(latest(run).name) < STEPS
     ranks.run(home, "train", "--out", str(run), "--resume")
     assert_same_run(run, unbroken)
@@ -42,7 +42,7 @@ def test_a_second_interrupt_leaves_at_once(home, tmp_path):
     time.sleep(0.1)  # a signal that is still pending takes in a second one
     os.kill(process.pid, signal.SIGINT)
     ranks.finish(home, [process], code=130)
-    assert "interrupted twice" in ranks.said(home)
+    assert "interrupted twice" in ranks.output(home)
 
 
 def test_all_processes_stay_until_the_report_of_a_stopped_run_is_written(home, tmp_path):
@@ -55,6 +55,6 @@ def test_all_processes_stay_until_the_report_of_a_stopped_run_is_written(home, t
     ranks.finish(home, processes[1:], code=75)
     page = (run / "report.html").read_text()
     ranks.finish(home, processes[:1], code=75)
-    assert f"report: {run}/report.html" in ranks.said(home, 2)
+    assert f"report: {run}/report.html" in ranks.output(home, 2)
     assert "reconstructions: left out to be quick" in page
     assert "<h3>Loss</h3>" in page

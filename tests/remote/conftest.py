@@ -74,7 +74,7 @@ def short_waits(monkeypatch, tmp_path):
 @pytest.fixture
 def web(_web):
     """The proxy in front of the web server; the shards are at `web.root`."""
-    _web.harm()
+    _web.inject()
     _web.root = f"{_web.url}/shards"
     return _web
 
@@ -82,7 +82,7 @@ def web(_web):
 @pytest.fixture
 def bucket(_bucket, monkeypatch):
     """The proxy in front of S3; the shards are at `bucket.root`."""
-    _bucket.harm()
+    _bucket.inject()
     _s3_environment(monkeypatch, _bucket.url)
     _bucket.root = "s3://pictures/shards"
     return _bucket

@@ -23,16 +23,16 @@ def test_a_set_is_fetched_once_and_again_when_its_local_copy_is_damaged(bucket, 
         found.distance, PrototypeSet.load(shards / "prototypes" / "default", index.fingerprint).distance
     )
     assert (folder / "gallery.png").read_bytes() == b"a picture"
-    bucket.harm()
+    bucket.inject()
     assert index.prototypes_folder("default") == folder
-    assert not bucket.asked("npy|train.arrow")
+    assert not bucket.requests("npy|train.arrow")
     (folder / "centroids.npy").write_bytes(b"damage")
     PrototypeSet.load(index.prototypes_folder("default"), index.fingerprint)
 
 
 def test_an_incomplete_remote_set_is_refused_and_leaves_nothing(bucket, shards):
     index = ShardIndex.load(bucket.root)
-    bucket.harm(dict(path=r"centroids\.npy", what="status", value=404))
+    bucket.inject(dict(path=r"centroids\.npy", what="status", value=404))
     with pytest.raises(DataError, match=r"centroids\.npy.*404"):
         index.prototypes_folder("default")
     assert not (index.root / "prototypes" / "default").exists()
@@ -57,7 +57,7 @@ def test_sets_are_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, mon
     assert f"wrote {bucket.root}/prototypes/mine/" in " ".join(capfd.readouterr().out.split())
     with pytest.raises(PrototypeError, match="exists; give another --name"):
         build(bucket.root, BuildConfig(name="mine"))
-    put = [line["path"].rpartition("/")[2] for line in bucket.asked("mine/") if line["method"] == "PUT"]
+    put = [line["path"].rpartition("/")[2] for line in bucket.requests("mine/") if line["method"] == "PUT"]
     assert put[-1] == "prototypes.json"
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "another"))
     index = ShardIndex.load(bucket.root)

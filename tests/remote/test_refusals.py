@@ -11,7 +11,7 @@ import time
 import fsspec
 import numpy as np
 import pytest
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 from helpers.servers import started
 from helpers.typed import mimcl
 
@@ -42,11 +42,11 @@ def read(root, ids=(0,)):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_credentials(server, status):
-    server.harm(dict(path=r"\.tar", what="status", value=status))
+    server.inject(dict(path=r"\.tar", what="status", value=status))
     said = refused(lambda: read(server.root))
     assert f"{server.root}/train-000000.tar: credentials refused" in said
     assert ("AWS_PROFILE" if server.root.startswith("s3") else "~/.netrc") in said
-    assert len(server.asked()) <= 2
+    assert len(server.requests()) <= 2
 
 
 def test_no_credentials_at_all(bucket, monkeypatch, tmp_path):
@@ -59,7 +59,7 @@ def test_no_credentials_at_all(bucket, monkeypatch, tmp_path):
 
 
 def test_a_shard_that_does_not_exist(web):
-    web.harm(dict(path=r"000001\.tar", what="status", value=404))
+    web.inject(dict(path=r"000001\.tar", what="status", value=404))
     index = ShardIndex.load(web.root)
     row = int(np.flatnonzero(index.shard == 1)[0])
     assert f"{web.root}/train-000001.tar not found (HTTP 404)" in refused(
@@ -73,7 +73,7 @@ def test_no_data_set_there(server):
 
 
 def test_retries_end_with_a_clear_error(server):
-    server.harm(dict(path=r"\.tar", what="status", value=500))
+    server.inject(dict(path=r"\.tar", what="status", value=500))
     said = refused(lambda: read(server.root))
     assert f"{server.root}/train-000000.tar" in said
     assert "8 attempts" in said
@@ -83,13 +83,13 @@ def test_timeouts_are_retried_and_reported(server, monkeypatch):
     short = dataclasses.replace(remote.RETRY_POLICY, read_timeout=0.3, max_attempts=2)
     index = ShardIndex.load(server.root)
     monkeypatch.setattr(remote, "RETRY_POLICY", short)
-    server.harm(dict(path=r"\.tar", what="delay", value=30))
+    server.inject(dict(path=r"\.tar", what="delay", value=30))
     began = time.monotonic()
     said = refused(lambda: open_store(index).read(np.array([0])))
     assert "2 attempts" in said
     assert "imeout" in said
     assert time.monotonic() - began < 8  # less than the 10 that two attempts with the usual timeout would take
-    server.harm(dict(path=r"\.tar", what="delay", value=30, times=1))
+    server.inject(dict(path=r"\.tar", what="delay", value=30, times=1))
     assert len(open_store(index).read(np.array([0]))[0]) == index.nbytes[0]
 
 
@@ -100,7 +100,7 @@ def test_no_server_listens():
 def test_a_shard_that_changed_is_refused(server, shards):
     store = open_store(ShardIndex.load(server.root))
     store.read(np.array([0]))
-    server.harm(dict(path=r"\.tar", what="corrupt"), dict(path=r"\.tar", what="etag"))
+    server.inject(dict(path=r"\.tar", what="corrupt"), dict(path=r"\.tar", what="etag"))
     said = refused(lambda: store.read(np.array([1])))
     assert f"{server.root}/train-000000.tar changed" in said
 
@@ -146,22 +146,22 @@ def test_a_shard_of_another_size_is_refused(web, shards, tmp_path):
 def test_a_sample_that_never_matches_is_bad_and_not_a_transport_error(web):
     index = ShardIndex.load(web.root)
     store = open_store(index)
-    web.harm(dict(path=r"\.tar", what="corrupt", method="GET"))
+    web.inject(dict(path=r"\.tar", what="corrupt", method="GET"))
     (found,) = store.read(np.array([2]))
     assert found == Defect(index.key(2), "train-000000.tar", "its bytes do not match the index")
-    asked = len(web.asked())
+    asked = len(web.requests())
     assert store.read(np.array([2])) == [found]  # remembered
     store.prefetch(store.plan_reads(np.array([2])))
     while store._ahead._threads:
         time.sleep(0.01)
-    assert len(web.asked()) == asked
+    assert len(web.requests()) == asked
 
 
 @pytest.mark.parametrize("room", [0, 20_000])
 def test_a_full_cache_disk(web, room):
     index = ShardIndex.load(web.root)
     rows = np.arange(index.samples)
-    with files_end_at(room):
+    with limit_file_size(room):
         said = refused(lambda: open_store(index).read(rows))
     assert f"the cache {cache_dir() / 'shards'} cannot be written" in said
     assert "MIMCL_CACHE" in said
@@ -169,7 +169,7 @@ def test_a_full_cache_disk(web, room):
 
 
 def test_a_full_disk_while_the_index_is_fetched(web):
-    with files_end_at(100):
+    with limit_file_size(100):
         said = refused(lambda: ShardIndex.load(web.root))
     assert "cannot be written" in said
     assert "MIMCL_CACHE" in said
@@ -178,7 +178,7 @@ def test_a_full_disk_while_the_index_is_fetched(web):
 
 
 def test_an_index_that_is_damaged_in_transit_or_on_disk_is_fetched_again(web):
-    web.harm(dict(path=r"train\.arrow", what="corrupt", times=1, method="GET"))
+    web.inject(dict(path=r"train\.arrow", what="corrupt", times=1, method="GET"))
     index = ShardIndex.load(web.root)
     path = index.root / "train.arrow"
     content = bytearray(path.read_bytes())
@@ -186,7 +186,7 @@ def test_an_index_that_is_damaged_in_transit_or_on_disk_is_fetched_again(web):
     path.unlink()
     path.write_bytes(content)
     assert ShardIndex.load(web.root).fingerprint == index.fingerprint
-    web.harm(dict(path=r"val\.arrow", what="corrupt", method="GET"))
+    web.inject(dict(path=r"val\.arrow", what="corrupt", method="GET"))
     assert "checksum" in refused(lambda: ShardIndex.load(web.root, "val"))  # ours or botocore's
 
 
@@ -256,7 +256,7 @@ def test_addresses():
 def test_secrets_are_not_printed(web, capfd, monkeypatch, tmp_path):
     root = web.root.replace("http://", "http://me:hidden@") + "?sig=hidden"
     ShardIndex.load(root)
-    web.harm(dict(path=r".", what="status", value=500))
+    web.inject(dict(path=r".", what="status", value=500))
     assert "hidden" not in refused(lambda: ShardIndex.load(root))
     assert mimcl(monkeypatch, tmp_path, "inspect", root) == 1
     out, err = capfd.readouterr()

@@ -57,11 +57,11 @@ def test_an_index_is_hashed_once_and_not_at_each_start(web, monkeypatch):
     for notes in (1, 2):  # first the check of its content, then that of its checksum
         ShardIndex.load(web.root)
         assert len(list((cache_dir() / "checked").iterdir())) == notes
-    web.harm()
+    web.inject()
     monkeypatch.setattr(metadata_cache.xxhash, "xxh128", pytest.fail)
     monkeypatch.setattr(index, "_check", pytest.fail)
     ShardIndex.load(web.root)
-    assert not web.asked("arrow")
+    assert not web.requests("arrow")
 
 
 HARM = [
@@ -80,5 +80,5 @@ HARM = [
     "harm", HARM, ids=lambda harm: "-".join(str(harm[key]) for key in ("what", "value") if key in harm)
 )
 def test_bytes_are_right_despite_faults(server, shards, harm):
-    server.harm(dict(path=r"\.tar", **harm) | ({} if harm["what"] in ("status", "delay") else {"method": "GET"}))
+    server.inject(dict(path=r"\.tar", **harm) | ({} if harm["what"] in ("status", "delay") else {"method": "GET"}))
     same_bytes(server.root, shards)

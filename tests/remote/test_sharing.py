@@ -56,20 +56,20 @@ def used() -> int:
 def test_two_processes_fetch_every_byte_about_once(server, shards, expected):
     index = ShardIndex.load(server.root)
     total = int(index.nbytes.sum())
-    server.harm(dict(path=r"\.tar", what="delay", value=0.05))
+    server.inject(dict(path=r"\.tar", what="delay", value=0.05))
     processes = [started(server.root, shards, expected) for _ in range(2)]
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert total <= server.sent() < 1.3 * total
-    server.harm()
+    server.inject()
     assert len(RemoteStore(index).read(np.arange(index.samples))) == index.samples
     assert server.sent() == 0  # all of it is cached
 
 
 def test_threads_of_one_process_share_the_cache_too(web, shards):
     index = ShardIndex.load(web.root)
-    web.harm(dict(path=r"\.tar", what="delay", value=0.1))
+    web.inject(dict(path=r"\.tar", what="delay", value=0.1))
     threads = [threading.Thread(target=lambda: open_store(index).read(np.arange(index.samples))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -87,9 +87,9 @@ def test_prefetched_samples_are_cached_when_they_are_read(web, shards):
     while len(store._read_cached(few)) < len(few):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    asked = len(web.asked())
+    asked = len(web.requests())
     store.read(few)
-    assert len(web.asked()) == asked
+    assert len(web.requests()) == asked
     store.close()
 
 
@@ -102,13 +102,13 @@ def test_exactly_the_planned_shards_and_ranges_are_fetched(web, shards):
             patch.setenv("MIMCL_CACHE", f"{cache_dir()}{number}")
             store = open_store(index)
             planned = store.plan_reads(rows)
-            web.harm()
+            web.inject()
             store.prefetch(planned)
             store.read(rows)  # waits for requests in progress
             deadline = time.monotonic() + 60
             while web.sent() < planned.fetched and time.monotonic() < deadline:
                 time.sleep(0.01)
-        gets = [line for line in web.asked() if line["method"] == "GET"]
+        gets = [line for line in web.requests() if line["method"] == "GET"]
         assert len(gets) == len(planned.start)
         assert web.sent() == planned.fetched
         assert planned.needed == index.nbytes[rows].sum()
@@ -118,7 +118,7 @@ def test_exactly_the_planned_shards_and_ranges_are_fetched(web, shards):
 
 def test_a_server_without_ranges_is_asked_once_for_each_shard(web, shards):
     index = ShardIndex.load(web.root)
-    web.harm(dict(path=r"\.tar", what="whole"))
+    web.inject(dict(path=r"\.tar", what="whole"))
     store = open_store(index)
     for ids in np.array_split(np.random.default_rng(0).permutation(index.samples), 5):
         store.read(ids)
@@ -218,14 +218,14 @@ def test_another_etag_or_size_gives_another_file():
 
 
 def test_a_kill_leaves_neither_a_lock_nor_wrong_bytes(web, shards):
-    web.harm(dict(path=r"\.tar", what="delay", value=0.2))
+    web.inject(dict(path=r"\.tar", what="delay", value=0.2))
     process = started(web.root, shards)
     deadline = time.monotonic() + 30
     while not web.sent() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    web.harm()
+    web.inject()
     index = ShardIndex.load(web.root)
     began_at = time.monotonic()
     found = open_store(index).read(np.arange(index.samples))
@@ -239,7 +239,7 @@ def test_a_kill_leaves_neither_a_lock_nor_wrong_bytes(web, shards):
     ("what", "left"), [(r"train\.arrow", ".train.arrow.*.tmp"), ("default/train", ".default.*.tmp")]
 )
 def test_partial_downloads_of_a_killed_process_are_removed(web, what, left):
-    web.harm(dict(path=what, what="delay", value=60, method="GET"))
+    web.inject(dict(path=what, what="delay", value=60, method="GET"))
     process = spawn.Process(target=fetch_all, args=(web.root,))
     process.start()
     deadline = time.monotonic() + 30
@@ -248,7 +248,7 @@ def test_partial_downloads_of_a_killed_process_are_removed(web, what, left):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert list(cache_dir().rglob(left))
-    web.harm()
+    web.inject()
     fetch_all(web.root)
     assert not list(cache_dir().rglob("*.tmp"))
 
@@ -256,7 +256,7 @@ def test_partial_downloads_of_a_killed_process_are_removed(web, what, left):
 def test_damaged_bytes_in_the_cache_are_fetched_again(web):
     index = ShardIndex.load(web.root)
     good = open_store(index).read(np.arange(index.samples))
-    web.harm()
+    web.inject()
     for path in (cache_dir() / "shards").glob("*.shard"):
         with open(path, "r+b") as file:
             file.seek(int(index.offset[0]))

@@ -30,7 +30,7 @@ HARM = [
 
 
 def test_training_despite_faults_equals_that_on_local_files(server, local, tmp_path, monkeypatch):
-    server.harm(*HARM)
+    server.inject(*HARM)
     assert mimcl(monkeypatch, tmp_path, *train("run", FEW_PATCHES, steps=STEPS), "--data", server.root) == 0
     run = tmp_path / "run"
     assert weights(run) == weights(local)
@@ -40,7 +40,7 @@ def test_training_despite_faults_equals_that_on_local_files(server, local, tmp_p
     assert any(of_reads <= line.keys() for line in lines)
     without = [{key: value for key, value in line.items() if key not in of_reads} for line in lines]
     assert without == metrics(local)
-    assert len(server.asked()) > 3
+    assert len(server.requests()) > 3
 
 
 def test_a_run_keeps_no_secrets_of_the_url(web, tmp_path, monkeypatch, capfd):

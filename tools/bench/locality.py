@@ -48,7 +48,7 @@ from mimcl.pipeline.read_plan import ReadPlanner, plan_reads
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.made_index import bare_index
+from bench.synthetic_index import bare_index
 
 SAMPLES, BATCH, MEAN, SHARD = 1_281_167, 4096, 110_000, 256 << 20
 CACHE = 0.35  # of the data set: 50 GB of ImageNet's 141

@@ -25,7 +25,7 @@ from mimcl.curriculum.prototypes import PrototypeSet, make_info
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.made_index import bare_index
+from bench.synthetic_index import bare_index
 
 _SHARD = 2500  # images, as in 256 MB of ImageNet
 

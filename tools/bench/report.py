@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests")]
 
 from helpers.images import write_classes  # noqa: E402
-from helpers.made_runs import long_run, save  # noqa: E402
+from helpers.run_folders import long_run, save  # noqa: E402
 
 from mimcl.cli.encoders.restore import restore_model  # noqa: E402
 from mimcl.cli.recipes import recipe  # noqa: E402

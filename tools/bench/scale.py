@@ -201,7 +201,7 @@ def main() -> None:
     folder, rows = arguments.folder.resolve(), arguments.rows
     os.environ["MIMCL_CACHE"] = str(folder / "cache")
     if not (arguments.keep and folder.exists()):
-        from bench.made_index import make
+        from bench.synthetic_index import make
 
         folder.mkdir(parents=True)
         began = time.perf_counter()

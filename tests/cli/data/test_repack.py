@@ -9,7 +9,7 @@ import pytest
 import webdataset
 import xxhash
 from helpers.damage import flip
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 from helpers.images import write_train_val
 from helpers.typed import mimcl
 from nvidia.dali import fn, pipeline_def
@@ -134,7 +134,7 @@ def test_after_a_full_disk_the_same_command_writes_the_set(home, tmp_path, monke
         shutil.copytree(home / name, tmp_path / name)
     shutil.rmtree(tmp_path / "far" / "prototypes")
     words = ("repack", "shards", *SET, "--out", "far", "--shard-mb", "1")
-    with files_end_at(1000):
+    with limit_file_size(1000):
         assert mimcl(monkeypatch, tmp_path, *words) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("mimcl: far/prototypes cannot be written (")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import torchruns
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 from helpers.images import write_train_val
 from helpers.typed import mimcl
 
@@ -245,7 +245,7 @@ def test_a_result_that_cannot_be_written_is_one_line_and_is_written_next_time(fr
     assert mimcl(monkeypatch, fresh, *words) == 0
     before, known = metrics.stat().st_size, read_lines(metrics)
     capfd.readouterr()
-    with files_end_at(before + 9):
+    with limit_file_size(before + 9):
         assert mimcl(monkeypatch, fresh, *words) == 1
     complaint = capfd.readouterr().err
     assert len(complaint.splitlines()) == 1

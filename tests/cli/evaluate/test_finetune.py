@@ -188,7 +188,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bits(home, run, tmp_path):
     ranks.finish(home, killed, -signal.SIGKILL)
     assert not (folder_of(run) / "result.json").exists()
     ranks.run(home, "eval", "finetune", str(run), *words, before=save_every_second)
-    assert f"resuming at step 2 in {folder_of(run)}" in ranks.said(home)
+    assert f"resuming at step 2 in {folder_of(run)}" in ranks.output(home)
     assert_same(run, other)
 
 

@@ -168,4 +168,4 @@ def test_two_processes_end_with_the_weights_of_one(home, run, tmp_path):
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=1e-2, msg=name)
     ranks.run(home, str(run), before=probe_and_leave, size=2)
-    assert "has the result already" in ranks.said(home)
+    assert "has the result already" in ranks.output(home)

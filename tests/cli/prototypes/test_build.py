@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 from helpers.images import write_flat
 from helpers.typed import mimcl
 
@@ -229,7 +229,7 @@ def test_what_a_library_says_of_a_full_disk(tmp_path):
 def test_a_full_disk_is_a_line_and_the_same_command_goes_on(data, expected, monkeypatch, capfd, room):
     """Full at what belongs to all parts, at a part's features, at the set itself."""
     words = ["prototypes", *BUILT]
-    with files_end_at(room):
+    with limit_file_size(room):
         assert mimcl(monkeypatch, data.parent, *words) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "(File too large)" in line

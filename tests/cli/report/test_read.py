@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.made_runs import BATCH, RATE, evaluation_line, step_line, window_line, write_run
+from helpers.run_folders import BATCH, RATE, evaluation_line, step_line, window_line, write_run
 
 from mimcl.cli.report.read import read_run
 from mimcl.pipeline.files import DataError

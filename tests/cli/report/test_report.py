@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from helpers import small_runs
 from helpers.images import write_classes
-from helpers.made_runs import BATCH, evaluation_line, long_run, step_line, window_line, write_run
 from helpers.pages import Page
+from helpers.run_folders import BATCH, evaluation_line, long_run, step_line, window_line, write_run
 from helpers.typed import mimcl
 
 from mimcl.cli.report import at_end, single, writer
@@ -49,7 +49,7 @@ def test_a_run_that_ends_leaves_its_report(home):
     folder, said = home
     assert "report: run/report.html" in said
     page = Page(folder / "run" / "report.html")
-    page.assert_sound()
+    page.assert_valid()
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps, windows = [x for x in lines if "step" in x], [x for x in lines if "window" in x]
     charts = page.charts
@@ -86,7 +86,7 @@ def test_the_command_writes_it_again_while_the_run_s_folder_stays_as_it_is(copy,
     assert capsys.readouterr().out.startswith("wrote page.html (")
     assert {path: path.read_bytes() for path in (copy / "run").rglob("*") if path.is_file()} == before
     page = Page(copy / "page.html")
-    page.assert_sound()
+    page.assert_valid()
     assert len(page.all("img")) == 1  # the gallery
     assert re.search(r"reconstructions: .*mimcl report run", page.text)
 
@@ -94,14 +94,14 @@ def test_the_command_writes_it_again_while_the_run_s_folder_stays_as_it_is(copy,
 def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
     shutil.move(copy / "shards", copy / "gone")
     page = Page(write_report([copy / "run"]))
-    page.assert_sound()
+    page.assert_valid()
     assert re.search(r"class balance, reconstructions and gallery: shards ", page.text)
     assert "Loss" in page.charts
     shutil.move(copy / "gone", copy / "shards")
     shutil.rmtree(copy / "run" / "checkpoints")
     (copy / "run" / "draw_counts.npy").unlink()
     page = Page(write_report([copy / "run"]))
-    page.assert_sound()
+    page.assert_valid()
     assert "draw_counts.npy" in page.text
     assert page.charts["Distinct images"]["yFormat"] == "percent"
     assert re.search(r"reconstructions: .*checkpoint", page.text)
@@ -117,7 +117,7 @@ def test_shards_and_prototypes_of_other_images_are_not_mistaken_for_the_run_s(co
     write_classes(copy / "others", {"cow": 40})
     assert mimcl(monkeypatch, copy, "shard", "others") == 0
     page = Page(write_report([copy / "run"]))
-    page.assert_sound()
+    page.assert_valid()
     assert "class balance, reconstructions and gallery: shards " in page.text
     assert "cow" not in page.text
 
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_line(copy):
     saved = sorted((copy / "run" / "checkpoints").glob("0*"))
     (saved[0] / "weights.safetensors").write_bytes(b"broken")
     page = Page(write_report([copy / "run"]))
-    page.assert_sound()
+    page.assert_valid()
     assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
     assert re.search(rf"reconstructions: .*{saved[0].name}", page.text)
 
@@ -141,7 +141,7 @@ def test_a_checkpoint_thinned_out_meanwhile_takes_no_other_s_pictures_along(copy
 
     monkeypatch.setattr(single, "reconstructions", thinned_out_first)
     page = Page(write_report([copy / "run"]))
-    page.assert_sound()
+    page.assert_valid()
     assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
     assert "--online-knn" in page.text
 
@@ -155,7 +155,7 @@ def test_hostile_names_stay_text(tmp_path, monkeypatch):
     other = write_run(tmp_path / "other", lines, seed=1, **values)
     for path in (write_report([one]), write_report([one, other], labels=[CLOSING, HOSTILE])):
         page = Page(path)
-        page.assert_sound()
+        page.assert_valid()
         assert HOSTILE in page.text
         assert "alert(2)" in page.text
         assert "<script>alert" not in page.source
@@ -170,7 +170,7 @@ def test_hostile_classes_stay_text(tmp_path, monkeypatch):
     counts = np.arange(len(names), 0, -1)
     run = write_run(tmp_path / "run", [step_line(1, 1.0)], counts, recipe=None)
     page = Page(write_report([run]))
-    page.assert_sound()
+    page.assert_valid()
     chart = page.charts["Class balance"]
     assert set(chart["names"]) == set(names)
     assert chart["series"][0]["y"] == sorted(chart["series"][0]["y"], reverse=True)
@@ -184,7 +184,7 @@ def test_a_long_run_s_page_stays_small_and_keeps_its_extremes(tmp_path):
     path = write_report([run])
     assert path.stat().st_size < 500_000
     page = Page(path)
-    page.assert_sound()
+    page.assert_valid()
     series = page.charts["Loss"]["series"][0]
     assert len(series["y"]) <= 600
     assert max(series["high"]) == pytest.approx(max(losses), rel=1e-4)
@@ -202,7 +202,7 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch, capsys):
     assert mimcl(monkeypatch, tmp_path, "report", *names) == 0
     assert capsys.readouterr().out.startswith("wrote report.html (")
     page = Page(tmp_path / "report.html")
-    page.assert_sound()
+    page.assert_valid()
     titles = [chart["title"] for chart in json.loads(page.raw["script"][0])]
     assert titles.count("Loss") == titles.count("nn accuracy") == 2
     assert {chart["xKind"] for chart in json.loads(page.raw["script"][0])} == {"samples", "time"}
@@ -218,7 +218,7 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch, capsys):
 def test_without_curves_of_nn_the_page_says_how_to_get_them(tmp_path):
     runs = [write_run(tmp_path / str(n), [step_line(1, 1.0)], seed=n) for n in range(2)]
     page = Page(write_report(runs, tmp_path / "page.html"))
-    page.assert_sound()
+    page.assert_valid()
     assert "--online-knn N" in page.text
 
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from helpers.made_runs import BATCH, evaluation_line
-from helpers.made_runs import judged_run as made
 from helpers.pages import Page
+from helpers.run_folders import BATCH, evaluation_line
+from helpers.run_folders import evaluated_run as made
 
 from mimcl.cli.report.samples_to_target import RESAMPLES, first_reach, races, resampled
 from mimcl.cli.report.several import arms_of

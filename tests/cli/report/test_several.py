@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from helpers.made_runs import BATCH, evaluation_line
-from helpers.made_runs import judged_run as made
+from helpers.run_folders import BATCH, evaluation_line
+from helpers.run_folders import evaluated_run as made
 from scipy import stats
 
 from mimcl.cli.report.compared import measurements

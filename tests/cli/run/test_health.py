@@ -7,9 +7,9 @@ import weakref
 
 import pytest
 import torch
-from helpers.full_disk import files_end_at
-from helpers.gloo_ranks import together, watch_a_run
-from helpers.made_batches import bad_sample, make_batches, make_plan
+from helpers.full_disk import limit_file_size
+from helpers.gloo_ranks import run_ranks, watch_a_run
+from helpers.plan_batches import bad_sample, make_batches, make_plan
 
 from mimcl.cli.run.health import Health
 from mimcl.model.metrics import Outcome
@@ -124,7 +124,7 @@ def test_the_worst_shards_are_named(tmp_path, told):
 
 def test_a_full_disk_delays_the_lines_of_quarantine(tmp_path, told):
     health = Health(tmp_path, 0, BATCH, 1, True, told.append)
-    with files_end_at(150):
+    with limit_file_size(150):
         go(health, {draw: (bad_sample(draw),) for draw in (3, 20, 40)}, until=4)
     assert sum("cannot be written" in line for line in told) == 1
     go(health, {70: (bad_sample(70),)}, start=64)
@@ -176,7 +176,7 @@ def test_infinite_and_missing_losses_are_text_in_a_dump(tmp_path, told):
 
 
 def test_a_dump_that_cannot_be_written_is_a_word_and_no_error(tmp_path, told):
-    with files_end_at(100):
+    with limit_file_size(100):
         go(Health(tmp_path, 0, BATCH, 1, True, told.append), {}, nonfinite=(2,))
     (line,) = told
     assert line.startswith("step 2 had no finite gradient and was skipped; ")
@@ -203,7 +203,7 @@ def test_steps_that_were_told_of_are_forgotten(tmp_path, told):
 
 @pytest.mark.slow
 def test_windows_that_differ_stop_both_ranks(tmp_path):
-    (_, first), (_, second) = together(2, watch_a_run, 2, tmp_path, (0, 1), {}, (), 1.0)
+    (_, first), (_, second) = run_ranks(2, watch_a_run, 2, tmp_path, (0, 1), {}, (), 1.0)
     assert first == second
     assert first.startswith("DistributedError: window 0 of the plan differs between the processes: ")
     digests = [make_plan(seed).window(0).digest for seed in (0, 1)]
@@ -213,7 +213,7 @@ def test_windows_that_differ_stop_both_ranks(tmp_path):
 @pytest.mark.slow
 def test_rank_0_writes_what_all_ranks_met(tmp_path):
     bad = {draw: (bad_sample(draw),) for draw in (3, 12, 20, 31)}
-    (told, error), silent = together(2, watch_a_run, 2, tmp_path, (0, 0), bad, (2,), 1.0)
+    (told, error), silent = run_ranks(2, watch_a_run, 2, tmp_path, (0, 0), bad, (2,), 1.0)
     assert (error, silent) == (None, ([], None))
     assert [row["draw"] for row in rows_of(tmp_path)] == [3, 12, 20, 31]
     assert len(told) == 5
@@ -225,6 +225,6 @@ def test_rank_0_writes_what_all_ranks_met(tmp_path):
 @pytest.mark.slow
 def test_too_many_bad_samples_stop_all_ranks_at_the_same_step(tmp_path):
     bad = {draw: (bad_sample(draw),) for draw in range(40, 51)}  # all of rank 1's share
-    (_, first), (_, second) = together(2, watch_a_run, 2, tmp_path, (0, 0), bad, (), 0.0)
+    (_, first), (_, second) = run_ranks(2, watch_a_run, 2, tmp_path, (0, 0), bad, (), 0.0)
     assert first == second
     assert first.startswith("11 bad samples in 64 draws are more than the 10 allowed")

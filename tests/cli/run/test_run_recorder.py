@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from helpers.made_batches import SAMPLES, make_batches, make_plan
+from helpers.plan_batches import SAMPLES, make_batches, make_plan
 
 from mimcl.cli.config import Config
 from mimcl.cli.run.run_recorder import RunRecorder

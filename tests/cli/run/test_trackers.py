@@ -6,7 +6,7 @@ import json
 import pytest
 from helpers.images import write_train_val
 from helpers.small_runs import FEW_PATCHES, back_to, metrics, train
-from helpers.tracked import closed_port, mlflow_runs, wandb_runs
+from helpers.tracker_stores import closed_port, mlflow_runs, wandb_runs
 from helpers.typed import mimcl
 
 from mimcl.cli.config import Config, flatten, override, read_yaml

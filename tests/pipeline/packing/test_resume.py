@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.full_disk import files_end_at
+from helpers.full_disk import limit_file_size
 from helpers.images import encoded, write_flat
 from PIL import Image
 
@@ -328,7 +328,10 @@ def test_two_packings_at_once_are_refused(source, tmp_path):
 def test_a_full_disk(source, tmp_path, workers):
     out = tmp_path / "out"
     config = PackConfig(shard_mb=1, workers=workers)
-    with files_end_at(500_000), pytest.raises(DataError, match=f"packing into {out} failed .File too large") as error:
+    with (
+        limit_file_size(500_000),
+        pytest.raises(DataError, match=f"packing into {out} failed .File too large") as error,
+    ):
         packed(source, out, config)
     assert "\n" not in str(error.value)
     assert not list(out.glob(".packing/.*"))
@@ -341,11 +344,11 @@ def test_a_full_disk_while_the_index_is_written(tmp_path):
     write_flat(tmp_path / "src", 60, width=16, height=16)
     out, messages = tmp_path / "out", []
     fail = pytest.raises(DataError, match=f"packing into {out} failed .File too large")
-    with files_end_at(0), fail:
+    with limit_file_size(0), fail:
         packed(tmp_path / "src", out)
     assert not out.exists()
     interrupted(tmp_path / "src", out, finished=1)
-    with files_end_at(500), fail:
+    with limit_file_size(500), fail:
         packed(tmp_path / "src", out)
     packed(tmp_path / "src", out, on_message=messages.append)
     (message,) = messages

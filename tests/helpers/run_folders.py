@@ -78,7 +78,7 @@ def write_run(
     return folder
 
 
-def judged_run(
+def evaluated_run(
     folder: Path,
     name: str,
     nns: Sequence[float] = (),
