@@ -1,4 +1,4 @@
-"""torch.compile takes every masking, and compiles nothing anew while training goes on."""
+"""Training with torch.compile works with every masking and never recompiles."""
 
 from functools import partial
 from itertools import pairwise
@@ -25,7 +25,7 @@ BATCH, STEPS, SIDE, CUTS = 12, 7, 32, (0, 4, 12)  # micro-batches of 4 and of 8 
 
 @pytest.fixture
 def quick_compiler(monkeypatch):
-    """Traces and differentiates as always, and leaves out the making of machine code, which takes minutes."""
+    """Trace and differentiate as always, but generate no machine code, which takes minutes."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
     yield
@@ -76,7 +76,7 @@ def losses(masking: str, compile_unit: str | None) -> list[float]:
                 torch._dynamo.config.error_on_recompile = compile_unit is not None
     finally:
         torch._dynamo.config.error_on_recompile = False
-    # Evaluation, of whatever batches, goes through the model itself: nothing is to be compiled for it.
+    # Evaluation uses the model itself, with batches of any size: it must not be compiled.
     assert all(module._compiled_call_impl is None for module in model.modules())
     return found
 
@@ -88,5 +88,5 @@ def losses(masking: str, compile_unit: str | None) -> list[float]:
         *((name, "blocks") for name in ("random", "hard-patches")),
     ],
 )
-def test_training_compiled_is_training(quick_compiler, masking, compile_unit):
+def test_compiled_training_has_the_losses_of_eager_training(quick_compiler, masking, compile_unit):
     np.testing.assert_allclose(losses(masking, compile_unit), losses(masking, None), rtol=2e-3)

@@ -18,7 +18,7 @@ SMALL = DemoConfig(train=240, val=120, epochs=3)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """(folder, result, what was printed on the way)."""
+    """(folder, result)."""
     out = tmp_path_factory.mktemp("home") / "demo"
     return out, demo(out, SMALL)
 
@@ -46,7 +46,7 @@ def test_the_picture_shows_images_curves_and_reconstructions(made):
         assert len(set(part.get_flattened_data())) > 100
 
 
-def test_the_table_says_what_came_out_and_what_to_type(made, capsys):
+def test_the_table_shows_accuracies_and_next_commands(made, capsys):
     out, result = made
     show(out, result, 123.0)
     text = capsys.readouterr().out

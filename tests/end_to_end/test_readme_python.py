@@ -1,4 +1,4 @@
-"""The example of the README's section on Python, run as it stands there."""
+"""The README's Python example runs."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_it_runs_as_it_stands(tmp_path):
+def test_the_example_runs(tmp_path):
     section = README.read_text().split("\n## From Python\n")[1]
     example = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     write_classes(tmp_path / "imagenet", {"ant": 12, "bee": 12, "cow": 12})

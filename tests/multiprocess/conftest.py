@@ -8,7 +8,7 @@ from helpers.small_runs import IMAGES
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A folder with shards/; the commands are run in it."""
+    """A folder with shards/ in which commands run."""
     folder = tmp_path_factory.mktemp("home")
     write_classes(folder / "imagenet", {"ant": IMAGES // 2, "bee": IMAGES // 2})
     ranks.run(folder, "shard", "imagenet")

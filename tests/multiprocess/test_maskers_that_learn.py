@@ -1,6 +1,7 @@
 """HPM and CL-MAE in whole runs: over several processes the losses are those of one, and a resume is exact."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_neither_processes_nor_micro_batches_change_the_losses(trained, masking,
     np.testing.assert_allclose(losses(trained(masking, size, micro)), losses(trained(masking, 1)), rtol=TOLERANCE)
 
 
-def test_the_size_of_a_group_does(trained):
+def test_the_group_size_changes_the_losses(trained):
     in_other_groups, of_one = (losses(trained("learned", 1, group=group)) for group in (64, 8))
     assert np.abs(np.divide(in_other_groups, of_one) - 1).max() > 5 * TOLERANCE
 
@@ -60,4 +61,4 @@ def test_a_resume_continues_bit_for_bit(home, trained, tmp_path, masking, size):
 def test_groups_that_do_not_fit_the_batch_are_bad_usage(home, tmp_path):
     arguments = train(tmp_path / "run", "masking.name=learned", "learned_masking.group_size=7")
     ranks.run(home, *arguments, code=2)
-    assert "data.batch_size 64 must be a multiple of the masker's group size 7" in ranks.output(home)
+    assert re.search(r"data\.batch_size.*\b64\b.*\b7\b", ranks.output(home))

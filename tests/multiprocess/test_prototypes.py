@@ -46,14 +46,14 @@ BUILD = ["prototypes", "build", "--features", "sift", "--k", "6", "--decoder", "
 
 
 def slow_writes():
-    """A part of features takes a while, so that a kill finds some there and others missing."""
+    """Slow down writing features, so that a kill leaves some written and others missing."""
     from mimcl.cli.encoders.feature_store import ChunkedArray
 
     write = ChunkedArray.write
     ChunkedArray.write = lambda self, part, rows: (write(self, part, rows), time.sleep(0.6))
 
 
-def test_two_processes_write_what_one_writes_after_a_kill_as_well(home, data):
+def test_two_processes_write_what_one_writes_even_after_a_kill(home, data):
     parts = parts_of(ShardIndex.load(data))
     assert len(parts) >= 5
     assert [row for part in parts for row in part] == list(range(IMAGES))

@@ -22,27 +22,26 @@ def unbroken(home, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_step_is_finished_and_saved_and_a_resume_goes_on_as_if_nothing_had_been(home, unbroken, number, tmp_path):
+def test_the_step_is_finished_and_saved_and_a_resume_is_exact(home, unbroken, number, tmp_path):
     run = tmp_path / "run"
     (process,) = ranks.start(home, *train(run, *SETTINGS, steps=STEPS))
     torchruns.until(lambda: len(steps_of(run)) > 2, "a few steps", home / "rank-0.log")
     os.kill(process.pid, number)
     ranks.finish(home, [process], code=75)
-    assert "stopped and saved; go on with: mimcl train --out" in ranks.output(home)
+    assert f"mimcl train --out {run} --resume" in ranks.output(home)
     assert 8 < int(latest(run).name) < STEPS
     ranks.run(home, "train", "--out", str(run), "--resume")
     assert_same_run(run, unbroken)
 
 
-def test_a_second_interrupt_leaves_at_once(home, tmp_path):
+def test_a_second_interrupt_exits_at_once(home, tmp_path):
     run = tmp_path / "run"
     (process,) = ranks.start(home, *train(run, *SETTINGS, "data.batch_size=512", steps=8 * STEPS))
     torchruns.until(lambda: steps_of(run), "a step", home / "rank-0.log")
     os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.1)  # a signal that is still pending takes in a second one
+    time.sleep(0.1)  # a second signal would be merged with a pending one
     os.kill(process.pid, signal.SIGINT)
     ranks.finish(home, [process], code=130)
-    assert "interrupted twice" in ranks.output(home)
 
 
 def test_all_processes_stay_until_the_report_of_a_stopped_run_is_written(home, tmp_path):
