@@ -72,7 +72,7 @@ def losses(masking: str, compile_unit: str | None) -> list[float]:
     try:
         for step in trainer.steps(batches()):
             found.append(step.report.loss)
-            if step.number == 2:  # both sizes, with a second pass and without, have been met
+            if step.number == 2:  # both sizes, with and without a second pass, have been compiled
                 torch._dynamo.config.error_on_recompile = compile_unit is not None
     finally:
         torch._dynamo.config.error_on_recompile = False

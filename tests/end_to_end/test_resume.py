@@ -20,8 +20,8 @@ OPTIONS = shlex.split("""train --data shards --recipe cpu_small --curriculum pro
     --set data.batch_size=16 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set curriculum.share=0.5 --set curriculum.window=64
     --set trainer.checkpoint_every_steps=5 --set trainer.log_every_steps=3 --set report=false --resume""")
-# 40 images: 240 draws in 15 steps. Windows begin after steps 4, 8 (as do the uniform passes) and 12; epochs end in steps
-# 3, 5, 8, 10 and 13, passes in 11 and 13; checkpoints are saved at 5, 10 and 15.
+# 40 images: 240 draws in 15 steps. Windows begin after steps 4, 8 (as do the uniform passes) and 12; epochs end in
+# steps 3, 5, 8, 10 and 13, passes in 11 and 13; checkpoints are saved at 5, 10 and 15.
 STEPS = 15
 # The temperatures of windows 2 and 3 depend on the losses of windows 0 and 1.
 LEARNED = shlex.split(
