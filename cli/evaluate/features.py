@@ -19,6 +19,7 @@ from mimcl.cli.encoders.feature_store import ChunkedArray, feature_store
 from mimcl.cli.encoders.lock import lock
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import fill, open_decoder
+from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.model.digest import weights_digest
@@ -38,6 +39,10 @@ class FeatureOptions:
     pool: Literal["mean", "cls"] = "mean"  # mean of the patch tokens, or the CLS token
     decoder: str = "auto"
     cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("mean", "cls"):
+            raise ConfigError(f"--pool is {self.pool!r}; it must be mean or cls")
 
 
 class Evaluator(Protocol):

@@ -57,17 +57,17 @@ class FinetuneConfig:
         return {"vit_large": larger | {"drop_path": 0.2}, "vit_huge": larger | {"drop_path": 0.3}}.get(size, {})
 
 
-_INFINITE = 1e9
+_UNBOUNDED = 1e9
 _RANGES = {
-    **dict.fromkeys(("epochs", "judge_every_epochs"), (1e-6, _INFINITE)),
-    "batch_size": (1, _INFINITE),
-    "mixing_group": (1, _INFINITE),
+    **dict.fromkeys(("epochs", "judge_every_epochs"), (1e-6, _UNBOUNDED)),
+    "batch_size": (1, _UNBOUNDED),
+    "mixing_group": (1, _UNBOUNDED),
     "smallest_crop": (1e-6, 1),
     "rand_augment": (0, 10),
     "layer_decay": (1e-6, 1),
     "drop_path": (0, 0.99),
-    **dict.fromkeys(("base_lr", "min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix"), (0, _INFINITE)),
-    "rand_augment_std": (0, _INFINITE),
+    **dict.fromkeys(("base_lr", "min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix"), (0, _UNBOUNDED)),
+    "rand_augment_std": (0, _UNBOUNDED),
     **dict.fromkeys(("erasing", "mixing_switch", "label_smoothing"), (0, 1)),
 }
 
