@@ -347,7 +347,7 @@ def test_data_that_cannot_judge_is_one_line(home, run, tmp_path, monkeypatch, ca
         (["run", "--set", "qqq=0"], 2, "unknown key 'qqq'; choose of epochs, batch_size, base_lr"),
         (["run", "--drop-path", "2"], 2, "drop_path is 2.0; it must be from 0 to 0.99"),
         (["run", "--set", "epochs=many"], 2, "epochs is 'many'; it must be a number"),
-        (["run", "--decoder", "magic"], 1, "there is no decoder 'magic'"),
+        (["run", "--decoder", "magic"], 2, "'magic' is not one of 'auto'"),
     ],
 )
 def test_bad_input_is_one_line(home, monkeypatch, capfd, words, code, message):
