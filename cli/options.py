@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-Recipe = Annotated[
-    str | None, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small. (default: auto)")
-]
+RecipeName = Literal["auto", "mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
+CurriculumName = Literal["none", "proto", "anti"]
+Schedule = Literal["cosine", "linear", "exponential", "step", "constant", "learned"]
+
+Recipe = Annotated[RecipeName | None, typer.Option(help="Configuration to start from. (default: auto)")]
 Data = Annotated[
-    str | None, typer.Option(help="Folder of shards, or s3://, gs://, hf://, http(s)://. (default: shards)")
+    str | None, typer.Option(help="Folder of shards, or an s3://, gs://, hf:// or http(s):// URL. (default: shards)")
 ]
 Curriculum = Annotated[
-    str | None, typer.Option(help="none, proto (typical images first) or anti (far ones first). (default: none)")
+    CurriculumName | None,
+    typer.Option(help="Data curriculum: proto draws typical images first, anti atypical ones. (default: none)"),
 ]
 R0 = Annotated[
     float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632. (default: 0.15)")
@@ -23,21 +26,28 @@ CurriculumShare = Annotated[
     float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1. (default: 1.0)")
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="Temperature of --temp-schedule constant, in distances. (default: 0.2)")
+    float | None, typer.Option(help="Temperature of --temp-schedule constant, in units of distance. (default: 0.2)")
 ]
-Resampling = Annotated[str | None, typer.Option(help="multinomial or systematic. (default: multinomial)")]
+Resampling = Annotated[
+    Literal["multinomial", "systematic"] | None,
+    typer.Option(help="How a window draws: independently, or evenly spaced. (default: multinomial)"),
+]
 Order = Annotated[
-    str | None, typer.Option(help="random, or shard: draws in the order of the shards. (default: random)")
+    Literal["random", "shard"] | None,
+    typer.Option(help="Order of the draws in a window; shard makes reads sequential. (default: random)"),
 ]
 Slice = Annotated[
-    float | None, typer.Option("--slice", help="Length of a window in epochs, above 0, at most 1. (default: 0.0625)")
+    float | None,
+    typer.Option("--slice", help="Length of a window in epochs, above 0 and at most 1. (default: 0.0625)"),
 ]
 Epochs = Annotated[
-    float | None, typer.Option(help="Length; an epoch is as many draws as images. (default: the recipe's)")
+    float | None,
+    typer.Option(help="Length of the run; an epoch has as many draws as there are images. (default: the recipe's)"),
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="YAML file with values, such as a run's config.yaml.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value; a run's config.yaml lists all keys.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any value, as section.key=value; config.yaml lists all."),
 ]
 
 _KEYS = {

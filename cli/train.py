@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,15 +22,15 @@ def train_command(
     data: options.Data = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: runs/RECIPE-CURRICULUM-MASKING)")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on in --out; starts there if it has no checkpoint.")
+        bool, typer.Option("--resume", help="Continue the run in --out; start it there if it has no checkpoint.")
     ] = False,
     init: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Begin with these weights: of MAE, timm, Hugging Face or another run."),
+        typer.Option(metavar="FILE", help="Initial weights: a run, or a file of MAE, timm or Hugging Face."),
     ] = None,
     curriculum: options.Curriculum = None,
     temp_schedule: Annotated[
-        str | None, typer.Option(help="cosine, linear, exponential, step, constant or learned. (default: cosine)")
+        options.Schedule | None, typer.Option(help="How the temperature rises over the curriculum. (default: cosine)")
     ] = None,
     r0: options.R0 = None,
     curriculum_share: options.CurriculumShare = None,
@@ -39,44 +39,47 @@ def train_command(
     order: options.Order = None,
     slice_epochs: options.Slice = None,
     masking: Annotated[
-        str | None, typer.Option(help="random, block, grid, hard-patches (HPM) or learned (CL-MAE). (default: random)")
+        Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"] | None,
+        typer.Option(help="Masking; hard-patches is HPM, learned is CL-MAE. (default: random)"),
     ] = None,
     epochs: options.Epochs = None,
     online_knn: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Look up nearest neighbours every N epochs, and at the end. (default: never)"),
+        typer.Option(metavar="EPOCHS", help="Evaluate by nearest neighbours every so many epochs. (default: never)"),
     ] = None,
-    decoder: Annotated[str | None, typer.Option(help="auto, dali-gpu, dali-cpu or reference. (default: auto)")] = None,
+    decoder: Annotated[
+        Literal["auto", "dali-gpu", "dali-cpu", "reference"] | None, typer.Option(help="Image decoder. (default: auto)")
+    ] = None,
     use_compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile. (default: no)")
     ] = None,
     max_bad: Annotated[
-        float | None, typer.Option(help="Share of the draws that may be bad samples; 10 always may. (default: 0.001)")
+        float | None,
+        typer.Option(help="Share of the draws that may be bad samples; 10 always may. (default: 0.001)"),
     ] = None,
     max_nonfinite: Annotated[
-        int | None, typer.Option(help="Steps in a row without a finite gradient that end the run. (default: 3)")
+        int | None,
+        typer.Option(help="End the run after so many steps in a row without a finite gradient. (default: 3)"),
     ] = None,
     stall_timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds without data, or another process, that end the run. (default: 600)"),
+        typer.Option(help="End the run after so many seconds without data or another process. (default: 600)"),
     ] = None,
-    wandb: Annotated[
-        str | None, typer.Option(metavar="PROJECT", help="Show the figures at Weights & Biases as well.")
-    ] = None,
+    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log to Weights & Biases as well.")] = None,
     mlflow: Annotated[
-        str | None, typer.Option(metavar="URI", help="Show them in MLflow: http://HOST:5000 or sqlite:///FILE.")
+        str | None, typer.Option(metavar="URI", help="Log to MLflow as well: http://HOST:5000 or sqlite:///FILE.")
     ] = None,
     allow_change: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD", help="With --resume: this field may differ: section.key, index or prototypes."),
+        typer.Option(metavar="FIELD", help="With --resume: let section.key, index or prototypes differ."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Everything random follows from it. (default: 0)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random. (default: 0)")] = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
 ) -> None:
     """Pre-train a masked autoencoder on packed shards; under torchrun, in all its processes.
 
-    Ctrl-C, SIGTERM or SIGHUP ends the run after the step, saved, with exit code 75; a second Ctrl-C leaves at once.
+    Ctrl-C, SIGTERM or SIGHUP stops the run after its step and saves it (exit code 75); a second Ctrl-C exits at once.
     """
     from mimcl.cli.config import require_constant
     from mimcl.cli.console import warn
@@ -115,7 +118,7 @@ def train_command(
     finished = train(run, world)
     if world.rank == 0:
         if not finished:
-            typer.echo(f"stopped and saved; go on with: mimcl train --out {run.folder} --resume", err=True)
+            typer.echo(f"stopped and saved; continue with: mimcl train --out {run.folder} --resume", err=True)
         typer.echo(run.folder)
     if not finished:
         raise typer.Exit(STOPPED_EXIT_CODE)
@@ -217,5 +220,5 @@ def train(run: Run, world: World | None = None) -> bool:
         if is_first and config.report:
             report_at_end(run.folder, trainer.finished)
         if not trainer.finished:
-            barrier()  # the others leave with a code at which torchrun ends all; after a whole run they need not wait
+            barrier()  # torchrun ends all ranks when one exits with a code; after a complete run nobody has to wait
         return trainer.finished

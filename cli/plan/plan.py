@@ -44,7 +44,9 @@ def plan_command(
     curriculum: options.Curriculum = None,
     temp_schedule: Annotated[
         list[str] | None,
-        typer.Option(help="cosine, linear, exponential, step or constant; several to compare. (default: cosine)"),
+        typer.Option(
+            help="cosine, linear, exponential, step or constant; give it several times to compare. (default: cosine)"
+        ),
     ] = None,
     r0: options.R0 = None,
     curriculum_share: options.CurriculumShare = None,
