@@ -1,4 +1,4 @@
-"""Recipes: functions that return a whole configuration. The docstring is a claim: what it reproduces, cost, command."""
+"""Recipes: functions that return a complete configuration. Their docstrings say what they reproduce, at what cost."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (mae_b16, mae
 
 
 def recipe(name: str) -> Config:
-    """The named recipe; "auto" is mae_b16 with CUDA, cpu_small without."""
+    """Return the recipe of that name; "auto" is mae_b16 with CUDA and cpu_small without. Raises ConfigError."""
     if name == "auto":
         name = "mae_b16" if torch.cuda.is_available() else "cpu_small"
     if name not in RECIPES:

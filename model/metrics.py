@@ -1,4 +1,4 @@
-"""What is measured while training."""
+"""Measurements of a training: reports, outcomes of steps, and the share of the time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Report:
-    """What is known at a logging step; loss and rates are means since the one before."""
+    """The figures of a logging step; loss and rates are means since the previous report."""
 
     step: int
     draw: int
@@ -23,12 +23,12 @@ class Report:
     grad_norm: float  # of this step
     images_per_second: float
     data_wait: float  # share of the time spent waiting for the stream
-    nonfinite_steps: int  # skipped since the report before
-    masking: dict[str, float]  # the masker's own figures of this step's last micro-batch, on this rank
+    nonfinite_steps: int  # skipped since the previous report
+    masking: dict[str, float]  # the masker's own figures, of the last micro-batch on this rank
 
 
 class Meter:
-    """Counts what is taken from an iterator and how long the taking waited."""
+    """Counts items and the time spent waiting for them."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -37,7 +37,7 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """In the block one item is taken, perhaps after a wait."""
+        """Count one item, and the time of the block as waiting."""
         before = time.perf_counter()
         yield
         self._waited += time.perf_counter() - before
@@ -45,7 +45,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The time of the block does not count."""
+        """Leave out the time of the block."""
         before = time.perf_counter()
         yield
         self._apart += time.perf_counter() - before
@@ -59,7 +59,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step, known on all ranks alike one step later. Counts and loss are over all ranks."""
+    """The outcome of a step, known on all ranks one step later. Counts and loss are over all ranks."""
 
     step: int
     lr: float
@@ -67,7 +67,7 @@ class Outcome:
     grad_norm: float
     stop: bool  # some rank was asked to stop
     bad: int  # bad samples met
-    measured: tuple[float, ...] = ()  # what the run's `measure` added up
+    measured: tuple[float, ...] = ()  # the sums of an observer
 
     @property
     def finite(self) -> bool:
@@ -75,14 +75,14 @@ class Outcome:
 
 
 class OutcomeReader:
-    """Reads a step's figures on the device one step late: the host never waits for the step it has just queued."""
+    """Reads a step's figures from the device one step late, so that the host never waits for a step it just queued."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._pending: tuple[int, float, Tensor, torch.cuda.Event | None] | None = None
 
     def push(self, step: int, lr: float, figures: Tensor) -> list[Outcome]:
-        """Starts copying `figures` (loss, grad_norm, stop, bad, measured ...); returns the outcome before."""
+        """Start to copy `figures` (loss, grad_norm, stop, bad, measured ...); return the previous outcome."""
         earlier = self.flush()
         host = torch.empty_like(figures, device="cpu", pin_memory=self._cuda).copy_(figures, non_blocking=True)
         event = None
@@ -93,7 +93,7 @@ class OutcomeReader:
         return earlier
 
     def flush(self) -> list[Outcome]:
-        """The outcome of the last step pushed, if it was not yet returned; waits for it."""
+        """Return the outcome of the last step pushed, if it was not returned yet; wait for it."""
         if self._pending is None:
             return []
         step, lr, host, event = self._pending

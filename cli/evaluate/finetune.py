@@ -1,4 +1,4 @@
-"""Fine-tuning: all of an encoder is trained further to classify, by MAE's recipe."""
+"""Fine-tuning: trains all of an encoder to classify, by MAE's recipe."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def finetune(
     decoder: str = "auto",
     world: World | None = None,
 ) -> Result:
-    """Accuracies, "finetune" and "finetune_top5", of an encoder trained further on the labelled train images of `data`.
+    """Fine-tune an encoder on the labelled train images of `data`: accuracies "finetune" and "finetune_top5".
 
-    `path` is a run, a checkpoint or a file of weights; `data` None takes the shards that it was trained on. `values`
-    replace fields of MAE's FinetuneConfig for the encoder's size. A call that was stopped or killed goes on where it
-    saved last; one that has ended gives its result again. Raises DataError when the shards have no val split or cannot
+    `path` is a run, a checkpoint or a file of weights; `data` None is the data that it was trained on. `values` replace
+    fields of MAE's FinetuneConfig for the encoder's size. A call that was stopped or killed resumes from its last
+    checkpoint; a finished one returns its result again. Raises DataError when the shards have no val split or cannot
     tell classes apart, CheckpointError when there is no encoder, ConfigError for values that do not fit.
     """
     world = world or World()
@@ -63,7 +63,7 @@ def finetune(
     group = config.mixing_group
     if micro_batch_size is not None and micro_batch_size < group:
         raise ConfigError(
-            f"--micro-batch-size {micro_batch_size} is less than mixing_group {group}, of images mixed alike; "
+            f"--micro-batch-size {micro_batch_size} is less than mixing_group {group}, which is mixed as a whole; "
             f"give {group} or more, or --set mixing_group={micro_batch_size}"
         )
     at_once = micro_batch_size or max(_MICRO_BATCH.get(model.name, 128), group)
@@ -80,7 +80,7 @@ def finetune(
 
 
 def _fitting(config: FinetuneConfig, task: Task) -> FinetuneConfig:
-    """`config` with a batch that the images fill, in whole mixing groups, and a warm-up that fits the length."""
+    """Return `config` with a batch that the images fill, in whole mixing groups, and a warm-up that fits the length."""
     group = min(config.mixing_group, task.images, config.batch_size)
     batch = min(config.batch_size, task.images) // group * group
     if batch < config.batch_size and task.world.rank == 0:

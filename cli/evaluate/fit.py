@@ -13,7 +13,7 @@ from mimcl.cli.encoders.split_features import BATCH
 from mimcl.cli.errors import Stopped
 from mimcl.cli.evaluate.fit_recorder import FitRecorder, save_every
 from mimcl.cli.evaluate.results import Result, record
-from mimcl.cli.evaluate.task import PATIENCE, Course, Learner, Task, decoder_of, train_batches, val_batches
+from mimcl.cli.evaluate.task import TIMEOUT_S, Course, Learner, Task, decoder_of, train_batches, val_batches
 from mimcl.cli.run.folder import claimed
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.cli.run.resume import newest_checkpoint
@@ -45,7 +45,7 @@ def fit(
     with ExitStack() as until_done:
         if first:
             until_done.enter_context(claimed(folder))
-        until_done.enter_context(connected(world, device, PATIENCE + 60))
+        until_done.enter_context(connected(world, device, TIMEOUT_S + 60))
         agree("the evaluation", digest)
         # Rank 0's: the others may not see its disk.
         values = json.loads(gather(json.dumps(FitRecorder.values(folder)) if first else "")[0])

@@ -25,8 +25,8 @@ from mimcl.model.mae import SIZES
 from mimcl.model.optim import OptimConfig
 from mimcl.pipeline.stream import Batch
 
-_LITTLE = 10.0  # lengths of the weights that LARS moves them by
-_MICRO_BATCH = 512  # as many as a GPU had in MAE's recipe: batch statistics are of so many images
+_SHORT_TRAVEL = 10.0  # how far LARS moves the weights, in units of their norm
+_MICRO_BATCH = 512  # a GPU's share in MAE's recipe: batch statistics are taken over so many images
 
 
 def linear_mae(
@@ -38,10 +38,10 @@ def linear_mae(
     world: World | None = None,
     base_lr: float | None = None,
 ) -> Result:
-    """Accuracies, "linear" and "linear_top5", of a linear layer trained by MAE's recipe on a frozen encoder.
+    """Evaluate a frozen encoder by a linear layer trained by MAE's recipe: accuracies "linear" and "linear_top5".
 
-    `epochs` None is 90, `batch_size` None 16,384, `base_lr` None 0.1, which goes with the batch. All else as in
-    `finetune`.
+    `epochs` None is 90, `batch_size` None 16,384, `base_lr` None 0.1, which is scaled by the batch. The rest is
+    as in `finetune`.
     """
     world = world or World()
     task = Task.load(path, data, world)
@@ -53,23 +53,23 @@ def linear_mae(
     pieces = world.size * math.ceil(batch / (world.size * _MICRO_BATCH))
     if batch < 2 * pieces:
         raise ConfigError(
-            f"batch_size {batch} is cut to pieces of one image, which has no statistics; give "
-            f"--batch-size {2 * pieces} or more, or take fewer processes"
+            f"batch_size {batch} would give micro-batches of one image, which have no statistics; give "
+            f"--batch-size {2 * pieces} or more, or use fewer processes"
         )
     settings = {"recipe": "mae", **Course.settings_of(config), "statistics_of": math.ceil(batch / pieces)}
     settings["precision"] = task.encoder.config.trainer.precision
     if world.rank == 0:
         model = task.encoder.config.model
         if batch < LinearConfig.batch_size and batch_size is None:
-            console.print(f"batch_size {LinearConfig.batch_size} becomes {batch}: there are no more images")
+            console.print(f"batch_size {LinearConfig.batch_size} becomes {batch}: there are only so many images")
         console.print(
             f"linear: {model.name}/{model.patch_size}, {task.images:,} images of {task.splits.classes} classes, "
             f"{course.draws // course.batch_size:,} steps"
         )
         console.print(", ".join(f"{name} {value}" for name, value in settings.items()))
-        if (travel := config.travel(task.images)) < _LITTLE:
+        if (travel := config.travel(task.images)) < _SHORT_TRAVEL:
             console.print(
-                f"LARS moves the weights by {travel:.2g} times their length in all, with ImageNet by 225: of so few "
+                f"LARS moves the weights by {travel:.2g} times their norm in all (with ImageNet by 225): with so few "
                 "images the probe learns little; give more --epochs, or use --recipe fast"
             )
     return fit("linear", task, course, settings, decoder, lambda: _learner(task, config))

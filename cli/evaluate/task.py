@@ -1,4 +1,4 @@
-"""The task of training with labels: which encoder, which images in what portions, what is trained."""
+"""What training with labels needs: the encoder, the images, the batches, the learner."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import SubsetPlan
 from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
-PATIENCE = 600.0  # seconds that a process waits for data, or for another process
+TIMEOUT_S = 600.0  # that a process waits for data, or for another process
 
 
 @dataclass(frozen=True)
 class Task:
-    """An encoder, and labelled images to judge it by. Classes are those of the train images."""
+    """An encoder, and the labelled images to evaluate it with. Classes are those of the train images."""
 
     encoder: Encoder
     splits: LabelledSplits
@@ -49,7 +49,7 @@ class Task:
 
     @classmethod
     def load(cls, path: Path, data: str | Path | None, world: World) -> Task:
-        """`data` None: the shards that the encoder was trained on. Raises CheckpointError and DataError."""
+        """Load an encoder and its data; `data` None is what it was trained on. Raises CheckpointError and DataError."""
         encoder = Encoder.load(path)
         if encoder.note and world.rank == 0:
             console.print(encoder.note)
@@ -59,16 +59,16 @@ class Task:
 
     @property
     def images(self) -> int:
-        """Train images with a label."""
+        """The number of train images with a label."""
         return self.splits.counts[0]
 
     def targets(self, labels: NDArray[np.int32]) -> Tensor:
-        """Labels (n,) as places among the classes, int64 on the device; -1 where train has no image of that class."""
+        """Return labels (n,) as class numbers, int64 on the device; -1 where train has no image of that class."""
         places = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)
         return to_device(np.where(self.labels[places] == labels, places, -1), self.device)
 
     def digest(self, settings: Mapping[str, Any]) -> str:
-        """Of all that an evaluation depends on: encoder, data, settings."""
+        """Return a hash of everything an evaluation depends on: encoder, data and settings."""
         digest = xxhash.xxh128(json.dumps(settings, sort_keys=True).encode())
         for index in (self.splits.train, self.splits.val):
             digest.update(index.fingerprint.encode())
@@ -78,7 +78,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Learner:
-    """What is trained and how: losses (n,) and logits (n, C) of batches, the learning rate at a draw."""
+    """A module to train: losses (n,) and logits (n, C) of batches, and the learning rate at a draw."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -90,7 +90,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class Course:
-    """How long and in what portions a learner is trained, in draws; how often, in epochs, it is judged meanwhile."""
+    """The length of a training in draws, its batches, and how often, in epochs, it is evaluated on the way."""
 
     draws: int
     shares: BatchShares
@@ -104,12 +104,12 @@ class Course:
 
     @classmethod
     def of(cls, config: Any, images: int, world: World, micro_batch_size: int, group_size: int = 1) -> Course:
-        """That of an evaluation's configuration; raises ConfigError where its batch cannot be cut so."""
+        """Return the course of a configuration. Raises ConfigError where its batch cannot be divided."""
         steps = max(1, math.ceil(round(config.epochs * images, 6) / config.batch_size))
         try:
             shares = BatchShares(config.batch_size, micro_batch_size, world.rank, world.size, group_size=group_size)
-        except ValueError:  # in words of pre-training
-            raise ConfigError(_uncut(config.batch_size, micro_batch_size, group_size, world.size)) from None
+        except ValueError:  # its message names keys of pre-training
+            raise ConfigError(_indivisible(config.batch_size, micro_batch_size, group_size, world.size)) from None
         return cls(
             steps * config.batch_size,
             shares,
@@ -120,27 +120,27 @@ class Course:
 
     @staticmethod
     def settings_of(config: Any) -> dict[str, Any]:
-        """The configuration's values by name, without what no result depends on."""
+        """Return the configuration's values by name, without those that change no result."""
         return {name: value for name, value in asdict(config).items() if name != "judge_every_epochs"}
 
 
-def _uncut(batch_size: int, micro_batch_size: int, group_size: int, processes: int) -> str:
-    """Why a batch of whole groups cannot be cut for so many processes, and what to do."""
+def _indivisible(batch_size: int, micro_batch_size: int, group_size: int, processes: int) -> str:
+    """Say why a batch cannot be divided among so many processes, and what to do."""
     if processes > batch_size:
-        return f"batch_size {batch_size} is smaller than the {processes} processes; raise it, or take fewer processes"
+        return f"batch_size {batch_size} is smaller than the {processes} processes; raise it, or use fewer processes"
     if processes > batch_size // group_size:
         return (
             f"batch_size {batch_size} has fewer groups of {group_size} images (mixing_group) than the {processes} "
             f"processes; raise it, or make the groups smaller: --set mixing_group={batch_size // processes}"
         )
     return (
-        f"--micro-batch-size {micro_batch_size} cannot cut a batch of {batch_size} images alike on {processes} "
+        f"--micro-batch-size {micro_batch_size} cannot divide a batch of {batch_size} images evenly among {processes} "
         f"processes; make it {2 * group_size} or more"
     )
 
 
 def decoder_of(name: str, task: Task, index: ShardIndex, images: int) -> tuple[Decoder, str]:
-    """For crops of the encoder's size, and the line that says which; `images` is the most a batch has."""
+    """Return the decoder for crops of the encoder's size, and a line that names it; batches have up to `images`."""
     threads = decode_threads(task.world.local_size)
     return make_decoder(name, task.encoder.config.data.image_size, images, threads, index.largest)
 
@@ -152,7 +152,7 @@ def train_batches(
     augment_batch: Callable[[Tensor, NDArray[np.int64]], Tensor] | None,
     start: int,
 ) -> Stream:
-    """Every train image with a label once a pass, in keyed order."""
+    """Return batches that have every labelled train image once a pass, in keyed order."""
     labelled = np.flatnonzero(task.splits.train.label >= 0)
     plan = build_plan(
         CurriculumConfig(name="none"),
@@ -167,7 +167,7 @@ def train_batches(
         decoder,
         random_crops(course.seed, (course.smallest_crop, 1.0)),
         course.shares,
-        ReadOptions(stall_timeout=PATIENCE),
+        ReadOptions(stall_timeout=TIMEOUT_S),
         seed=course.seed,
         start=start,
         device=task.device,
@@ -176,7 +176,7 @@ def train_batches(
 
 
 def val_batches(task: Task, decoder: Decoder) -> Stream:
-    """This rank's share of the val images with a label, as central crops."""
+    """Return this rank's share of the labelled val images, as central crops."""
     index, world = task.splits.val, task.world
     labelled = np.flatnonzero(index.label >= 0)
     share = labelled[world.rank * len(labelled) // world.size : (world.rank + 1) * len(labelled) // world.size]

@@ -1,19 +1,19 @@
-"""How the process keeps its memory."""
+"""glibc malloc tuning."""
 
 from __future__ import annotations
 
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's names
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # that glibc takes
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # the most that glibc accepts
 _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """What is freed stays with the process for what comes next; does nothing where the C library is not glibc.
+    """Let glibc keep freed memory for later allocations; does nothing with another C library.
 
-    Activations on a CPU come and go with each layer. By default the larger ones are given back to the kernel each time,
-    which then has to clear their pages anew: a tenth of a step with masks that are learned.
+    Activations on a CPU are allocated and freed layer by layer. By default the larger ones are returned to the kernel
+    each time, which then has to clear their pages again: a tenth of the time of a step with learned masks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
