@@ -1,4 +1,4 @@
-"""`mimcl demo`: the whole program on images that it makes itself."""
+"""`mimcl demo`: the whole program on generated images."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from mimcl.cli.evaluate.results import Result
 
 
-# What differs from cpu_small: patches a texture's period in size, and a fast start for a run of minutes.
+# Changes to cpu_small: patches of about one texture period, and a fast start for a run of minutes.
 _SETTINGS = {"model.patch_size": 16, "optim.base_lr": 3e-3, "optim.warmup_epochs": 2}
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Sizes in images, length in epochs."""
+    """Numbers of images, and length in epochs."""
 
     train: int = 2400
     val: int = 800
@@ -28,21 +28,21 @@ class DemoConfig:
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Folder for everything that is made.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("demo"),
 ) -> None:
-    """Show the whole program on generated images: pack, cluster, train, evaluate, draw. Takes minutes."""
+    """Run the whole program on generated images: pack, cluster, train, evaluate, draw. Takes minutes."""
     started = time.monotonic()
     result = demo(out, DemoConfig())
-    show(out, result, time.monotonic() - started)
+    print_results(out, result, time.monotonic() - started)
 
 
 def demo(out: Path, config: DemoConfig) -> Result:
-    """Makes out/{images,shards,run,demo.png} and returns the evaluation. Raises what its parts raise."""
+    """Make out/{images,shards,run,demo.png} and return the evaluation. Raises what the commands raise."""
     import numpy as np
 
     from mimcl.cli.console import console
     from mimcl.cli.data.shard import shard
-    from mimcl.cli.demo.demo_images import untypicality, write_images
+    from mimcl.cli.demo.demo_images import atypicality, write_images
     from mimcl.cli.demo.demo_picture import draw_picture
     from mimcl.cli.evaluate.knn import knn
     from mimcl.cli.prototypes.build import BuildConfig, build
@@ -67,11 +67,9 @@ def demo(out: Path, config: DemoConfig) -> Result:
     announce(f"mimcl prototypes build --data {shards} --features sift")
     _, found = build(shards, BuildConfig(features="sift", seed=config.seed))
     index, val = ShardIndex.load(shards), ShardIndex.load(shards, "val")
-    drawn = [untypicality(index.path(sample_id)) for sample_id in range(index.samples)]
+    drawn = [atypicality(index.path(sample_id)) for sample_id in range(index.samples)]
     agreement = np.corrcoef(drawn, found.distance)[0, 1]
-    console.print(
-        f"correlation of the distances with the untypicality that the images were drawn with: {agreement:.2f}"
-    )
+    console.print(f"correlation of the distances with the atypicality of the generated images: {agreement:.2f}")
     settings = "".join(f" --set {key}={value:g}" for key, value in _SETTINGS.items())
     announce(f"mimcl train --recipe cpu_small --curriculum proto --data {shards} --epochs {config.epochs:g}{settings}")
     values = {
@@ -93,23 +91,23 @@ def demo(out: Path, config: DemoConfig) -> Result:
     return result
 
 
-def show(out: Path, result: Result, seconds: float) -> None:
-    """Prints what came out, where it lies, and what to type next."""
+def print_results(out: Path, result: Result, seconds: float) -> None:
+    """Print the results, where they are, and the next commands."""
     from mimcl.cli.console import console
 
-    console.print(f"\nnn: share of {result.val:,} val images whose nearest train image is of their class")
+    console.print(f"\nnn: share of the {result.val:,} val images whose nearest train image has the same class")
     for name, shares in (("untrained encoder", result.untrained), ("trained encoder", result.trained)):
         console.print(f"  {name:22}{100 * shares['nn']:5.1f} ± {100 * result.standard_error(shares['nn']):.1f} %")
     gain = 100 * (result.trained["nn"] - result.untrained["nn"])
     console.print(f"  {'gain':22}{gain:+5.1f} points; the demo took {seconds / 60:.1f} minutes")
-    console.print("\nwhere everything lies")
+    console.print("\nresults")
     for name, content in (
-        ("demo.png", "typical and untypical images, the curriculum, crops with masks and reconstructions"),
-        ("images/", "SPLIT/CLASS/NUMBER_UNTYPICALITY.jpg, the untypicality in percent"),
-        ("shards/", "the same, packed; prototypes/default/gallery.png shows the clusters"),
-        ("run/", "configuration, metrics, checkpoints; report.html shows them in a browser"),
+        ("demo.png", "typical and atypical images, the curriculum, crops with masks and reconstructions"),
+        ("images/", "SPLIT/CLASS/NUMBER_ATYPICALITY.jpg, the atypicality in percent"),
+        ("shards/", "the images, packed; prototypes/default/gallery.png shows the clusters"),
+        ("run/", "configuration, metrics, checkpoints, report.html"),
     ):
         console.print(f"  {out / name!s:20}  {content}")
-    console.print("\nnext, with images of your own")
+    console.print("\nnext, with your own images")
     for command in ("shard YOUR_IMAGES/", "prototypes build", "train --curriculum proto --temp-schedule cosine"):
         console.print(f"  mimcl {command}")

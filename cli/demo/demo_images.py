@@ -1,6 +1,6 @@
-"""Images for the demonstration: textured shapes, a folder for each texture, of known typicality.
+"""Images for the demo: textured shapes of known typicality, in a folder per texture.
 
-The texture is the class. Shape, place, phase and light vary in every image and tell nothing about it.
+The texture is the class. Shape, place, phase and light vary in every image, independently of the class.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ CLASSES = ("bars", "checks", "diagonal", "dots", "rays", "rings", "stripes", "wa
 SIDE = 96  # pixels
 _SHAPES = ("disc", "square", "triangle")
 _PERIOD = 24.0  # of the textures, in pixels
-_COLOURS = np.array([[0.93, 0.91, 0.86], [0.12, 0.25, 0.45], [0.92, 0.72, 0.35]])  # ground, dark and light of the shape
+_COLOURS = np.array(
+    [[0.93, 0.91, 0.86], [0.12, 0.25, 0.45], [0.92, 0.72, 0.35]]
+)  # background, dark and light of the shape
 
 Array = NDArray[np.float64]
 
 
 def write_images(folder: Path, train: int, val: int, seed: int) -> None:
-    """Writes JPEG files folder/SPLIT/CLASS/NNNN_UU.jpg, as many of each class; UU is the untypicality in percent.
+    """Write JPEG files folder/SPLIT/CLASS/NNNN_AA.jpg, equally many per class; AA is the atypicality in percent.
 
     `train` and `val` are rounded down to multiples of the number of classes. A pure function of the seed.
     """
@@ -31,62 +33,62 @@ def write_images(folder: Path, train: int, val: int, seed: int) -> None:
             (folder / split / name).mkdir(parents=True, exist_ok=True)
             for number in range(count // len(CLASSES)):
                 rng = np.random.default_rng([seed, part, label, number])
-                untypical = rng.beta(1.3, 2.6)  # fairly typical mostly, with a tail: median 0.3, one in ten above 0.6
-                path = folder / split / name / f"{number:04d}_{round(100 * untypical):02d}.jpg"
-                Image.fromarray(draw(name, untypical, rng)).save(path, quality=92)
+                atypical = rng.beta(1.3, 2.6)  # mostly typical, with a tail: median 0.3, one in ten above 0.6
+                path = folder / split / name / f"{number:04d}_{round(100 * atypical):02d}.jpg"
+                Image.fromarray(draw(name, atypical, rng)).save(path, quality=92)
 
 
-def untypicality(path: str) -> float:
-    """What the name of an image says, 0 (typical) to 1. ValueError for a name that is not one of write_images."""
+def atypicality(path: str) -> float:
+    """Return the atypicality in an image's name, from 0 (typical) to 1. Raises ValueError for other names."""
     found = re.search(r"\d{4}_(\d{2,3})\.jpg$", path)
     if found is None:
-        raise ValueError(f"{path} does not end in NNNN_UU.jpg, with UU the untypicality in percent")
+        raise ValueError(f"{path} does not end in NNNN_AA.jpg, with the atypicality in percent; use images of the demo")
     return int(found[1]) / 100
 
 
-def draw(name: str, untypical: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One image of a class, (96, 96, 3) uint8.
+def draw(name: str, atypical: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw one image of a class, (96, 96, 3) uint8.
 
-    With `untypical`, from 0 to 1, grow: turn, stretch, shift and change of size, of period and of colours, clouds on
-    the ground, noise, and a box in front.
+    `atypical`, from 0 to 1, increases: rotation, stretch, shift, changes of size, period and colours, clouds in the
+    background, noise, and a box in front.
     """
     y, x = np.mgrid[0:SIDE, 0:SIDE] - (SIDE - 1) / 2
-    colours = (_COLOURS + rng.uniform(-1, 1, (3, 3)) * (0.03 + 0.3 * untypical)).clip(0, 1)
-    ground = colours[0] + 0.3 * untypical * _clouds(rng)
+    colours = (_COLOURS + rng.uniform(-1, 1, (3, 3)) * (0.03 + 0.3 * atypical)).clip(0, 1)
+    ground = colours[0] + 0.3 * atypical * _clouds(rng)
 
-    # The shape's own coordinates, in pixels from its middle.
-    turn, stretch = untypical * rng.uniform(-0.7, 0.7), 1 + untypical * rng.uniform(-0.3, 0.3)
-    shift = rng.uniform(-1, 1, 2) * (5 + 10 * untypical)
+    # The shape's own coordinates, in pixels from its centre.
+    turn, stretch = atypical * rng.uniform(-0.7, 0.7), 1 + atypical * rng.uniform(-0.3, 0.3)
+    shift = rng.uniform(-1, 1, 2) * (5 + 10 * atypical)
     dx, dy = x - shift[0], y - shift[1]
     u, v = (np.cos(turn) * dx + np.sin(turn) * dy) / stretch, (np.cos(turn) * dy - np.sin(turn) * dx) * stretch
 
-    period = _PERIOD * (1 + rng.uniform(-0.05, 0.05) + untypical * rng.uniform(-0.3, 0.3))
+    period = _PERIOD * (1 + rng.uniform(-0.05, 0.05) + atypical * rng.uniform(-0.3, 0.3))
     wave = _texture(name, 2 * np.pi * u / period, 2 * np.pi * v / period, rng.uniform(0, 2 * np.pi, 2))
     painted = _blend(colours[2], colours[1], 0.5 + 1.25 * wave)
-    radius = 42 * (1 + untypical * rng.uniform(-0.4, 0.2))
+    radius = 42 * (1 + atypical * rng.uniform(-0.4, 0.2))
     image = _blend(ground, painted, 0.5 + 0.5 * radius * _inside(str(rng.choice(_SHAPES)), u / radius, v / radius))
 
-    if untypical > 0.4:
+    if atypical > 0.4:
         left, top = rng.uniform(-48, 22, 2)
-        width, height = 45 * untypical * rng.uniform(0.5, 1, 2)
+        width, height = 45 * atypical * rng.uniform(0.5, 1, 2)
         box = (x > left) & (x < left + width) & (y > top) & (y < top + height)
         image = _blend(image, rng.random(3), box)
 
-    # Light differs in strength and falls in from a side; the noise is the camera's.
+    # Light of random strength and direction; camera noise.
     slope = rng.uniform(-0.25, 0.25, 2) / (SIDE / 2)
     image = image * (rng.uniform(0.55, 1) * (1 + slope[0] * x + slope[1] * y))[..., None]
-    image = image + rng.normal(0, 0.1 * untypical**2, image.shape)
+    image = image + rng.normal(0, 0.1 * atypical**2, image.shape)
     return (255 * image.clip(0, 1)).round().astype(np.uint8)
 
 
 def _blend(below: Array, above: Array, cover: Array) -> Array:
-    """`above` where `cover` (96, 96) is 1 or more, `below` where it is 0 or less: edges are as soft as a lens's."""
+    """Return `above` where `cover` (96, 96) >= 1, `below` where it is <= 0, and a mixture between, for soft edges."""
     share = np.clip(cover, 0, 1)[..., None]
     return below * (1 - share) + above * share
 
 
 def _texture(name: str, u: Array, v: Array, phase: Array) -> Array:
-    """Above 0 dark, below 0 light, about -1 to 1; coordinates in radians of the period."""
+    """Return a texture from about -1 (light) to 1 (dark); coordinates in radians of the period."""
     if name == "bars":
         return np.sin(v + phase[0])
     if name == "stripes":
@@ -103,11 +105,11 @@ def _texture(name: str, u: Array, v: Array, phase: Array) -> Array:
         return np.sin(np.hypot(u, v) + phase[0])
     if name == "rays":
         return np.sin(8 * np.arctan2(v, u) + phase[0])
-    raise ValueError(f"there is no texture {name!r}; choose one of {', '.join(CLASSES)}")
+    raise ValueError(f"unknown texture {name!r}; choose one of {', '.join(CLASSES)}")
 
 
 def _inside(shape: str, u: Array, v: Array) -> Array:
-    """Distance from the edge in radii of the shape, positive inside."""
+    """Return the distance from the edge in radii of the shape, positive inside."""
     if shape == "disc":
         return 1 - np.hypot(u, v)
     if shape == "square":
@@ -116,6 +118,6 @@ def _inside(shape: str, u: Array, v: Array) -> Array:
 
 
 def _clouds(rng: np.random.Generator) -> Array:
-    """Soft brightness, (96, 96, 1), about -1 to 1."""
+    """Return smooth random brightness, (96, 96, 1), from about -1 to 1."""
     coarse = Image.fromarray(rng.normal(0, 0.6, (7, 7)).astype(np.float32))
     return np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float64)[..., None]

@@ -1,4 +1,4 @@
-"""The demonstration's picture: what is typical, how the difficulty rose, and what the model fills in."""
+"""The demo's picture: typical and atypical images, the curriculum, and reconstructions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mimcl.pipeline.augment import random_crops
 from mimcl.pipeline.files import atomic_file
 from mimcl.pipeline.index import ShardIndex
 
-_SHOWN, _PIXELS = 10, 96  # images in a row, their side
+_IMAGES, _PIXELS = 10, 96  # images in a row, their side
 
 
 def draw_picture(path: Path, run: Path, train: ShardIndex, val: ShardIndex, found: PrototypeSet) -> None:
-    """Writes a PNG about a finished run and the prototype set that it drew by; crops are of the val images."""
+    """Write a PNG about a finished run and its prototype set; the crops are of val images."""
     figure = Figure(figsize=(11, 9.2), layout="constrained")
     FigureCanvasAgg(figure)
-    images, curves, crops = figure.subfigures(3, 1, height_ratios=[2.5, 2.6, 3.9])
+    images, curves, crops = np.asarray(figure.subfigures(3, 1, height_ratios=[2.5, 2.6, 3.9]))
     _typicality(images, train, found)
     _difficulty(curves, run)
     _reconstructions(crops, run, val)
@@ -35,10 +35,10 @@ def draw_picture(path: Path, run: Path, train: ShardIndex, val: ShardIndex, foun
 
 
 def _typicality(figure: SubFigure, index: ShardIndex, found: PrototypeSet) -> None:
-    """The nearest and the farthest image of some clusters, a column each."""
-    ends = [cluster_ends(found, cluster) for cluster in spread_clusters(found, _SHOWN)]
+    """Draw the nearest and the farthest image of some clusters, one per column."""
+    ends = [cluster_ends(found, cluster) for cluster in spread_clusters(found, _IMAGES)]
     figure.suptitle(
-        "Some clusters, a column each: the most typical image (top), which the curriculum draws first, and the least",
+        "Some clusters, one per column: the most typical image (top), which the curriculum draws first, and the least",
         fontsize=10,
     )
     rows = np.array([[near[0], far[-1]] for near, far in ends]).T
@@ -48,12 +48,12 @@ def _typicality(figure: SubFigure, index: ShardIndex, found: PrototypeSet) -> No
 
 
 def _difficulty(figure: SubFigure, run: Path) -> None:
-    """Temperature, effective fraction and loss over the draws, from the run's metrics."""
+    """Draw temperature, effective fraction and loss over the draws, from the run's metrics."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     windows, steps = [line for line in lines if "window" in line], [line for line in lines if "step" in line]
     panels = (
         ("temperature", windows, "temperature"),
-        ("effective fraction (0.632: all images alike)", windows, "effective_fraction"),
+        ("effective fraction (0.632: uniform)", windows, "effective_fraction"),
         ("reconstruction loss", steps, "loss"),
     )
     for axis, (title, rows, key) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -65,19 +65,19 @@ def _difficulty(figure: SubFigure, run: Path) -> None:
 
 
 def _reconstructions(figure: SubFigure, run: Path, index: ShardIndex) -> None:
-    """Random crops, what the encoder saw of them, and what the decoder made of that."""
+    """Draw random crops, the patches that the encoder sees, and the decoder's reconstructions."""
     saved = checkpoint.load(checkpoint.resolve(run))
     config = saved.meta["config"]
-    ids = np.linspace(0, index.samples - 1, _SHOWN).astype(np.int64)
+    ids = np.linspace(0, index.samples - 1, _IMAGES).astype(np.int64)
     crops = images_of(index, ids, config["data"]["image_size"], random_crops(config["seed"]))
     found = reconstruct(saved, crops, config["seed"])
     figure.suptitle(
-        "Crops, what the encoder sees, and what the decoder fills in (it predicts each patch's pattern; brightness and "
+        "Crops, what the encoder sees, and what the decoder predicts (the pattern of each patch; brightness and "
         "contrast are the patch's own)",
         fontsize=10,
     )
     rows = (crops, found.seen, found.filled)
-    for axes, row in zip(figure.subplots(3, _SHOWN, squeeze=False), rows, strict=True):
+    for axes, row in zip(figure.subplots(3, _IMAGES, squeeze=False), rows, strict=True):
         for axis, image in zip(axes, row, strict=True):
             _show(axis, image)
 

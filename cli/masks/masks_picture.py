@@ -1,4 +1,4 @@
-"""The picture of `mimcl masks`: a row an image, a group of columns a checkpoint."""
+"""The picture of `mimcl masks`: a row per image, a group of columns per checkpoint."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ CELL, GAP, GROUP_GAP, MARGIN, LINE = 1.0, 0.04, 0.22, 0.15, 0.15  # inches
 _COLOURS, _OPACITY = colormaps["plasma"], 0.65
 _LARGE, _SMALL = 9, 7  # points
 _NOTE = (
-    "Scores: the higher, the rather removed. Colours run from the lowest to the highest score of each image; the "
-    "numbers are the means of both over the images."
+    "Scores: higher = more likely masked. Colours range from the lowest to the highest score of each image; the "
+    "numbers are the means of these over the images."
 )
 
 
-class Moment(NamedTuple):
-    """What the masker and the model of one checkpoint made of the crops."""
+class Snapshot(NamedTuple):
+    """Masks and reconstructions of the crops at one checkpoint."""
 
     step: int
     epoch: float
-    found: Reconstruction
+    reconstruction: Reconstruction
 
 
-def draw_picture(title: str, crops: Tensor, moments: Sequence[Moment]) -> bytes:
-    """Draws uint8 crops (n, 3, S, S) and what became of them, as PNG; a masker without scores gets no such column."""
-    groups = [panels(crops, moment.found) for moment in moments]
+def draw_picture(title: str, crops: Tensor, snapshots: Sequence[Snapshot]) -> bytes:
+    """Draw uint8 crops (n, 3, S, S) with masks, reconstructions and, if the masker has any, scores, as PNG."""
+    groups = [panels(crops, snapshot.reconstruction) for snapshot in snapshots]
     widths = [len(group) * (CELL + GAP) - GAP for group in groups]
     width = 2 * MARGIN + CELL + sum(GROUP_GAP + group for group in widths)
     title, title_lines = _wrapped(title, width - 2 * MARGIN, _LARGE)
     note, note_lines = _wrapped(_NOTE, width - 2 * MARGIN, _SMALL)
 
     headings = MARGIN + (title_lines + 0.5) * LINE
-    first_row = headings + (2.5 + any(moment.found.stage for moment in moments)) * LINE
+    first_row = headings + (2.5 + any(snapshot.reconstruction.stage for snapshot in snapshots)) * LINE
     below = first_row + len(crops) * (CELL + GAP)
     with_scores = any("scores" in group for group in groups)
     sheet = _Sheet(width, below + MARGIN + with_scores * (2 + note_lines) * LINE)
@@ -52,14 +52,14 @@ def draw_picture(title: str, crops: Tensor, moments: Sequence[Moment]) -> bytes:
     left = MARGIN
     sheet.column(left, first_row, "crop", _pixels(crops))
     left += CELL + GROUP_GAP
-    for moment, group, group_width in zip(moments, groups, widths, strict=True):
+    for snapshot, group, group_width in zip(snapshots, groups, widths, strict=True):
         middle = left + group_width / 2
-        sheet.text(middle, headings, f"step {moment.step:,} · epoch {moment.epoch:,.1f}", _LARGE, weight="bold")
-        sheet.text(middle, headings + 1.2 * LINE, moment.found.stage.replace("_", " "), _SMALL)
+        sheet.text(middle, headings, f"step {snapshot.step:,} · epoch {snapshot.epoch:,.1f}", _LARGE, weight="bold")
+        sheet.text(middle, headings + 1.2 * LINE, snapshot.reconstruction.stage.replace("_", " "), _SMALL)
         for name, images in group.items():
             sheet.column(left, first_row, name, images)
-            if name == "scores":
-                sheet.colour_bar(left, below + 0.03, moment.found.scores)
+            if name == "scores" and snapshot.reconstruction.scores is not None:
+                sheet.colour_bar(left, below + 0.03, snapshot.reconstruction.scores)
             left += CELL + GAP
         left += GROUP_GAP - GAP
     if with_scores:
@@ -68,13 +68,13 @@ def draw_picture(title: str, crops: Tensor, moments: Sequence[Moment]) -> bytes:
 
 
 def panels(crops: Tensor, found: Reconstruction) -> dict[str, NDArray[np.uint8]]:
-    """The columns of a group by name, each (n, S, S, 3)."""
+    """Return the columns of a group by name, each (n, S, S, 3)."""
     drawn = {} if found.scores is None else {"scores": _heat_maps(crops, found.scores.numpy())}
     return drawn | {"mask": _pixels(found.seen), "reconstruction": _pixels(found.filled)}
 
 
 def _heat_maps(crops: Tensor, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Scores (n, h, h) over the crops in grey; images with scores all alike are coloured as the lowest."""
+    """Overlay scores (n, h, h) on the grey crops; images with equal scores get the lowest colour."""
     low, high = (end(scores, axis=(1, 2), keepdims=True) for end in (np.min, np.max))
     shares = (scores - low) / np.maximum(high - low, 1e-12)
     patch = crops.shape[-1] // scores.shape[-1]
@@ -82,7 +82,7 @@ def _heat_maps(crops: Tensor, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _tinted(shares: NDArray[np.floating], grey: NDArray[np.floating] | float) -> NDArray[np.uint8]:
-    """Colours of shares in [0, 1] (...) over grey in [0, 1]: (..., 3)."""
+    """Overlay the colours of shares in [0, 1] (...) on grey in [0, 1]: (..., 3)."""
     colours = _COLOURS(shares)[..., :3]
     return (255 * (_OPACITY * colours + (1 - _OPACITY) * np.asarray(grey)[..., None])).round().astype(np.uint8)
 
@@ -92,26 +92,26 @@ def _pixels(images: Tensor) -> NDArray[np.uint8]:
 
 
 def _wrapped(text: str, inches: float, points: int) -> tuple[str, int]:
-    """The text in lines of that width, and their number."""
+    """Wrap the text to a width; also return the number of lines."""
     lines = textwrap.wrap(text, int(inches * 72 / (0.55 * points)))
     return "\n".join(lines), len(lines)
 
 
 class _Sheet:
-    """A figure on which everything has its place in inches from the upper left corner."""
+    """A figure with positions in inches from the upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self._figure, self._width, self._height = Figure(figsize=(width, height)), width, height
         FigureCanvasAgg(self._figure)
 
     def column(self, left: float, top: float, name: str, images: NDArray[np.uint8]) -> None:
-        """Images (n, S, S, 3) below one another, their name above."""
+        """Draw images (n, S, S, 3) below one another, with their name above."""
         self.text(left + CELL / 2, top - 0.9 * LINE, name, _SMALL)
         for row, image in enumerate(images):
             self._panel(left, top + row * (CELL + GAP), CELL).imshow(image)
 
     def colour_bar(self, left: float, top: float, scores: Tensor) -> None:
-        """What the colours of scores (n, h, h) mean."""
+        """Draw the colour bar of scores (n, h, h)."""
         self._panel(left, top, 0.08).imshow(_tinted(np.linspace(0, 1, 256)[None], 0.5), aspect="auto")
         for end, place, align in ((scores.amin, left, "left"), (scores.amax, left + CELL, "right")):
             self.text(place, top + 0.1, f"{end((1, 2)).mean().item():.2g}", _SMALL, align)

@@ -1,4 +1,4 @@
-"""The picture of `mimcl plan`: how much of the data is let through, at which temperature, and what has been seen."""
+"""The picture of `mimcl plan`: effective fraction, temperature and images seen over the epochs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from mimcl.cli.plan.plan import Planned
+from mimcl.cli.plan.planned_run import PlannedRun
+from mimcl.curriculum.forecast import WindowForecast
 
-WIDTH, HEIGHT, DPI = 11.0, 3.9, 140  # inches, dots an inch
+WIDTH, HEIGHT, DPI = 11.0, 3.9, 140  # inches, dots per inch
 _COLOURS = ("#1f5f8b", "#c8553d", "#3c8d5a", "#8a5fa8", "#b0872b", "#5b6770")
 
 
-def draw_picture(plans: Sequence[Planned]) -> bytes:
-    """Three panels over the epochs, a line for each plan, as PNG."""
+def draw_picture(plans: Sequence[PlannedRun]) -> bytes:
+    """Draw three panels over the epochs, with a line for each plan, as PNG."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
     fraction, temperature, seen = figure.subplots(1, 3)
     steps = {"drawstyle": "steps-post"}  # a window's temperature is that of its first draw
-    for planned, colour in zip(plans, _cycled(len(plans)), strict=True):
-        rows, style = planned.expected, {"color": colour, "linewidth": 1.8}
+    for number, planned in enumerate(plans):
+        rows, style = planned.forecasts, {"color": _COLOURS[number % len(_COLOURS)], "linewidth": 1.8}
         epochs = [row.epoch for row in rows]
         fraction.plot(epochs, [row.effective_fraction for row in rows], label=planned.name, **steps, **style)
         temperature.plot(*_finite(rows), **steps, **style)
@@ -34,7 +35,7 @@ def draw_picture(plans: Sequence[Planned]) -> bytes:
     fraction.axhline(1 - math.exp(-1), color="0.6", linewidth=0.8, linestyle=":")
     fraction.text(0, 0.642, "uniform", fontsize=7, color="0.4")
     fraction.set_ylim(0, 0.7)
-    _dress(temperature, "temperature", "in distances; a line ends where draws are uniform")
+    _dress(temperature, "temperature", "in units of distance, until draws are uniform")
     if temperature.lines and any(len(line.get_xdata()) for line in temperature.lines):
         temperature.set_yscale("log")
         temperature.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -62,19 +63,15 @@ def _dress(axis: Axes, title: str, note: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _finite(rows: Sequence) -> tuple[list[float], list[float]]:
+def _finite(rows: Sequence[WindowForecast]) -> tuple[list[float], list[float]]:
     finite = [row for row in rows if math.isfinite(row.temperature)]
     return [row.epoch for row in finite], [row.temperature for row in finite]
 
 
-def _title(planned: Planned) -> str:
+def _title(planned: PlannedRun) -> str:
     config = planned.config
     how = "" if config.curriculum.name == "none" else f", {config.curriculum.resampling}"
     return (
         f"{planned.samples:,} images, {config.trainer.epochs:g} epochs, batch {config.data.batch_size:,}{how}, "
         f"windows of {planned.window_length:,} draws"
     )
-
-
-def _cycled(count: int) -> list[str]:
-    return [_COLOURS[number % len(_COLOURS)] for number in range(count)]

@@ -1,4 +1,4 @@
-"""`mimcl prototypes build`: the distance of every image to its prototype."""
+"""`mimcl prototypes build`: compute the distance of every image to its prototype."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.model.distributed import World
 
-_PATIENCE = 8 * 3600.0  # seconds that a process waits for another: for its share, and for rank 0, which clusters alone
+_TIMEOUT_S = 8 * 3600.0  # for waiting for other ranks' features and for rank 0, which does the clustering
+
+Decoder = Literal["auto", "dali-gpu", "dali-cpu", "reference"]
 
 prototypes = typer.Typer(no_args_is_help=True, help="Prototype sets: how typical each image is.")
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """How to build a set; `k` None chooses it, `decoder` as in training, `sample` is what k-means learns from."""
+    """How to build a set; `k` None chooses K, `sample` is the maximum number of images for k-means."""
 
     features: str = "auto"
     k: int | None = None
@@ -30,7 +32,7 @@ class BuildConfig:
     seed: int = 0
     min_cluster: int = 3
     singletons: Literal["far", "near"] = "far"
-    decoder: str = "auto"
+    decoder: Decoder = "auto"
     overwrite: bool = False
     sample: int = 1 << 18
 
@@ -46,29 +48,30 @@ def build_command(
     features: Annotated[
         str,
         typer.Option(
-            help="timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto takes DINO where the hub answers "
+            help="auto, timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto is DINO if the hub answers "
             "within 10 s, else sift."
         ),
     ] = BuildConfig.features,
     k: Annotated[str, typer.Option(help="Number of prototypes; auto chooses by the Davies-Bouldin index.")] = "auto",
     name: Annotated[str, typer.Option(help="Name of the set.")] = BuildConfig.name,
-    seed: Annotated[int, typer.Option(help="Of k-means and of what sift learns.")] = BuildConfig.seed,
+    seed: Annotated[int, typer.Option(help="Seed of k-means and of sift.")] = BuildConfig.seed,
     min_cluster: Annotated[
-        int, typer.Option(min=1, help="Clusters with fewer images have no typical member: distance 1.")
+        int, typer.Option(min=1, help="Clusters with fewer images have no typical image: distance 1.")
     ] = BuildConfig.min_cluster,
     singletons: Annotated[
-        str, typer.Option(help="far, or near: such clusters get distance 0, as in the paper's code.")
+        Literal["far", "near"],
+        typer.Option(help="Distance of images in such clusters: 1 (far) or, as in the paper's code, 0 (near)."),
     ] = BuildConfig.singletons,
-    decoder: Annotated[str, typer.Option(help="auto, dali-gpu, dali-cpu or reference.")] = BuildConfig.decoder,
+    decoder: Annotated[Decoder, typer.Option(help="Image decoder.")] = BuildConfig.decoder,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set of the same name.")] = False,
     sample: Annotated[
-        int, typer.Option(min=2, help="Images that k-means learns from, at most; all are assigned.")
+        int, typer.Option(min=2, help="Maximum images for k-means; all images are assigned.")
     ] = BuildConfig.sample,
 ) -> None:
-    """Cluster the images in feature space and store each one's distance to its prototype.
+    """Cluster the images in feature space and store the distance of each to its prototype.
 
-    Started again after a kill it goes on where it was. Several processes share the images: torchrun --nproc-per-node 2
-    --no-python mimcl prototypes build.
+    A build that was stopped is resumed by the same command. Several processes share the work: torchrun
+    --nproc-per-node 2 --no-python mimcl prototypes build.
     """
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
@@ -77,19 +80,15 @@ def build_command(
 
     if k != "auto" and not (k.isdecimal() and int(k) > 0):
         raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
-    if singletons not in ("far", "near"):
-        raise ConfigError(f"--singletons is {singletons!r}; give far or near")
-    if decoder not in ("auto", "dali-gpu", "dali-cpu", "reference"):
-        raise ConfigError(f"--decoder is {decoder!r}; give auto, dali-gpu, dali-cpu or reference")
     if not re.fullmatch(r"auto|sift|pixels|timm:[^@]+(@.+)?|mae:.+", features):
         raise ConfigError(
-            f"unknown features {features!r}; give auto, sift, pixels, timm:MODEL, timm:MODEL@FILE or mae:CHECKPOINT"
+            f"--features is {features!r}; give auto, sift, pixels, timm:MODEL, timm:MODEL@FILE or mae:CHECKPOINT"
         )
     if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise ConfigError(f"--name {name!r} is no name for a folder; use letters, digits, dots, - and _")
+        raise ConfigError(f"--name is {name!r}; use letters, digits, dots, - and _")
     count = None if k == "auto" else int(k)
     if count and count > sample:
-        raise ConfigError(f"--sample {sample} is too few for --k {count}; give at least as many, better 40 times")
+        raise ConfigError(f"--sample is {sample}, less than --k {count}; give at least as many, better 40 times")
     config = BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite, sample)
     world = World.from_environment()
     _, found = build(data, config, world)
@@ -114,19 +113,19 @@ def build_command(
 def build(
     data: str | Path = "shards", config: BuildConfig = BuildConfig(), world: World | None = None
 ) -> tuple[Path, PrototypeSet]:
-    """Builds and stores a set with its gallery; returns its folder and the set, with a distance for each sample.
+    """Build and store a set with its gallery; return its folder and the set, with a distance for each sample.
 
-    The ranks of `world` share the parts of the data; how many they are changes no bit of the result. What is made lies
-    in files from where a build that was stopped goes on: features take 4 N D bytes (2 GB for ImageNet by DINO's ViT-S),
-    which are removed in the end. For shards at a URL all that lies in the cache, and the set is put beside the shards.
-    Raises PrototypeError for a set that is there already or cannot be built, DataError for shards that cannot be read.
+    The ranks of `world` share the data; their number does not change the result. Intermediate results are kept in
+    files, from which a stopped build is resumed: features take 4 N D bytes (2 GB for ImageNet with DINO ViT-S) and are
+    removed at the end. For shards at a URL these files are in the cache, and the set is uploaded beside the shards.
+    Raises PrototypeError for a set that exists or cannot be built, DataError for shards that cannot be read.
     """
     from mimcl.cli.console import console
     from mimcl.cli.encoders.lock import lock
     from mimcl.cli.encoders.split_features import BATCH, fill, open_decoder, sample_images
     from mimcl.cli.prototypes.gallery import draw_gallery
     from mimcl.cli.prototypes.rank_zero import on_first_rank
-    from mimcl.cli.prototypes.workspace import Building
+    from mimcl.cli.prototypes.workspace import BuildFolder
     from mimcl.curriculum.clustering import ITERATIONS, normalise_distances
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, make_info
     from mimcl.model.distributed import World, agree, barrier, connected
@@ -137,21 +136,21 @@ def build(
     world = world or World()
     index = ShardIndex.load(data)
     if index.url and not can_write(index.url):
-        raise PrototypeError(f"{index.shown} takes no files: build the set beside the shards that were uploaded there")
+        raise PrototypeError(f"{index.shown} is read-only; build the set beside the shards before uploading them")
     if index.url and world.size > world.local_size:
-        raise PrototypeError(f"{index.shown}: the machines share no folder to build in; use one of them")
+        raise PrototypeError(f"{index.shown} is a URL, so the machines share no folder to build in; use one machine")
     sets = index.root / "prototypes"
     folder = sets / config.name
     if index.has_prototypes(config.name) and not config.overwrite:
-        there = index.at(f"prototypes/{config.name}")
-        raise PrototypeError(f"{there} exists; give another --name, or --overwrite to replace it")
+        existing = index.at(f"prototypes/{config.name}")
+        raise PrototypeError(f"{existing} exists; give another --name, or --overwrite to replace it")
     if config.k is not None and config.k > index.samples / 2:
         raise PrototypeError(
-            f"--k {config.k} is more than half the {index.samples} images of {index.shown}; give fewer"
+            f"--k is {config.k}, more than half of the {index.samples} images in {index.shown}; give fewer"
         )
-    building = Building(sets / f".{config.name}.building", index)
+    building = BuildFolder(sets / f".{config.name}.building", index)
     mine = range(world.rank, len(building.features.chunks), world.size)
-    with connected(world, world.device(), _PATIENCE), lock(sets, world):
+    with connected(world, world.device(), _TIMEOUT_S), lock(sets, world):
         extractor, reason = _extractor(config.features, config.seed, world)
         if world.rank == 0:
             console.print(f"features: {extractor.name} ({reason})")
@@ -165,8 +164,8 @@ def build(
             "batch": BATCH,
         }
         images = partial(sample_images, index, decoder, extractor.fit_images)
-        on_first_rank(world, lambda: building.begin(made_from, extractor, images), sets)
-        agree("what the features are made with", building.join(extractor))
+        on_first_rank(world, lambda: building.start(made_from, extractor, images), sets)
+        agree("the features' settings", building.load_constants(extractor))
         fill(index, [building.features], [extractor], decoder, mine, "features" if world.rank == 0 else None)
         barrier()
         of_clusters = {"k": config.k, "seed": config.seed, "sample": config.sample, "iterations": ITERATIONS}
@@ -188,7 +187,7 @@ def build(
                 "index_fingerprint": index.fingerprint,
             }
             found = PrototypeSet(cluster, raw, distance, clusters.centroids, make_info(clusters, cluster, about))
-            # What the cache has of a set that is not beside the shards any more is not in the way.
+            # A set in the cache may be left from one that is no longer beside the shards.
             with atomic_folder(folder, replace=config.overwrite or index.url is not None) as aside:
                 found.save(aside)
                 (aside / "gallery.png").write_bytes(draw_gallery(index, found))
@@ -201,7 +200,7 @@ def build(
 
 
 def _extractor(spec: str, seed: int, world: World) -> tuple[FeatureExtractor, str]:
-    """The same on all ranks: what `auto` is, the first one finds out."""
+    """Build the same extractor on all ranks; rank 0 decides what `auto` is."""
     from mimcl.curriculum.features import build_extractor
     from mimcl.model.distributed import gather
     from mimcl.pipeline.cores import worker_count

@@ -1,4 +1,4 @@
-"""gallery.png: what a prototype set takes for typical and for untypical."""
+"""gallery.png: the nearest and farthest images of a prototype set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
 
 
 def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
-    """Draws up to 8 clusters, the largest first, a row each: nearest images left, farthest right; as PNG."""
+    """Draw up to 8 clusters, the largest first, one per row: nearest images left, farthest right; as PNG."""
     clusters = spread_clusters(found, _CLUSTERS)
     rows = [cluster_ends(found, cluster) for cluster in clusters]
     figure = Figure(figsize=(2 * _IMAGES + 1.6, 1.12 * len(rows) + 0.7), layout="constrained")
@@ -43,8 +43,8 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
         size = np.count_nonzero(found.cluster == cluster)
         axes[0].text(-0.08, 0.5, f"{size:,}\nimages", transform=axes[0].transAxes, ha="right", va="center", fontsize=7)
     figure.suptitle(
-        f"{found.info['k']} prototypes in {found.info['features']} features: nearest to the prototype (left), "
-        "farthest (right), with distance",
+        f"{found.info['k']} prototypes in {found.info['features']} features: nearest images (left), farthest images "
+        "(right), with distance",
         fontsize=9,
     )
     picture = io.BytesIO()
@@ -53,7 +53,7 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
 
 
 def spread_clusters(found: PrototypeSet, count: int) -> NDArray[np.int64]:
-    """Up to `count` clusters, evenly spaced in order of size among those with something to compare."""
+    """Return up to `count` clusters, evenly spaced in order of size, with 3 or more images if there are any."""
     sizes = np.bincount(found.cluster, minlength=found.info["k"])
     by_size = np.argsort(-sizes, kind="stable")
     by_size = by_size[sizes[by_size] >= min(3, sizes.max())]
@@ -61,7 +61,7 @@ def spread_clusters(found: PrototypeSet, count: int) -> NDArray[np.int64]:
 
 
 def cluster_ends(found: PrototypeSet, cluster: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The nearest and the farthest members, none of them twice; the farthest last."""
+    """Return the nearest and the farthest members, without overlap; the farthest last."""
     members = np.flatnonzero(found.cluster == cluster)
     members = members[np.argsort(found.raw_distance[members], kind="stable")]
     count = min(_IMAGES, (len(members) + 1) // 2)
@@ -71,7 +71,7 @@ def cluster_ends(found: PrototypeSet, cluster: int) -> tuple[NDArray[np.int64], 
 def images_of(
     index: ShardIndex, sample_ids: NDArray[np.int64], side: int, transform: Transform = central_crops
 ) -> Tensor:
-    """Those samples, cropped as draws 0, 1, ..., uint8 (n, 3, side, side). Raises DataError for a bad one."""
+    """Return crops of these samples as draws 0, 1, ..., uint8 (n, 3, side, side). Raises DataError for a bad one."""
     decoder = ReferenceDecoder(side, decode_threads())
     stream = Stream(InOrderPlan(sample_ids), index, decoder, transform, BatchShares(64, 64), ReadOptions(1), seed=0)
     return torch.cat([batch.images for batch in stream])

@@ -1,4 +1,4 @@
-"""What one process does for all."""
+"""Work that rank 0 does for all ranks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from mimcl.pipeline.files import DataError
 
 
 def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:
-    """Rank 0 works, writing to `folder`, while the others wait; what it cannot do is an error on all, in its words."""
-    said = ""
+    """Run `work`, which writes to `folder`, on rank 0 while the others wait; an error is raised on all ranks."""
+    message = ""
     if world.rank == 0:
         try:
             work()
         except (PrototypeError, DataError, ValueError) as error:
-            said = str(error)
+            message = str(error)
         except OSError as error:
-            said = (
-                f"{folder} cannot be written to ({error.strerror or error}); make room and go on with the same command"
-            )
-    if said := gather(said)[0]:
-        raise PrototypeError(said)
+            message = f"{folder} cannot be written ({error.strerror or error}); make room and run the command again"
+    if message := gather(message)[0]:
+        raise PrototypeError(message)

@@ -1,4 +1,4 @@
-"""What a build of prototypes has made so far, in `prototypes/.NAME.building`, from where it goes on after a kill."""
+"""Intermediate results of a prototype build, in `prototypes/.NAME.building`, from which it is resumed."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from mimcl.model.digest import weights_digest
 from mimcl.pipeline.files import DataError, atomic_file, write_json
 from mimcl.pipeline.index import ShardIndex
 
-MOST_ROWS = 16_384  # of a part: 25 MB of DINO's ViT-S features
+MAX_PART_ROWS = 16_384  # 25 MB of DINO ViT-S features
 _ASSIGNED = np.dtype([("cluster", "<i4"), ("raw_distance", "<f4")])
 _SETTINGS, _CLUSTERING, _CONSTANTS, _PLACES = "settings.json", "clustering.json", "constants", "clustering"
 
 
 def parts_of(index: ShardIndex) -> list[range]:
-    """The rows of each shard in turn; a shard of very many is cut."""
+    """Return the rows of each shard, in parts of at most MAX_PART_ROWS."""
     bounds = np.searchsorted(index.shard, np.arange(len(index.shards) + 1)).tolist()
     return [
-        range(first, min(first + MOST_ROWS, stop))
+        range(first, min(first + MAX_PART_ROWS, stop))
         for start, stop in pairwise(bounds)
-        for first in range(start, stop, MOST_ROWS)
+        for first in range(start, stop, MAX_PART_ROWS)
     ]
 
 
-class Building:
-    """A file of features and one of assignments for each part, what features depend on, and the centroids.
+class BuildFolder:
+    """A file of features and one of assignments for each part, the settings of the features, and the centroids.
 
-    Every file appears whole. What was begun with other settings is not gone on with. The folder is shared by all
-    processes of a build; one writes what belongs to all.
+    Files are written atomically. Results made with other settings are discarded. The folder is shared by all processes
+    of a build; rank 0 writes what is common to all parts.
     """
 
     def __init__(self, folder: Path, index: ShardIndex) -> None:
@@ -52,16 +52,16 @@ class Building:
         self.features = ChunkedArray(folder / "features", parts_of(index), np.float32)
         self.assigned = ChunkedArray(folder / "assigned", self.features.chunks, _ASSIGNED, ())
 
-    def begin(self, settings: dict[str, Any], extractor: FeatureExtractor, images: Callable[[], Tensor]) -> None:
-        """Takes up features made with these settings and weights, or begins anew, learning from `images()`."""
+    def start(self, settings: dict[str, Any], extractor: FeatureExtractor, images: Callable[[], Tensor]) -> None:
+        """Resume with features made with these settings and weights, or start anew, fitting on `images()`."""
         known = _read_json(self.folder / _SETTINGS)
         if known == settings | {_CONSTANTS: self._constants(known, extractor)}:
-            there = sum(1 for _ in self.features.folder.glob("[0-9]*.npy"))
-            console.print(f"going on in {self.folder}/: {there} of {len(self.features.chunks)} parts have features")
+            done = sum(1 for _ in self.features.folder.glob("[0-9]*.npy"))
+            console.print(f"resuming in {self.folder}/: {done} of {len(self.features.chunks)} parts have features")
             return
         if self.folder.exists():
             if known:
-                console.print(f"{self.folder}/ was begun with other images or features: begun anew")
+                console.print(f"{self.folder}/ was made with other images or features: starting anew")
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         if extractor.fit_images:
@@ -71,22 +71,22 @@ class Building:
             _write_tensors(self.folder / _CONSTANTS, constants)
         write_json(self.folder / _SETTINGS, settings | {_CONSTANTS: weights_digest(constants)})
 
-    def join(self, extractor: FeatureExtractor) -> str:
-        """Takes the constants that another process learned; a digest of all that features depend on."""
+    def load_constants(self, extractor: FeatureExtractor) -> str:
+        """Load the constants that rank 0 learned; return a digest of all that the features depend on."""
         known = _read_json(self.folder / _SETTINGS)
         found = self._constants(known, extractor)
         if not known or found != known[_CONSTANTS]:
             raise DataError(
-                f"{self.folder} is not what the first process began, or its weights differ; give all processes the "
-                "same command, the same weights and one folder of shards"
+                f"{self.folder} does not match what rank 0 started, or the weights differ; give all processes the same "
+                "command, weights and folder of shards"
             )
         return xxhash.xxh128_hexdigest(json.dumps(known, sort_keys=True).encode())
 
     def clusters(self, settings: dict[str, Any]) -> None:
-        """Makes the centroids, unless they are there. ValueError, DataError."""
+        """Compute the centroids unless they exist. Raises ValueError, DataError."""
         if self._known_clusters(settings) is not None:
             return
-        shutil.rmtree(self.assigned.folder, ignore_errors=True)  # to other centroids
+        shutil.rmtree(self.assigned.folder, ignore_errors=True)  # assigned to other centroids
         made = make_clusters(
             self.all_features(), settings["k"], *(settings[n] for n in ("seed", "sample", "iterations"))
         )
@@ -97,47 +97,51 @@ class Building:
         write_json(self.folder / _CLUSTERING, {"settings": settings, "scores": made.scores, "digest": digest})
 
     def read_clusters(self, settings: dict[str, Any]) -> Clusters:
-        """Those that were made. DataError where they are not there."""
+        """Read the centroids. Raises DataError if they are missing."""
         if (found := self._known_clusters(settings)) is None:
-            raise DataError(f"{self.folder / _CLUSTERING} cannot be read back; all processes need one folder of shards")
+            raise DataError(f"{self.folder / _CLUSTERING} cannot be read; give all processes the same folder of shards")
         return found
 
     def assign(self, clusters: Clusters, parts: range) -> None:
-        """Assigns the samples of those parts that were not yet."""
+        """Assign the samples of those parts that are not assigned yet."""
         for part in parts:
             if self.assigned.read(part) is None:
-                cluster, raw = clusters.assign(_there(self.features, part))
+                cluster, raw = clusters.assign(_require(self.features, part))
                 rows = np.empty(len(cluster), _ASSIGNED)
                 rows["cluster"], rows["raw_distance"] = cluster, raw
                 self.assigned.write(part, rows)
 
     def columns(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        """cluster and raw_distance of all samples, and room for their distances: (N,) each, memory-mapped.
+        """Return cluster, raw_distance and zeros for the distance of all samples, (N,) each, memory-mapped.
 
-        Raises OSError where the disk has no room.
+        Raises OSError if the disk is full.
         """
-        kinds = {"cluster": np.int32, "raw_distance": np.float32, "distance": np.float32}
-        paths = [self.folder / f"{name}.column" for name in kinds]
-        # Written before they are mapped: a write to memory that the disk has no room for ends the process.
+        paths = [self.folder / f"{name}.column" for name in ("cluster", "raw_distance", "distance")]
+        # Written before they are mapped: a write to mapped memory kills the process if the disk is full.
         with ExitStack() as stack:
             files = [stack.enter_context(open(path, "wb")) for path in paths]
             for part in range(len(self.assigned.chunks)):
-                found = _there(self.assigned, part)
+                found = _require(self.assigned, part)
                 columns = found["cluster"], found["raw_distance"], np.zeros(len(found), np.float32)
                 for file, column in zip(files, columns, strict=True):
                     file.write(column.tobytes())
-        return tuple(np.memmap(path, kind, "r+") for path, kind in zip(paths, kinds.values(), strict=True))
+        cluster, raw_distance, distance = paths
+        return (
+            np.memmap(cluster, np.int32, "r+"),
+            np.memmap(raw_distance, np.float32, "r+"),
+            np.memmap(distance, np.float32, "r+"),
+        )
 
     def remove(self) -> None:
-        """The set is stored."""
+        """Remove the folder, once the set is stored."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def all_features(self) -> list[NDArray[np.float32]]:
-        """Of every part, memory-mapped."""
-        return [_there(self.features, part) for part in range(len(self.features.chunks))]
+        """Return the features of every part, memory-mapped."""
+        return [_require(self.features, part) for part in range(len(self.features.chunks))]
 
     def _constants(self, known: dict[str, Any], extractor: FeatureExtractor) -> str | None:
-        """The digest of what the extractor computes with; before that, it takes what was learned for it."""
+        """Restore the extractor's learned constants; return the digest of all its constants, None if missing."""
         if extractor.fit_images:
             learned = _read_tensors(self.folder / _CONSTANTS)
             if learned is None or weights_digest(learned) != known.get(_CONSTANTS):
@@ -154,11 +158,11 @@ class Building:
         return Clusters(Standardiser(mean, std), centroids, scores)
 
 
-def _there(store: ChunkedArray, part: int) -> NDArray:
+def _require(store: ChunkedArray, part: int) -> NDArray:
     if (rows := store.read(part)) is None:
         raise DataError(
-            f"part {part} of {store.folder} cannot be read back; check the disk, and that all processes have one "
-            "folder of shards, and go on with the same command"
+            f"part {part} of {store.folder} cannot be read; check the disk, give all processes the same folder of "
+            "shards, and run the same command again"
         )
     return rows
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mimcl.cli.encoders.reconstruction import reconstruct
-from mimcl.cli.masks.masks import spread
+from mimcl.cli.evenly_spaced import evenly_spaced
 from mimcl.cli.prototypes.gallery import images_of
 from mimcl.cli.report.read import RunRecord
 from mimcl.model import checkpoint
@@ -57,14 +57,14 @@ def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], lis
     if max(_bytes(path / "weights.safetensors") for path in run.checkpoints) > _LARGE:
         wanted = _OF_LARGE
         missing.append(f"at most {wanted} checkpoints, since the model is large; mimcl masks {run.folder} draws more")
-    for place in spread(len(run.checkpoints), wanted):
+    for place in evenly_spaced(len(run.checkpoints), wanted):
         try:
             saved = checkpoint.load(run.checkpoints[place], with_state=False)
         except CheckpointError as error:  # of a run that goes on it may have been thinned out meanwhile
             missing.append(str(error))
             continue
         if crops is None:
-            crops = images_of(index, spread(index.samples, _IMAGES), side)
+            crops = images_of(index, evenly_spaced(index.samples, _IMAGES), side)
             strips.append(Strip("images", f"{side} px crops", _strip(crops, "crops of train images")))
         found = reconstruct(saved, crops, seed, index.samples)
         step, epoch = saved.meta["step"], saved.meta["position"] / index.samples

@@ -12,7 +12,7 @@ import numpy as np
 from mimcl.cli.config import Config, override
 from mimcl.cli.console import format_duration
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.masks.masks import spread
+from mimcl.cli.evenly_spaced import evenly_spaced
 from mimcl.cli.report import charts, formatting
 from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
 from mimcl.cli.report.charts import Chart
@@ -250,7 +250,7 @@ def _tables(run: RunRecord) -> list[EvaluationTable]:
     tables = []
     for protocol, judged in lines.items():
         columns = list(dict.fromkeys(name for line in judged for name in line.values))
-        shown = [judged[place] for place in spread(len(judged), _MOST_ROWS)]
+        shown = [judged[place] for place in evenly_spaced(len(judged), _MOST_ROWS)]
         rows = []
         for line in shown:
             cells = [formatting.percent(line.values.get(name)) for name in columns]

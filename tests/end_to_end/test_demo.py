@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mimcl.cli.demo.demo import DemoConfig, demo, show
+from mimcl.cli.demo.demo import DemoConfig, demo, print_results
 from mimcl.pipeline.files import DataError
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_the_picture_shows_images_curves_and_reconstructions(made):
 
 def test_the_table_shows_accuracies_and_next_commands(made, capsys):
     out, result = made
-    show(out, result, 123.0)
+    print_results(out, result, 123.0)
     text = capsys.readouterr().out
     for name, shares in (("untrained", result.untrained), ("trained", result.trained)):
         (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} encoder")]
@@ -61,11 +61,12 @@ def test_the_table_shows_accuracies_and_next_commands(made, capsys):
 
 def test_an_existing_folder_is_left_alone(made):
     out = made[0]
-    with pytest.raises(DataError, match=r"demo exists; delete it, or give another --out"):
+    with pytest.raises(DataError, match=r"demo exists; .*--out"):
         demo(out, SMALL)
     before = sorted(out.rglob("*"))
     mimcl = str(Path(sys.executable).with_name("mimcl"))
     done = subprocess.run([mimcl, "demo", "--out", str(out)], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == f"mimcl: {out} exists; delete it, or give another --out\n"
+    assert done.stderr.startswith(f"mimcl: {out} exists; ")
+    assert len(done.stderr.splitlines()) == 1
     assert sorted(out.rglob("*")) == before

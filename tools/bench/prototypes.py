@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mimcl.cli.prototypes.workspace import Building
+from mimcl.cli.prototypes.workspace import BuildFolder
 from mimcl.curriculum.clustering import ITERATIONS, SAMPLE, normalise_distances
 from mimcl.curriculum.prototypes import PrototypeSet, make_info
 
@@ -65,7 +65,7 @@ def main() -> None:
     index, megabytes = bare_index(np.arange(options.rows) // _SHARD), 4e-6 * options.rows * options.width
     print(f"{options.rows:,} x {options.width} features, {megabytes:,.0f} MB on disk; memory in addition:")
     with tempfile.TemporaryDirectory() as folder:
-        building, rng = Building(Path(folder) / "building", index), np.random.default_rng(0)
+        building, rng = BuildFolder(Path(folder) / "building", index), np.random.default_rng(0)
         centres = rng.standard_normal((200, options.width), np.float32)
         with measured("features"):
             for part, rows in enumerate(building.features.chunks):

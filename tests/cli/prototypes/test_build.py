@@ -1,4 +1,4 @@
-"""`mimcl prototypes build` goes on where it was stopped, with what still fits and is sound, and with nothing else."""
+"""`mimcl prototypes build` resumes a stopped build from the results that are intact and match, and from no others."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from mimcl.cli.encoders.split_features import extract, fill, open_decoder
 from mimcl.cli.prototypes import gallery, workspace
 from mimcl.cli.prototypes.build import BuildConfig, build
 from mimcl.cli.prototypes.rank_zero import on_first_rank
-from mimcl.cli.prototypes.workspace import Building, parts_of
+from mimcl.cli.prototypes.workspace import BuildFolder, parts_of
 from mimcl.curriculum.features import PixelFeatures, SiftFeatures
 from mimcl.curriculum.prototypes import PrototypeError
 from mimcl.model.distributed import World
@@ -34,7 +34,7 @@ PIXELS, SIFT = (BuildConfig(features, 6, decoder="reference") for features in ("
 def small():
     """Parts of few images; sift learns from few and the gallery shows few, which is faster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workspace, "MOST_ROWS", ROWS)
+        patch.setattr(workspace, "MAX_PART_ROWS", ROWS)
         patch.setattr(SiftFeatures, "fit_images", 12)
         patch.setattr(gallery, "_CLUSTERS", 1)
         yield
@@ -128,7 +128,7 @@ def test_a_stopped_build_goes_on_at_what_is_missing(expected, data, wrote, write
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
 @pytest.mark.parametrize("kind", ["features", "assigned"])
-def test_a_damaged_part_is_made_again(expected, data, wrote, damage, kind):
+def test_a_damaged_part_is_computed_again(expected, data, wrote, damage, kind):
     made = stopped_after(7, data, wrote) / kind
     first, second = ((made / f"{row:09d}.npy").read_bytes() for row in (0, 30))
     flipped = second[:200] + bytes([second[200] ^ 1]) + second[201:]
@@ -139,13 +139,13 @@ def test_a_damaged_part_is_made_again(expected, data, wrote, damage, kind):
     assert bytes_of(folder) == expected["pixels"]
 
 
-def test_one_killed_before_anything_was_known_of_it_is_begun_without_a_word(data, capsys):
+def test_a_build_killed_before_it_wrote_settings_is_started_silently(data, capsys):
     (data / "prototypes" / f".{PIXELS.name}.building").mkdir(parents=True)
     build(data, PIXELS)
-    assert "begun" not in capsys.readouterr().out
+    assert "starting anew" not in capsys.readouterr().out
 
 
-def test_other_settings_take_up_what_does_not_depend_on_them(expected, data, wrote, capsys):
+def test_other_settings_keep_the_results_that_do_not_depend_on_them(expected, data, wrote, capsys):
     stopped_after(7, data, wrote, replace(PIXELS, k=5))
     folder, _ = build(data, PIXELS)
     assert wrote == ASSIGNED  # to other centroids
@@ -153,7 +153,7 @@ def test_other_settings_take_up_what_does_not_depend_on_them(expected, data, wro
     stopped_after(3, data, wrote, replace(SIFT, name="two"))
     capsys.readouterr()
     folder, _ = build(data, replace(PIXELS, name="two"))
-    assert "was begun with other images or features: begun anew" in capsys.readouterr().out
+    assert "starting anew" in capsys.readouterr().out
     assert wrote == [*FEATURES, *ASSIGNED]
     assert bytes_of(folder) == expected["pixels"]
 
@@ -167,7 +167,7 @@ def test_other_settings_take_up_what_does_not_depend_on_them(expected, data, wro
         ("clustering.safetensors", ASSIGNED),
     ],
 )
-def test_damage_to_what_all_parts_share_is_noticed(expected, data, wrote, name, again):
+def test_damage_to_files_that_all_parts_share_is_noticed(expected, data, wrote, name, again):
     made = stopped_after(6, data, wrote, SIFT)
     content = (made / name).read_bytes()
     (made / name).write_bytes(content[:-20] + bytes(8) + content[-12:])
@@ -176,14 +176,14 @@ def test_damage_to_what_all_parts_share_is_noticed(expected, data, wrote, name, 
     assert bytes_of(folder) == expected["sift"]
 
 
-def test_what_depends_on_nothing_else_is_written_down(data, wrote):
+def test_the_settings_of_the_features_are_written(data, wrote):
     made = stopped_after(6, data, wrote, SIFT)
     settings = json.loads((made / "settings.json").read_text())
     index = ShardIndex.load(data)
     assert settings["features"] == "sift"
     assert settings["index_fingerprint"] == index.fingerprint
     assert settings["shards"] == [30, 30, 30, 20]
-    assert Building(made, index).all_features()[3].shape == (20, 1024)
+    assert BuildFolder(made, index).all_features()[3].shape == (20, 1024)
 
 
 def test_the_sample_is_an_option_and_recorded(data, monkeypatch, capsys):
@@ -191,12 +191,14 @@ def test_the_sample_is_an_option_and_recorded(data, monkeypatch, capsys):
     info = json.loads((data / "prototypes" / "default" / "prototypes.json").read_text())
     assert (info["sample"], info["samples"], info["k"]) == (60, IMAGES, 6)
     assert mimcl(monkeypatch, data.parent, "prototypes", *BUILT, "--sample", "5", "--overwrite") == 2
-    assert "--sample 5 is too few for --k 6" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--sample is 5" in error
+    assert "--k 6" in error
 
 
-def test_a_set_that_is_there_stays_until_the_new_one_is_whole(data, wrote):
+def test_an_existing_set_stays_until_the_new_one_is_complete(data, wrote):
     folder, _ = build(data, PIXELS)
-    with pytest.raises(PrototypeError, match="exists; give another --name"):
+    with pytest.raises(PrototypeError, match="exists; .*--name"):
         build(data, PIXELS)
     before, other = bytes_of(folder), replace(PIXELS, k=4, overwrite=True)
     stopped_after(6, data, wrote, other)
@@ -204,9 +206,9 @@ def test_a_set_that_is_there_stays_until_the_new_one_is_whole(data, wrote):
     assert len(build(data, other)[1].centroids) == 4
 
 
-def test_columns_have_their_room_on_the_disk_before_they_are_mapped(tmp_path):
-    """Writing to mapped memory that a full disk has no room for would end the process."""
-    made = Building(tmp_path, SimpleNamespace(shard=np.zeros(30_000, np.int32), shards=[{}]))
+def test_columns_are_allocated_on_the_disk_before_they_are_mapped(tmp_path):
+    """Writing to mapped memory would kill the process if the disk is full."""
+    made = BuildFolder(tmp_path, SimpleNamespace(shard=np.zeros(30_000, np.int32), shards=[{}]))
     for part, rows in enumerate(made.assigned.chunks):
         found = np.zeros(len(rows), [("cluster", "<i4"), ("raw_distance", "<f4")])
         found["cluster"], found["raw_distance"] = rows, np.array(rows) / 2
@@ -217,17 +219,17 @@ def test_columns_have_their_room_on_the_disk_before_they_are_mapped(tmp_path):
         assert 512 * os.stat(column.filename).st_blocks >= column.nbytes
 
 
-def test_what_a_library_says_of_a_full_disk(tmp_path):
+def test_a_librarys_message_about_a_full_disk_is_shown(tmp_path):
     def work():
         raise OSError("Error writing bytes to file")  # as Arrow's, which have no number
 
-    with pytest.raises(PrototypeError, match=r"cannot be written to \(Error writing bytes to file\); make room"):
+    with pytest.raises(PrototypeError, match=r"\(Error writing bytes to file\); make room"):
         on_first_rank(World(), work, tmp_path)
 
 
 @pytest.mark.parametrize("room", [500, 80_000, 100_000])
-def test_a_full_disk_is_a_line_and_the_same_command_goes_on(data, expected, monkeypatch, capfd, room):
-    """Full at what belongs to all parts, at a part's features, at the set itself."""
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(data, expected, monkeypatch, capfd, room):
+    """Full while writing the settings, a part's features, or the set itself."""
     words = ["prototypes", *BUILT]
     with limit_file_size(room):
         assert mimcl(monkeypatch, data.parent, *words) == 1

@@ -1,0 +1,30 @@
+"""The forecast of a run, as `mimcl plan` prints and draws it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mimcl.cli.config import Config
+    from mimcl.curriculum.forecast import WindowForecast
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What a run would draw: the forecast of some of its windows, evenly spaced, with the first and the last."""
+
+    name: str  # of curriculum and schedule
+    config: Config
+    samples: int
+    draws: int
+    window_length: int
+    windows: int
+    curriculum: str  # description of the curriculum, one line
+    forecasts: list[WindowForecast]
+
+    def rows(self, count: int) -> list[WindowForecast]:
+        """Return at most `count` of the forecasts, evenly spaced, with the first and the last."""
+        places = range(min(count, len(self.forecasts)))
+        last = len(self.forecasts) - 1
+        return [self.forecasts[round(place * last / max(len(places) - 1, 1))] for place in places]
