@@ -35,7 +35,7 @@ def plan_command(
     curriculum: options.Curriculum = None,
     temp_schedule: Annotated[
         list[TempSchedule] | None,
-        typer.Option(help="Repeat to compare; learned cannot be planned. (default: cosine)"),
+        typer.Option(help="Repeat it to compare schedules; learned cannot be planned. (default: cosine)"),
     ] = None,
     r0: options.R0 = None,
     curriculum_share: options.CurriculumShare = None,
@@ -69,7 +69,9 @@ def plan_command(
         slice_epochs=slice_epochs,
         epochs=epochs,
     )
-    schedules = [{"curriculum.temp_schedule": schedule.value} for schedule in dict.fromkeys(temp_schedule or [])] or [{}]
+    schedules = [{"curriculum.temp_schedule": schedule.value} for schedule in dict.fromkeys(temp_schedule or [])] or [
+        {}
+    ]
     plans = [plan(new_config(recipe, values | schedule)) for schedule in schedules]
     if temperature is not None:
         require_constant(*(planned.config.curriculum for planned in plans))
