@@ -47,15 +47,11 @@ def erase(images: Tensor, boxes: NDArray[np.int64], keys: NDArray[np.uint64], mi
     erased = np.flatnonzero(boxes[:, 2])
     if not len(erased):
         return
-    device, side = images.device, images.shape[-1]
+    device = images.device
     rows = to_device(erased, device)
-    top, left, height, width = to_device(boxes[erased].T.copy(), device)[:, :, None, None]
-    row, column = torch.arange(side, device=device)[:, None], torch.arange(side, device=device)
-    inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
-    noise = normals(to_device(keys[erased].view(np.int64), device), images[0].numel(), mix64).view(
-        -1, *images.shape[1:]
-    )
-    images[rows] = torch.where(inside[:, None], noise, images[rows])
+    inside = _inside(boxes[erased], images.shape[-1], device)[:, None]
+    noise = normals(to_device(keys[erased].view(np.int64), device), images[0].numel(), mix64)
+    images[rows] = torch.where(inside, noise.view(-1, *images.shape[1:]), images[rows])
 
 
 def normals(keys: Tensor, count: int, mix64: Mix64) -> Tensor:
@@ -80,13 +76,10 @@ def mixing_weights(
     weight is the area outside it. A parameter of 0 disables either; if both are enabled, a group gets cutmix with
     probability `switch`. The Beta variates depend on `keys` (k,), all else on uniform `numbers` in [0, 1) (k, 5).
     """
-    alphas = (
-        np.where(numbers[:, 0] < switch, cutmix, mixup) if mixup and cutmix else np.full(len(keys), mixup or cutmix)
-    )
-    cut = numbers[:, 0] < switch if mixup and cutmix else np.full(len(keys), not mixup)
     if not (mixup or cutmix):
         return np.ones(len(keys)), np.zeros((len(keys), 4), np.int64)
-    pairs = zip(keys.tolist(), alphas.tolist(), strict=True)
+    cut = numbers[:, 0] < switch if mixup and cutmix else np.full(len(keys), not mixup)
+    pairs = zip(keys.tolist(), np.where(cut, cutmix, mixup).tolist(), strict=True)
     share = np.array([np.random.Generator(np.random.PCG64(key)).beta(alpha, alpha) for key, alpha in pairs])
     size = np.where(cut, np.floor(side * np.sqrt(1 - share)), 0).astype(np.int64)
     centre = (numbers[:, 1:3] * side).astype(np.int64)
@@ -102,15 +95,20 @@ def mix(images: Tensor, targets: Tensor, share: NDArray[np.float64], boxes: NDAr
 
     `share` (k,) and `boxes` (k, 4) come from `mixing_weights`; a group has n / k images.
     """
-    groups, side, device = len(share), images.shape[-1], images.device
+    groups, device = len(share), images.device
     kept = to_device(share.astype(np.float32), device).view(groups, 1, 1)
-    top, left, height, width = to_device(boxes.T.copy(), device)[:, :, None, None]
-    row, column = torch.arange(side, device=device)[:, None], torch.arange(side, device=device)
-    inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
-    weights = torch.where((height > 0) & (width > 0), (~inside).float(), kept)[:, None, None]
+    inside = _inside(boxes, images.shape[-1], device)
+    weights = torch.where(inside.any(dim=(1, 2), keepdim=True), (~inside).float(), kept)[:, None, None]
     images, targets = (both.view(groups, -1, *both.shape[1:]) for both in (images, targets))
     mixed = torch.lerp(images.flip(1), images, weights)
     return mixed.flatten(0, 1), torch.lerp(targets.flip(1), targets, kept).flatten(0, 1)
+
+
+def _inside(boxes: NDArray[np.int64], side: int, device: torch.device) -> Tensor:
+    """Masks, bool (n, S, S), of the pixels inside the boxes (n, 4)."""
+    top, left, height, width = to_device(boxes.T.copy(), device)[:, :, None, None]
+    row, column = torch.arange(side, device=device)[:, None], torch.arange(side, device=device)
+    return (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
 
 
 def smooth_labels(labels: Tensor, classes: int, smoothing: float) -> Tensor:

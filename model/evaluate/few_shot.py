@@ -16,10 +16,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from mimcl.model.evaluate.samples import class_indices, labelled, ranks_in_class
+from mimcl.model.evaluate.samples import class_indices, head_accuracies, labelled, ranks_in_class
 
 SHOTS, SEEDS, LAMBDA = (1, 5, 10), 5, 0.00025
-_ROWS = 4096  # classified at a time
 _MAX_ITERATIONS, _GRADIENT_TOLERANCE = 2000, 1e-7
 
 
@@ -55,11 +54,7 @@ def few_shot(
         for seed in range(seeds):
             rows = subset(y, count, seed)
             weight = _fit(_centred_unit(x[rows]).double(), y[rows], classes, strength / len(rows)).float()
-            correct = sum(
-                ((features @ weight).argmax(dim=1) == truth).sum()
-                for features, truth in zip(val_x.split(_ROWS), val_y.split(_ROWS), strict=True)
-            )
-            accuracies.append(int(correct) / len(val_y))
+            accuracies.append(head_accuracies(lambda x, weight=weight: (x @ weight)[:, None], val_x, val_y).item())
         yield f"{count}_shot", float(np.mean(accuracies))
         if seeds > 1:
             yield f"{count}_shot_std", float(np.std(accuracies, ddof=1))

@@ -17,14 +17,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mimcl.model.evaluate.samples import class_indices, labelled, ranks_in_class
+from mimcl.model.evaluate.samples import class_indices, head_accuracies, labelled, ranks_in_class
 
 # For a batch of 256: DINOv2's grid, extended upwards by a factor of 10.
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
 EPOCHS, BATCH = 10.0, 512
 _MIN_STEPS = 2000  # small data sets get more epochs
 _HELD_OUT = 10  # one in so many samples of each class
-_ROWS = 4096  # classified at a time
 _PERMUTATION, _HOLD_OUT = 0, 1  # random streams
 
 
@@ -62,11 +61,11 @@ def linear_fast(
     if not held.any():
         raise ValueError("no class has two train samples, one of which is held out to choose the learning rate")
     heads = _train(x, y, classes, (~held).nonzero().squeeze(1), rates, steps, batch_size, seed)
-    held_out = _accuracies(heads, x[held], y[held])
+    held_out = head_accuracies(heads, x[held], y[held])
     best = int(held_out.argmax())  # the lowest of equally good rates
     all_rows = torch.arange(len(y), device=x.device)
     head = _train(x, y, classes, all_rows, rates[best : best + 1], steps, batch_size, seed)
-    yield "linear", _accuracies(head, val_x, val_y).item()
+    yield "linear", head_accuracies(head, val_x, val_y).item()
     yield "learning_rate", rates[best]
     yield "held_out", held_out[best].item()
     yield "held_out_lowest", held_out.min().item()
@@ -108,16 +107,6 @@ def _train(
         optimizer.step()
         schedule.step()
     return heads
-
-
-@torch.no_grad()
-def _accuracies(heads: _Heads, x: Tensor, y: Tensor) -> Tensor:
-    """The accuracy of each head, (H,)."""
-    correct = sum(
-        (heads(rows).argmax(dim=2) == truth[:, None]).sum(dim=0)
-        for rows, truth in zip(x.split(_ROWS), y.split(_ROWS), strict=True)
-    )
-    return correct.double() / len(y)
 
 
 def _held_out(y: Tensor, seed: int) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+_ROWS = 4096  # classified at a time
 
 
 def labelled(name: str, features: ArrayLike, labels: ArrayLike, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -48,3 +50,13 @@ def ranks_in_class(labels: Tensor, key: Sequence[int]) -> NDArray[np.int64]:
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     return ranks
+
+
+@torch.no_grad()
+def head_accuracies(heads: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """The accuracy of each of H classifiers, which map features (B, D) to logits (B, H, C): float64 (H,)."""
+    correct = sum(
+        (heads(rows).argmax(dim=2) == classes[:, None]).sum(dim=0)
+        for rows, classes in zip(x.split(_ROWS), y.split(_ROWS), strict=True)
+    )
+    return correct.double() / len(y)
