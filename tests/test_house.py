@@ -1,4 +1,4 @@
-"""The house stands as drawn: who imports whom, nothing pickled, commands that start fast."""
+"""Rules of the code base: who imports whom, no pickles, fast start, names and sizes of files."""
 
 import ast
 import subprocess
@@ -52,7 +52,7 @@ def test_the_package_is_imported_by_its_own_name():
     assert not [(path, name) for path in MODULES for name in imported(path) if name.split(".")[0] in (*WINGS, "cli")]
 
 
-def test_nothing_is_read_in_a_way_that_runs_code():
+def test_no_function_that_can_execute_data_is_used():
     source = "\n".join(path.read_text() for path in MODULES)
     for forbidden in ("allow_pickle=True", "weights_only=False", "yaml.load(", "pickle.load", "eval(", "exec("):
         allowed = source.replace("model.eval(", "").replace(".eval()", "") if forbidden == "eval(" else source
@@ -95,7 +95,7 @@ def test_help_loads_no_heavy_library(command):
     assert done.stdout.strip().endswith("HEAVY []")
 
 
-def test_packing_does_not_wait_for_torch(tmp_path):
+def test_packing_does_not_import_torch(tmp_path):
     (tmp_path / "src" / "train").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "src" / "train" / "a.png")
     code = (
@@ -110,7 +110,7 @@ def test_packing_does_not_wait_for_torch(tmp_path):
     assert done.stdout.strip().endswith("LOADED ['pyarrow']")
 
 
-def test_what_is_no_python_is_packaged_too():
+def test_files_other_than_python_are_packaged_too():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     found = [path for wing in (*WINGS, "cli") for path in (ROOT / wing).rglob("*.*") if path.is_file()]
     others = [path for path in found if path.suffix not in (".py", ".pyc")]
@@ -123,7 +123,7 @@ def test_what_is_no_python_is_packaged_too():
     assert not set(others) - packaged
 
 
-def test_the_package_list_is_the_folders():
+def test_the_package_list_matches_the_folders():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {path.parent.relative_to(ROOT) for path in MODULES}
     assert sorted(listed) == sorted(".".join(("mimcl", *folder.parts)) for folder in folders)
@@ -141,11 +141,11 @@ def test_no_modules_import_one_another_in_a_circle():
     while leaves := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
         for name in leaves:
             del arrows[name]
-    assert not arrows, "these are in a circle, or lead to one"
+    assert not arrows, "these modules are in a circle, or import one that is"
 
 
 def test_only_commands_import_commands():
-    """A command is a module with a function that typer calls; demo and compare run other commands' functions."""
+    """Commands may import commands: demo and compare run other commands' functions."""
     names = {".".join(("mimcl", *path.relative_to(ROOT).with_suffix("").parts)): path for path in MODULES}
     commands = {name for name, path in names.items() if is_command(path)}
     assert len(commands) > 10
@@ -159,14 +159,14 @@ def test_only_commands_import_commands():
 
 
 def modules_of(imports: set[str], names: dict[str, Path]) -> set[str]:
-    """The modules that imported names are, or are in."""
+    """Return the modules that the imported names are, or are members of."""
     return {name for name in imports if name in names} | {
         parent for name in imports if name not in names and (parent := name.rpartition(".")[0]) in names
     }
 
 
 def is_command(path: Path) -> bool:
-    """Whether the module has a function for the command line: `mimcl.cli.main` or a Typer group gets it."""
+    """Return whether the module defines a command: a function that `mimcl.cli.main` or a Typer group registers."""
     functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     return path.is_relative_to(ROOT / "cli") and any(
         function.name.endswith("_command") or any("command" in ast.unparse(d) for d in function.decorator_list)

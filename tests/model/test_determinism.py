@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import os, torch
 from mimcl.model.determinism import use_deterministic_kernels
@@ -15,6 +17,7 @@ print(before, after, os.environ["CUBLAS_WORKSPACE_CONFIG"])
 """
 
 
+@pytest.mark.slow
 def test_eager_cublas_and_compiled_kernels_are_restricted():
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=120)

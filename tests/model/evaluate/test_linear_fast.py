@@ -31,6 +31,7 @@ def test_it_reaches_the_bayes_accuracy():
     assert found["held_out"] == pytest.approx(norm.cdf(half), abs=0.06)  # of 400
 
 
+@pytest.mark.slow
 def test_it_agrees_with_scikit_learn_to_half_a_point():
     (train, labels), (val, truth) = gaussians(4000, seed=1), gaussians(8000, seed=2)
     scaler = StandardScaler().fit(train)
@@ -61,6 +62,7 @@ def test_it_depends_on_its_seed_and_leaves_global_generators_alone():
     np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_heads_trained_together_match_heads_trained_alone():
     (train, labels), (val, truth) = gaussians(500, seed=8), gaussians(500, seed=9)
     together = dict(linear_fast(train, labels, val, truth, epochs=5, batch_size=64))
