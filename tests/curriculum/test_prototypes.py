@@ -51,7 +51,10 @@ def test_identical_images_are_refused():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(("spec", "k", "least"), [("pixels", 8, 0.8), ("pixels", None, 0.8), ("sift", 8, 0.6)])
+@pytest.mark.parametrize(
+    ("spec", "k", "least"),
+    [("pixels", 8, 0.8), ("pixels", None, 0.8), pytest.param("sift", 8, 0.6, marks=pytest.mark.slow)],
+)
 def test_distance_follows_corruption(spec, k, least, seed):
     images, _, corruption = collection(seed, families=8, each=60)
     extractor, _ = build_extractor(spec)

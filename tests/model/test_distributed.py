@@ -54,11 +54,11 @@ def test_one_process_sends_nothing_and_registers_no_hook(alone):
         assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_rows_of_all_ranks_in_order_also_where_one_has_none():
     assert run_ranks(3, exchange_rows) == [[[[1.0]] * 2] + [[[2.0]] * 2] * 2] * 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("size", "micro_batches"), [(2, 1), (3, 2)])
 def test_sums_over_uneven_shares_are_those_of_one_process(alone, size, micro_batches):
     found = run_ranks(size, steps, size, DRAWS, micro_batches, (False,) * size)
@@ -79,6 +79,7 @@ def test_two_runs_give_the_same_bits():
     np.testing.assert_array_equal(again[0]["gradients"], first[0]["gradients"])
 
 
+@pytest.mark.slow
 def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
     (first, _) = run_ranks(2, steps, 2, DRAWS, 3, (True, True), 1)
     early = first["buckets"] - 1  # the last bucket holds what the masker trains alone
@@ -101,6 +102,7 @@ def test_gradients_are_sent_while_others_are_computed_unless_the_model_is_one_gr
             assert sum(kind in name for name in computing) >= 2, events
 
 
+@pytest.mark.slow
 def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
     first, second = run_ranks(2, steps, 2, DRAWS, 2, (False, False), 3, 2)
     early = first["buckets"] - 1
@@ -113,6 +115,7 @@ def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
     assert first["gradients"][2][-3:].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spares", [(False, False), (True, False)])
 def test_every_bucket_leaves_though_a_parameter_got_no_gradient(spares):
     first, second = run_ranks(2, steps, 2, DRAWS, 1, spares)
@@ -120,6 +123,7 @@ def test_every_bucket_leaves_though_a_parameter_got_no_gradient(spares):
     np.testing.assert_array_equal(first["gradients"], second["gradients"])
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_parameter_that_one_rank_alone_uses_is_that_ranks():
     first, second = run_ranks(2, steps, 2, DRAWS, 1, (True, False), 1)
     alone = run_alone(spare=True)["gradients"][0]
@@ -138,6 +142,7 @@ def test_texts_and_numbers_are_exchanged():
     assert first == (["", "é", "éé"], ["", "", ""], 5, " 1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", [0, 2])
 def test_what_differs_is_named_with_its_rank(odd):
     found = run_ranks(3, disagree, odd)

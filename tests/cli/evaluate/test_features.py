@@ -104,6 +104,7 @@ def test_the_pool_option_selects_the_features(fresh):
         assert found.settings == {"k": 5, "pool": pool}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "other"])
 def test_a_damaged_chunk_is_computed_again_and_never_used(fresh, decoded, damage):
     expected = knn(Path("run"), options=PLAIN)

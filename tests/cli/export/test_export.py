@@ -237,6 +237,7 @@ def test_a_file_of_weights_is_judged_as_the_run_it_came_from(here):
     assert (here / Encoder.load(Path("hf/vit")).home / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_constants_that_are_assumed_are_told(here, tmp_path, monkeypatch, capsys):
     bare = shutil.copy("timm/model.safetensors", tmp_path / "bare.safetensors")
     told = "does not say how pixels are normalised"

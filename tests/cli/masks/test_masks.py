@@ -219,6 +219,7 @@ def test_colours_run_from_the_lowest_to_the_highest_score_of_each_image():
     assert (brighter > heat).all()  # the crop shows through
 
 
+@pytest.mark.slow
 def test_shards_that_have_moved(home, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(home)
     masks(Path("scoring"), tmp_path / "before.png")

@@ -115,6 +115,7 @@ def test_features_in_parts_are_those_of_the_images(packed, tmp_path):
     np.testing.assert_array_equal(np.concatenate([store.read(part) for part in range(4)]), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writes", [0, 2, 4, 7])
 def test_a_stopped_build_goes_on_at_what_is_missing(expected, data, wrote, writes):
     config = SIFT if writes == 2 else PIXELS
@@ -158,6 +159,7 @@ def test_other_settings_keep_the_results_that_do_not_depend_on_them(expected, da
     assert bytes_of(folder) == expected["pixels"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "again"),
     [
@@ -227,6 +229,7 @@ def test_a_librarys_message_about_a_full_disk_is_shown(tmp_path):
         on_first_rank(World(), work, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [500, 80_000, 100_000])
 def test_a_full_disk_is_one_line_and_the_same_command_resumes(data, expected, monkeypatch, capfd, room):
     """Full while writing the settings, a part's features, or the set itself."""

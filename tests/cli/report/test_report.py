@@ -107,6 +107,7 @@ def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
     assert re.search(r"reconstructions: .*checkpoint", page.text)
 
 
+@pytest.mark.slow
 def test_shards_and_prototypes_of_other_images_are_not_mistaken_for_the_run_s(copy, monkeypatch):
     shutil.rmtree(copy / "shards" / "prototypes")
     assert mimcl(monkeypatch, copy, "prototypes", "build", "--features", "pixels", "--k", "5") == 0
