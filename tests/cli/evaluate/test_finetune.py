@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -135,7 +136,7 @@ def test_colours_are_learned_and_the_result_stands_where_it_should(home, run, mo
     assert [line["step"] for line in judged] == [30, 60]
     assert judged[-1]["top1"] == json.loads((folder_of(run) / "result.json").read_text())["top1"]
     kept = folder_of(run) / "weights.safetensors"
-    assert f"weights: {kept.stat().st_size / 1e6:,.1f} MB stay in {kept}" in " ".join(said.split())
+    assert re.search(rf"weights: {kept.stat().st_size / 1e6:,.1f} MB .* {kept}", " ".join(said.split()))
     assert not (folder_of(run) / "checkpoints").exists()
     content = kept.read_bytes()
     kept.parent.joinpath("checkpoints", "00000060").mkdir(parents=True)  # as one that is killed right now leaves it
@@ -323,7 +324,7 @@ def test_images_without_a_label_do_not_count_and_classes_that_train_lacks_are_wr
         (
             lambda folder: write_colours(folder, 8, colours={"red": (200, 0, 0)}),
             ("--holdout", "0.25"),
-            "are all of one",
+            "the same class",
         ),
     ],
 )
