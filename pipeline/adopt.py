@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from mimcl.pipeline.bounded_map import bounded_map
 from mimcl.pipeline.dataset_json import ADOPTED_NAME, DATASET_FORMAT, SPLITS, read_dataset
 from mimcl.pipeline.examine import NotUsable, examine
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
@@ -83,20 +81,16 @@ def adopt(
     if not os.access(folder, os.W_OK):  # else noticed only after reading all shards
         raise DataError(f"{folder} is not writable, and the index must be beside the shards; pack them with --out")
     parts, rejected = {}, []
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for split, paths in splits.items():
-            work = partial(_read, split=split, label_key=label_key, decode=decode, on_progress=on_progress)
-            parts[split] = list(_in_order(pool, paths, workers, work))
-    finally:  # cancels the other shards after an error
-        pool.shutdown(cancel_futures=True)
+    for split, paths in splits.items():
+        read = partial(_read, split=split, label_key=label_key, decode=decode, on_progress=on_progress)
+        parts[split] = list(bounded_map(read, paths, workers))
     labels, names = _labels(parts, classes, folder)
     columns = {}
     for split, indexed in parts.items():
         columns[split] = _rows(indexed, labels[split])
-        rejected += [flaw for shard in indexed for flaw in shard.rejected]
+        rejected += [row for shard in indexed for row in shard.rejected]
         if not columns[split]:
-            lost = [f", for example {flaw['path']}: {flaw['reason']}" for flaw in rejected if flaw["split"] == split]
+            lost = [f", for example {row['path']}: {row['reason']}" for row in rejected if row["split"] == split]
             raise DataError(f"no sample of {split} has a usable image" + "".join(lost[:1]))
     if _state(chosen, classes, label_key, decode) != state:
         raise DataError(f"shards in {folder} changed while they were read; adopt them once they are complete")
@@ -152,16 +146,6 @@ def _existing_adoption(folder: Path, state: dict[str, Any], overwrite: bool) -> 
                 f"{folder} was adopted, but {index.name} is damaged or missing; give --overwrite to index it again"
             )
     return description
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, paths: Sequence[Path], workers: int, work: Callable[[Path], _ShardContent]
-) -> Iterator[_ShardContent]:
-    waiting = iter(paths)
-    ahead = deque(pool.submit(work, path) for path in islice(waiting, 2 * workers))
-    while ahead:
-        yield ahead.popleft().result()
-        ahead.extend(pool.submit(work, path) for path in islice(waiting, 1))
 
 
 def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _ShardContent:

@@ -6,11 +6,9 @@ A shard is known to the byte from its index: headers, names, order, padding, end
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from mimcl.pipeline.bounded_map import bounded_map
 from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.index import ShardIndex
@@ -40,17 +39,10 @@ def verify(root: Path, decode: bool, workers: int, on_progress: Callable[[int], 
     packed = description.get("packed")
     packed = packed if isinstance(packed, dict) else {}
     jobs = (job for split, part in description["splits"].items() for job in _split(root, split, part, packed, decode))
-    findings = []
-    pool = ThreadPoolExecutor(workers)
-    try:
-        ahead = deque((images, pool.submit(work)) for images, work in islice(jobs, 4 * workers))
-        while ahead:
-            images, future = ahead.popleft()
-            findings += future.result()
-            on_progress(images)
-            ahead.extend((images, pool.submit(work)) for images, work in islice(jobs, 1))
-    finally:  # nothing is left to do then, unless something failed
-        pool.shutdown(cancel_futures=True)
+    findings: list[str] = []
+    for images, found in bounded_map(lambda job: (job[0], job[1]()), jobs, workers):
+        findings += found
+        on_progress(images)
     return findings
 
 

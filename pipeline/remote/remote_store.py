@@ -55,12 +55,13 @@ class RemoteStore:
         self._remote, self._cache = RemoteFolder(index.url), ShardCache()
         self._shards: dict[int, _Shard] = {}
         self._bad: dict[int, str] = {}  # reasons, kept so that a bad sample is fetched only once
-        self._now, self._ahead = WorkerPool("fetch", _READ_THREADS), WorkerPool("prefetch", _PREFETCH_THREADS)
-        self._cache_readers = ReadPool()
+        self._read_pool, self._prefetch_pool = (
+            WorkerPool("fetch", _READ_THREADS),
+            WorkerPool("prefetch", _PREFETCH_THREADS),
+        )
+        self._cache_pool = ReadPool()
         self._ranges: bool | None = None  # whether the server supports them; None: not known yet
-        self._one_at_a_time = (
-            threading.Lock()
-        )  # held per request until ranges are known to work, else each may be a whole shard
+        self._one_at_a_time = threading.Lock()  # until ranges are known to work: an answer may be a whole shard
         self._activity = "starting"
 
     def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
@@ -73,7 +74,7 @@ class RemoteStore:
         shards = np.unique(self._index.shard[distinct]).tolist()
         self._run_all([partial(self._open, shard) for shard in shards if shard not in self._shards])
         rows = np.array([row for row in distinct.tolist() if row not in found], np.int64)
-        for part in self._cache_readers.run(len(rows), lambda start, stop: self._read_cached(rows[start:stop])):
+        for part in self._cache_pool.run(len(rows), lambda start, stop: self._read_cached(rows[start:stop])):
             found |= part
         missing = np.array([row for row in distinct.tolist() if row not in found], np.int64)
         if len(missing):
@@ -99,7 +100,7 @@ class RemoteStore:
         ranges_of: dict[int, list[NDArray[np.int64]]] = {}
         for shard, rows in zip(reads.shard[:ahead].tolist(), _requested(reads), strict=False):
             ranges_of.setdefault(shard, []).append(rows)
-        self._ahead.add(
+        self._prefetch_pool.add(
             partial(self._quietly, partial(self._queue_missing, shard, ranges)) for shard, ranges in ranges_of.items()
         )
 
@@ -109,8 +110,8 @@ class RemoteStore:
 
     def close(self) -> None:
         """Cancel queued prefetches; running requests finish. The store can be used again."""
-        self._ahead.clear()
-        self._cache_readers.close()
+        self._prefetch_pool.clear()
+        self._cache_pool.close()
 
     def _open(self, number: int) -> _Shard:
         """Return the shard with the size and etag it had when it was first used."""
@@ -174,7 +175,9 @@ class RemoteStore:
         for rows in ranges:
             missing = rows[~cached[rows - shard.first]]
             tasks += [rows] if len(missing) == len(rows) else _requested(plan_requests(self._index, missing))
-        self._ahead.add((partial(self._quietly, partial(self._prefetch, number, rows)) for rows in tasks), first=True)
+        self._prefetch_pool.add(
+            (partial(self._quietly, partial(self._prefetch, number, rows)) for rows in tasks), first=True
+        )
 
     def _prefetch(self, number: int, rows: NDArray[np.int64], lock_timeout: float = 0.0) -> None:
         shard = self._open(number)
@@ -183,7 +186,9 @@ class RemoteStore:
                 missing = rows[~self._is_cached(file, shard)[rows - shard.first]].tolist()
                 self._fetch(file, shard, [row for row in missing if row not in self._bad])
         if not acquired and not lock_timeout:  # another process fetches some of it: try again after the other requests
-            self._ahead.add([partial(self._quietly, partial(self._prefetch, number, rows, _PREFETCH_LOCK_TIMEOUT_S))])
+            self._prefetch_pool.add(
+                [partial(self._quietly, partial(self._prefetch, number, rows, _PREFETCH_LOCK_TIMEOUT_S))]
+            )
 
     def _read_remote(self, number: int, rows: NDArray[np.int64]) -> Found:
         """Fetch samples (ascending, near one another), except those that another process has cached meanwhile."""
@@ -264,7 +269,7 @@ class RemoteStore:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._now.add(partial(run, task, future) for task, future in zip(tasks, futures, strict=True))
+        self._read_pool.add(partial(run, task, future) for task, future in zip(tasks, futures, strict=True))
         return [future.result() for future in futures]
 
     def _quietly(self, task: Callable[[], None]) -> None:
@@ -272,7 +277,7 @@ class RemoteStore:
         try:
             task()
         except Exception:
-            self._ahead.clear()
+            self._prefetch_pool.clear()
 
 
 def _requested(reads: ReadPlan) -> list[NDArray[np.int64]]:

@@ -125,7 +125,7 @@ import numpy as np
 
 from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.store import open_store
+from mimcl.pipeline.open_store import open_store
 
 path = Path(sys.argv[1])
 store = open_store(ShardIndex.load("hf://datasets/user/set"))
@@ -152,7 +152,7 @@ def test_a_sample_that_never_matches_is_bad_and_not_a_transport_error(web):
     asked = len(web.requests())
     assert store.read(np.array([2])) == [found]  # remembered
     store.prefetch(store.plan_reads(np.array([2])))
-    while store._ahead._threads:
+    while store._prefetch_pool._threads:
         time.sleep(0.01)
     assert len(web.requests()) == asked
 

@@ -36,7 +36,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def home(made, tmp_path, monkeypatch):
-    """A copy of it without the run, which is large, in which the test is."""
+    """A copy of `made` without the run, which is large; the working directory of the test."""
     shutil.copytree(made, tmp_path / "home", ignore=shutil.ignore_patterns("run"))
     monkeypatch.chdir(tmp_path / "home")
     return tmp_path / "home"
@@ -44,7 +44,7 @@ def home(made, tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(made, home):
-    """The folder of the run's checkpoint, with a copy of the run in place."""
+    """The folder of the run's checkpoint; also copies the run into `home`."""
     shutil.copytree(made / "run", home / "run")
     (folder,) = (path.parent for path in (home / "run" / "checkpoints").glob("*/meta.json"))
     return folder

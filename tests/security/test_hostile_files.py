@@ -1,4 +1,4 @@
-"""Files made to do harm end in one line: nothing written outside, no wait for ever, no memory beyond their own size."""
+"""Hostile files end in a one-line error: nothing is written outside, nothing blocks, memory stays small."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_names_in_the_index_are_never_paths(home, column, name, monkeypatch):
     seal_index(root, **{column: [f"{name}{row}" for row in range(samples)]})
     before = files(home.parent)
     findings = verify(root, True, 1, lambda count: None)
-    assert len(findings) == (2 if column == "key" else 0)  # no numbers, and another fingerprint
+    assert len(findings) == (2 if column == "key" else 0)  # keys that are not numbers, and another fingerprint
     monkeypatch.setattr(sys, "argv", ["mimcl", *BUILD])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -45,35 +45,37 @@ def test_names_in_the_index_are_never_paths(home, column, name, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["../../../escaped.tar", "/tmp/escaped.tar", "train-000000.tar/../../x", "train-0.tar"]
 )
-def test_shard_names_that_lead_elsewhere(home, name, capfd, monkeypatch):
+def test_shard_names_must_not_be_paths(home, name, capfd, monkeypatch):
     shards = json.loads((home / "shards" / "dataset.json").read_text())["splits"]["train"]["shards"]
     shards[0]["name"] = name
     edit_dataset(home / "shards", shards=shards)
     for command in (TRAIN, BUILD, ["verify"]):
-        assert "a shard called" in refused(capfd, monkeypatch, *command)
+        assert repr(name) in refused(capfd, monkeypatch, *command)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"nbytes": 2**62}, "does not lie inside its shard"),
-        ({"nbytes": -1}, "does not lie inside its shard"),
-        ({"offset": -512}, "does not lie inside its shard"),
-        ({"offset": 2**63 - 512}, "does not lie inside its shard"),
-        ({"shard": -1}, "lies in no shard"),
-        ({"width": 50_000, "height": 50_000}, "has an impossible size in pixels"),
-        ({"width": -64, "height": -64}, "has an impossible size in pixels"),
-        ({"label": -5}, "has an impossible label"),
+        ({"nbytes": 2**62}, "inside its shard"),
+        ({"nbytes": -1}, "inside its shard"),
+        ({"offset": -512}, "inside its shard"),
+        ({"offset": 2**63 - 512}, "inside its shard"),
+        ({"shard": -1}, "shard"),
+        ({"width": 50_000, "height": 50_000}, "size in pixels"),
+        ({"width": -64, "height": -64}, "size in pixels"),
+        ({"label": -5}, "label"),
     ],
 )
-def test_numbers_in_the_index(home, values, message, capfd, monkeypatch):
+def test_invalid_numbers_in_the_index_are_refused(home, values, message, capfd, monkeypatch):
     index = ShardIndex.load(home / "shards")
     columns = {name: getattr(index, name).tolist() for name in values}
     for name, value in values.items():
         columns[name][3] = value
     seal_index(home / "shards", **columns)
     for command in (TRAIN, BUILD):
-        assert f"index damaged or hostile (row 3 {message}" in refused(capfd, monkeypatch, *command)
+        line = refused(capfd, monkeypatch, *command)
+        assert "row 3 " in line
+        assert message in line
 
 
 def put_member(home, kind, row=2, **values):
@@ -90,15 +92,15 @@ def put_member(home, kind, row=2, **values):
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (tarfile.SYMTYPE, {"linkname": "/etc/passwd"}, "is a symbolic link"),
-        (tarfile.LNKTYPE, {"linkname": "../../x"}, "is a hard link"),
-        (tarfile.CHRTYPE, {"devmajor": 1, "devminor": 5}, "is a device"),
-        (tarfile.BLKTYPE, {"devmajor": 8}, "is a device"),
-        (tarfile.REGTYPE, {"size": 2**62}, "bytes by its header"),
-        (tarfile.REGTYPE, {"name": "../../../../tmp/escaped.jpg"}, "should be called"),
+        (tarfile.SYMTYPE, {"linkname": "/etc/passwd"}, "symbolic link"),
+        (tarfile.LNKTYPE, {"linkname": "../../x"}, "hard link"),
+        (tarfile.CHRTYPE, {"devmajor": 1, "devminor": 5}, "device"),
+        (tarfile.BLKTYPE, {"devmajor": 8}, "device"),
+        (tarfile.REGTYPE, {"size": 2**62}, f"{2**62:,} bytes"),
+        (tarfile.REGTYPE, {"name": "../../../../tmp/escaped.jpg"}, "/tmp/escaped.jpg"),
     ],
 )
-def test_members_of_a_tar(home, kind, values, message):
+def test_invalid_members_of_a_shard_are_found(home, kind, values, message):
     put_member(home, kind, **values)
     (finding,) = verify(home / "shards", False, 1, lambda count: None)
     assert "sample 000000002" in finding
@@ -107,7 +109,7 @@ def test_members_of_a_tar(home, kind, values, message):
 
 @pytest.mark.parametrize("name", ["train-000000.tar", "train-000000.idx", "train.arrow", "dataset.json"])
 @pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder"])
-def test_what_never_ends_or_is_no_file(home, name, kind, capfd, monkeypatch):
+def test_pipes_devices_and_folders_in_place_of_a_file_are_refused(home, name, kind, capfd, monkeypatch):
     path = home / "shards" / name
     path.unlink()
     {"pipe": os.mkfifo, "/dev/zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
@@ -118,7 +120,7 @@ def test_what_never_ends_or_is_no_file(home, name, kind, capfd, monkeypatch):
 
 @pytest.mark.parametrize("name", ["prototypes.json", "train.arrow", "centroids.npy"])
 @pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder"])
-def test_prototypes_that_never_end_or_are_no_files(home, name, kind, capfd, monkeypatch):
+def test_pipes_devices_and_folders_in_place_of_prototypes_are_refused(home, name, kind, capfd, monkeypatch):
     path = home / "shards" / "prototypes" / "default" / name
     path.unlink()
     {"pipe": os.mkfifo, "/dev/zero": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
@@ -135,31 +137,31 @@ def laughs(levels: int) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (laughs(20), "has aliases or is nested deeply"),
-        ("seed: &a [*a]", "has aliases or is nested deeply"),
-        ("[" * 60_000, "nested deeply"),
-        ("- " * 30_000, "nested deeply"),
+        (laughs(20), "aliases"),
+        ("seed: &a [*a]", "aliases"),
+        ("[" * 60_000, "plain YAML"),
+        ("- " * 30_000, "plain YAML"),
         ("a: 1\n" * 100_000, "more than 65,536 characters"),
-        ("seed: 2001-99-99", "not plain YAML"),
-        ("seed: " + "9" * 10_000, "not plain YAML"),
-        ("? [a]\n: 1", "not plain YAML"),
-        ("- 1", "is not a configuration"),
-        ("", "is not a configuration"),
-        ("a: 1\n---\nb: 2", "not plain YAML"),
+        ("seed: 2001-99-99", "plain YAML"),
+        ("seed: " + "9" * 10_000, "plain YAML"),
+        ("? [a]\n: 1", "plain YAML"),
+        ("- 1", "file.yaml is not a configuration"),
+        ("", "file.yaml is not a configuration"),
+        ("a: 1\n---\nb: 2", "plain YAML"),
     ],
 )
-def test_configurations(home, text, message, capfd, monkeypatch):
+def test_hostile_configurations_are_refused(home, text, message, capfd, monkeypatch):
     (home / "file.yaml").write_text(text)
     assert message in refused(capfd, monkeypatch, "train", "--config", "file.yaml")
 
 
 def test_settings_have_no_aliases():
-    with pytest.raises(ConfigError, match="has aliases or is nested deeply"):
+    with pytest.raises(ConfigError, match="seed.*aliases"):
         parse_settings(["seed=[&a 1, *a]"])
     assert parse_settings(["optim.betas=[0.9, 0.95]"]) == {"optim.betas": [0.9, 0.95]}
 
 
-def test_configuration_files_that_never_end(home):
+def test_pipes_and_devices_as_configuration_are_refused(home):
     os.mkfifo(home / "pipe")
     for path in (home / "pipe", "/dev/zero", home):
         with pytest.raises(ConfigError, match="cannot be read"):
@@ -168,7 +170,7 @@ def test_configuration_files_that_never_end(home):
     assert read_yaml(home / "whole.yaml") == {"seed": 3, "data.root": "x"}
 
 
-# A process of its own, so that what it held at most is its own.
+# A separate process, so that the peak memory is its own.
 MEASURED = """
 import resource, sys
 from pathlib import Path
@@ -203,7 +205,7 @@ def test_memory_stays_small(home):
         shutil.copytree(home / "shards", home / name)
     row = int(ShardIndex.load(home / "bomb").nbytes.argmax())
     seal_image(home / "bomb", row, hollow_png(50_000, 50_000), 40, 40)
-    os.truncate(home / "sparse" / "train-000000.tar", 2**30)  # a hole on disk
+    os.truncate(home / "sparse" / "train-000000.tar", 2**30)  # a sparse file
     shards = json.loads((home / "sparse" / "dataset.json").read_text())["splits"]["train"]["shards"]
     shards[0]["bytes"] = 2**30
     edit_dataset(home / "sparse", shards=shards)
@@ -213,19 +215,19 @@ def test_memory_stays_small(home):
     done = subprocess.run([sys.executable, "-c", MEASURED, home], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
-    assert said["shard"] == "1"
+    output = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    assert output["shard"] == "1"
     assert "50000 x 50000" in done.stderr or "more than 178,000,000 pixels" in done.stderr
-    assert "more than 178,000,000 pixels" in said["bomb"]
-    assert "the end of the archive is not as it is packed" in said["sparse"]
-    assert "not a regular file" in said["zero"]
-    assert float(said["grown"]) < 100  # MB
+    assert "more than 178,000,000 pixels" in output["bomb"]
+    assert "end of the archive" in output["sparse"]
+    assert "not a regular file" in output["zero"]
+    assert float(output["grown"]) < 100  # MB
 
 
 def test_a_bomb_is_not_packed(home, capfd, monkeypatch):
     (home / "bombs").mkdir()
     (home / "bombs" / "bomb.png").write_bytes(hollow_png(50_000, 50_000))
-    said = refused(capfd, monkeypatch, "shard", "bombs", "--out", "packed")
-    assert "none of the 1 files of train is a usable image" in said
-    assert "178,000,000 pixels" in said
+    line = refused(capfd, monkeypatch, "shard", "bombs", "--out", "packed")
+    assert "1 files of train" in line
+    assert "178,000,000 pixels" in line
     assert not (home / "packed").exists()

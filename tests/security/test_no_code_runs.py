@@ -1,4 +1,4 @@
-"""Nothing in a shard, index, prototype set, checkpoint or configuration is ever run."""
+"""No code in a shard, index, prototype set, checkpoint or configuration is ever run."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ READERS = {  # a file, and the commands that read it
 
 @pytest.fixture
 def bomb(tmp_path):
-    """One that has left no mark when the test ends; first it is seen that it would."""
+    """A payload that would create a file if it ran; checked at the end of the test, and tried once before."""
     test = Bomb(tmp_path / "test")
     pickle.loads(pickled(test))
     assert test.marker.exists()
@@ -59,7 +59,7 @@ def test_a_payload_in_place_of_a_file(home, bomb, name, payload, capfd, monkeypa
     commands = READERS[name]
     if not name.startswith("shards/"):
         name = name.replace("CHECKPOINT", str(request.getfixturevalue("checkpoint")))
-    if name == "run/config.yaml":  # which is read where there is no checkpoint yet
+    if name == "run/config.yaml":  # read only if there is no checkpoint yet
         shutil.rmtree(home / "run" / "checkpoints")
     path = home / name
     path.write_bytes(PAYLOADS[payload](bomb))
@@ -110,7 +110,7 @@ def test_a_payload_with_the_right_checksum_as_image(home, bomb, payload):
     row = int(np.argmax(index.nbytes))
     seal_image(root, row, payload(bomb), 40, 40)
     findings = verify(root, True, 1, lambda count: None)
-    assert any(f"sample {row:09d}: it is not a JPEG, PNG or WebP image" in finding for finding in findings)
+    assert any(f"sample {row:09d}: " in finding and "JPEG, PNG or WebP" in finding for finding in findings)
     index = ShardIndex.load(root)
     stream = Stream(
         InOrderPlan(np.arange(index.samples)),
@@ -121,12 +121,12 @@ def test_a_payload_with_the_right_checksum_as_image(home, bomb, payload):
         ReadOptions(prefetch=1),
         seed=0,
     )
-    said = []
+    problems = []
     try:
-        said += [str(bad) for batch in stream for bad in getattr(batch, "bad", ())]
+        problems += [str(bad) for batch in stream for bad in getattr(batch, "bad", ())]
     except DataError as error:
-        said.append(str(error))
-    assert said
+        problems.append(str(error))
+    assert problems
 
 
 TAGS = [
@@ -141,26 +141,27 @@ TAGS = [
 
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("way", ["--config", "--set", "config.yaml"])
-def test_tags_that_name_python_objects(home, checkpoint, bomb, tag, way, capfd, monkeypatch):
+def test_yaml_tags_that_name_python_objects_are_refused(home, checkpoint, bomb, tag, way, capfd, monkeypatch):
     text = tag.format(bomb.marker)
     if way == "--config":
         (home / "file.yaml").write_text(f"seed: {text}\n")
-        said = refused(capfd, monkeypatch, "train", "--config", "file.yaml")
+        line = refused(capfd, monkeypatch, "train", "--config", "file.yaml")
     elif way == "--set":
-        said = refused(capfd, monkeypatch, "train", "--set", f"seed={text}")
+        line = refused(capfd, monkeypatch, "train", "--set", f"seed={text}")
     else:
-        shutil.rmtree(home / "run" / "checkpoints")  # whose own configuration would be taken
+        shutil.rmtree(home / "run" / "checkpoints")  # a checkpoint's configuration takes precedence
         config = (home / "run" / "config.yaml").read_text()
         (home / "run" / "config.yaml").write_text(config.replace("seed: 0", f"seed: {text}"))
-        said = refused(capfd, monkeypatch, *RESUME)
-    assert "is not plain YAML" in said
+        line = refused(capfd, monkeypatch, *RESUME)
+    assert "plain YAML" in line
 
 
 @pytest.mark.parametrize("url", ["pipe:touch {}", "pipe:sh -c 'touch {}'", "file://{}", "ftp://x/{}", "ssh://x/{}"])
 @pytest.mark.parametrize("command", [["train", "--data"], ["verify"], ["prototypes", "build", "--data"]])
-def test_urls_and_pipes_as_data(home, bomb, url, command, capfd, monkeypatch):
-    said = refused(capfd, monkeypatch, *command, url.format(bomb.marker))
-    assert ("pipe: is refused: it would run a command" if url.startswith("pipe") else "is not supported") in said
+def test_unsupported_urls_and_pipes_are_refused(home, bomb, url, command, capfd, monkeypatch):
+    line = refused(capfd, monkeypatch, *command, url.format(bomb.marker))
+    assert "is not supported" in line
+    assert url.partition(":")[0] + ":" in line
 
 
 @pytest.mark.parametrize("name", ["pipe:touch MARKER", "../shards/train-000000.tar", "/dev/zero", "file:///dev/zero"])
@@ -169,10 +170,10 @@ def test_shard_names_are_never_paths_or_commands(home, bomb, name, capfd, monkey
     shards[0]["name"] = name.replace("MARKER", str(bomb.marker))
     edit_dataset(home / "shards", shards=shards)
     for command in (PROTO, ["verify"]):
-        assert "a shard called" in refused(capfd, monkeypatch, *command)
+        assert f"{shards[0]['name']!r:.60}" in refused(capfd, monkeypatch, *command)
 
 
-def test_the_commands_do_work_on_the_same_files_undamaged(home, checkpoint, monkeypatch, capfd):
+def test_the_same_commands_work_on_undamaged_files(home, checkpoint, monkeypatch, capfd):
     shutil.rmtree(home / "src")
     for command in (["verify", "--decode"], RESUME):
         monkeypatch.setattr(sys, "argv", ["mimcl", *command])
@@ -181,9 +182,9 @@ def test_the_commands_do_work_on_the_same_files_undamaged(home, checkpoint, monk
         assert stopped.value.code == 0, capfd.readouterr().err
 
 
-def test_a_pickle_beside_an_image_in_a_shard_is_only_bytes(home, bomb):
+def test_a_pickle_at_the_end_of_a_shard_is_only_bytes(home, bomb):
     content = (home / "shards" / "train-000000.tar").read_bytes()
     payload = pickled(bomb)
     seal_shard(home / "shards", content[: -len(payload)] + payload)
     (finding,) = verify(home / "shards", False, 1, lambda count: None)
-    assert finding.endswith("the end of the archive is not as it is packed")
+    assert "end of the archive" in finding
