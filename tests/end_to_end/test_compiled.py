@@ -1,6 +1,6 @@
 """Training with torch.compile works with every masking and never recompiles."""
 
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -42,6 +42,7 @@ def batches():
             yield SimpleNamespace(images=images, keys=keys[start:stop], position=(step + 1) * BATCH, bad=())
 
 
+@cache
 def losses(masking: str, compile_unit: str | None) -> list[float]:
     model = MaskedAutoencoderViT(
         SIDE, 8, 32, 1, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True

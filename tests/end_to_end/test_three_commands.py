@@ -1,4 +1,4 @@
-"""The three commands as the README has them, as real processes on real files; then resume, and bad input."""
+"""The README's three commands as real processes on real files; resume; bad input."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ STEPS = 24  # of 64 draws: 50 epochs
 
 
 def mimcl(folder: Path, *arguments: str, check: int = 0) -> subprocess.CompletedProcess:
-    """Runs the command; HF_HUB_OFFLINE spares the machine a download, so that auto takes sift."""
+    """Run the command; HF_HUB_OFFLINE avoids a download, so that auto uses sift."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     done = subprocess.run(
         [SCRIPT, *arguments], cwd=folder, capture_output=True, text=True, timeout=280, env=environment
@@ -35,7 +35,7 @@ def mimcl(folder: Path, *arguments: str, check: int = 0) -> subprocess.Completed
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """An otherwise empty folder in which the three commands were typed."""
+    """An otherwise empty folder in which the three commands ran, and their outputs."""
     folder = tmp_path_factory.mktemp("home")
     write_classes(folder / "imagenet" / "train", {"ant": IMAGES // 3, "bee": IMAGES // 3, "cow": IMAGES // 3})
     outputs = [
@@ -66,14 +66,13 @@ def test_the_files_are_the_documented_ones(home):
     }
 
 
-def test_what_is_printed_says_what_happens(home):
+def test_the_output_reports_each_stage(home):
     _, (packed, built, trained) = home
-    assert "train: 30 images, 3 classes, " in packed
-    assert "features: sift (auto:" in built
-    assert "Davies-Bouldin index: K 2:" in built
-    assert "prototypes for 30 images, clusters of" in built
-    assert "recipe cpu_small on CPU" in trained
-    assert "estimated time: about" in trained
+    assert "30 images, 3 classes" in packed
+    assert "sift (auto" in built
+    assert "Davies-Bouldin" in built
+    assert "30 images" in built
+    assert "cpu_small" in trained
     assert trained.index("estimated time") < trained.index(f"step 1/{STEPS}")
     for figure in ("loss", "lr", "img/s", "data-wait", "tau", "r 0.1"):
         assert figure in trained
@@ -99,7 +98,7 @@ def test_the_curriculum_is_in_the_metrics(home):
     assert windows[-1]["max_repeats"] == counts.max()
 
 
-def test_the_resolved_configuration_is_kept(home):
+def test_the_resolved_configuration_is_saved(home):
     folder, _ = home
     config = yaml.safe_load((folder / "runs" / "cpu_small-proto-random" / "config.yaml").read_text())
     assert config["recipe"] == "cpu_small"
@@ -161,29 +160,29 @@ def test_the_run_gives_features_for_new_prototypes(home):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["shard", "nowhere"], 1, "nowhere not found"),
-        (["shard", "imagenet", "--short-side", "8"], 1, "shards is not empty"),
-        (["shard", "imagenet", "--out", "imagenet/shards"], 1, "imagenet/shards is inside imagenet"),
-        (["shard"], 2, "Missing argument 'SRC'"),
+        (["shard", "nowhere"], 1, "nowhere"),
+        (["shard", "imagenet", "--short-side", "8"], 1, "shards"),
+        (["shard", "imagenet", "--out", "imagenet/shards"], 1, "imagenet/shards"),
+        (["shard"], 2, "SRC"),
         (["shard", "imagenet", "--shard-mb", "0"], 2, "--shard-mb"),
-        (["prototypes", "build"], 1, "exists; give another --name, or --overwrite"),
-        (["prototypes", "build", "--name", "x", "--features", "magic"], 2, "unknown features 'magic'"),
-        (["prototypes", "build", "--name", "x", "--k", "none"], 2, "--k is 'none'"),
-        (["prototypes", "build", "--name", "x", "--k", "16"], 1, "30 images"),
-        (["prototypes", "build", "--name", "../x"], 2, "no name for a folder"),
-        (["prototypes", "build", "--data", "imagenet"], 1, "not a packed data set"),
-        (["train", "--data", "nowhere"], 1, "not a packed data set (no dataset.json); make one with `mimcl shard SRC`"),
-        (["train", "--curriculum", "easy"], 2, "choose one of none, proto, anti"),
-        (["train", "--curriculum", "proto", "--set", "curriculum.prototypes=gone"], 1, "run `mimcl prototypes build`"),
-        (["train", "--set", "optim.lr=1"], 2, "unknown key 'optim.lr'"),
+        (["prototypes", "build"], 1, "--overwrite"),
+        (["prototypes", "build", "--name", "x", "--features", "magic"], 2, "magic"),
+        (["prototypes", "build", "--name", "x", "--k", "none"], 2, "--k"),
+        (["prototypes", "build", "--name", "x", "--k", "16"], 1, "30"),
+        (["prototypes", "build", "--name", "../x"], 2, "../x"),
+        (["prototypes", "build", "--data", "imagenet"], 1, "imagenet"),
+        (["train", "--data", "nowhere"], 1, "mimcl shard"),
+        (["train", "--curriculum", "easy"], 2, "anti"),
+        (["train", "--curriculum", "proto", "--set", "curriculum.prototypes=gone"], 1, "mimcl prototypes build"),
+        (["train", "--set", "optim.lr=1"], 2, "optim.lr"),
         (["train", "--curriculum", "proto", "--temperature", "0.3"], 2, "--temp-schedule constant"),
-        (["train", "--recipe", "big"], 2, "unknown recipe 'big'"),
-        (["train", "--out", "runs/cpu_small-proto-random"], 2, "exists; give another --out, or --resume"),
-        (["train", "--resume"], 2, "--out runs/NAME --resume"),
-        (["train", "--decoder", "dali-gpu"], 1, "no CUDA device"),
-        (["train", "--set", "data.image_size=60"], 2, "not a multiple of model.patch_size"),
-        (["train", "--wrong"], 2, "No such option"),
-        (["trian"], 2, "No such command"),
+        (["train", "--recipe", "big"], 2, "big"),
+        (["train", "--out", "runs/cpu_small-proto-random"], 2, "--resume"),
+        (["train", "--resume"], 2, "--out"),
+        (["train", "--decoder", "dali-gpu"], 1, "CUDA"),
+        (["train", "--set", "data.image_size=60"], 2, "model.patch_size"),
+        (["train", "--wrong"], 2, "--wrong"),
+        (["trian"], 2, "trian"),
     ],
 )
 def test_bad_input_is_one_line_with_the_right_exit_code(home, arguments, code, message, monkeypatch, capfd):
@@ -206,14 +205,15 @@ def test_debug_shows_the_traceback(home):
     assert "Traceback" in done.stderr
 
 
-def test_a_set_of_another_index_is_refused(home, tmp_path):
+def test_a_prototype_set_of_another_index_is_refused(home, tmp_path):
     folder, _ = home
     write_classes(tmp_path / "src", {"a": 3})
     mimcl(folder, "shard", str(tmp_path / "src"), "--out", str(tmp_path / "other"))
     (folder / "shards" / "prototypes").rename(tmp_path / "other" / "prototypes")
     try:
         done = mimcl(folder, "train", "--data", str(tmp_path / "other"), "--curriculum", "proto", check=1)
-        assert "was made for index" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert str(tmp_path / "other") in done.stderr
     finally:
         (tmp_path / "other" / "prototypes").rename(folder / "shards" / "prototypes")
 
@@ -227,5 +227,6 @@ def test_prototypes_of_a_damaged_shard_name_the_sample(home, tmp_path):
     content[512 + 100] ^= 1
     shard.write_bytes(content)
     done = mimcl(folder, "prototypes", "build", "--data", str(tmp_path / "shards"), check=1)
-    assert f"sample 000000000 in {shard} is bad: its bytes do not match the index" in done.stderr
+    assert "000000000" in done.stderr
+    assert str(shard) in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""tools/gpu_check.py: both halves rehearsed without an installed mimcl; parts that fail, hang and die; its numbers."""
+"""tools/gpu_check.py: rehearsals of both halves without an installed mimcl; parts that fail, hang and die; numbers."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from gpu.suite import outcomes_in_log  # noqa: E402
 from mimcl.curriculum.masking.random import RandomMasker  # noqa: E402
 from mimcl.model.mae import to_patches  # noqa: E402
 
-# Python reads it at its start: mimcl is not installed, nor is what a GPU machine lacks before anything is unpacked.
+# Read by Python at its start: hides the installed mimcl, and modules that a bare GPU machine lacks.
 NOT_INSTALLED = """
 import sys
 from importlib.machinery import PathFinder
@@ -85,7 +85,7 @@ def test_a_rehearsal_has_every_part_and_no_failure(half, missing, tmp_path):
         assert numbers["end to end, compiled per block"] > 0
     assert row.with_name(f"gpu_check-{half}-tests.xml").exists()
     assert numbers["GPU tests: skipped"] > 0
-    for line in lines:  # everything that is kept was printed as well
+    for line in lines:  # everything stored was printed as well
         assert line["name"] in done.stdout
 
 
@@ -132,7 +132,7 @@ def use_device(bench):
 
 
 def run_parts(tmp_path: Path, parts: list[Part], seconds: float = 200) -> tuple[bool, list[dict]]:
-    """Whether they passed, and the records of the row file."""
+    """Run the parts; return whether they passed, and the records of the row file."""
     (tmp_path / "fakes").mkdir()
     (tmp_path / "fakes" / "fake_parts.py").write_text(FAKE_PARTS)
     rows = RowFile(tmp_path / "gpu.jsonl", "run 1")
@@ -156,7 +156,7 @@ def fake(name: str, limit: float = 60, **options) -> Part:
 
 
 @pytest.mark.slow
-def test_parts_that_hang_die_or_fail_cost_only_their_own_results(tmp_path):
+def test_parts_that_hang_die_or_fail_lose_only_their_own_results(tmp_path):
     parts = [fake(name, 2 if name == "hang" else 60) for name in ("hang", "die", "fail", "good")]
     parts += [fake("leave_device_unusable"), fake("use_device")]
     passed, (header, *lines) = run_parts(tmp_path, parts)
@@ -174,7 +174,7 @@ def test_parts_that_hang_die_or_fail_cost_only_their_own_results(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_after_its_last_part_costs_nothing(tmp_path):
+def test_a_process_that_dies_after_its_last_part_loses_nothing(tmp_path):
     passed, (_, *lines) = run_parts(tmp_path, [fake("good"), fake("spoil_the_exit")])
     assert passed
     assert [line["value"] for line in lines if line["name"] in ("good", "spoiled")] == [1, 5]
@@ -182,7 +182,7 @@ def test_a_process_that_dies_after_its_last_part_costs_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_part_is_tried_again_with_its_variables_and_later_parts_keep_them(tmp_path):
+def test_a_part_is_retried_with_its_variables_and_later_parts_keep_them(tmp_path):
     again = fake("needs_variable", retry_with={"FAKE_VARIABLE": "on"})
     passed, (_, *lines) = run_parts(tmp_path, [again, fake("needs_variable")])
     assert passed
@@ -191,7 +191,7 @@ def test_a_part_is_tried_again_with_its_variables_and_later_parts_keep_them(tmp_
 
 
 @pytest.mark.slow
-def test_parts_that_no_time_is_left_for_are_named(tmp_path):
+def test_parts_without_time_left_are_reported(tmp_path):
     started = time.monotonic()
     passed, (_, *lines) = run_parts(tmp_path, [fake("hang"), fake("good", optional=True), fake("fail")], seconds=15)
     assert not passed
@@ -202,7 +202,7 @@ def test_parts_that_no_time_is_left_for_are_named(tmp_path):
     assert "good" not in [line["name"] for line in lines if line["must"]]
 
 
-def test_tests_are_counted_where_pytest_was_ended_before_it_wrote_a_report(tmp_path):
+def test_tests_are_counted_if_pytest_was_killed_before_its_report(tmp_path):
     log = tmp_path / "tests.log"
     log.write_text(
         "tests/a/test_b.py::test_c[x y-1] PASSED [ 25%]\n"
@@ -217,17 +217,17 @@ def test_tests_are_counted_where_pytest_was_ended_before_it_wrote_a_report(tmp_p
     ]
 
 
-def test_counted_operations_are_those_of_torch():
+def test_operations_are_counted_as_by_torch():
     model = REHEARSAL.make_model()
     images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
     mask = RandomMasker(model.num_patches, 0.75).propose(torch.empty(0), torch.arange(3), model, torch.zeros(()))
-    # torch counts only those of the plain attention on the CPU.
+    # On the CPU torch counts the operations of plain attention only.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(to_patches(images, 8), mask).per_patch_loss.sum().backward()
     assert step_flops(model) == counter.get_total_flops() / 3
 
 
-def test_the_table_has_the_latest_run_of_each_half_on_each_device(tmp_path):
+def test_the_table_shows_the_latest_run_of_each_half_on_each_device(tmp_path):
     path = tmp_path / "gpu.jsonl"
     for run, device, rate in (("1", "H100", 1000.0), ("2", "H200", 3000.0), ("3", "H100", 2000.0)):
         rows = RowFile(path, run)
@@ -245,7 +245,7 @@ def test_the_table_has_the_latest_run_of_each_half_on_each_device(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a CUDA device")
-def test_without_a_device_it_says_so(tmp_path):
+def test_without_a_device_it_exits_with_code_2(tmp_path):
     command = [sys.executable, SCRIPT, "--only", "model", "--row", tmp_path / "gpu.jsonl"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2

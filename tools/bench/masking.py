@@ -164,7 +164,7 @@ def our_steps(
         learned=LearnedMaskingConfig(),
         seed=0,
     )
-    trainer = Trainer(
+    trainer: Trainer[StepBatch] = Trainer(
         model,
         masker,
         TrainerConfig(compile=compile_unit is not None, log_every_steps=10**9, checkpoint_every_steps=10**9),

@@ -41,7 +41,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images, keys = random_images(count, size, device), mask_keys(count, device)
 
-    def make_trainer(precision: Precision, compiled: bool) -> Trainer:
+    def make_trainer(precision: Precision, compiled: bool) -> Trainer[StepBatch]:
         model = build(config.model, size, seed=0).to(device)
         return Trainer(
             model,
@@ -55,10 +55,11 @@ def main() -> None:
             precision=precision,
         )
 
-    def run(trainer: Trainer) -> None:
+    def run(trainer: Trainer[StepBatch]) -> None:
         trainer.position = 0
         batches = (StepBatch(images, keys, (step + 1) * count) for step in range(options.steps))
-        trainer.run(batches, (), lambda *_: None)
+        for _ in trainer.steps(batches):
+            pass
         if device.type == "cuda":
             torch.cuda.synchronize()
 
