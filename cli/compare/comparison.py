@@ -11,8 +11,9 @@ from typing import Any
 
 from mimcl.cli.console import console
 from mimcl.cli.json_output import json_ready
-from mimcl.cli.report.read import Evaluation, RunRecord, read_run
-from mimcl.cli.report.several import Summary, summary
+from mimcl.cli.report.read import read_run
+from mimcl.cli.report.run_record import Evaluation, RunRecord
+from mimcl.cli.report.statistics import Summary, summarize
 from mimcl.pipeline.files import DataError, open_regular, write_json
 
 Quality = tuple[str, str, str, str]  # evaluation, its settings, the split's fingerprint, name of the value
@@ -60,9 +61,9 @@ def figures(arm: str, seed: int, folder: Path, protocols: Protocols) -> Figures:
     """Reads a finished run; of its evaluations those by `protocols`, and while it trained. Raises DataError."""
     record = read_run(folder)
     qualities = {
-        (*evaluation.protocol, name): value
+        (*evaluation.key, name): value
         for evaluation in record.evaluations
-        if evaluation.name == _WHILE_TRAINING or _is_by(evaluation, protocols)
+        if evaluation.key.name == _WHILE_TRAINING or _follows(evaluation, protocols)
         if evaluation.draw == record.draws
         for name, value in evaluation.accuracies.items()
     }
@@ -72,7 +73,8 @@ def figures(arm: str, seed: int, folder: Path, protocols: Protocols) -> Figures:
 def is_evaluated(record: RunRecord, evaluation: str, protocols: Protocols) -> bool:
     """Whether the end of the run was judged this way, by the protocol of the others; never before there is one."""
     return any(
-        line.name == evaluation and line.draw == record.draws and _is_by(line, protocols) for line in record.evaluations
+        line.key.name == evaluation and line.draw == record.draws and _follows(line, protocols)
+        for line in record.evaluations
     )
 
 
@@ -90,11 +92,11 @@ def last_protocol(folder: Path, evaluation: str) -> dict[str, Any]:
     raise DataError(f"{folder}/metrics.jsonl has no line of {evaluation}, which was just judged; check the disk")
 
 
-def _is_by(line: Evaluation, protocols: Protocols) -> bool:
-    its = protocols.get(line.name)
-    if its is None or line.index != its["index"]:
+def _follows(line: Evaluation, protocols: Protocols) -> bool:
+    its = protocols.get(line.key.name)
+    if its is None or line.key.index != its["index"]:
         return False
-    return line.settings == json.dumps(its["settings"], sort_keys=True)
+    return line.key.settings == json.dumps(its["settings"], sort_keys=True)
 
 
 def compare_figures(runs: Sequence[Figures]) -> Comparison:
@@ -111,9 +113,9 @@ def compare_figures(runs: Sequence[Figures]) -> Comparison:
             differences = None
             if arm != runs[0].arm:
                 pairs = [(run, first[run.seed]) for run in members if run.seed in first]
-                differences = summary([_value(run, quality) - _value(base, quality) for run, base in pairs])
-            value = summary([_value(run, quality) for run in members])
-            loss, seconds = summary([run.loss for run in members]), summary([run.seconds for run in members])
+                differences = summarize([_value(run, quality) - _value(base, quality) for run, base in pairs])
+            value = summarize([_value(run, quality) for run in members])
+            loss, seconds = summarize([run.loss for run in members]), summarize([run.seconds for run in members])
             rows.append(Row(arm, quality, value, differences, loss, seconds, members[0].draws))
     return Comparison(list(runs), rows)
 

@@ -1,16 +1,16 @@
-"""Numbers as the page shows them."""
+"""Format numbers for the page."""
 
 from __future__ import annotations
 
 import math
 
-NOTHING = "–"
+MISSING = "–"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """With so many significant digits; large ones whole, with commas."""
+    """Format with `digits` significant digits; large numbers as integers with commas."""
     if value is None or not math.isfinite(value):
-        return NOTHING
+        return MISSING
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     if value and abs(value) < 1e-3:
@@ -19,7 +19,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def percent(share: float | None, places: int = 1) -> str:
-    return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.{places}f} %"
+    return MISSING if share is None or not math.isfinite(share) else f"{100 * share:.{places}f} %"
 
 
 def share_or_number(value: float | None, is_share: bool) -> str:
@@ -27,20 +27,20 @@ def share_or_number(value: float | None, is_share: bool) -> str:
 
 
 def plus_minus(mean: float, spread: float, is_share: bool) -> str:
-    """Both with the decimals that two significant digits of the spread take; the mean alone without a spread."""
+    """Format "mean ± spread" with two significant digits of the spread; only the mean if the spread is not finite."""
     if not math.isfinite(spread):
         return share_or_number(mean, is_share)
-    return _together((mean, spread), spread, is_share, " ± ")
+    return _same_decimals((mean, spread), spread, is_share, " ± ")
 
 
 def interval(low: float, high: float, is_share: bool) -> str:
-    """With the decimals that two significant digits of its half take."""
+    """Format "low to high" with two significant digits of half the width."""
     if not (math.isfinite(low) and math.isfinite(high)):
-        return NOTHING
-    return _together((low, high), (high - low) / 2, is_share, " to ")
+        return MISSING
+    return _same_decimals((low, high), (high - low) / 2, is_share, " to ")
 
 
-def _together(values: tuple[float, ...], scale: float, is_share: bool, between: str) -> str:
+def _same_decimals(values: tuple[float, ...], scale: float, is_share: bool, between: str) -> str:
     factor, unit = (100, " %") if is_share else (1, "")
     scale *= factor
     places = min(6, max(1 if is_share else 0, 1 - math.floor(math.log10(scale)))) if scale > 0 else 4
@@ -50,9 +50,9 @@ def _together(values: tuple[float, ...], scale: float, is_share: bool, between: 
 
 
 def short(count: float | None) -> str:
-    """For example 12,480, 1.28 M or 1.02 G."""
+    """Format a count, for example 12,480, 1.28 M or 1.02 G."""
     if count is None or not math.isfinite(count):
-        return NOTHING
+        return MISSING
     for size, sign in ((1e9, "G"), (1e6, "M")):
         if abs(count) >= size:
             return f"{count / size:.3g} {sign}"

@@ -23,7 +23,7 @@
       if (Math.abs(v) >= size) return significant(v / size, 4) + sign;
     return significant(v, 4);
   };
-  // Ticks that lie `step` apart (0: not evenly) are told from one another by as many places as that takes.
+  // The number of decimals that distinguishes ticks `step` apart (0: uneven).
   const places = (step) => {
     let count = 0;
     while (count < 6 && Math.abs(step * 10 ** count - Math.round(step * 10 ** count)) > 1e-6) count++;
@@ -35,7 +35,7 @@
     count: compact,
     exponent: (v) => (v === 0 ? "0" : v.toExponential(1).replace(".0", "")),
   };
-  // The unit in which times are told, by the last of them.
+  // The unit of times, chosen by the last one.
   const clock = (seconds) =>
     seconds < 180 ? [1, "s"] : seconds < 3 * 3600 ? [60, "min"] : [3600, "h"];
 
@@ -71,19 +71,19 @@
     const text = colour("--soft");
     const grid = { stroke: colour("--grid"), width: 1 };
     const axis = { stroke: text, grid, ticks: { ...grid, size: 4 }, font: "11px system-ui, sans-serif", gap: 4 };
-    const tellX = (v) => {
+    const formatX = (v) => {
       if (chart.xKind === "class") return chart.names[v] ?? "";
       if (chart.xKind === "times drawn") return `drawn ${grouped(v)} times`;
       if (chart.xKind === "time") return `${significant(v, 4)} ${unitName}`;
       return `${grouped(v)} samples`;
     };
     const format = formats[chart.yFormat];
-    const tell = (u) => {
+    const showReadout = (u) => {
       const at = u && u.cursor.idx != null ? u.cursor.idx : null;
       readout.replaceChildren();
       if (at != null) {
         const where = document.createElement("b");
-        where.textContent = tellX(u.data[0][at]);
+        where.textContent = formatX(u.data[0][at]);
         readout.append(where);
       }
       chart.series.forEach((s) => {
@@ -105,12 +105,12 @@
         readout.append(item);
       });
     };
-    // Where a logarithmic axis spans decades, lines are drawn at those alone.
+    // A logarithmic axis that spans decades has grid lines only at those.
     const decades = (u, ticks) => {
       const isDecade = (v) => v > 0 && Number.isInteger(+Math.log10(v).toFixed(6));
       return ticks.filter(isDecade).length < 2 ? ticks : ticks.map((v) => (isDecade(v) ? v : null));
     };
-    const barsAtNought = (u, low, high) => [0, high * 1.06 || 1];
+    const barsFromZero = (u, low, high) => [0, high * 1.06 || 1];
     const xRange = (u, low, high) => (chart.bars ? [low - (high - low) * 0.02 - 0.5, high + (high - low) * 0.02 + 0.5] : [low, high === low ? low + 1 : high]);
     const u = new uPlot(
       {
@@ -125,7 +125,7 @@
         },
         scales: {
           x: { time: false, range: xRange },
-          y: chart.bars ? { range: barsAtNought } : log ? { distr: 3, range: (u, low, high) => [low / 1.15, high * 1.15] } : {},
+          y: chart.bars ? { range: barsFromZero } : log ? { distr: 3, range: (u, low, high) => [low / 1.15, high * 1.15] } : {},
         },
         axes: [
           {
@@ -147,7 +147,7 @@
         ],
         series,
         bands,
-        hooks: { setCursor: [tell], ready: [() => tell(null)] },
+        hooks: { setCursor: [showReadout], ready: [() => showReadout(null)] },
       },
       data,
       host,
@@ -155,7 +155,7 @@
     return u;
   }
 
-  function every(card) {
+  function initCard(card) {
     const host = card.querySelector(".chart");
     const readout = card.querySelector(".readout");
     const chart = charts[Number(host.dataset.chart)];
@@ -186,10 +186,10 @@
     drawn.push(redraw);
   }
 
-  document.querySelectorAll(".card.has-chart").forEach(every);
-  const again = () => drawn.forEach((redraw) => redraw());
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
-  matchMedia("print").addEventListener("change", again);
+  document.querySelectorAll(".card.has-chart").forEach(initCard);
+  const redrawAll = () => drawn.forEach((redraw) => redraw());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
+  matchMedia("print").addEventListener("change", redrawAll);
 
   document.querySelectorAll("button.copy").forEach((button) => {
     button.hidden = false;

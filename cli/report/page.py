@@ -1,4 +1,4 @@
-"""A page as one file: template, style, scripts and data together, and a policy that lets nothing else in."""
+"""Render a self-contained HTML page, whose content security policy blocks everything external."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mimcl.cli.report import formatting
-from mimcl.cli.report.charts import Chart
+from mimcl.cli.report.chart import Chart
 
 _HERE = Path(__file__).parent
-_WORDS = ("number", "percent", "short", "share_or_number", "plus_minus", "interval")
+_FUNCTIONS = ("number", "percent", "short", "share_or_number", "plus_minus", "interval")
 
 
 def render(template: str, charts: Sequence[Chart], **values: Any) -> bytes:
-    """The HTML of a template beside this file. Charts are found by it in the order in which they are given."""
+    """Render a template of this folder as HTML; `charts` are all charts that the template shows."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {name: getattr(formatting, name) for name in _WORDS}
-    style = _text("vendor/uPlot.min.css") + _text("page.css")
-    scripts = [_text("vendor/uPlot.iife.min.js"), _text("page.js")]
+    environment.globals |= {name: getattr(formatting, name) for name in _FUNCTIONS}
+    style = _read("vendor/uPlot.min.css") + _read("page.css")
+    scripts = [_read("vendor/uPlot.iife.min.js"), _read("page.js")]
     places = {id(chart): place for place, chart in enumerate(charts)}
-    allowed = " ".join(_hash(script) for script in scripts)
+    allowed = " ".join(_csp_hash(script) for script in scripts)
     html = environment.get_template(template).render(
         **values,
         place_of=lambda chart: places[id(chart)],
-        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {allowed}; base-uri 'none'; "
-        "form-action 'none'",
+        policy=f"default-src 'none'; img-src data:; style-src {_csp_hash(style)}; script-src {allowed}; "
+        "base-uri 'none'; form-action 'none'",
         style=style,
         scripts=scripts,
-        data=_embedded([chart.as_json() for chart in charts]),
+        data=_embeddable_json([chart.as_json() for chart in charts]),
     )
     return html.encode("utf-8", "replace")
 
 
-def _embedded(content: Any) -> str:
-    """JSON in which nothing ends the script element that it stands in."""
+def _embeddable_json(content: Any) -> str:
+    """Return JSON that cannot end the script element it is embedded in."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _hash(text: str) -> str:
-    """As a content security policy names an inline script or style."""
+def _csp_hash(text: str) -> str:
+    """Return the content security policy source of an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _text(name: str) -> str:
+def _read(name: str) -> str:
     return (_HERE / name).read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Pictures of bounded size for a page: what checkpoints fill in, and the prototype gallery."""
+"""Pictures of limited size for the page: reconstructions, and the prototype gallery."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor
 from mimcl.cli.encoders.reconstruction import reconstruct
 from mimcl.cli.evenly_spaced import evenly_spaced
 from mimcl.cli.prototypes.gallery import images_of
-from mimcl.cli.report.read import RunRecord
+from mimcl.cli.report.run_record import RunRecord
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.index import ShardIndex
 
 _CHECKPOINTS, _IMAGES, _SIDE = 4, 6, 128  # pixels
-_LARGE, _OF_LARGE = 600e6, 2  # bytes of weights above which so many checkpoints have to do: a ViT-L takes its time
-_GALLERY_WIDTH, _MOST_PIXELS = 1200, 50_000_000
+_LARGE, _OF_LARGE = 600e6, 2  # of models with more bytes of weights (ViT-L) only so many checkpoints are shown
+_GALLERY_WIDTH, _MAX_PIXELS = 1200, 50_000_000
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, with what it shows for those who cannot see it."""
+    """An image as a data URI with alternative text."""
 
     uri: str
     width: int
@@ -36,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures side by side, one for each image."""
+    """A row of pictures, one for each image."""
 
     label: str
     detail: str
@@ -44,23 +44,23 @@ class Strip:
 
 
 def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], list[str]]:
-    """Rows of crops, then of each checkpoint what its mask leaves and what it fills in; and why some are missing.
+    """Return rows of crops, and of masked crops and reconstructions for each checkpoint; and why some are missing.
 
-    Images are spread evenly over the train split, checkpoints from the first that was kept to the last. Weights alone
-    are read. For a run with checkpoints; raises DataError for an image that cannot be read, and OSError.
+    Images are spaced evenly over the train split, checkpoints from the first to the last. The run must have
+    checkpoints, of which only the weights are read. Raises DataError for an image that cannot be read, and OSError.
     """
     side, seed = int(run.config["data.image_size"]), int(run.config["seed"])
     strips: list[Strip] = []
     missing: list[str] = []
     crops: Tensor | None = None
     wanted = _CHECKPOINTS
-    if max(_bytes(path / "weights.safetensors") for path in run.checkpoints) > _LARGE:
+    if max(_file_size(path / "weights.safetensors") for path in run.checkpoints) > _LARGE:
         wanted = _OF_LARGE
-        missing.append(f"at most {wanted} checkpoints, since the model is large; mimcl masks {run.folder} draws more")
+        missing.append(f"at most {wanted} checkpoints for a large model; `mimcl masks {run.folder}` draws more")
     for place in evenly_spaced(len(run.checkpoints), wanted):
         try:
             saved = checkpoint.load(run.checkpoints[place], with_state=False)
-        except CheckpointError as error:  # of a run that goes on it may have been thinned out meanwhile
+        except CheckpointError as error:  # a run that is training may have deleted it meanwhile
             missing.append(str(error))
             continue
         if crops is None:
@@ -70,13 +70,13 @@ def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], lis
         step, epoch = saved.meta["step"], saved.meta["position"] / index.samples
         label = f"step {step:,}"
         detail = f"epoch {epoch:.3g}" + (f", {found.stage}" if found.stage else "")
-        strips.append(Strip(label, f"what is seen; {detail}", _strip(found.seen, f"masked crops at {label}")))
-        strips.append(Strip("", "filled in", _strip(found.filled, f"reconstructions at {label}")))
+        strips.append(Strip(label, f"masked; {detail}", _strip(found.seen, f"masked crops at {label}")))
+        strips.append(Strip("", "reconstructed", _strip(found.filled, f"reconstructions at {label}")))
     return strips, missing
 
 
-def _bytes(path: Path) -> int:
-    """0 where it has been thinned out meanwhile."""
+def _file_size(path: Path) -> int:
+    """Return a file's size; 0 if a run that is training has deleted it meanwhile."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -84,19 +84,19 @@ def _bytes(path: Path) -> int:
 
 
 def gallery(prototypes: Path) -> Picture:
-    """A prototype set's gallery.png, smaller. Raises OSError, ValueError where there is none that can be read."""
+    """Return a prototype set's gallery.png, shrunk. Raises OSError or ValueError if it cannot be read."""
     path = prototypes / "gallery.png"
     with Image.open(path, formats=["PNG"]) as image:
-        if image.width * image.height > _MOST_PIXELS:
+        if image.width * image.height > _MAX_PIXELS:
             raise ValueError(f"{path} has {image.width} x {image.height} pixels")
         picture = image.convert("RGB")
     if picture.width > _GALLERY_WIDTH:
         picture = picture.resize((_GALLERY_WIDTH, round(picture.height * _GALLERY_WIDTH / picture.width)))
-    return _encoded(picture, "clusters of train images, a row each: nearest to the prototype left, farthest right")
+    return _encode(picture, "clusters of train images, one per row, from near the prototype (left) to far (right)")
 
 
 def _strip(images: Tensor, text: str) -> Picture:
-    """Side by side, (n, 3, S, S) uint8."""
+    """Join images (n, 3, S, S) uint8 side by side."""
     pixels = images.permute(0, 2, 3, 1).numpy()
     tiles = [Image.fromarray(np.ascontiguousarray(tile)) for tile in pixels]
     if tiles[0].width > _SIDE:
@@ -106,10 +106,10 @@ def _strip(images: Tensor, text: str) -> Picture:
     whole = Image.new("RGBA", (len(tiles) * (side + gap) - gap, side))
     for place, tile in enumerate(tiles):
         whole.paste(tile, (place * (side + gap), 0))
-    return _encoded(whole, text)
+    return _encode(whole, text)
 
 
-def _encoded(image: Image.Image, text: str) -> Picture:
+def _encode(image: Image.Image, text: str) -> Picture:
     file = io.BytesIO()
     image.save(file, "WEBP", quality=85, method=4)
     uri = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

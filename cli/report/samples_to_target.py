@@ -1,4 +1,4 @@
-"""The race to A's accuracy: how many samples each arm's mean curve takes to come to where A's ends."""
+"""How many samples each arm's mean curve needs to reach the final accuracy of the first arm, A."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mimcl.cli.report.several import CONFIDENCE, Arm, Protocol, nn_curve, nn_protocol, on_one_grid
-
-Values = NDArray[np.float64]
+from mimcl.cli.report.curves import Values, on_common_grid
+from mimcl.cli.report.run_record import EvaluationKey
+from mimcl.cli.report.several import Arm, accuracy_curve, nn_key
+from mimcl.cli.report.statistics import CONFIDENCE
 
 RESAMPLES = 2000
-_FEW_SEEDS = 10  # below, the interval is too narrow; see `resampled`
-_AT_ONCE = 2**21  # values of resampled curves in memory
+_FEW_SEEDS = 10  # with fewer, the interval is too narrow; see `bootstrap_ratio`
+_MAX_VALUES = 2**21  # of resampled curves in memory
 
 
 @dataclass(frozen=True)
 class Interval:
-    """95 % of the resampled ratios, those that never reach counted as 0; `reached` is the share of those that do."""
+    """95 % of the resampled ratios, 0 for resamples that never reach the target; `reached` is the others' share."""
 
     low: float
     high: float
@@ -28,50 +28,41 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Race:
-    """How soon the mean curve of an arm's seeds reaches a given accuracy."""
+class ArmToTarget:
+    """When the mean curve of an arm's seeds reaches the target."""
 
     label: str
     seeds: int
-    judged: bool  # all of its seeds have curves
-    draws: float  # NaN where it does not get there
-    at_most: bool  # it is there at the first judged point, perhaps earlier
-    ratio: float  # A's draws / the arm's: above 1 is sooner; 1 for A itself
-    bound: str  # of the ratio: "≥" or "≤" where a number of draws is an upper bound, else ""
-    interval: Interval | None  # None for A itself, and where A or the arm has one seed
-    time_ratio: float  # the same as ratio, of wall time
+    evaluated: bool  # whether all of its seeds have curves
+    draws: float  # NaN if it never reaches the target
+    at_most: bool  # whether it is there at its first point already, so that `draws` is an upper bound
+    ratio: float  # A's draws / the arm's; above 1 is sooner; 1 for A itself
+    bound: str  # "≥" or "≤" where the ratio is a bound, else ""
+    interval: Interval | None  # of the ratio; None for A itself, and where A or the arm has one seed
+    time_ratio: float  # the same as ratio, in training time
 
 
 @dataclass(frozen=True)
-class Races:
-    """All arms' ways to the final accuracy of the first one, A."""
+class SamplesToTarget:
+    """All arms against the final accuracy of the first one, A."""
 
-    protocol: Protocol
-    target: float  # mean over A's seeds of nn at the last draw to which all of them were judged
-    draws: float  # at which the mean curve of A's seeds reaches it first
+    key: EvaluationKey
+    target: float  # mean nn of A's seeds at the last draw at which all of them were evaluated
+    draws: float  # at which the mean curve of A's seeds first reaches the target
     at_most: bool
-    arms: list[Race]
+    arms: list[ArmToTarget]
     resamples: int = RESAMPLES
 
     @property
     def few_seeds(self) -> bool:
-        """Whether an interval rests on too few of them to cover what it says."""
-        return any(race.interval and min(race.seeds, self.arms[0].seeds) < _FEW_SEEDS for race in self.arms)
-
-
-@dataclass(frozen=True)
-class _Curves:
-    """Of an arm's seeds at the same draws: (points,) and (seeds, points)."""
-
-    x: Values
-    y: Values
+        """Whether an interval rests on too few seeds to be trusted."""
+        return any(arm.interval and min(arm.seeds, self.arms[0].seeds) < _FEW_SEEDS for arm in self.arms)
 
 
 def first_reach(x: Values, y: Values, target: Values | float) -> Values:
-    """The smallest x at which the line through the points reaches `target`; NaN where it never does.
+    """Return the smallest x at which the piecewise linear curve reaches `target`; NaN if it never does.
 
-    x (points,), y (..., points), target (...); returns (...). Where the first point is there already, its x, which may
-    be too late.
+    x (points,), y (..., points), target (...); returns (...). If the first point is at or above the target, its x.
     """
     target = np.asarray(target)
     above = y >= target[..., None]
@@ -83,68 +74,68 @@ def first_reach(x: Values, y: Values, target: Values | float) -> Values:
     return np.where(above.any(axis=-1), x[before] + share * (x[place] - x[before]), np.nan)
 
 
-def races(arms: Sequence[Arm]) -> Races | None:
-    """Draws until the final nn of the first arm, A; None where there are no curves of nn.
+def samples_to_target(arms: Sequence[Arm]) -> SamplesToTarget | None:
+    """Compare when each arm's mean nn curve reaches the end of A's; None if A has no nn curves.
 
-    All arms alike: what races is the mean curve of an arm's seeds, straight between the judged points. A's final nn is
-    the last value of its mean curve. Intervals are percentiles over resampled seeds of both, of A with its target.
+    Mean curves are linear between evaluations. Intervals come from `bootstrap_ratio`.
     """
-    protocol = nn_protocol(arms)
-    if protocol is None:
+    key = nn_key(arms)
+    if key is None:
         return None
-    own = _curves(arms[0], protocol)
+    own = _curves(arms[0], key)
     if own is None:
         return None
-    mean = own.y.mean(axis=0)
+    own_x, own_y = own
+    mean = own_y.mean(axis=0)
     target = float(mean[-1])
-    draws = float(first_reach(own.x, mean, target))
+    draws = float(first_reach(own_x, mean, target))
     at_most = bool(mean[0] >= target and draws > 0)
-    seconds = _seconds(arms[0], draws)
-    found = [Race(arms[0].label, len(arms[0].runs), True, draws, at_most, 1.0, "", None, 1.0)]
+    seconds = _mean_seconds(arms[0], draws)
+    found = [ArmToTarget(arms[0].label, len(arms[0].runs), True, draws, at_most, 1.0, "", None, 1.0)]
     for arm in arms[1:]:
-        curves = _curves(arm, protocol)
+        curves = _curves(arm, key)
         if curves is None:
-            found.append(Race(arm.label, len(arm.runs), False, math.nan, False, math.nan, "", None, math.nan))
+            found.append(ArmToTarget(arm.label, len(arm.runs), False, math.nan, False, math.nan, "", None, math.nan))
             continue
-        mean = curves.y.mean(axis=0)
-        needed = float(first_reach(curves.x, mean, target))
-        late = bool(mean[0] >= target and needed > 0)
-        # Of two upper bounds the ratio may be anything.
-        known = needed > 0 and not (late and at_most)
-        needed_seconds = _seconds(arm, needed) if known else math.nan
+        x, y = curves
+        mean = y.mean(axis=0)
+        needed = float(first_reach(x, mean, target))
+        is_bound = bool(mean[0] >= target and needed > 0)
+        known = needed > 0 and not (is_bound and at_most)  # nothing follows from two upper bounds
+        needed_seconds = _mean_seconds(arm, needed) if known else math.nan
         found.append(
-            Race(
+            ArmToTarget(
                 arm.label,
                 len(arm.runs),
                 True,
                 needed,
-                late,
+                is_bound,
                 draws / needed if known else math.nan,
-                "≥" if late and known else "≤" if at_most and known else "",
-                resampled(own.x, own.y, curves.x, curves.y) if min(len(own.y), len(curves.y)) > 1 else None,
+                "≥" if is_bound and known else "≤" if at_most and known else "",
+                bootstrap_ratio(own_x, own_y, x, y) if min(len(own_y), len(y)) > 1 else None,
                 seconds / needed_seconds if needed_seconds > 0 else math.nan,
             )
         )
-    return Races(protocol, target, draws, at_most, found)
+    return SamplesToTarget(key, target, draws, at_most, found)
 
 
-def resampled(own_x: Values, own_y: Values, x: Values, y: Values) -> Interval:
-    """Of the ratio of A's draws to an arm's, from curves (seeds, points) of A and of the arm: a percentile bootstrap.
+def bootstrap_ratio(own_x: Values, own_y: Values, x: Values, y: Values) -> Interval:
+    """Percentile bootstrap of the ratio of A's draws to an arm's, from their curves x (points,), y (seeds, points).
 
-    Seeds of both are drawn with replacement; each time the target is the end of A's mean curve (Efron and Tibshirani,
-    An Introduction to the Bootstrap, chapter 13). Always the same numbers for the same curves. Of simulated arms whose
-    seeds end 1 % apart (standard deviation) it held the true ratio in 70 % of the cases with 2 seeds, 83 % with 3,
-    90 % with 5 and 95 % with 10.
+    Resamples the seeds of both; each time the target is the end of A's resampled mean curve (Efron and Tibshirani, An
+    Introduction to the Bootstrap, chapter 13). Deterministic. For simulated arms whose seeds end 1 % apart (standard
+    deviation), the interval contained the true ratio in 70 % of the cases with 2 seeds, 83 % with 3, 90 % with 5 and
+    95 % with 10.
     """
     rng = np.random.default_rng(0)
     own_weights, weights = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in (len(own_y), len(y)))
     ratios = []
-    at_once = max(1, _AT_ONCE // max(len(own_x), len(x)))
-    for start in range(0, RESAMPLES, at_once):
-        own_mean = own_weights[start : start + at_once] @ own_y
+    chunk = max(1, _MAX_VALUES // max(len(own_x), len(x)))
+    for start in range(0, RESAMPLES, chunk):
+        own_mean = own_weights[start : start + chunk] @ own_y
         target = own_mean[:, -1]
         own_draws = first_reach(own_x, own_mean, target)
-        draws = first_reach(x, weights[start : start + at_once] @ y, target)
+        draws = first_reach(x, weights[start : start + chunk] @ y, target)
         ratio = np.divide(own_draws, draws, out=np.full(len(draws), np.inf), where=draws != 0)
         ratios.append(np.where((draws == 0) & (own_draws == 0), 1.0, ratio))
     ratio = np.concatenate(ratios)
@@ -154,13 +145,12 @@ def resampled(own_x: Values, own_y: Values, x: Values, y: Values) -> Interval:
     return Interval(float(low), float(high), float(reached.mean()))
 
 
-def _curves(arm: Arm, protocol: Protocol) -> _Curves | None:
-    """None where a seed has fewer than two points, or the seeds have no draws in common."""
-    curves = [nn_curve(run, protocol) for run in arm.runs]
-    together = on_one_grid(curves) if min(len(x) for x, _ in curves) > 1 else None
-    return None if together is None else _Curves(*together)
+def _curves(arm: Arm, key: EvaluationKey) -> tuple[Values, Values] | None:
+    """x (points,) and y (seeds, points); None if a seed has fewer than two points, or they have no draws in common."""
+    curves = [accuracy_curve(run, key) for run in arm.runs]
+    return on_common_grid(curves) if min(len(x) for x, _ in curves) > 1 else None
 
 
-def _seconds(arm: Arm, draws: float) -> float:
-    """Mean over its seeds."""
+def _mean_seconds(arm: Arm, draws: float) -> float:
+    """Training time up to `draws`, averaged over the arm's seeds."""
     return float(np.mean([run.seconds_at(np.array([draws])) for run in arm.runs]))

@@ -1,4 +1,4 @@
-"""A run's configuration as a table beside its recipe, and the command that trains it again."""
+"""A run's configuration compared with its recipe, and the command that trains it again."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from mimcl.cli.run.config_diff import config_diff
 
 @dataclass(frozen=True)
 class Setting:
-    """A key with its value as YAML; `recipe` is the recipe's where that is another one."""
+    """A key and its value as YAML; `recipe` is the recipe's value if it differs."""
 
     section: str
     name: str
     value: str
     recipe: str | None
-    chosen: bool  # it differs, and the program did not find it by itself
+    chosen: bool  # whether the user chose the difference (mimcl did not derive it)
 
 
 def settings(config: Mapping[str, Any], samples: int | None = None) -> list[Setting]:
-    """All keys of a configuration, in its order; nothing is said to differ where the recipe is not known.
+    """Return all keys of a configuration, in its order; without differences if the recipe is unknown.
 
-    `samples`: how many images the run draws from, where that is known.
+    samples: how many images the run draws from, if known.
     """
     base = _recipe(config)
-    marked = _chosen(config, samples)
+    chosen_keys = _chosen_keys(config, samples)
     rows = []
     for key, value in config.items():
         section, _, name = key.rpartition(".")
         recipe = None
-        if base is not None and key != "recipe" and (key in marked or _differs(base.get(key), value)):
+        if base is not None and key != "recipe" and (key in chosen_keys or _differs(base.get(key), value)):
             recipe = as_yaml(base.get(key))
-        rows.append(Setting(section, name, as_yaml(value), recipe, key in marked))
+        rows.append(Setting(section, name, as_yaml(value), recipe, key in chosen_keys))
     return rows
 
 
-def _chosen(config: Mapping[str, Any], samples: int | None) -> set[str]:
+def _chosen_keys(config: Mapping[str, Any], samples: int | None) -> set[str]:
     try:
-        return set(config_diff(override(Config(), config), samples))
-    except ConfigError:  # of another version
+        return set(chosen(override(Config(), config), samples))
+    except ConfigError:  # written by another version
         return set()
 
 
-def command(config: Mapping[str, Any]) -> str:
-    """The `mimcl train` that gives this configuration, but for the run's folder."""
+def train_command_line(config: Mapping[str, Any]) -> str:
+    """Return the `mimcl train` command for this configuration, without --out."""
     base = _recipe(config)
     words = ["mimcl", "train"]
     if base is not None:
@@ -73,11 +73,11 @@ def _recipe(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _differs(one: Any, other: Any) -> bool:
-    """Tuples come back from YAML as lists."""
+    """Compare values; YAML turns tuples into lists."""
     return (list(one) if isinstance(one, tuple) else one) != other
 
 
 def as_yaml(value: Any) -> str:
-    """YAML in one line."""
+    """Return a value as one line of YAML."""
     text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=10**9)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from mimcl.cli.config import Config, override, write_yaml
-from mimcl.cli.report.read import RunRecord, read_run
+from mimcl.cli.report.read import read_run
+from mimcl.cli.report.run_record import RunRecord
 from mimcl.model import checkpoint
 from mimcl.pipeline.draw_counts import DrawCounts
 

@@ -1,4 +1,4 @@
-"""Long curves become short ones that keep their mean, their extremes and their gaps."""
+"""Shortened curves keep their mean, extremes and gaps."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_short_curves_stay_as_they_are():
     assert curve.low is curve.high is None
 
 
-def test_gaps_count_as_nothing():
+def test_gaps_are_left_out():
     y = np.ones(100)
     y[1:5], y[50:60] = np.nan, np.nan
     curve = shorten(np.arange(100), y, 10)

@@ -1,4 +1,4 @@
-"""The page itself: whole, closed to the outside, with the run's numbers in it, whatever the run has or lacks."""
+"""The page is complete and self-contained and shows the run's numbers, whatever the run has or lacks."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def copy(home, tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
-def test_a_run_that_ends_leaves_its_report(home):
+def test_training_writes_a_report_at_its_end(home):
     folder, said = home
     assert "report: run/report.html" in said
     page = Page(folder / "run" / "report.html")
@@ -79,7 +79,7 @@ def test_a_run_that_ends_leaves_its_report(home):
     assert "mimcl eval knn run" in page.text
 
 
-def test_the_command_writes_it_again_while_the_run_s_folder_stays_as_it_is(copy, monkeypatch, capsys):
+def test_the_command_leaves_the_run_folder_unchanged(copy, monkeypatch, capsys):
     (copy / "run" / "report.html").unlink()
     before = {path: path.read_bytes() for path in (copy / "run").rglob("*") if path.is_file()}
     assert mimcl(monkeypatch, copy, "report", "run", "--out", "page.html", "--no-pictures") == 0
@@ -91,7 +91,7 @@ def test_the_command_writes_it_again_while_the_run_s_folder_stays_as_it_is(copy,
     assert re.search(r"reconstructions: .*mimcl report run", page.text)
 
 
-def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
+def test_missing_shards_and_checkpoints_are_listed(copy):
     shutil.move(copy / "shards", copy / "gone")
     page = Page(write_report([copy / "run"]))
     page.assert_valid()
@@ -108,7 +108,7 @@ def test_a_report_without_shards_or_checkpoints_says_what_is_missing(copy):
 
 
 @pytest.mark.slow
-def test_shards_and_prototypes_of_other_images_are_not_mistaken_for_the_run_s(copy, monkeypatch):
+def test_shards_and_prototypes_of_other_images_are_not_shown(copy, monkeypatch):
     shutil.rmtree(copy / "shards" / "prototypes")
     assert mimcl(monkeypatch, copy, "prototypes", "build", "--features", "pixels", "--k", "5") == 0
     page = Page(write_report([copy / "run"], pictures=False))
@@ -123,7 +123,7 @@ def test_shards_and_prototypes_of_other_images_are_not_mistaken_for_the_run_s(co
     assert "cow" not in page.text
 
 
-def test_a_damaged_checkpoint_is_left_out_with_a_line(copy):
+def test_a_damaged_checkpoint_is_left_out_and_listed(copy):
     saved = sorted((copy / "run" / "checkpoints").glob("0*"))
     (saved[0] / "weights.safetensors").write_bytes(b"broken")
     page = Page(write_report([copy / "run"]))
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_line(copy):
     assert re.search(rf"reconstructions: .*{saved[0].name}", page.text)
 
 
-def test_a_checkpoint_thinned_out_meanwhile_takes_no_other_s_pictures_along(copy, monkeypatch):
+def test_a_checkpoint_deleted_meanwhile_is_left_out_alone(copy, monkeypatch):
     read = single.reconstructions
     saved = sorted((copy / "run" / "checkpoints").glob("0*"))
 
@@ -223,7 +223,7 @@ def test_without_curves_of_nn_the_page_says_how_to_get_them(tmp_path):
     assert "--online-knn N" in page.text
 
 
-def test_what_is_no_run_and_where_nothing_can_be_written_are_one_line(tmp_path, monkeypatch, capsys):
+def test_a_bad_run_or_output_path_is_a_one_line_error(tmp_path, monkeypatch, capsys):
     assert mimcl(monkeypatch, tmp_path, "report", "nowhere") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "nowhere" in line

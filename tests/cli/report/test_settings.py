@@ -1,4 +1,4 @@
-"""A run's configuration: what differs from the recipe, and the command that gives it again."""
+"""A run's configuration: differences from the recipe, and the command that reproduces it."""
 
 import shlex
 from itertools import pairwise
@@ -7,9 +7,9 @@ import pytest
 
 from mimcl.cli.config import flatten, override, parse_settings, read_yaml, write_yaml
 from mimcl.cli.recipes import recipe
-from mimcl.cli.report.settings import command, settings
-from mimcl.cli.run.config_diff import config_diff
-from mimcl.cli.run.resolve import has_bfloat16, resolve
+from mimcl.cli.report.settings import settings, train_command_line
+from mimcl.cli.run.config_diff import chosen
+from mimcl.cli.run.folder import has_bfloat16, resolve
 
 CHOSEN = {
     "curriculum.name": "proto",
@@ -30,14 +30,14 @@ def written(tmp_path):
 
 def test_the_command_gives_the_same_configuration(tmp_path):
     config, read = written(tmp_path)
-    words = shlex.split(command(read))
+    words = shlex.split(train_command_line(read))
     assert words[:4] == ["mimcl", "train", "--recipe", "cpu_small"]
     values = [word for flag, word in pairwise(words) if flag == "--set"]
     assert flatten(override(recipe("cpu_small"), parse_settings(values))) == flatten(config)
     assert len(values) == len(CHOSEN)
 
 
-def test_what_differs_from_the_recipe_is_marked_unless_it_is_of_the_machine(tmp_path):
+def test_differences_from_the_recipe_are_marked_unless_they_depend_on_the_machine(tmp_path):
     _, read = written(tmp_path)
     rows = {f"{row.section}.{row.name}".lstrip("."): row for row in settings(read)}
     assert rows.keys() == read.keys()
@@ -48,7 +48,7 @@ def test_what_differs_from_the_recipe_is_marked_unless_it_is_of_the_machine(tmp_
 
 
 @pytest.mark.parametrize("epochs", [50, 20])
-def test_what_a_run_of_this_length_finds_by_itself_is_not_marked_but_another_choice_is(tmp_path, epochs):
+def test_derived_values_are_not_marked_but_chosen_ones_are(tmp_path, epochs):
     def marked(samples=6400, **values):
         config = override(recipe("cpu_small"), {"trainer.epochs": epochs})
         config = override(config, {key: value for key, value in values.items() if key == "curriculum.slice"})
@@ -75,4 +75,4 @@ def test_an_unknown_recipe_marks_nothing(tmp_path):
     _, read = written(tmp_path)
     read["recipe"] = "mine"
     assert not any(row.chosen for row in settings(read))
-    assert "--recipe" not in command(read)
+    assert "--recipe" not in train_command_line(read)

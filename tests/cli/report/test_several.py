@@ -1,4 +1,4 @@
-"""Arms and seeds: who belongs together, and means with their spread."""
+"""Arms and seeds: grouping runs, and means with their spread."""
 
 import math
 
@@ -9,14 +9,16 @@ from helpers.run_folders import evaluated_run as made
 from scipy import stats
 
 from mimcl.cli.report.compared import measurements
-from mimcl.cli.report.several import arms_of, mean_curve, nn_protocol, summary
+from mimcl.cli.report.curves import mean_curve
+from mimcl.cli.report.several import arms_of, nn_key
 from mimcl.cli.report.several_page import several_page
+from mimcl.cli.report.statistics import summarize
 from mimcl.pipeline.files import DataError
 
 
 @pytest.mark.parametrize("values", [[0.41, 0.47, 0.44], [1.0, 2.0], list(np.random.default_rng(0).random(17))])
-def test_mean_spread_and_interval_are_those_of_student(values):
-    found = summary(values)
+def test_mean_spread_and_interval_agree_with_scipy(values):
+    found = summarize(values)
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
     assert (found.n, found.mean) == (len(values), pytest.approx(np.mean(values)))
     assert found.sd == pytest.approx(stats.tstd(values))
@@ -24,16 +26,16 @@ def test_mean_spread_and_interval_are_those_of_student(values):
 
 
 def test_the_interval_of_two_seeds_by_hand():
-    found = summary([0.4, math.nan, 0.5])
+    found = summarize([0.4, math.nan, 0.5])
     assert (found.n, found.mean) == (2, pytest.approx(0.45))
     assert found.high - found.mean == pytest.approx(12.7062 * math.sqrt(0.005) / math.sqrt(2), rel=1e-5)
 
 
-def test_one_value_has_no_spread_and_none_has_no_mean():
-    assert (summary([3.0]).mean, summary([3.0]).n) == (3.0, 1)
-    assert math.isnan(summary([3.0]).sd)
-    assert math.isnan(summary([3.0]).low)
-    assert math.isnan(summary([]).mean)
+def test_one_value_has_no_spread_and_no_value_has_no_mean():
+    assert (summarize([3.0]).mean, summarize([3.0]).n) == (3.0, 1)
+    assert math.isnan(summarize([3.0]).sd)
+    assert math.isnan(summarize([3.0]).low)
+    assert math.isnan(summarize([]).mean)
 
 
 def test_seeds_of_one_configuration_are_an_arm_and_labels_say_what_differs(tmp_path):
@@ -66,13 +68,13 @@ def test_the_same_configuration_on_other_data_is_another_arm(tmp_path):
     assert [len(arm.runs) for arm in arms] == [2, 1]
     assert arms[1].label.endswith("data 123456")
     pooled = several_page(arms_of(runs, ["x", "x", "x"]))
-    assert any("not trained on the same data" in line for line in pooled.warnings)
+    assert any("same data" in line for line in pooled.warnings)
 
 
-def test_labels_are_taken_as_they_are_and_have_to_be_complete(tmp_path):
+def test_given_labels_are_used_and_must_be_complete(tmp_path):
     runs = [made(tmp_path, str(n), seed=n) for n in range(3)]
     assert [(arm.label, len(arm.runs)) for arm in arms_of(runs, ["b", "a", "b"])] == [("b", 2), ("a", 1)]
-    with pytest.raises(DataError, match="2 labels for 3 runs"):
+    with pytest.raises(DataError, match="2 labels"):
         arms_of(runs, ["a", "b"])
 
 
@@ -86,24 +88,24 @@ def test_different_settings_or_data_never_share_a_mean(tmp_path):
         made(tmp_path, "2", lines=[line(0.1, 20, "e" * 32)]),
     ]
     found = [m for m in measurements(arms_of(runs, ["x"] * 3)) if m.title == "knn: nn"]
-    by_settings = {m.detail: m.rows[0].found for m in found}
+    by_settings = {m.detail: m.rows[0].summary for m in found}
     assert by_settings.keys() == {"k 20, data ffffff", "k 5, data ffffff", "k 20, data eeeeee"}
     assert (by_settings["k 20, data ffffff"].n, by_settings["k 20, data ffffff"].mean) == (2, pytest.approx(0.5))
     assert by_settings["k 5, data ffffff"].n == 1
 
 
-def test_what_was_judged_while_training_on_other_data_is_not_pooled(tmp_path):
+def test_online_evaluations_on_other_data_are_not_pooled(tmp_path):
     line = {"evaluation": "online_knn", "draw": 640, "values": {"nn": 0.5}}  # which names no data
     runs = [made(tmp_path, index, lines=[line], index=index, seed=n) for n, index in enumerate(("abc", "abc2"))]
     found = [m for m in measurements(arms_of(runs, ["x", "x"])) if m.title == "online_knn: nn"]
-    assert [(m.detail, m.rows[0].found.n) for m in found] == [("data abc", 1), ("data abc2", 1)]
+    assert [(m.detail, m.rows[0].summary.n) for m in found] == [("data abc", 1), ("data abc2", 1)]
 
 
-def test_a_loss_is_no_share_and_a_spread_no_accuracy(tmp_path):
+def test_a_loss_is_not_a_share_and_a_spread_is_not_an_accuracy(tmp_path):
     line = evaluation_line(640, 0.5, "linear")
     line["values"] = {"linear": 0.6, "linear_std": 0.01}
     run = made(tmp_path, "run", lines=[line])
-    assert {m.title: m.share for m in measurements(arms_of([run]))} == {
+    assert {m.title: m.is_share for m in measurements(arms_of([run]))} == {
         "final loss": False,
         "linear": True,
         "linear: linear std": True,
@@ -111,32 +113,32 @@ def test_a_loss_is_no_share_and_a_spread_no_accuracy(tmp_path):
     assert run.evaluations[0].accuracies == {"linear": 0.6}
 
 
-def test_the_last_judged_draw_and_the_last_loss_are_compared(tmp_path):
+def test_the_last_evaluation_and_the_last_loss_are_compared(tmp_path):
     runs = [made(tmp_path, str(n), nns=(0.1, 0.2 + n / 10), losses=(1.0, 0.5 + n / 10), seed=n) for n in range(2)]
     loss, nn, _ = measurements(arms_of(runs))
     assert (loss.title, loss.rows[0].values) == ("final loss", [0.5, 0.6])
     assert (nn.rows[0].values, nn.rows[0].draws) == ([0.2, pytest.approx(0.3)], [20 * BATCH])
-    assert nn.rows[0].found.sd == pytest.approx(stats.tstd([0.2, 0.3]))
+    assert nn.rows[0].summary.sd == pytest.approx(stats.tstd([0.2, 0.3]))
 
 
 def test_curves_of_nn_come_from_training_before_checkpoints_and_need_two_points(tmp_path):
     once = made(tmp_path, "once", lines=[evaluation_line(640, 0.4, "knn")])
-    assert nn_protocol(arms_of([once])) is None
+    assert nn_key(arms_of([once])) is None
     twice = [evaluation_line(640, 0.4, "knn"), evaluation_line(1280, 0.5, "knn")]
-    assert nn_protocol(arms_of([made(tmp_path, "twice", lines=twice)]))[0] == "knn"
-    assert nn_protocol(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)]))[0] == "online_knn"
+    assert nn_key(arms_of([made(tmp_path, "twice", lines=twice)]))[0] == "knn"
+    assert nn_key(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)]))[0] == "online_knn"
 
 
-def test_a_mean_curve_is_that_of_the_seeds_as_far_as_all_have_come(tmp_path):
+def test_a_mean_curve_ends_with_the_shortest_run(tmp_path):
     runs = [made(tmp_path, "0", losses=(4.0, 2.0, 1.0)), made(tmp_path, "1", losses=(2.0, 2.0, 3.0, 9.0), seed=1)]
-    curve = mean_curve(runs, lambda run: (run.steps.draw.astype(float), run.steps["loss"]))
+    curve = mean_curve([(run.steps.draw.astype(float), run.steps["loss"]) for run in runs])
     np.testing.assert_array_equal(curve.x, np.array([10, 20, 30]) * BATCH)
     np.testing.assert_array_equal(curve.y, [3, 2, 2])
     np.testing.assert_array_equal(curve.low, [2, 2, 1])
     np.testing.assert_array_equal(curve.high, [4, 2, 3])
 
 
-def test_what_makes_a_comparison_doubtful_is_said(tmp_path):
+def test_doubtful_comparisons_give_warnings(tmp_path):
     runs = [made(tmp_path, "0"), made(tmp_path, "1"), made(tmp_path, "2", losses=(1.0,), seed=2)]
     page = several_page(arms_of(runs, ["x"] * 3))
     assert any("same seed" in line for line in page.warnings)
