@@ -1,4 +1,4 @@
-"""Commands of mimcl as processes of their own, one after the other, which a signal ends saved."""
+"""Run mimcl commands as child processes, one at a time; a stop signal lets them save before they exit."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 from mimcl.cli.run.signals import StopSignals
 
 _POLL_SECONDS = 0.1
-_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 class StoppedError(Exception):
-    """Asked to stop; what was under way has saved."""
+    """A stop was requested; the running command has saved its state."""
 
 
 class ChildError(Exception):
-    """A command failed; one line with its own last one."""
+    """A command failed; the message includes the last line of its log."""
 
 
 def command(*arguments: str, processes: int = 1) -> list[str]:
-    """`mimcl ARGUMENTS` with this Python, under torchrun when there are several processes."""
+    """Return the command line of `mimcl ARGUMENTS` with this Python, under torchrun for several processes."""
     mimcl = ["-m", "mimcl.cli.main", *arguments]
     if processes > 1:
         mimcl = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *mimcl]
@@ -33,55 +33,54 @@ def command(*arguments: str, processes: int = 1) -> list[str]:
 
 
 def run_to_end(words: Sequence[str], log: Path, signals: StopSignals) -> None:
-    """Runs a command to its end; all that it prints goes to the end of `log`.
+    """Run a command and append its output to `log`. Raises ChildError if it fails.
 
-    When `signals` has a request, the process gets SIGTERM, has all the time it needs, and StoppedError is raised.
-    When this process is killed, the other gets SIGTERM as well, on Linux; elsewhere it goes on alone. Raises ChildError
-    when it fails.
+    Once `signals` has a request, the child gets SIGTERM and as much time as it needs to save; then StoppedError is
+    raised. On Linux the child also gets SIGTERM when this process is killed; elsewhere it continues.
     """
     if signals.requested:
         raise StoppedError
     with open(log, "ab") as output:
-        # In a session of its own: Ctrl-C comes from here alone, once.
+        # In its own session, so that Ctrl-C reaches it only through this process, once.
         process = subprocess.Popen(
             words,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_tether(),
-            env=os.environ | {"PYTHONSAFEPATH": "1"},  # modules of the working directory are none of ours
+            preexec_fn=_death_signal(),
+            env=os.environ | {"PYTHONSAFEPATH": "1"},  # do not import modules from the working directory
         )
-    told = False
+    stopping = False
     while True:
         try:
             code = process.wait(_POLL_SECONDS)
             break
         except subprocess.TimeoutExpired:
-            if signals.requested and not told:
+            if signals.requested and not stopping:
                 process.send_signal(signal.SIGTERM)
-                told = True
-    if told and code:  # torchrun's code does not say that its processes have saved
+                stopping = True
+    if stopping and code:  # torchrun's exit code does not show whether its processes have saved
         raise StoppedError
     if code:
-        raise ChildError(f"`mimcl {_subject(words)}` failed with exit code {code}: {_last_line(log)}; all is in {log}")
+        raise ChildError(f"`mimcl {_name(words)}` failed with exit code {code}: {_last_line(log)}; see {log}")
 
 
-def _tether() -> Callable[[], None] | None:
-    """What a child does before anything else, so that it is told to stop when this process is gone; on Linux alone."""
+def _death_signal() -> Callable[[], None] | None:
+    """Return a function that makes a child process receive SIGTERM when this process dies; None except on Linux."""
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
-    def tether() -> None:  # in a process that has one thread of several: it imports nothing and waits for nothing
+    def request() -> None:  # runs between fork and exec: must not import or wait for locks
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        if os.getppid() != parent:  # gone already
+        if os.getppid() != parent:  # this process has died already
             os._exit(1)
 
-    return tether
+    return request
 
 
-def _subject(words: Sequence[str]) -> str:
-    """The command's name and what it was about."""
+def _name(words: Sequence[str]) -> str:
+    """Return the command's name, with the evaluation of `eval`."""
     arguments = words[words.index("mimcl.cli.main") + 1 :]
     return " ".join(arguments[:2] if arguments[0] == "eval" else arguments[:1])
 
@@ -89,4 +88,4 @@ def _subject(words: Sequence[str]) -> str:
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("mimcl: ")]
-    return (ours or lines or ["it said nothing"])[-1].removeprefix("mimcl: ")
+    return (ours or lines or ["no output"])[-1].removeprefix("mimcl: ")

@@ -1,4 +1,4 @@
-"""`mimcl compare`: arms against one another, over seeds, at equal samples or time. This is how claims are made."""
+"""`mimcl compare`: compare arms over several seeds, with equal samples or equal training time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.run.signals import StopSignals
 
-EVALUATIONS = ("knn", "linear", "few-shot")  # commands of mimcl eval; their lines have _ for -
+EVALUATIONS = ("knn", "linear", "few-shot")  # commands of `mimcl eval`; the lines they write have _ instead of -
+Budget = Literal["samples", "time"]
 _FORMAT = "mimcl-comparison/1"
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What is compared. `arms` are names with settings, as `arms` in cli/compare/arms.py reads them; the first is A."""
+    """A comparison; `arms` are names with settings, as parsed by cli/compare/arms.py, and the first is the baseline."""
 
     recipe: str
     arms: Mapping[str, Mapping[str, Any]]
     seeds: int = 3
-    budget: Literal["samples", "time"] = "samples"
+    budget: Budget = "samples"
     settings: Mapping[str, Any] = field(default_factory=dict)  # dotted keys, for all arms
     out: Path | None = None
     evaluations: Sequence[str] = ("knn",)
@@ -43,45 +44,46 @@ def compare_command(
     arms: Annotated[
         str,
         typer.Option(
-            help="What is compared, by commas; the first is what the others are held against. Each is "
+            help="Arms to compare, separated by commas; the first is the baseline. Each is "
             "DATA[+MASKING][+SCHEDULE]. DATA: epochs (plain MAE), uniform (with replacement), proto or anti; MASKING: "
-            "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ... For example uniform,epochs,proto,proto+hpm."
+            "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ... Example: uniform,epochs,proto,proto+hpm."
         ),
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm: seeds 0 to N - 1.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per arm, with seeds 0 to N - 1.")] = 3,
     budget: Annotated[
-        str,
-        typer.Option(help="samples: equal draws; time: equal training time, by a short run of each arm."),
+        Budget,
+        typer.Option(help="samples: equal draws; time: equal training time, measured by a short run of each arm."),
     ] = "samples",
     epochs: Annotated[
-        float | None, typer.Option(help="Length of a run; by time, of the first arm's. (default: the recipe's)")
+        float | None,
+        typer.Option(help="Length of a run; by time, of the first arm's. (default: the recipe's)"),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of all runs. (default: comparisons/RECIPE)")] = None,
-    evaluations: Annotated[str, typer.Option("--eval", help="knn, linear, few-shot, by commas; or ''.")] = "knn",
+    out: Annotated[Path | None, typer.Option(help="Folder for all runs. (default: comparisons/RECIPE)")] = None,
+    evaluations: Annotated[
+        str, typer.Option("--eval", help="Evaluations: knn, linear, few-shot, separated by commas, or '' for none.")
+    ] = "knn",
     online_knn: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Look up neighbours every N epochs, and at the end. (default: never)"),
+        typer.Option(metavar="N", help="Evaluate k-NN every N epochs and at the end. (default: never)"),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Of each training and evaluation, by torchrun: one a GPU.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their commands; do nothing.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes per run, started by torchrun; one per GPU.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of all runs; run nothing.")] = False,
     settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all arms.")] = None,
 ) -> None:
-    """Train arms against one another over several seeds, evaluate them, and report means with confidence intervals.
+    """Train and evaluate arms over several seeds, and report means with confidence intervals.
 
-    The same command goes on where it was stopped; arms may be added and --seeds raised. Beside the runs, --out gets
-    comparison.json and report.html. Ctrl-C or SIGTERM ends it, saved, with exit code 75.
+    The same command resumes a stopped comparison; arms may be added and --seeds raised. Writes the runs,
+    comparison.json and report.html to --out. Ctrl-C or SIGTERM saves and exits with code 75.
     """
     from mimcl.cli.compare.arms import arms as read_arms
     from mimcl.cli.compare.children import StoppedError
     from mimcl.cli.config import parse_settings
     from mimcl.cli.errors import ConfigError
 
-    if budget not in ("samples", "time"):
-        raise ConfigError(f"--budget is {budget!r}; choose samples or time")
-    judged = [name.strip() for name in evaluations.split(",") if name.strip()]
-    if unknown := [name for name in judged if name not in EVALUATIONS]:
-        raise ConfigError(f"--eval {unknown[0]!r}: choose of {', '.join(EVALUATIONS)}")
+    names = [name.strip() for name in evaluations.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in EVALUATIONS]:
+        raise ConfigError(f"--eval {unknown[0]!r} is unknown; choose from {', '.join(EVALUATIONS)}")
     values = parse_settings(settings or [])
     for key, name, value in (
         ("data.root", "--data", data),
@@ -90,28 +92,28 @@ def compare_command(
         ("trainer.online_knn_epochs", "--online-knn", online_knn),
     ):
         if key in values:
-            raise ConfigError(f"--set {key}: give it with {name}")
+            raise ConfigError(f"--set {key} is not possible here; use {name}")
         if value is not None:
             values[key] = value
-    config = CompareConfig(recipe, read_arms(arms), seeds, budget, values, out, judged, processes)
+    config = CompareConfig(recipe, read_arms(arms), seeds, budget, values, out, names, processes)
     if dry_run:
         return print_plan(config)
     try:
         compare(config)
     except StoppedError:
-        typer.echo(f"stopped and saved; go on with the same command: mimcl {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(STOPPED_EXIT_CODE) from None
+        typer.echo(f"stopped and saved; resume with the same command: mimcl {shlex.join(sys.argv[1:])}", err=True)
+        raise typer.Exit(STOPPED) from None
 
 
 def compare(config: CompareConfig) -> Comparison:
-    """Trains what is left to train, evaluates, and writes OUT/comparison.json and OUT/report.html.
+    """Train and evaluate the unfinished runs, and write OUT/comparison.json and OUT/report.html.
 
-    Every run is a process of its own, in OUT/ARM-seedS, which prints to OUT/ARM-seedS.log. Raises StoppedError after a
-    signal, ChildError when a run fails, ConfigError when OUT has another comparison or a run with other settings, and
-    what is wrong with data and prototypes, before anything is trained.
+    Every run is a process of its own with the folder OUT/ARM-seedS and the log OUT/ARM-seedS.log. Raises StoppedError
+    after a signal and ChildError if a run fails; before anything is trained, ConfigError if OUT has another comparison
+    or a run with other settings, and the errors of loading data and prototypes.
     """
-    from mimcl.cli.compare.comparison import compare_figures, figures, show, unequal_time, write_comparison
-    from mimcl.cli.compare.evaluations import judge
+    from mimcl.cli.compare.comparison import compare_figures, read_figures, show, unequal_time, write_comparison
+    from mimcl.cli.compare.evaluations import evaluate_run
     from mimcl.cli.console import console, warn, warn_before_exit
     from mimcl.cli.report.writer import write_report
     from mimcl.cli.run.folder import claimed
@@ -120,36 +122,36 @@ def compare(config: CompareConfig) -> Comparison:
     trials, head = _prepare(config)
     found = []
     with claimed(trials.out), StopSignals(warn_before_exit) as signals:
-        signals.disable_timeout()  # a run that was asked to stop saves; how long it may take is its own affair
+        signals.be_patient()  # the running command decides how long it takes to save
         epochs = _epochs(config, trials, head, signals)
         runs = trials.runs(config.seeds, epochs)
         done = {run.folder for run in runs if run.is_done(trials.index.samples)}
         for number, run in enumerate(runs, 1):
-            what = f"{run.arm}, seed {run.seed} ({number} of {len(runs)})"
+            description = f"{run.arm}, seed {run.seed} ({number} of {len(runs)})"
             if run.folder not in done:
-                console.print(f"training {what}, {epochs[run.arm]:g} epochs: {run.log}")
+                console.print(f"training {description}, {epochs[run.arm]:g} epochs: {run.log}")
                 trials.start(run.arguments, run, signals)
-            judge(run, what, config.evaluations, trials, head["protocols"], signals)
-            found.append(figures(run.arm, run.seed, run.folder, head["protocols"]))
+            evaluate_run(run, description, config.evaluations, trials, head["protocols"], signals)
+            found.append(read_figures(run.arm, run.seed, run.folder, head["protocols"]))
             write_comparison(trials.out / "comparison.json", head, compare_figures(found))
-        for run in runs:  # once more, in case that an evaluation's defaults changed between the first and the last
-            what = f"{run.arm}, seed {run.seed}, like the last"
-            judge(run, what, config.evaluations, trials, head["protocols"], signals)
-        comparison = compare_figures([figures(run.arm, run.seed, run.folder, head["protocols"]) for run in runs])
+        for run in runs:  # again, in case the defaults of an evaluation changed during the comparison
+            description = f"{run.arm}, seed {run.seed} (again)"
+            evaluate_run(run, description, config.evaluations, trials, head["protocols"], signals)
+        comparison = compare_figures([read_figures(run.arm, run.seed, run.folder, head["protocols"]) for run in runs])
         write_comparison(trials.out / "comparison.json", head, comparison)
         page = write_report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
     show(comparison)
-    if config.budget == "time" and (complaint := unequal_time(comparison)):
-        warn(complaint)
-    if any(its["curriculum.name"] != "none" for its in config.arms.values()):
-        console.print("making the prototypes, once for all runs, is not counted")
+    if config.budget == "time" and (warning := unequal_time(comparison)):
+        warn(warning)
+    if any(settings["curriculum.name"] != "none" for settings in config.arms.values()):
+        console.print("training times do not include making the prototypes, which all runs share")
     console.print(f"{page}\n{trials.out / 'comparison.json'}")
     return comparison
 
 
 def print_plan(config: CompareConfig) -> None:
-    """Prints the commands that `compare` would run, those that are done included; writes nothing."""
-    from mimcl.cli.compare.evaluations import judging
+    """Print the commands of all runs, including finished ones; write nothing."""
+    from mimcl.cli.compare.evaluations import evaluation_arguments
     from mimcl.cli.compare.pilot import equal_time
     from mimcl.cli.console import console
 
@@ -167,34 +169,35 @@ def print_plan(config: CompareConfig) -> None:
     for run in trials.runs(config.seeds, epochs):
         console.print(shlex.join(trials.command(run.arguments)))
         for evaluation in config.evaluations:
-            console.print(shlex.join(trials.command(judging(evaluation, run, trials))))
+            console.print(shlex.join(trials.command(evaluation_arguments(evaluation, run, trials))))
 
 
 def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
-    """The runs to be, and what comparison.json begins with. Raises ConfigError when OUT holds something else."""
-    from mimcl.cli.compare.evaluations import of_this_data
+    """Return the runs and the head of comparison.json. Raises ConfigError if OUT has something else."""
+    from mimcl.cli.compare.evaluations import current_protocols
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.errors import ConfigError
 
-    judged, settings = bool(config.evaluations), dict(config.settings)
-    trials = Trials.prepare(config.recipe, config.arms, settings, config.out, judged, config.processes)
+    trials = Trials.prepare(
+        config.recipe, config.arms, config.settings, config.out, bool(config.evaluations), config.processes
+    )
     head = {
         "format": _FORMAT,
         "recipe": trials.base.recipe,
         "budget": config.budget,
         "epochs": trials.base.trainer.epochs,
         "seconds_per_step": {},
-        "protocols": {},  # how this comparison judges: settings and index of its lines, by evaluation
+        "protocols": {},  # evaluation name: settings and index of its lines
     }
     out = trials.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
             known = {"protocols": {}} | json.loads((out / "comparison.json").read_text())
             known = {key: known[key] for key in head}
-            known["seconds_per_step"] = {arm: float(took) for arm, took in known["seconds_per_step"].items()}
-            known["protocols"] = of_this_data(known["protocols"], trials.labelled)
+            known["seconds_per_step"] = {arm: float(seconds) for arm, seconds in known["seconds_per_step"].items()}
+            known["protocols"] = current_protocols(known["protocols"], trials.labelled)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigError(f"{out} exists and is no comparison; give another --out") from None
+            raise ConfigError(f"{out} exists and is not a comparison; give another --out") from None
         for key in ("format", "recipe", "budget", "epochs"):
             if known[key] != head[key]:
                 raise ConfigError(
@@ -205,8 +208,8 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
 
 
 def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals: StopSignals) -> dict[str, float]:
-    """The length of each arm; by time, each that has not been measured yet is, on a machine that should be idle."""
-    from mimcl.cli.compare.comparison import note
+    """Return the epochs of each arm; with --budget time, first measure the arms that have not been measured yet."""
+    from mimcl.cli.compare.comparison import update_comparison
     from mimcl.cli.compare.pilot import equal_time, seconds_per_step
     from mimcl.cli.console import console
     from mimcl.pipeline.files import write_json
@@ -223,9 +226,9 @@ def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals
         trials.start(pilot.arguments, pilot, signals)
         if number:
             measured[pilot.arm] = seconds_per_step(pilot.folder)
-            note(trials.out, seconds_per_step=measured)
+            update_comparison(trials.out, seconds_per_step=measured)
         shutil.rmtree(pilot.folder)
     epochs = equal_time(length, measured, list(config.arms))
-    for arm, its in epochs.items():
-        console.print(f"{arm}: {1000 * measured[arm]:.1f} ms a step, so {its:g} epochs")
+    for arm, length in epochs.items():
+        console.print(f"{arm}: {1000 * measured[arm]:.1f} ms per step, {length:g} epochs")
     return epochs

@@ -1,4 +1,4 @@
-"""What a comparison came to: its runs' figures, their means over seeds, and the differences to the first arm."""
+"""The results of a comparison: figures of its runs, means over seeds, and differences to the first arm."""
 
 from __future__ import annotations
 
@@ -16,34 +16,43 @@ from mimcl.cli.report.run_record import Evaluation, RunRecord
 from mimcl.cli.report.statistics import Summary, summarize
 from mimcl.pipeline.files import DataError, open_regular, write_json
 
-Quality = tuple[str, str, str, str]  # evaluation, its settings, the split's fingerprint, name of the value
-Protocols = Mapping[str, Mapping[str, Any]]  # settings and index of a line, by evaluation
+Protocols = Mapping[str, Mapping[str, Any]]  # evaluation name: settings and index of its lines
 
-_EQUAL = 0.03  # how much longer than the shortest equal training times may be
-_WHILE_TRAINING = "online_knn"  # nobody but the training itself writes lines of this name
+_TIME_TOLERANCE = 0.03  # by which training times may differ and still count as equal
+_ONLINE = "online_knn"  # lines of this name are written only during training
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A value of an evaluation with what it depends on."""
+
+    evaluation: str
+    settings: str  # JSON with sorted keys
+    index: str  # fingerprint of the evaluated split
+    name: str
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a whole run."""
+    """Results of a finished run."""
 
     arm: str
     seed: int
     folder: Path
     draws: int
-    loss: float  # mean over the last steps, since the report before
-    seconds: float  # of training, by the rates that were logged; evaluations, starts and checkpoints do not count
-    qualities: dict[Quality, float]  # shares, 0 to 1, at the run's end
+    loss: float  # mean over the steps of the last logged line
+    seconds: float  # training time from the logged rates, without evaluations, start-up and checkpoints
+    qualities: dict[Quality, float]  # shares, 0 to 1, at the end of the run
 
 
 @dataclass(frozen=True)
 class Row:
-    """An arm in the table of one quality, None for the loss alone."""
+    """An arm's row in the table of one quality; None for a table of losses only."""
 
     arm: str
     quality: Quality | None
     value: Summary
-    difference: Summary | None  # to the first arm, seed by seed; None for the first arm
+    difference: Summary | None  # to the first arm, seed by seed; None for the first arm itself
     loss: Summary
     seconds: Summary
     draws: int
@@ -51,19 +60,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The figures of the runs that are done, in the order of arms, and all tables' rows."""
+    """The figures of the finished runs, and the rows of all tables."""
 
     runs: list[Figures]
     rows: list[Row]
 
 
-def figures(arm: str, seed: int, folder: Path, protocols: Protocols) -> Figures:
-    """Reads a finished run; of its evaluations those by `protocols`, and while it trained. Raises DataError."""
+def read_figures(arm: str, seed: int, folder: Path, protocols: Protocols) -> Figures:
+    """Read a finished run with its evaluations by `protocols` and those made while training. Raises DataError."""
     record = read_run(folder)
     qualities = {
-        (*evaluation.key, name): value
+        Quality(evaluation.key.name, evaluation.key.settings, evaluation.key.index, name): value
         for evaluation in record.evaluations
-        if evaluation.key.name == _WHILE_TRAINING or _follows(evaluation, protocols)
+        if evaluation.key.name == _ONLINE or _follows(evaluation, protocols)
         if evaluation.draw == record.draws
         for name, value in evaluation.accuracies.items()
     }
@@ -71,38 +80,36 @@ def figures(arm: str, seed: int, folder: Path, protocols: Protocols) -> Figures:
 
 
 def is_evaluated(record: RunRecord, evaluation: str, protocols: Protocols) -> bool:
-    """Whether the end of the run was judged this way, by the protocol of the others; never before there is one."""
-    return any(
-        line.key.name == evaluation and line.draw == record.draws and _follows(line, protocols)
-        for line in record.evaluations
-    )
+    """Whether the end of the run was evaluated with the comparison's protocol; false while there is none."""
+    at_end = [line for line in record.evaluations if line.draw == record.draws]
+    return any(line.key.name == evaluation and _follows(line, protocols) for line in at_end)
 
 
 def last_protocol(folder: Path, evaluation: str) -> dict[str, Any]:
-    """Settings and index of the last line that this evaluation wrote, which has just ended."""
+    """Return the settings and index of the last line of an evaluation. Raises DataError if there is none."""
     with open_regular(folder / "metrics.jsonl") as file:
         lines = file.read().splitlines()
     for text in reversed(lines):
         try:
             line = json.loads(text)
-        except ValueError:  # damaged; an earlier one, since the last is ours
+        except ValueError:  # damaged; not the line just written
             continue
         if isinstance(line, dict) and line.get("evaluation") == evaluation:
             return {"settings": line["settings"], "index": line["index"]}
-    raise DataError(f"{folder}/metrics.jsonl has no line of {evaluation}, which was just judged; check the disk")
+    raise DataError(f"{folder}/metrics.jsonl has no line of {evaluation}, which should have just been written")
 
 
 def _follows(line: Evaluation, protocols: Protocols) -> bool:
-    its = protocols.get(line.key.name)
-    if its is None or line.key.index != its["index"]:
+    protocol = protocols.get(line.key.name)
+    if protocol is None or line.key.index != protocol["index"]:
         return False
-    return line.key.settings == json.dumps(its["settings"], sort_keys=True)
+    return line.key.settings == json.dumps(protocol["settings"], sort_keys=True)
 
 
 def compare_figures(runs: Sequence[Figures]) -> Comparison:
-    """Means over seeds with Student's 95 % intervals; differences are taken seed by seed, so they need the same seeds.
+    """Compute means over seeds with Student's 95 % intervals, and paired differences to the first run's arm.
 
-    The first run's arm is what the others are compared with.
+    Differences are paired by seed: seeds without a counterpart in the first arm are left out.
     """
     arms = {run.arm: [other for other in runs if other.arm == run.arm] for run in runs}
     first = {run.seed: run for run in next(iter(arms.values()))}
@@ -110,13 +117,13 @@ def compare_figures(runs: Sequence[Figures]) -> Comparison:
     rows = []
     for quality in qualities or [None]:
         for arm, members in arms.items():
-            differences = None
+            difference = None
             if arm != runs[0].arm:
                 pairs = [(run, first[run.seed]) for run in members if run.seed in first]
-                differences = summarize([_value(run, quality) - _value(base, quality) for run, base in pairs])
+                difference = summarize([_value(run, quality) - _value(base, quality) for run, base in pairs])
             value = summarize([_value(run, quality) for run in members])
             loss, seconds = summarize([run.loss for run in members]), summarize([run.seconds for run in members])
-            rows.append(Row(arm, quality, value, differences, loss, seconds, members[0].draws))
+            rows.append(Row(arm, quality, value, difference, loss, seconds, members[0].draws))
     return Comparison(list(runs), rows)
 
 
@@ -125,30 +132,27 @@ def _value(run: Figures, quality: Quality | None) -> float:
 
 
 def write_comparison(path: Path, head: dict[str, Any], comparison: Comparison) -> None:
-    """Writes comparison.json: what was compared, and every number."""
-    runs = [vars(run) | {"qualities": [_named(*item) for item in run.qualities.items()]} for run in comparison.runs]
-    rows = [vars(row) | {"quality": row.quality and _named(row.quality)} for row in comparison.rows]
-    write_json(path, json_ready(head | {"runs": runs, "rows": rows}))
+    """Write comparison.json: `head` with all figures and rows."""
+    runs = [
+        vars(run) | {"qualities": [vars(quality) | {"value": value} for quality, value in run.qualities.items()]}
+        for run in comparison.runs
+    ]
+    write_json(path, json_ready(head | {"runs": runs, "rows": comparison.rows}))
 
 
-def note(out: Path, **values: Any) -> None:
-    """Keeps values in comparison.json, the rest of which stays."""
+def update_comparison(out: Path, **values: Any) -> None:
+    """Replace values in comparison.json."""
     path = out / "comparison.json"
     write_json(path, json.loads(path.read_text()) | values)
 
 
-def _named(quality: Quality, value: float | None = None) -> dict[str, Any]:
-    names = dict(zip(("evaluation", "settings", "index", "name"), quality, strict=True))
-    return names if value is None else names | {"value": value}
-
-
 def show(comparison: Comparison) -> None:
-    """Prints a table for each quality."""
+    """Print a table for each quality."""
     rows = comparison.rows
     width = max(6, *(len(row.arm) for row in rows)) + 2
     for quality in dict.fromkeys(row.quality for row in rows):
         of_quality = [row for row in rows if row.quality == quality]
-        title = "loss" if quality is None else f"{quality[0]} {quality[3]}, %"
+        title = "loss" if quality is None else f"{quality.evaluation} {quality.name}, %"
         against = f"against {of_quality[0].arm}"
         heads = f"{title:>18}{against:>{max(20, len(against) + 2)}}{'loss':>20}{'training':>18}{'draws':>12}"
         console.print(f"\n{'arm':{width}}{'seeds':>5}{heads}")
@@ -161,18 +165,18 @@ def show(comparison: Comparison) -> None:
                 f"{row.arm:{width}}{row.value.n:>5}{value:>18}{difference:>{max(20, len(against) + 2)}}"
                 f"{_interval(row.loss, 1, 4):>20}{time:>18}{row.draws:>12,}"
             )
-    console.print("\nmean over seeds ± half of Student's 95 % interval; differences are taken seed by seed")
+    console.print("\nmean over seeds ± half of Student's 95 % interval; differences are paired by seed")
 
 
 def unequal_time(comparison: Comparison) -> str | None:
-    """What to say where the arms' training did not take equal time after all; None where it did."""
+    """Return a warning if the arms' training times differ by more than 3 %, else None."""
     seconds = {row.arm: row.seconds.mean for row in comparison.rows}
     shortest, longest = min(seconds, key=seconds.__getitem__), max(seconds, key=seconds.__getitem__)
-    if not seconds[longest] > (1 + _EQUAL) * seconds[shortest]:
+    if not seconds[longest] > (1 + _TIME_TOLERANCE) * seconds[shortest]:
         return None
     return (
         f"training took unequal time: {longest} {seconds[longest]:,.0f} s, {shortest} {seconds[shortest]:,.0f} s. "
-        "The short runs measured something else, on a busy machine perhaps; compare once more with another --out"
+        "The pilot runs may have been slowed down by other processes; compare again with another --out"
     )
 
 

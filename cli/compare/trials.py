@@ -1,4 +1,4 @@
-"""The runs that a comparison is made of: their folders, settings and commands, and which of them are done."""
+"""The runs of a comparison: their folders, settings and commands, and which of them are done."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ _FLAGS = {"data.root": "--data", "trainer.epochs": "--epochs", "seed": "--seed"}
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of one arm with one seed, or its pilot (seed None)."""
+    """A run of one arm with one seed, or an arm's pilot run."""
 
     arm: str
-    seed: int | None
+    seed: int
     folder: Path
     recipe: str
-    values: Settings  # all that differs from the recipe
+    values: Settings  # everything that differs from the recipe
 
     @property
     def log(self) -> Path:
-        """Where its processes print to."""
+        """The file that its processes print to."""
         return self.folder.with_name(self.folder.name + ".log")
 
     @property
     def arguments(self) -> list[str]:
-        """Those of mimcl that start the run, or go on with it."""
+        """The arguments of `mimcl` that start or resume the run."""
         words = ["train", "--recipe", self.recipe]
         for key, value in self.values.items():
             words += [_FLAGS[key], _text(value)] if key in _FLAGS else ["--set", f"{key}={_text(value)}"]
         return [*words, "--out", str(self.folder), "--resume"]
 
     def is_done(self, samples: int) -> bool:
-        """Whether nothing is left to train. Raises ConfigError when the run in the folder has other settings."""
+        """Whether training is complete. Raises ConfigError if the run in the folder has other settings."""
         run = open_run(self.recipe, self.values, self.folder, resume=True)
         if not run.resumed:
             return False
@@ -68,8 +68,8 @@ class Trials:
     arms: Mapping[str, Settings]
     index: ShardIndex
     out: Path
-    labelled: LabelledSplits | None  # what the runs are judged on
-    processes: int  # of each command
+    labelled: Labelled | None  # the images that runs are evaluated on
+    processes: int  # per command
 
     @classmethod
     def prepare(
@@ -81,43 +81,46 @@ class Trials:
         labels: bool,
         processes: int,
     ) -> Trials:
-        """Finds out, before anything runs, what would not: settings, data, prototypes, and `labels` to judge by."""
+        """Check settings, data, prototypes and, if `labels` are needed, labelled images before anything runs."""
         for key in settings:
-            if owners := [name for name, its in arms.items() if key in its]:
-                raise ConfigError(f"--set {key}: arm {owners[0]} says what it is; leave one of them out")
+            if owners := [name for name, arm_settings in arms.items() if key in arm_settings]:
+                raise ConfigError(f"--set {key}: arm {owners[0]} sets it already; remove one of them")
         base = override(recipe(recipe_name), settings)
         index = ShardIndex.load(base.data.root)
-        for its in arms.values():
-            load_distances(override(base, its), index)
-        labelled = LabelledSplits.load(index.location) if labels else None
+        for arm_settings in arms.values():
+            load_distances(override(base, arm_settings), index)
+        labelled = Labelled.load(index.location) if labels else None
         return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe, labelled, processes)
 
     def runs(self, seeds: int, epochs: Mapping[str, float | str]) -> list[Trial]:
-        """Seed by seed, so that what is there after a while compares fairly."""
-        return [self._trial(arm, seed, {"trainer.epochs": epochs[arm]}) for seed in range(seeds) for arm in self.arms]
+        """Return all runs, seed by seed, so that a partial comparison is fair."""
+        return [
+            self._trial(arm, seed, self.out / f"{arm}-seed{seed}", {"trainer.epochs": epochs[arm]})
+            for seed in range(seeds)
+            for arm in self.arms
+        ]
 
     def pilots(self, arms: Sequence[str]) -> list[Trial]:
-        """Short runs that measure the time of a step; the first twice, as it may find the disk cold."""
+        """Return short runs that measure the time per step; the first arm's twice, to warm up the page cache."""
         short = pilot_settings(self.base.data.batch_size, self.index.samples)
-        return [self._trial(arm, None, short) for arm in [*arms[:1], *arms]]
+        return [self._trial(arm, 0, self.out / "pilot" / arm, short) for arm in [*arms[:1], *arms]]
 
     def command(self, arguments: Sequence[str]) -> list[str]:
-        """What runs mimcl with these, training or judging, in as many processes as it should."""
+        """Return the command line that runs `mimcl` with these arguments, in `processes` processes."""
         return command(*arguments, processes=self.processes)
 
     def start(self, arguments: Sequence[str], run: Trial, signals: StopSignals) -> None:
-        """Runs a command about `run` to its end, as children.run_to_end; ChildError says which run it was."""
+        """Run a command for `run` with `run_to_end`; a ChildError names the run."""
         try:
             run_to_end(self.command(arguments), run.log, signals)
         except ChildError as error:
             raise ChildError(f"{run.folder.name}: {error}") from None
 
-    def _trial(self, arm: str, seed: int | None, more: Settings) -> Trial:
-        folder = self.out / ("pilot" if seed is None else ".") / (arm if seed is None else f"{arm}-seed{seed}")
-        own = {"data.root": self.base.data.root, "seed": seed or 0, **self.arms[arm], **more}
+    def _trial(self, arm: str, seed: int, folder: Path, more: Settings) -> Trial:
+        own = {"data.root": self.base.data.root, "seed": seed, **self.arms[arm], **more}
         return Trial(arm, seed, folder, self.base.recipe, {"report": False, **self.settings, **own})
 
 
 def _text(value: Any) -> str:
-    """As it is typed: plain where YAML reads it back as the same."""
+    """Format a value for the command line: plain if YAML reads the same value back, else JSON."""
     return str(value) if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)

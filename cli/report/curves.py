@@ -24,12 +24,12 @@ class Curve:
     high: Values | None = None
 
 
-def shorten(x: NDArray[np.float64 | np.int64], y: Values, points: int = POINTS) -> Curve:
+def shorten(x: Values | NDArray[np.int64], y: Values, points: int = POINTS) -> Curve:
     """Average (n,) values into `points` buckets of neighbours, each with its mean x, mean, lowest and highest value.
 
     Up to `points` values are returned unchanged. NaN is left out; a bucket of NaN alone stays NaN.
     """
-    x = x.astype(np.float64)
+    x = np.asarray(x, np.float64)
     if len(x) <= points:
         return Curve(x, y)
     starts = np.linspace(0, len(x), points, endpoint=False).astype(np.int64)

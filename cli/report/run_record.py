@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,8 @@ class Table:
         return name in self.columns and bool(np.isfinite(self.columns[name]).any())
 
 
-class EvaluationKey(NamedTuple):
+@dataclass(frozen=True)
+class EvaluationKey:
     """What an evaluation's values depend on; only values with the same key may be averaged."""
 
     name: str

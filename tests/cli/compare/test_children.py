@@ -1,4 +1,4 @@
-"""Commands as processes of their own: what becomes of one when the process that waits for it is signalled or killed."""
+"""Child processes save when the process that waits for them is signalled or killed."""
 
 import signal
 import subprocess
@@ -26,7 +26,7 @@ from pathlib import Path
 from mimcl.cli.compare.children import StoppedError, run_to_end
 from mimcl.cli.run.signals import StopSignals
 
-# A suite that was started in the background, or by nohup, hands down signals that are ignored.
+# A test suite started in the background or by nohup ignores these signals, and child processes inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -39,7 +39,7 @@ with StopSignals(print) as signals:
 """
 
 
-def until_there(path):
+def wait_for(path):
     deadline = time.monotonic() + 30
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path.name}"
@@ -49,8 +49,8 @@ def until_there(path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_the_child_saves_whatever_ends_its_parent(tmp_path, number):
     parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    until_there(tmp_path / "began")
+    wait_for(tmp_path / "began")
     parent.send_signal(number)
     said, _ = parent.communicate(timeout=30)
     assert said == ("" if number == signal.SIGKILL else "stopped True\n")
-    until_there(tmp_path / "saved")
+    wait_for(tmp_path / "saved")

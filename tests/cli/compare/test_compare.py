@@ -1,4 +1,4 @@
-"""`mimcl compare`: real runs of two arms and two seeds, stopped on the way; what it says before and without running."""
+"""`mimcl compare`: real runs of two arms and two seeds, interrupted and resumed; checks before running; dry runs."""
 
 import json
 import signal
@@ -53,7 +53,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(home):
-    """A comparison stopped by SIGTERM while its third run trained, and gone on with; what it said both times."""
+    """A comparison stopped by SIGTERM while its third run trained, then resumed; with its output."""
     command = [sys.executable, "-m", "mimcl.cli.main", *ASKED, "--out", "whole"]
     process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log, deadline = home / "whole" / "uniform-seed1.log", time.monotonic() + 200
@@ -71,9 +71,9 @@ def lines_of(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_what_was_done_is_not_done_again(whole):
+def test_finished_runs_are_not_repeated(whole):
     out, stopped, err, again = whole
-    assert err.startswith("stopped and saved; go on with the same command: mimcl compare --recipe cpu_small --arms")
+    assert "mimcl compare --recipe cpu_small --arms" in err
     assert stopped.keys() == {"uniform-seed0", "proto-seed0", "uniform-seed1"}  # seed by seed
     assert "training uniform, seed 0" not in again
     assert "training proto, seed 0" not in again
@@ -83,7 +83,7 @@ def test_what_was_done_is_not_done_again(whole):
         assert (out / f"{name}.log").read_text().count("run folder: ") == 1
 
 
-def test_the_run_that_was_stopped_is_as_if_it_had_not_been(home, whole, monkeypatch):
+def test_the_stopped_run_equals_an_uninterrupted_one(home, whole, monkeypatch):
     out, *_ = whole
     options = [word for setting in (*SETTINGS, "curriculum.uniform=replacement") for word in ("--set", setting)]
     flags = ["--recipe", "cpu_small", "--epochs", "3.2", "--seed", "1", "--out", "alone", "--set", "report=false"]
@@ -111,7 +111,7 @@ def test_the_numbers_are_those_of_the_runs(whole):
     assert "uniform" in (out / "report.html").read_text()
 
 
-def test_an_evaluation_may_be_asked_for_later_and_is_not_repeated(home, whole, monkeypatch, capfd):
+def test_an_evaluation_may_be_added_later_and_is_not_repeated(home, whole, monkeypatch, capfd):
     out, *_ = whole
     asked = [*ASKED, "--out", "whole", "--seeds", "1", "--eval", "knn"]
     assert mimcl(monkeypatch, home, "eval", "knn", "whole/uniform-seed0", "--k", "5", "--no-cache") == 0
@@ -119,12 +119,12 @@ def test_an_evaluation_may_be_asked_for_later_and_is_not_repeated(home, whole, m
     assert mimcl(monkeypatch, home, *asked) == 0
     said = capfd.readouterr().out
     assert "training " not in "".join(line for line in said.splitlines() if "seed" in line and ".log" in line)
-    assert [line for line in said.splitlines() if "judging" in line] == [
-        "judging uniform, seed 0 (1 of 2) by knn",
-        "judging proto, seed 0 (2 of 2) by knn",
+    assert [line for line in said.splitlines() if "evaluating" in line] == [
+        "evaluating uniform, seed 0 (1 of 2) with knn",
+        "evaluating proto, seed 0 (2 of 2) with knn",
     ]
     assert mimcl(monkeypatch, home, *asked) == 0
-    assert "judging" not in capfd.readouterr().out
+    assert "evaluating" not in capfd.readouterr().out
     content = json.loads((out / "comparison.json").read_text())
     for run in content["runs"]:
         lines = [line for line in lines_of(out / f"{run['arm']}-seed0") if "evaluation" in line]
@@ -138,19 +138,19 @@ def test_an_evaluation_may_be_asked_for_later_and_is_not_repeated(home, whole, m
 
 def test_other_flags_are_refused_before_anything_runs(home, whole, monkeypatch, capfd):
     assert mimcl(monkeypatch, home, *ASKED, "--out", "whole", "--set", "optim.base_lr=0.5") == 2
-    assert "optim.base_lr is 0.5 but the run in whole/uniform-seed0 has 0.0015" in capfd.readouterr().err
+    assert "whole/uniform-seed0" in capfd.readouterr().err
     assert mimcl(monkeypatch, home, *ASKED, "--out", "whole", "--epochs", "4") == 2
-    assert "epochs is 4.0 but the comparison in whole has 3.2; give another --out" in capfd.readouterr().err
+    assert "epochs is 4.0" in capfd.readouterr().err
 
 
 def test_a_run_that_fails_is_named_with_its_reason(home, monkeypatch, capfd):
-    # Found out by training alone: such a batch is not made of groups of 32 draws.
+    # Only training checks this: the batch size is not a multiple of the masker's group size, 32.
     asked = [word.replace("uniform,proto", "uniform+cl-mae") for word in ASKED]
     assert mimcl(monkeypatch, home, *asked, "--out", "failing") == 1
     complaint = capfd.readouterr().err
-    assert complaint.startswith("mimcl: uniform+cl-mae-seed0: `mimcl train` failed with exit code 2: ")
+    assert complaint.startswith("mimcl: uniform+cl-mae-seed0: `mimcl train` failed with exit code 2")
     assert "group" in complaint
-    assert "all is in failing/uniform+cl-mae-seed0.log" in complaint
+    assert "failing/uniform+cl-mae-seed0.log" in complaint
     assert complaint.count("\n") == 1
 
 
@@ -203,15 +203,15 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(home, monkeypatch, cap
     [
         (["--arms", "proto+hpn"], 2, "did you mean hpm?"),
         (["--recipe", "big"], 2, "unknown recipe 'big'"),
-        (["--budget", "money"], 2, "choose samples or time"),
-        (["--eval", "knn,guess"], 2, "--eval 'guess': choose of knn, linear, few-shot"),
+        (["--budget", "money"], 2, "--budget"),
+        (["--eval", "knn,guess"], 2, "--eval 'guess'"),
         (["--seeds", "0"], 2, "--seeds"),
-        (["--set", "curriculum.name=none"], 2, "--set curriculum.name: arm uniform says what it is"),
-        (["--set", "trainer.epochs=2"], 2, "--set trainer.epochs: give it with --epochs"),
+        (["--set", "curriculum.name=none"], 2, "--set curriculum.name: arm uniform"),
+        (["--set", "trainer.epochs=2"], 2, "--epochs"),
         (["--set", "optim.lr=2"], 2, "unknown key 'optim.lr'"),
         (["--data", "nowhere"], 1, "not a packed data set"),
-        (["--set", "curriculum.prototypes=gone"], 1, "run `mimcl prototypes build`"),
-        (["--out", "images"], 2, "images exists and is no comparison; give another --out"),
+        (["--set", "curriculum.prototypes=gone"], 1, "mimcl prototypes build"),
+        (["--out", "images"], 2, "images exists"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_runs(home, monkeypatch, capfd, more, code, message):

@@ -1,4 +1,4 @@
-"""Equal time: from seconds a step to epochs."""
+"""Equal training time: from seconds per step to epochs."""
 
 import json
 

@@ -71,7 +71,10 @@ def test_the_last_of_equal_lines_counts(tmp_path):
         ('{"k": 20}', 128, 0.2),
         ('{"k": 5}', 64, 0.3),
     ]
-    assert {p[1]: e.values["nn"] for p, e in run.last_evaluations().items()} == {'{"k": 20}': 0.2, '{"k": 5}': 0.3}
+    assert {key.settings: e.values["nn"] for key, e in run.last_evaluations().items()} == {
+        '{"k": 20}': 0.2,
+        '{"k": 5}': 0.3,
+    }
 
 
 def test_a_folder_that_is_not_a_run_is_an_error(tmp_path):

@@ -125,8 +125,8 @@ def test_curves_of_nn_come_from_training_before_checkpoints_and_need_two_points(
     once = made(tmp_path, "once", lines=[evaluation_line(640, 0.4, "knn")])
     assert nn_key(arms_of([once])) is None
     twice = [evaluation_line(640, 0.4, "knn"), evaluation_line(1280, 0.5, "knn")]
-    assert nn_key(arms_of([made(tmp_path, "twice", lines=twice)]))[0] == "knn"
-    assert nn_key(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)]))[0] == "online_knn"
+    assert nn_key(arms_of([made(tmp_path, "twice", lines=twice)])).name == "knn"
+    assert nn_key(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)])).name == "online_knn"
 
 
 def test_a_mean_curve_ends_with_the_shortest_run(tmp_path):
