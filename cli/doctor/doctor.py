@@ -1,4 +1,4 @@
-"""`mimcl doctor`: is everything here that training needs, and how fast will it be?"""
+"""`mimcl doctor`: check the installation and predict the speed of training."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ if TYPE_CHECKING:
     from mimcl.cli.doctor.findings import Finding
     from mimcl.cli.doctor.throughput import Rates
     from mimcl.cli.doctor.verdict import Verdict
+    from mimcl.pipeline.index import ShardIndex
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Findings by section, the rates of the trials in images a second, and what they come to."""
+    """Findings by section, measured rates, and conclusions from them."""
 
     sections: dict[str, list[Finding]]
     rates: Rates | None
     verdict: Verdict | None
 
     @property
-    def sound(self) -> bool:
-        """Whether nothing that training needs is broken."""
-        return not any(finding.mark == "broken" for found in self.sections.values() for finding in found)
+    def is_broken(self) -> bool:
+        """Whether something that training needs does not work."""
+        return any(finding.mark == "broken" for findings in self.sections.values() for finding in findings)
 
 
 def doctor_command(
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: generated images)")] = None,
     recipe: Annotated[
-        str, typer.Option(help="What to predict: auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")
+        str, typer.Option(help="Recipe to predict: auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")
     ] = "auto",
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long a trial takes, about.")] = 5.0,
-    compile: Annotated[bool, typer.Option("--compile", help="Try torch.compile as well; takes minutes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Approximate length of each trial.")] = 5.0,
+    compile: Annotated[bool, typer.Option("--compile", help="Also try torch.compile; takes minutes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
-    """Check versions, machine and data, try every stage, name the bottleneck and predict the hours of a recipe.
+    """Check installation, machine and data, time each stage of training, and predict the hours of a recipe.
 
-    Exit code 1 when something that training needs is broken.
+    Exits with code 1 if something that training needs is broken.
     """
     from mimcl.cli.console import console
     from mimcl.cli.doctor.findings import SIGNS
@@ -60,32 +61,31 @@ def doctor_command(
                 console.print(prediction.line())
             for advice in found.verdict.advice:
                 console.print(f"advice: {advice}")
-    if not found.sound:
+    if found.is_broken:
         raise typer.Exit(1)
 
 
 def doctor(
     data: str | Path | None = None, recipe: str = "auto", seconds: float = 5.0, compile: bool = False
 ) -> Diagnosis:
-    """Looks at everything, about 9 times `seconds` long; a check that fails is a finding.
+    """Run all checks and trials, which takes about 9 times `seconds`; a check that fails is a finding.
 
-    Without `data` the trials take images made for them. Raises ConfigError for an unknown recipe, nothing else.
+    Without `data`, the trials use generated images. Raises ConfigError for an unknown recipe, and RestartNeeded.
     """
     import tempfile
 
+    from mimcl.cli.doctor.environment import gpus, versions
     from mimcl.cli.doctor.findings import Finding, found_by, reason
-    from mimcl.cli.doctor.gpu import gpus
-    from mimcl.cli.doctor.versions import versions
 
     sections = {"versions": versions(), "GPU": gpus()}
     try:
+        from mimcl.cli.doctor.headers import headers
         from mimcl.cli.doctor.machine import cache, disk, machine
-        from mimcl.cli.doctor.refused import refused
         from mimcl.cli.doctor.throughput import Trials
         from mimcl.cli.doctor.verdict import verdict
         from mimcl.cli.recipes import recipe as named
     except ImportError as error:
-        sections["machine"] = [Finding("mimcl", f"cannot be loaded: {reason(error)}", "broken")]
+        sections["machine"] = [Finding("mimcl", f"cannot be imported: {reason(error)}", "broken")]
         return Diagnosis(sections, None, None)
     import torch
 
@@ -98,20 +98,18 @@ def doctor(
             sections["data"] = [Finding("shards", reason(error), "broken")]
             return Diagnosis(sections, None, None)
         images = None if data is None else index.samples
-        about = f"{index.samples:,} images in {index.shown}" if data else f"{index.samples:,} generated ones"
-        sections["data"] = [Finding("images", about, "ok" if data else "info")]
-        if index.url is None:
-            sections["data"] += found_by("disk", lambda: disk(index))
-        else:
-            sections["data"] += found_by("cache", cache)
+        source = f"images in {index.shown}" if data else "generated images"
+        found = [Finding("images", f"{index.samples:,} {source}", "ok" if data else "info")]
+        found += found_by("disk", lambda: disk(index)) if index.url is None else found_by("cache", cache)
         if data:
-            sections["data"] += found_by("headers", lambda: refused(index, seconds))
+            found += found_by("headers", lambda: headers(index, seconds))
+        sections["data"] = found
         trials = Trials(index, config, seconds, compile)
         sections[f"trials of {config.recipe}"] = trials.findings()
     return Diagnosis(sections, trials.rates, verdict(trials.rates, config, images, torch.cuda.is_available()))
 
 
-def _index(data: str | Path | None, folder: Path):  # noqa: ANN202 - a ShardIndex, whose module is heavy
+def _index(data: str | Path | None, folder: Path) -> ShardIndex:
     from mimcl.cli.doctor.generated_shards import generated_shards
     from mimcl.pipeline.index import ShardIndex
 

@@ -1,4 +1,4 @@
-"""What the doctor finds, one line each."""
+"""One line for each thing that the doctor found."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ SIGNS: dict[Mark, str] = {"ok": "✓", "info": "·", "warning": "!", "broken": "
 
 @dataclass(frozen=True)
 class Finding:
-    """`broken`: something that training needs does not work; `warning`: it works, but worse than it could."""
+    """A finding; "broken" means that training cannot work, "warning" that it works worse than it could."""
 
     name: str
     text: str
     mark: Mark = "ok"
-    numbers: dict[str, Any] = field(default_factory=dict)  # what the text says, for other programs
+    numbers: dict[str, Any] = field(default_factory=dict)  # the values in the text, for other programs
 
 
 def found_by(name: str, check: Callable[[], Iterable[Finding]], on_error: Mark = "warning") -> list[Finding]:
-    """The findings of a check; where it fails, those before and one that says why. Raises RestartNeeded only."""
+    """Return the findings of a check; if it fails, also a finding with the error. Raises only RestartNeeded."""
     found: list[Finding] = []
     try:
         found.extend(check())
     except RestartNeeded:
         raise
-    except Exception as error:  # whatever a broken installation raises: that is what is looked for
-        found.append(Finding(name, f"not found: {reason(error)}", on_error))
+    except Exception as error:  # any error of a broken installation is a finding
+        found.append(Finding(name, f"check failed: {reason(error)}", on_error))
     return found
 
 
 def reason(error: Exception) -> str:
-    """An error in a line."""
+    """Return an error message as one line."""
     return (" ".join(str(error).split()) or type(error).__name__)[:300]

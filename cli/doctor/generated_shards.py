@@ -1,4 +1,4 @@
-"""Images to try a machine with where there are none: as large as ImageNet's, in pixels and bytes."""
+"""Generate shards for trials, with images as large as ImageNet's in pixels and bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT, COUNT = 500, 375, 128
 
 
 def generated_shards(folder: Path) -> ShardIndex:
-    """Packs COUNT JPEG images of about 110 KB, noise at all scales with the coarse strongest, into folder/shards."""
+    """Pack COUNT JPEG images of about 110 KB (noise at several scales) into folder/shards."""
     (folder / "images").mkdir()
     for number in range(COUNT):
         _picture(number).save(folder / "images" / f"{number:04d}.jpg", quality=88)

@@ -1,17 +1,20 @@
-"""Short trials of what training does with an image: read, decode, model, and all of it together."""
+"""Short trials of the stages of training: reading, decoding, the model, and all of them together."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import cycle
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.findings import Finding, found_by, reason
@@ -20,13 +23,16 @@ from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.cli.run.resolve import has_bfloat16
 from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.masking.mask import Mask
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.model.mae import build
+from mimcl.curriculum.plan import Plan
+from mimcl.model.mae import MaskedAutoencoderViT, build
+from mimcl.model.metrics import Outcome, Report
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
-from mimcl.pipeline.decode import Decoded, Encoded
+from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.decoder_choice import DECODERS, make_decoder
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
@@ -34,165 +40,165 @@ from mimcl.pipeline.restart import RestartNeeded
 from mimcl.pipeline.store import Defect
 from mimcl.pipeline.stream import ReadOptions, Stream
 
-_BATCH = 64  # images that are read or decoded at a time
-_ENCODED = 256  # images kept in memory to be decoded over and over
+Precision = Literal["bfloat16", "float32"]
+
+_BATCH = 64  # images read or decoded at a time
+_ENCODED = 256  # images kept in memory for the decoding trials
 _SMALLEST = 2  # images of a micro-batch
-_SHARE = 6  # of the seconds of a trial that one pass may take on a CPU
-_NO_END = 10**7  # steps
+_PASSES = 6  # that fit into a trial on a CPU
+_ENDLESS = 10**7  # steps
 
 
 @dataclass
 class Rates:
-    """Images a second; what could not be tried is missing."""
+    """Images per second of each stage; None or missing where a trial was not possible."""
 
     read: float | None = None
-    decode: dict[str, float] = field(default_factory=dict)  # by decoder, the one that training takes first
-    model: dict[str, float] = field(default_factory=dict)  # by arithmetic, the one that training takes first
+    decode: dict[str, float] = field(default_factory=dict)  # by decoder; the one that training prefers comes first
+    model: dict[str, float] = field(default_factory=dict)  # by precision; the one that training prefers comes first
     end_to_end: float | None = None
     data_wait: float | None = None  # share of the time of the end-to-end trial
     micro_batch: int | None = None
 
 
 class Trials:
-    """Of a recipe on a split. Each trial takes about `seconds`, on a slow machine longer."""
+    """Trials of a recipe on a split; each takes about `seconds`, more on a slow machine."""
 
     def __init__(self, index: ShardIndex, config: Config, seconds: float, compile: bool) -> None:
         self.rates = Rates()
         self._index, self._config, self._seconds, self._compile = index, config, seconds, compile
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = None
-        keep_freed_memory()  # as training does
+        self._precision: Precision = "bfloat16" if has_bfloat16() else "float32"  # as training chooses
+        keep_freed_memory()  # as in training
+
+    @cached_property
+    def _model(self) -> MaskedAutoencoderViT:
+        return build(self._config.model, self._config.data.image_size, 0).to(self._device)
 
     def findings(self) -> list[Finding]:
-        """Runs them all."""
+        """Run all trials."""
         checks = (("read", self.read), ("decode", self.decode), ("model", self.model), ("end to end", self.end_to_end))
         return [finding for name, check in checks for finding in found_by(name, check, "broken")]
 
     def read(self) -> Iterator[Finding]:
-        """Random images, checksums compared; as in a first epoch not from the page cache."""
+        """Read random images and compare checksums, without the page cache."""
         store = open_store(self._index)
 
-        def parts() -> Iterator[np.ndarray]:
-            images = self._ids(self._index.samples, seed=1)
+        def batches() -> Iterator[NDArray[np.int64]]:
+            ids = self._ids(self._index.samples, seed=1)
             while True:
                 forget_shards(self._index)
-                yield from (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
+                yield from (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
 
-        def some() -> int:
-            found = store.read(next(cold))
+        def read_batch() -> int:
+            found = store.read(next(remaining))
             if bad := [data for data in found if isinstance(data, Defect)]:
                 raise ValueError(f"sample {bad[0].key} of {bad[0].shard}: {bad[0].reason}; run mimcl verify")
             return len(found)
 
-        cold = parts()
-        self.rates.read = _rate(some, self._seconds / 3)
-        yield Finding("read", f"{self.rates.read:,.0f} images/s, checksums compared, nothing cached")
+        remaining = batches()
+        self.rates.read = _rate(read_batch, self._seconds / 3)
+        yield Finding("read", f"{self.rates.read:,.0f} images/s, with checksums, not cached")
 
     def decode(self) -> Iterator[Finding]:
-        """Every decoder with boxes as in training, from bytes in memory."""
+        """Decode images in memory with every decoder, cropped as in training."""
         data, ids = self._config.data, self._ids(_ENCODED)
         threads = decode_threads(configured=data.decode_threads)
-        found = open_store(self._index).read(ids)
-        good = np.array([not isinstance(data, Defect) for data in found])
-        ids, found = ids[good], [data for data in found if not isinstance(data, Defect)]
+        good = [
+            (row, image)
+            for row, image in zip(ids, open_store(self._index).read(ids), strict=True)
+            if not isinstance(image, Defect)
+        ]
+        ids, images = np.array([row for row, _ in good]), [image for _, image in good]
         boxes, flips = random_crops(0)(np.arange(len(ids)), self._index.width[ids], self._index.height[ids])
         cuts = [slice(start, start + _BATCH) for start in range(0, len(ids), _BATCH)]
-        batches = [Encoded(found[cut], boxes[cut], flips[cut]) for cut in cuts]
+        batches = [Encoded(images[cut], boxes[cut], flips[cut]) for cut in cuts]
         for name in DECODERS:
             try:
                 decoder, _ = make_decoder(name, data.image_size, _BATCH, threads, self._index.largest)
-                decoded = decoder(cycle(batches))
-                next(decoded)
-                rate = _rate(lambda of=decoded: self._count(next(of)), self._seconds / 2)
-                decoded.close()
+                rate = _decode_rate(decoder, batches, self._seconds / 2)
             except RestartNeeded:
                 raise
             except Exception as error:
                 why = re.sub(r"no decoder works here \(\S+: (.*)\); try .*", r"\1", reason(error))
-                yield Finding(f"decode, {name}", f"not here: {why}", "info")
+                yield Finding(f"decode, {name}", f"not available: {why}", "info")
                 continue
             self.rates.decode[name] = rate
             on_threads = "" if name == "dali-gpu" else f", {threads} threads"
             yield Finding(f"decode, {name}", f"{rate:,.0f} images/s to {data.image_size} px{on_threads}")
 
     def model(self) -> Iterator[Finding]:
-        """Forward and backward pass over a micro-batch that lies on the device."""
-        used = "bfloat16" if has_bfloat16() else "float32"
-        count = self.rates.micro_batch = self._micro_batch(used)
-        for precision in (used, "float32" if used == "bfloat16" else "bfloat16"):
-            if count / self.rates.model.get(used, math.inf) > self._seconds:
-                yield Finding(f"model, {precision}", "not tried: it would take too long here", "info")
+        """Run forward and backward passes over a micro-batch on the device."""
+        count = self.rates.micro_batch = self._micro_batch()
+        other: Precision = "float32" if self._precision == "bfloat16" else "bfloat16"
+        for precision in (self._precision, other):
+            if count / self.rates.model.get(self._precision, math.inf) > self._seconds:
+                yield Finding(f"model, {precision}", "not tried: too slow here", "info")
                 continue
             for compiled in (False, True) if self._compile else (False,):
                 name = precision + (", compiled" if compiled else "")
                 try:
-                    rate = count / min(_times(self._passes(precision, compiled, count), self._seconds / 2))
-                except Exception as error:  # out of memory, no compiler
+                    seconds = min(_repeat(self._timed_pass(precision, compiled, count), self._seconds / 2))
+                except Exception as error:  # for example out of memory, or no compiler
                     yield Finding(f"model, {name}", f"not possible: {reason(error)}", "warning")
                     continue
-                self.rates.model[name] = rate
-                yield Finding(f"model, {name}", f"{rate:,.1f} images/s, micro-batch {count}")
+                self.rates.model[name] = count / seconds
+                yield Finding(f"model, {name}", f"{count / seconds:,.1f} images/s, micro-batch {count}")
 
     def end_to_end(self) -> Iterator[Finding]:
-        """Steps of the trainer over the stream, as training goes, with uniform draws."""
-        config, micro = self._config, self.rates.micro_batch or _SMALLEST
+        """Train for some steps on uniform draws."""
+        config, micro_batch = self._config, self.rates.micro_batch or _SMALLEST
         parts = max(1, min(4, config.data.batch_size // config.data.micro_batch_size))
         rate = next(iter(self.rates.model.values()), 1.0)
-        parts = min(parts, max(1, int(self._seconds / 2 * rate / micro)))  # a step that leaves time for some
-        batch, used = micro * parts, "bfloat16" if has_bfloat16() else "float32"
-        draws = batch * _NO_END
-        sizes = {"samples": self._index.samples, "draws": draws, "batch_size": batch}
-        plan = build_plan(CurriculumConfig(), seed=0, **sizes)
-        threads = decode_threads(configured=config.data.decode_threads)
-        decoder, _ = make_decoder("auto", config.data.image_size, micro, threads, self._index.largest)
-        stream = Stream(
-            plan,
-            self._index,
-            decoder,
-            random_crops(0),
-            BatchShares(batch, micro),
-            ReadOptions(config.data.prefetch),
-            seed=0,
-            device=self._device,
+        parts = min(parts, max(1, int(self._seconds / 2 * rate / micro_batch)))  # short enough for several steps
+        batch = micro_batch * parts
+        draws = batch * _ENDLESS
+        trainer = self._trainer(self._precision, False, parts, batch, draws)
+        samples, largest = self._index.samples, self._index.largest
+        plan = Plan(
+            CurriculumConfig(), distances=None, seed=0, hash64=hash64, samples=samples, draws=draws, batch_size=batch
         )
-        trainer = self._trainer(used, False, parts, **sizes)
-        deadline = time.perf_counter() + 2 * self._seconds
-        steps_made = trainer.steps(stream, stop=lambda: time.perf_counter() > deadline)
-        reports = [step.report for step in steps_made if step.report]
+        threads = decode_threads(configured=config.data.decode_threads)
+        decoder, _ = make_decoder("auto", config.data.image_size, micro_batch, threads, largest)
+        shares, options = BatchShares(batch, micro_batch), ReadOptions(config.data.prefetch)
+        stream = Stream(plan, self._index, decoder, random_crops(0), shares, options, seed=0, device=self._device)
+        reports: list[Report] = []
+
+        def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
+            if report:
+                reports.append(report)
+
+        started = time.perf_counter()
+        trainer.run(stream, (), after_step, lambda: time.perf_counter() - started > 2 * self._seconds)
         warm = reports[1:] or reports
         rate = len(warm) / sum(1 / report.images_per_second for report in warm)
         waited = float(np.mean([report.data_wait for report in warm]))
         self.rates.end_to_end, self.rates.data_wait = rate, waited
         steps = f"{len(reports)} steps of {batch}"
-        text = f"{rate:,.1f} images/s, data-wait {waited:.0%}, {steps}, {decoder.name}, {used}"
+        text = f"{rate:,.1f} images/s, data-wait {waited:.0%}, {steps}, {decoder.name}, {self._precision}"
         yield Finding("end to end", text, "warning" if waited > 0.1 else "ok")
 
-    def _count(self, decoded: Decoded) -> int:
-        if decoded.images.is_cuda:
-            torch.cuda.synchronize()
-        return len(decoded.images)
+    def _ids(self, count: int, seed: int = 0) -> NDArray[np.int64]:
+        return np.random.default_rng(seed).permutation(self._index.samples)[:count]
 
-    def _ids(self, most: int, seed: int = 0) -> np.ndarray:
-        return np.random.default_rng(seed).permutation(self._index.samples)[:most]
-
-    def _micro_batch(self, precision: str) -> int:
-        """The recipe's on a GPU; on a CPU, where that would take minutes, one that leaves time for some passes."""
-        most = self._config.data.micro_batch_size
+    def _micro_batch(self) -> int:
+        """Return the recipe's micro-batch size on a GPU; on a CPU one that is small enough for several passes."""
+        largest = self._config.data.micro_batch_size
         if self._device.type == "cuda":
-            return most
-        count, room = min(_SMALLEST, most), self._seconds / _SHARE
-        # Doubled, not extrapolated: of a small pass most is overhead. Twice: another process may have been in the way.
-        while count < most:
-            passes = self._passes(precision, False, count)
-            if passes() > room and passes() > room:
+            return largest
+        count, limit = min(_SMALLEST, largest), self._seconds / _PASSES
+        # Doubled, not extrapolated, because small passes are mostly overhead. Timed twice, in case of interference.
+        while count < largest:
+            timed_pass = self._timed_pass(self._precision, False, count)
+            if timed_pass() > limit and timed_pass() > limit:
                 break
-            count = min(2 * count, most)
+            count = min(2 * count, largest)
         return count
 
-    def _passes(self, precision: str, compiled: bool, count: int) -> Callable[[], float]:
-        """The function that times the passes over `count` images, in seconds."""
+    def _timed_pass(self, precision: Precision, compiled: bool, count: int) -> Callable[[], float]:
+        """Return a function that runs a forward and a backward pass over `count` images and returns its seconds."""
         side = self._config.data.image_size
-        trainer = self._trainer(precision, compiled, 1, samples=count, draws=count, batch_size=count)
+        trainer = self._trainer(precision, compiled, 1, count, count)
         images = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(0))
         keys = torch.from_numpy(hash64(0, np.arange(count), 0).view(np.int64))
         batch = SimpleNamespace(
@@ -200,18 +206,36 @@ class Trials:
         )
         return lambda: trainer.time_of_micro_batch(batch)
 
-    def _trainer(self, precision: str, compiled: bool, parts: int, **sizes: int) -> Trainer:
+    def _trainer(self, precision: Precision, compiled: bool, parts: int, batch: int, draws: int) -> Trainer[Mask]:
         config = self._config
-        if self._model is None:
-            self._model = build(config.model, config.data.image_size, 0).to(self._device)
-        masker = RandomMasker(self._model.num_patches, config.masking.mask_ratio)
-        settings = replace(config.trainer, compile=compiled, log_every_steps=1, checkpoint_every_steps=10**9)
-        kind = {"micro_batches": parts, "precision": precision}
-        return Trainer(self._model, masker, settings, config.optim, **kind, **sizes)
+        return Trainer(
+            self._model,
+            RandomMasker(self._model.num_patches, config.masking.mask_ratio),
+            replace(config.trainer, compile=compiled, log_every_steps=1, checkpoint_every_steps=10**9),
+            config.optim,
+            samples=self._index.samples,
+            draws=draws,
+            batch_size=batch,
+            micro_batches=parts,
+            precision=precision,
+        )
+
+
+def _decode_rate(decoder: Decoder, batches: Sequence[Encoded], seconds: float) -> float:
+    decoded = decoder(cycle(batches))
+
+    def decode_batch() -> int:
+        images = next(decoded).images
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        return len(images)
+
+    decode_batch()  # warm up
+    return _rate(decode_batch, seconds)
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Images a second of repeated `work`, which returns how many it did."""
+    """Repeat `work`, which returns the number of images it has processed; return images per second."""
     started, done = time.perf_counter(), 0
     while True:
         done += work()
@@ -219,8 +243,9 @@ def _rate(work: Callable[[], int], seconds: float) -> float:
             return done / elapsed
 
 
-def _times(passes: Callable[[], float], seconds: float) -> list[float]:
-    started, times = time.perf_counter(), []
+def _repeat(timed_pass: Callable[[], float], seconds: float) -> list[float]:
+    """Return the times of passes repeated for `seconds`, at least two."""
+    started, times = time.perf_counter(), list[float]()
     while len(times) < 2 or time.perf_counter() - started < seconds:
-        times.append(passes())
+        times.append(timed_pass())
     return times
