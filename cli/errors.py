@@ -1,4 +1,4 @@
-"""Errors that commands raise, and their exit codes."""
+"""Errors of usage: options, keys or values that are invalid or conflict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STOPPED_EXIT_CODE = 75  # of a command that was asked to stop, and saved: "try a
 
 
 class ConfigError(typer.TyperException):
-    """A key or value of the configuration, or an option, is wrong."""
+    """A key or value of the configuration is invalid."""
 
     exit_code = 2
 
@@ -24,7 +24,7 @@ class Stopped(typer.TyperException):
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn a ValueError, for values that do not fit together, into bad usage."""
+    """Turn a ValueError of the block into a ConfigError."""
     try:
         yield
     except ValueError as error:

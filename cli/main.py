@@ -1,4 +1,4 @@
-"""`mimcl`: the commands, and how errors leave the program. Heavy libraries are imported inside the commands."""
+"""The `mimcl` program: its commands and error handling. Heavy libraries are imported inside the commands."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _INTERRUPTED = 130
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Pre-train masked autoencoders on a stream whose data get harder over time.",
-    epilog="In order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
+    help="Pre-train masked autoencoders on a data stream that gets harder over time.",
+    epilog="Typical order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
 )
-_DATA, _TRAINING, _RESULTS, _HELP = "The data", "Training", "Results", "Help"
+_DATA, _TRAINING, _RESULTS, _HELP = "Data", "Training", "Results", "Help"
 app.command("shard", rich_help_panel=_DATA)(shard_command)
 app.command("verify", rich_help_panel=_DATA)(verify_command)
 app.add_typer(prototypes, name="prototypes", rich_help_panel=_DATA)
@@ -59,13 +59,13 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_show_version, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors; works anywhere.")] = False,
 ) -> None:
     pass
 
 
 def version() -> str:
-    """The installed version; "unknown" when the folders are used without an installation."""
+    """Return the installed version, or "unknown" if mimcl is used without an installation."""
     try:
         return metadata.version("mimcl")
     except metadata.PackageNotFoundError:
@@ -73,48 +73,47 @@ def version() -> str:
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 done, 1 failure, 2 bad usage, 75 stopped and saved, 130 interrupted.
+    """Run a command and print errors as one line on stderr.
 
-    An error is one line on stderr.
+    Exit codes: 0 success, 1 failure, 2 bad usage, 75 stopped and saved, 130 interrupted.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
         code = app(arguments, prog_name="mimcl", standalone_mode=False)
-    except typer.TyperException as error:  # bad usage, found by typer or by a command
-        if message := error.format_message():
-            _complain(message)
+    except typer.TyperException as error:  # bad usage, raised by typer or by a command
+        _print_error(error.format_message())
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except RestartNeeded as error:
         from mimcl.model.distributed import is_connected
 
-        if not is_connected():  # else the other processes would look for this one where it was
-            _start_again(error)
-        _complain(str(error))
+        if not is_connected():  # otherwise the other processes would lose this one
+            _restart(error)
+        _print_error(str(error))
         code = 1
     except Exception as error:
         if debug:
             raise
-        _complain(str(error) or type(error).__name__)
+        _print_error(str(error) or type(error).__name__)
         code = 1
-    if code == _INTERRUPTED:  # typer may have turned the interrupt into this code itself
-        _complain("interrupted")
+    if code == _INTERRUPTED:  # typer may return this code instead of raising
+        _print_error("interrupted")
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _start_again(error: RestartNeeded) -> NoReturn:
-    """Replaces this process by a new one with the same command and the environment that the error asks for."""
+def _restart(error: RestartNeeded) -> NoReturn:
+    """Replace this process by a new one with the same command and the environment variables that the error names."""
     settings = " ".join(f"{name}={value}" for name, value in error.environment.items())
-    _complain(f"{error}. Starting again with {settings}")
+    _print_error(f"{error}. Restarting with {settings}")
     sys.stdout.flush()
     sys.stderr.flush()
     os.environ.update(error.environment)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     typer.echo("mimcl: " + " ".join(message.split()), err=True)
 
 

@@ -1,4 +1,4 @@
-"""A real process that DALI does not start in on the GPU: it starts again, once, without virtual memory pools."""
+"""A process in which DALI does not start on the GPU restarts once, without virtual memory pools."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
-# DALI itself runs, on the CPU; it is its place on the GPU that fails, as it would in a sandbox.
+# DALI runs on the CPU here; only its start on the GPU fails, as in a sandbox.
 PROGRAM = """
 import os, sys
 import torch, typer
@@ -46,18 +46,18 @@ def run(tmp_path, name: str, always: bool = False, **environment: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "dali-gpu"])
-def test_it_starts_again_without_virtual_memory_pools_and_says_so(tmp_path, name):
+def test_it_restarts_without_virtual_memory_pools_and_says_so(tmp_path, name):
     done = run(tmp_path, name)
     assert done.returncode == 0
     assert done.stdout == "decoder dali-gpu\n"
     (line,) = done.stderr.splitlines()
-    assert "dali-gpu does not start (cuMemCreate: operation not supported)" in line
+    assert "cuMemCreate: operation not supported" in line
     assert "DALI_USE_VMM=0" in line
-    assert line.endswith(". Starting again with DALI_USE_VMM=0")
+    assert line.endswith("with DALI_USE_VMM=0")
 
 
 @pytest.mark.slow
-def test_it_starts_again_only_once(tmp_path):
+def test_it_restarts_only_once(tmp_path):
     done = run(tmp_path, "auto", always=True)
     assert done.returncode == 0
     assert done.stdout.startswith("decoder dali-cpu; dali-gpu: cuMemCreate")
@@ -65,8 +65,8 @@ def test_it_starts_again_only_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_who_has_set_the_variable_is_not_started_again(tmp_path):
+def test_it_does_not_restart_if_the_variable_is_set(tmp_path):
     done = run(tmp_path, "dali-gpu", always=True, DALI_USE_VMM="1")
     assert done.returncode == 1
-    assert "no decoder works here (dali-gpu: cuMemCreate" in done.stderr
-    assert "Starting again" not in done.stderr
+    assert "dali-gpu: cuMemCreate" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

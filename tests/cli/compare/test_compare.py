@@ -128,9 +128,9 @@ def test_an_evaluation_may_be_added_later_and_is_not_repeated(home, whole, monke
     content = json.loads((out / "comparison.json").read_text())
     for run in content["runs"]:
         lines = [line for line in lines_of(out / f"{run['arm']}-seed0") if "evaluation" in line]
-        (judged,) = [line for line in lines if line["settings"]["k"] != 5]  # not what was tried by hand
-        assert content["protocols"] == {"knn": {"settings": judged["settings"], "index": judged["index"]}}
-        assert {q["name"]: q["value"] for q in run["qualities"]} == {n: judged["values"][n] for n in ("nn", "knn")}
+        (line,) = [line for line in lines if line["settings"]["k"] != 5]  # not the evaluation started by hand
+        assert content["protocols"] == {"knn": {"settings": line["settings"], "index": line["index"]}}
+        assert {q["name"]: q["value"] for q in run["qualities"]} == {n: line["values"][n] for n in ("nn", "knn")}
     assert [(row["arm"], row["quality"]["name"]) for row in content["rows"]] == [
         (arm, name) for name in ("nn", "knn") for arm in ARMS
     ]
@@ -188,11 +188,11 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(home, monkeypatch, cap
     assert mimcl(monkeypatch, home, *asked) == 0
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 2 * 2 * SEEDS
-    train, judge = lines[2:4]
+    train, evaluate = lines[2:4]
     assert " -m torch.distributed.run --standalone --nproc-per-node 2 -m mimcl.cli.main train --recipe" in train
     assert " --epochs 3.2 --data shards --seed 0 --set curriculum.name=anti --set masking.name=hard-patches" in train
     assert train.endswith("--out comparisons/cpu_small/anti+hpm-seed0 --resume")
-    assert judge.endswith(
+    assert evaluate.endswith(
         "--nproc-per-node 2 -m mimcl.cli.main eval knn comparisons/cpu_small/anti+hpm-seed0 --data shards"
     )
     assert sorted(path.name for path in home.iterdir()) == before

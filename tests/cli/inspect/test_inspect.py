@@ -80,14 +80,14 @@ def test_shards(here):
     assert train.image_bytes == (index.nbytes.min(), np.median(index.nbytes), index.nbytes.max())
     assert train.largest_pixels[0] * train.largest_pixels[1] == index.largest
     assert train.median_pixels == (np.median(index.width), np.median(index.height))
-    (beside,) = found.prototypes
-    assert (beside.name, beside.k, beside.features, beside.fault) == ("default", 4, "pixels", None)
+    (status,) = found.prototypes
+    assert (status.name, status.k, status.features, status.fault) == ("default", 4, "pixels", None)
     assert text_of(found)["left out"].startswith("1 files")
     assert "rejected.jsonl" in text_of(found)["left out"]
     assert text_of(found)["prototypes"].startswith("default: K 4, pixels features")
 
 
-def test_duplicates_that_were_left_out_are_counted(tmp_path, monkeypatch):
+def test_left_out_duplicates_are_counted(tmp_path, monkeypatch):
     paths = write_classes(tmp_path / "images", {"ant": 3})["ant"]
     paths[2].write_bytes(paths[0].read_bytes())
     assert mimcl(monkeypatch, tmp_path, "shard", "images", "--dedup", "--workers", "1") == 0
@@ -96,7 +96,7 @@ def test_duplicates_that_were_left_out_are_counted(tmp_path, monkeypatch):
     assert "duplicates.jsonl" in left_out
 
 
-def test_prototypes_that_do_not_fit_or_are_damaged_are_named_beside_the_shards(copied):
+def test_unsuitable_and_damaged_prototypes_are_listed_with_the_shards(copied):
     sets = copied / "shards" / "prototypes"
     for name in ("foreign", "torn"):
         shutil.copytree(sets / "default", sets / name)
@@ -160,7 +160,7 @@ def test_run(here):
     assert lines["evaluation"].startswith("knn at checkpoint 00000015: nn ")
 
 
-def test_a_run_under_way(copied, monkeypatch):
+def test_a_run_that_is_training(copied, monkeypatch):
     monkeypatch.chdir(copied)
     run = copied / "run"
     shutil.rmtree(run / "checkpoints" / "00000015")
@@ -233,7 +233,7 @@ def test_text_is_aligned_and_json_says_the_same(here, monkeypatch, capsys, what)
         ),
     ],
 )
-def test_damage_is_an_error_in_a_line(copied, monkeypatch, capsys, damage, what, message):
+def test_damage_is_a_one_line_error(copied, monkeypatch, capsys, damage, what, message):
     damage(copied)
     assert mimcl(monkeypatch, copied, "inspect", what) == 1
     captured = capsys.readouterr()
@@ -242,14 +242,14 @@ def test_damage_is_an_error_in_a_line(copied, monkeypatch, capsys, damage, what,
     assert captured.out == ""
 
 
-def test_bytes_are_counted_while_folders_come_and_go(tmp_path):
+def test_bytes_are_counted_while_folders_are_created_and_deleted(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "one").write_bytes(b"12345")
     (tmp_path / "kept" / "link").symlink_to("one")
     (tmp_path / "kept" / "dangling").symlink_to("nothing")
     stop = threading.Event()
 
-    def come_and_go():
+    def create_and_delete():
         while not stop.is_set():
             folders = [tmp_path / f"{step:08}" for step in range(20)]
             for folder in folders:
@@ -258,7 +258,7 @@ def test_bytes_are_counted_while_folders_come_and_go(tmp_path):
             for folder in folders:
                 shutil.rmtree(folder)
 
-    other = threading.Thread(target=come_and_go)
+    other = threading.Thread(target=create_and_delete)
     other.start()
     try:
         assert {bytes_in_folder(tmp_path) for _ in range(300)} == {5}

@@ -70,7 +70,7 @@ def test_training_writes_a_report_at_its_end(home):
     assert (sum(expected), bars["x"][0]) == (len(counts), counts.min())
     assert f"{steps[-1]['loss']:.4g}" in page.text
     assert f"{STEPS * BATCH:,}" in page.text
-    # The crops, of each checkpoint what is seen and what is filled in, and the gallery.
+    # The crops, the masked crops and reconstructions of each checkpoint, and the gallery.
     assert len(page.all("img")) == 1 + 2 * len(list((folder / "run" / "checkpoints").glob("0*"))) + 1
     assert "ant" in page.text
     share = counts[16:].sum() / counts.sum()
@@ -197,8 +197,8 @@ def test_several_runs_on_one_page(tmp_path, monkeypatch, capsys):
     for arm, gain in (("none", 0.0), ("proto", 0.1)):
         for seed in range(2):
             steps = [step_line(n, 2.0 / n + gain + seed / 100) for n in (1, 2, 3, 4)]
-            judged = [evaluation_line(n * BATCH, 0.1 * n + gain + seed / 50) for n in (1, 2, 3, 4)]
-            write_run(tmp_path / f"{arm}-{seed}", [*steps, *judged], curriculum__name=arm, seed=seed)
+            evaluations = [evaluation_line(n * BATCH, 0.1 * n + gain + seed / 50) for n in (1, 2, 3, 4)]
+            write_run(tmp_path / f"{arm}-{seed}", [*steps, *evaluations], curriculum__name=arm, seed=seed)
     names = [f"{arm}-{seed}" for arm in ("none", "proto") for seed in range(2)]
     assert mimcl(monkeypatch, tmp_path, "report", *names) == 0
     assert capsys.readouterr().out.startswith("wrote report.html (")
