@@ -1,4 +1,4 @@
-"""What a file's header says about who decodes it: DALI, and the JPEG engine of a GPU."""
+"""Which images DALI decodes, by their headers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimcl.pipeline.examine import MAX_PIXELS, extension_of
-
-# NVIDIA documents no size limit for the JPEG engine; a quarter of what the format allows, to report huge images.
-MAX_ENGINE_SIDE = 16_384  # pixels
-_BASELINE, _EXTENDED, _PROGRESSIVE, _SCAN = 0xC0, 0xC1, 0xC2, 0xDA
-_ARITHMETIC = range(0xC9, 0xD0)
-# Sampling factors (horizontal, vertical) of luminance relative to chrominance.
-_UNUSUAL_CHROMA: dict[tuple[float, float], str] = {(4, 1): "4:1:1 chroma", (4, 2): "4:1:0 chroma"}
 
 
 def dali_can_decode(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> bool:
@@ -29,43 +22,6 @@ def dali_can_decode(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> bo
     return pixels is not None and pixels <= max_pixels
 
 
-def jpeg_engine_refusal(data: NDArray[np.uint8]) -> str | None:
-    """Why a GPU's JPEG engine does not take an image, in a word or two; None if it does.
-
-    Source: nvJPEG's documentation (13.2, NVJPEG_BACKEND_HARDWARE): baseline JPEG, a single scan, 1 or 3 channels,
-    chroma neither 4:1:1 nor 4:1:0.
-    """
-    head = data.data
-    extension = extension_of(head)
-    if extension != "jpg":
-        return f"no JPEG but {extension}" if extension else "no JPEG"
-    frame = _jpeg_frame(head)
-    if frame is None:
-        return "unreadable header"
-    code, start = frame
-    if code == _PROGRESSIVE:
-        return "progressive"
-    if code in _ARITHMETIC:
-        return "arithmetic coding"
-    if code != _BASELINE:
-        return "extended sequential" if code == _EXTENDED else "lossless or hierarchical"
-    channels = head[start + 7]
-    if len(head) < start + 8 + 3 * channels:
-        return "unreadable header"
-    if channels not in (1, 3):
-        return "CMYK" if channels == 4 else f"{channels} channels"
-    if channels == 3:
-        luminance, chrominance = (divmod(head[start + 9 + 3 * channel], 16) for channel in (0, 1))
-        if 0 in chrominance:
-            return "unreadable header"
-        chroma = luminance[0] / chrominance[0], luminance[1] / chrominance[1]
-        if name := _UNUSUAL_CHROMA.get(chroma):
-            return name
-    if max(_big_endian(head[start + 3 : start + 5]), _big_endian(head[start + 5 : start + 7])) > MAX_ENGINE_SIDE:
-        return "huge"
-    return None if _channels_of_first_scan(head, start) == channels else "several scans"
-
-
 def _jpeg_frame(head: memoryview) -> tuple[int, int] | None:
     """The code of a JPEG's frame marker (0xC0: baseline) and the offset of its segment; None if there is none."""
     position = 2
@@ -75,17 +31,6 @@ def _jpeg_frame(head: memoryview) -> tuple[int, int] | None:
             return code, position + 2
         position += 1 if code == 0xFF else 2 + _big_endian(head[position + 2 : position + 4])
     return None
-
-
-def _channels_of_first_scan(head: memoryview, start: int) -> int:
-    """The number of channels in the first scan after the frame segment at `start`; 0 if there is none."""
-    position = start + _big_endian(head[start : start + 2])
-    while position + 5 <= len(head) and head[position] == 0xFF:
-        code = head[position + 1]
-        if code == _SCAN:
-            return head[position + 4]
-        position += 1 if code == 0xFF else 2 + _big_endian(head[position + 2 : position + 4])
-    return 0
 
 
 # The number of pixels that a header claims; None if the header is incomplete, or if DALI and Pillow decode this kind of

@@ -102,7 +102,7 @@ def compare_command(
         compare(config)
     except StoppedError:
         typer.echo(f"stopped and saved; resume with the same command: mimcl {shlex.join(sys.argv[1:])}", err=True)
-        raise typer.Exit(STOPPED) from None
+        raise typer.Exit(STOPPED_EXIT_CODE) from None
 
 
 def compare(config: CompareConfig) -> Comparison:
@@ -122,7 +122,7 @@ def compare(config: CompareConfig) -> Comparison:
     trials, head = _prepare(config)
     found = []
     with claimed(trials.out), StopSignals(warn_before_exit) as signals:
-        signals.be_patient()  # the running command decides how long it takes to save
+        signals.disable_timeout()  # the running command decides how long it takes to save
         epochs = _epochs(config, trials, head, signals)
         runs = trials.runs(config.seeds, epochs)
         done = {run.folder for run in runs if run.is_done(trials.index.samples)}

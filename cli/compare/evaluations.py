@@ -39,7 +39,7 @@ def evaluation_arguments(evaluation: str, run: Trial, trials: Trials) -> list[st
     return ["eval", evaluation, str(run.folder), "--data", trials.index.location]
 
 
-def current_protocols(protocols: Mapping[str, Any], labelled: Labelled | None) -> dict[str, Any]:
+def current_protocols(protocols: Mapping[str, Any], labelled: LabelledSplits | None) -> dict[str, Any]:
     """Drop protocols whose labelled images have changed since; keep all if `labelled` is None."""
     data: dict[str, Any] = {}
     if labelled is not None:

@@ -68,7 +68,7 @@ class Trials:
     arms: Mapping[str, Settings]
     index: ShardIndex
     out: Path
-    labelled: Labelled | None  # the images that runs are evaluated on
+    labelled: LabelledSplits | None  # the images that runs are evaluated on
     processes: int  # per command
 
     @classmethod
@@ -89,7 +89,7 @@ class Trials:
         index = ShardIndex.load(base.data.root)
         for arm_settings in arms.values():
             load_distances(override(base, arm_settings), index)
-        labelled = Labelled.load(index.location) if labels else None
+        labelled = LabelledSplits.load(index.location) if labels else None
         return cls(base, settings, arms, index, out or Path("comparisons") / base.recipe, labelled, processes)
 
     def runs(self, seeds: int, epochs: Mapping[str, float | str]) -> list[Trial]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mimcl.cli.doctor.findings import Finding
-from mimcl.pipeline.image_headers import is_for_dali
+from mimcl.pipeline.image_headers import dali_can_decode
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.store import Defect
@@ -29,7 +29,7 @@ def headers(index: ShardIndex, seconds: float) -> Iterator[Finding]:
             if isinstance(data, Defect):
                 bad += 1
             else:
-                slow += not is_for_dali(data)
+                slow += not dali_can_decode(data)
         if time.perf_counter() - started > seconds:
             break
     text = f"{slow / seen:.1%} of {seen:,} images are decoded by Pillow, which is slower than DALI"

@@ -77,7 +77,7 @@ def disk(index: ShardIndex) -> Iterator[Finding]:
 
 def cache() -> Iterator[Finding]:
     """Check the free space for the cache of remote shards."""
-    folder = existing = cache_folder()
+    folder = existing = cache_dir()
     while not existing.exists():
         existing = existing.parent
     limit, free = cache_limit(), shutil.disk_usage(existing).free

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import cycle
-from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +22,9 @@ from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.cli.run.resolve import has_bfloat16
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.masking.mask import Mask
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.curriculum.plan import Plan
 from mimcl.model.mae import MaskedAutoencoderViT, build
-from mimcl.model.metrics import Outcome, Report
-from mimcl.model.trainer import Trainer
+from mimcl.model.trainer import Batch, Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
@@ -59,6 +55,13 @@ class Rates:
     end_to_end: float | None = None
     data_wait: float | None = None  # share of the time of the end-to-end trial
     micro_batch: int | None = None
+
+
+class _MicroBatch(NamedTuple):
+    images: torch.Tensor
+    keys: torch.Tensor
+    position: int
+    bad: tuple[Any, ...] = ()
 
 
 class Trials:
@@ -155,27 +158,20 @@ class Trials:
         draws = batch * _ENDLESS
         trainer = self._trainer(self._precision, False, parts, batch, draws)
         samples, largest = self._index.samples, self._index.largest
-        plan = Plan(
-            CurriculumConfig(), distances=None, seed=0, hash64=hash64, samples=samples, draws=draws, batch_size=batch
-        )
+        plan = build_plan(CurriculumConfig(), samples=samples, draws=draws, batch_size=batch, seed=0)
         threads = decode_threads(configured=config.data.decode_threads)
         decoder, _ = make_decoder("auto", config.data.image_size, micro_batch, threads, largest)
         shares, options = BatchShares(batch, micro_batch), ReadOptions(config.data.prefetch)
         stream = Stream(plan, self._index, decoder, random_crops(0), shares, options, seed=0, device=self._device)
-        reports: list[Report] = []
-
-        def after_step(step: int, report: Report | None, outcomes: list[Outcome]) -> None:
-            if report:
-                reports.append(report)
-
-        started = time.perf_counter()
-        trainer.run(stream, (), after_step, lambda: time.perf_counter() - started > 2 * self._seconds)
+        deadline = time.perf_counter() + 2 * self._seconds
+        steps = trainer.steps(stream, stop=lambda: time.perf_counter() > deadline)
+        reports = [step.report for step in steps if step.report]
         warm = reports[1:] or reports
         rate = len(warm) / sum(1 / report.images_per_second for report in warm)
         waited = float(np.mean([report.data_wait for report in warm]))
         self.rates.end_to_end, self.rates.data_wait = rate, waited
-        steps = f"{len(reports)} steps of {batch}"
-        text = f"{rate:,.1f} images/s, data-wait {waited:.0%}, {steps}, {decoder.name}, {self._precision}"
+        how = f"{len(reports)} steps of {batch}, {decoder.name}, {self._precision}"
+        text = f"{rate:,.1f} images/s, data-wait {waited:.0%}, {how}"
         yield Finding("end to end", text, "warning" if waited > 0.1 else "ok")
 
     def _ids(self, count: int, seed: int = 0) -> NDArray[np.int64]:
@@ -201,12 +197,10 @@ class Trials:
         trainer = self._trainer(precision, compiled, 1, count, count)
         images = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(0))
         keys = torch.from_numpy(hash64(0, np.arange(count), 0).view(np.int64))
-        batch = SimpleNamespace(
-            images=images.to(torch.uint8).to(self._device), keys=keys.to(self._device), position=count, bad=()
-        )
+        batch = _MicroBatch(images.to(torch.uint8).to(self._device), keys.to(self._device), count)
         return lambda: trainer.time_of_micro_batch(batch)
 
-    def _trainer(self, precision: Precision, compiled: bool, parts: int, batch: int, draws: int) -> Trainer[Mask]:
+    def _trainer(self, precision: Precision, compiled: bool, parts: int, batch: int, draws: int) -> Trainer[Batch]:
         config = self._config
         return Trainer(
             self._model,

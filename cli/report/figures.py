@@ -12,7 +12,7 @@ from mimcl.cli.console import format_duration
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.report import formatting
 from mimcl.cli.report.run_record import RunRecord
-from mimcl.cli.run.folder import draws_of
+from mimcl.cli.run.resolve import draws_of
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def settings(config: Mapping[str, Any], samples: int | None = None) -> list[Sett
 
 def _chosen_keys(config: Mapping[str, Any], samples: int | None) -> set[str]:
     try:
-        return set(chosen(override(Config(), config), samples))
+        return set(config_diff(override(Config(), config), samples))
     except ConfigError:  # written by another version
         return set()
 

@@ -18,7 +18,7 @@ from mimcl.cli.report.figures import Figure, key_figures
 from mimcl.cli.report.pictures import Picture, Strip, gallery, reconstructions
 from mimcl.cli.report.run_record import Evaluation, EvaluationKey, RunRecord
 from mimcl.cli.report.settings import Setting, settings, train_command_line
-from mimcl.cli.run.folder import fingerprints
+from mimcl.cli.run.training_data import fingerprints
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError

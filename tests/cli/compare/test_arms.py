@@ -47,7 +47,7 @@ def test_an_arm_is_its_settings(name, settings):
         ("proto+hpn", "did you mean hpm"),
         ("proto+cosin", "cosine"),
         ("proto+", "random, block"),
-        ("proto+learned", "learned-masks or learned-temperature"),
+        ("proto+learned", "learned-masks"),
         ("proto+anti", "'anti'"),
         ("proto+hpm+block", "'block'"),
         ("proto+linear+cosine", "'cosine'"),

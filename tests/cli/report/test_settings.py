@@ -8,8 +8,8 @@ import pytest
 from mimcl.cli.config import flatten, override, parse_settings, read_yaml, write_yaml
 from mimcl.cli.recipes import recipe
 from mimcl.cli.report.settings import settings, train_command_line
-from mimcl.cli.run.config_diff import chosen
-from mimcl.cli.run.folder import has_bfloat16, resolve
+from mimcl.cli.run.config_diff import config_diff
+from mimcl.cli.run.resolve import has_bfloat16, resolve
 
 CHOSEN = {
     "curriculum.name": "proto",
