@@ -63,7 +63,7 @@ def refused(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, *argu
     complaint = capfd.readouterr().err
     assert stopped.value.code in (1, 2), complaint
     lines = complaint.splitlines()
-    assert 1 <= len(lines) <= (2 if "trying the one before" in lines[0] else 1), complaint
+    assert 1 <= len(lines) <= (2 if "; trying the" in lines[0] else 1), complaint
     assert all(line.startswith("mimcl: ") for line in lines)
     assert len(complaint) < 1500
     return complaint

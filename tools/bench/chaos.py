@@ -96,7 +96,7 @@ def run_once(size: int, kill_after: float | None, rng: random.Random, counts: Co
     killed = victim.exitcode == -signal.SIGKILL
     counts["kills"] += killed
     counts["of one of several processes"] += killed and size > 1
-    counts["damaged checkpoints skipped"] += output().count("trying the one before")
+    counts["damaged checkpoints skipped"] += output().count("; trying the")
     if codes == [0] * size:
         counts["incomplete"] = 0
     elif not killed:

@@ -170,7 +170,7 @@ def _prototypes(folder: Path, rows: int, fingerprint: str) -> None:
         part[:ends], part[-ends:] = 0, 1
     cluster = (np.arange(rows, dtype=np.int32) * np.int32(7919)) % np.int32(CENTROIDS)
     np.abs(cluster, out=cluster)
-    info = {"format": "mimcl-prototypes/1", "features": "made up", "k": CENTROIDS, "seed": 0, "samples": rows}
+    info = {"format": "mimcl-prototypes/1", "features": "random", "k": CENTROIDS, "seed": 0, "samples": rows}
     info |= {"index_fingerprint": fingerprint, "davies_bouldin": None, "singletons": "far"}
     PrototypeSet(cluster, distance, distance, np.zeros((CENTROIDS, WIDTH), np.float32), info).save(folder)
 
