@@ -100,7 +100,7 @@ def join_val(train: Source, val: Source, where: object, class_list: ClassList | 
     if len(val.splits) > 1:
         raise DataError(f"--val {where} has {' and '.join(val.splits)}; give one split only")
     (items,) = val.splits.values()
-    if (has_numbers(train) and val.classes) or (has_numbers(val) and train.classes):
+    if (_has_numbers(train) and val.classes) or (_has_numbers(val) and train.classes):
         if class_list is None:
             raise DataError(
                 f"labels are numbers in one of the source and --val {where}, but names in the other; give --classes"
@@ -109,13 +109,13 @@ def join_val(train: Source, val: Source, where: object, class_list: ClassList | 
         (items,) = val.splits.values()
     classes = sorted({*train.classes, *val.classes})
     joined = {
-        "train": _move_labels(train.splits["train"], train.classes, classes),
-        "val": _move_labels(items, val.classes, classes),
+        "train": _remap_labels(train.splits["train"], train.classes, classes),
+        "val": _remap_labels(items, val.classes, classes),
     }
     return Source(joined, classes, [*train.notes, *val.notes], max(train.modified, val.modified))
 
 
-def has_numbers(source: Source) -> bool:
+def _has_numbers(source: Source) -> bool:
     """Whether labels are numbers without class names."""
     return not source.classes and any(item.label >= 0 for items in source.splits.values() for item in items)
 
@@ -126,19 +126,19 @@ def apply_class_list(source: Source, classes: ClassList | None) -> Source:
     Without a list, numbers become class names. Raises DataError if a class is not in the list.
     """
     if classes is None:
-        if has_numbers(source):
+        if _has_numbers(source):
             largest = max(item.label for items in source.splits.values() for item in items)
             source.classes = [str(number) for number in range(largest + 1)]
         return source
     names = classes.names(source.classes)
-    if has_numbers(source):
+    if _has_numbers(source):
         largest = max(item.label for items in source.splits.values() for item in items)
         if largest >= len(names):
             raise DataError(
                 f"label {largest} is not in the class list {classes.path}: it has {len(names):,} lines, counted from 0"
             )
     else:
-        source.splits = {split: _move_labels(items, source.classes, names) for split, items in source.splits.items()}
+        source.splits = {split: _remap_labels(items, source.classes, names) for split, items in source.splits.items()}
     source.classes = list(names)
     return source
 
@@ -151,7 +151,7 @@ def relabel(items: Sequence[Item], label_of: Callable[[int], int]) -> list[Item]
     ]
 
 
-def _move_labels(items: Sequence[Item], old: Sequence[str], new: Sequence[str]) -> list[Item]:
+def _remap_labels(items: Sequence[Item], old: Sequence[str], new: Sequence[str]) -> list[Item]:
     if list(old) == list(new[: len(old)]):
         return list(items)
     label_of = {name: number for number, name in enumerate(new)}

@@ -90,11 +90,11 @@ def test_shards_are_adopted_again_only_if_they_changed(shards):
     assert not (folder / "val.arrow").exists()
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, lambda path: flip(path, 300)])
-def test_a_damaged_index_needs_overwrite(shards, harm):
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: flip(path, 300)])
+def test_a_damaged_index_needs_overwrite(shards, damage):
     folder, _ = shards
     first, _ = adopted(folder)
-    harm(folder / "val.arrow")
+    damage(folder / "val.arrow")
     with pytest.raises(DataError, match=r"val.arrow is damaged or missing.*--overwrite"):
         adopted(folder)
     assert adopted(folder, overwrite=True)[0] == first

@@ -43,9 +43,9 @@ def read(root, ids=(0,)):
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_credentials(server, status):
     server.inject(dict(path=r"\.tar", what="status", value=status))
-    said = refused(lambda: read(server.root))
-    assert f"{server.root}/train-000000.tar: credentials refused" in said
-    assert ("AWS_PROFILE" if server.root.startswith("s3") else "~/.netrc") in said
+    message = refused(lambda: read(server.root))
+    assert f"{server.root}/train-000000.tar: credentials refused" in message
+    assert ("AWS_PROFILE" if server.root.startswith("s3") else "~/.netrc") in message
     assert len(server.requests()) <= 2
 
 
@@ -74,9 +74,9 @@ def test_no_data_set_there(server):
 
 def test_retries_end_with_a_clear_error(server):
     server.inject(dict(path=r"\.tar", what="status", value=500))
-    said = refused(lambda: read(server.root))
-    assert f"{server.root}/train-000000.tar" in said
-    assert "8 attempts" in said
+    message = refused(lambda: read(server.root))
+    assert f"{server.root}/train-000000.tar" in message
+    assert "8 attempts" in message
 
 
 def test_timeouts_are_retried_and_reported(server, monkeypatch):
@@ -84,11 +84,11 @@ def test_timeouts_are_retried_and_reported(server, monkeypatch):
     index = ShardIndex.load(server.root)
     monkeypatch.setattr(remote, "RETRY_POLICY", short)
     server.inject(dict(path=r"\.tar", what="delay", value=30))
-    began = time.monotonic()
-    said = refused(lambda: open_store(index).read(np.array([0])))
-    assert "2 attempts" in said
-    assert "imeout" in said
-    assert time.monotonic() - began < 8  # less than the 10 that two attempts with the usual timeout would take
+    start = time.monotonic()
+    message = refused(lambda: open_store(index).read(np.array([0])))
+    assert "2 attempts" in message
+    assert "imeout" in message
+    assert time.monotonic() - start < 8  # less than the 10 that two attempts with the usual timeout would take
     server.inject(dict(path=r"\.tar", what="delay", value=30, times=1))
     assert len(open_store(index).read(np.array([0]))[0]) == index.nbytes[0]
 
@@ -101,8 +101,8 @@ def test_a_shard_that_changed_is_refused(server, shards):
     store = open_store(ShardIndex.load(server.root))
     store.read(np.array([0]))
     server.inject(dict(path=r"\.tar", what="corrupt"), dict(path=r"\.tar", what="etag"))
-    said = refused(lambda: store.read(np.array([1])))
-    assert f"{server.root}/train-000000.tar changed" in said
+    message = refused(lambda: store.read(np.array([1])))
+    assert f"{server.root}/train-000000.tar changed" in message
 
 
 def test_a_shard_on_a_hub_that_changed_is_refused(shards, tmp_path):
@@ -162,17 +162,17 @@ def test_a_full_cache_disk(web, room):
     index = ShardIndex.load(web.root)
     rows = np.arange(index.samples)
     with limit_file_size(room):
-        said = refused(lambda: open_store(index).read(rows))
-    assert f"the cache {cache_dir() / 'shards'} cannot be written" in said
-    assert "MIMCL_CACHE" in said
+        message = refused(lambda: open_store(index).read(rows))
+    assert f"the cache {cache_dir() / 'shards'} cannot be written" in message
+    assert "MIMCL_CACHE" in message
     assert all(len(data) == index.nbytes[row] for row, data in enumerate(open_store(index).read(rows)))
 
 
 def test_a_full_disk_while_the_index_is_fetched(web):
     with limit_file_size(100):
-        said = refused(lambda: ShardIndex.load(web.root))
-    assert "cannot be written" in said
-    assert "MIMCL_CACHE" in said
+        message = refused(lambda: ShardIndex.load(web.root))
+    assert "cannot be written" in message
+    assert "MIMCL_CACHE" in message
     assert not list(cache_dir().rglob("*.tmp"))
     ShardIndex.load(web.root)
 
@@ -192,9 +192,9 @@ def test_an_index_that_is_damaged_in_transit_or_on_disk_is_fetched_again(web):
 
 def test_missing_prototypes_are_refused(server):
     index = ShardIndex.load(server.root)
-    said = refused(lambda: index.prototypes_folder("other"))
-    assert f"{server.root}/prototypes/other" in said
-    assert "mimcl prototypes build" in said
+    message = refused(lambda: index.prototypes_folder("other"))
+    assert f"{server.root}/prototypes/other" in message
+    assert "mimcl prototypes build" in message
 
 
 @pytest.mark.parametrize("text", ["none", "0", "-1", "nan"])
@@ -229,8 +229,8 @@ def test_a_missing_library(monkeypatch, url, library):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
     clients._make_client.cache_clear()
-    said = refused(lambda: RemoteFolder(url))
-    assert f"needs {library}: pip install 'mimcl[" in said
+    message = refused(lambda: RemoteFolder(url))
+    assert f"needs {library}: pip install 'mimcl[" in message
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_an_index_is_hashed_once_and_not_at_each_start(web, monkeypatch):
     assert not web.requests("arrow")
 
 
-HARM = [
+FAULTS = [
     dict(what="status", value=500, times=2),
     dict(what="status", value=429, times=1),
     dict(what="reset", times=2),
@@ -77,8 +77,8 @@ HARM = [
 
 
 @pytest.mark.parametrize(
-    "harm", HARM, ids=lambda harm: "-".join(str(harm[key]) for key in ("what", "value") if key in harm)
+    "fault", FAULTS, ids=lambda fault: "-".join(str(fault[key]) for key in ("what", "value") if key in fault)
 )
-def test_bytes_are_right_despite_faults(server, shards, harm):
-    server.inject(dict(path=r"\.tar", **harm) | ({} if harm["what"] in ("status", "delay") else {"method": "GET"}))
+def test_bytes_are_right_despite_faults(server, shards, fault):
+    server.inject(dict(path=r"\.tar", **fault) | ({} if fault["what"] in ("status", "delay") else {"method": "GET"}))
     same_bytes(server.root, shards)

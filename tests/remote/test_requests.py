@@ -45,9 +45,9 @@ def test_every_sample_is_in_one_request_and_the_cheaper_way_is_chosen(typical, c
             assert (index.offset[held[0]], ends[held[-1]]) == (start, stop)
             assert stop - start <= CHUNK + index.nbytes.max()
     np.testing.assert_array_equal(by_ranges.sample_ids, needed)
-    beside = by_ranges.shard[1:] == by_ranges.shard[:-1]
+    same_shard = by_ranges.shard[1:] == by_ranges.shard[:-1]
     apart, together = by_ranges.start[1:] - by_ranges.stop[:-1], by_ranges.stop[1:] - by_ranges.start[:-1]
-    assert ((apart > MAX_GAP) | (together > CHUNK))[beside].all()  # small gaps are left only where a request is full
+    assert ((apart > MAX_GAP) | (together > CHUNK))[same_shard].all()  # a small gap is left only if a request is full
     for shard in np.unique(index.shard[needed]):
         rows = np.flatnonzero(index.shard == shard)
         whole = np.isin(rows, either.sample_ids).all()

@@ -31,8 +31,8 @@ def read_all(url, shards, expected, times):
     store, local = open_store(index), ShardStore(ShardIndex.load(shards))
     if expected:
         store.prefetch(store.plan_reads(np.arange(index.samples)))
-    for time_ in range(times):
-        for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 7):
+    for seed in range(times):
+        for ids in np.array_split(np.random.default_rng(seed).permutation(index.samples), 7):
             found = [data.tobytes() for data in store.read(ids)]
             assert found == [data.tobytes() for data in local.read(ids)]
 
@@ -130,8 +130,8 @@ def test_a_limit_smaller_than_the_data(web, shards, monkeypatch, gigabytes):
     monkeypatch.setenv("MIMCL_CACHE_GB", gigabytes)
     local, index = ShardStore(ShardIndex.load(shards)), ShardIndex.load(web.root)
     store, sent = open_store(index), []
-    for time_ in range(3):
-        for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
+    for seed in range(3):
+        for ids in np.array_split(np.random.default_rng(seed).permutation(index.samples), 4):
             store.prefetch(store.plan_reads(ids))
             assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
         sent.append(web.sent())
@@ -157,7 +157,7 @@ def test_threads_that_write_at_once_keep_the_limit(tmp_path):
 
 def test_a_process_that_hangs_while_it_makes_room_does_not_block_others_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr("mimcl.pipeline.remote.shard_cache._REMOVE_LOCK_TIMEOUT_S", 0.2)
-    cache, began = ShardCache(tmp_path / "shards", 40_000), time.monotonic()
+    cache, start = ShardCache(tmp_path / "shards", 40_000), time.monotonic()
     file, held = cache.open("key", 8, 1), os.open(tmp_path / "shards", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
@@ -165,7 +165,7 @@ def test_a_process_that_hangs_while_it_makes_room_does_not_block_others_for_ever
         writing.start()
         writing.join(60)
         assert not writing.is_alive()
-        assert time.monotonic() - began >= 0.2
+        assert time.monotonic() - start >= 0.2
         assert file.is_cached(0, 1).all()
     finally:
         os.close(held)
@@ -203,8 +203,8 @@ def test_the_folder_of_the_cache_may_be_removed_at_any_time(web, shards, monkeyp
     remover = threading.Thread(target=remove)
     remover.start()
     try:
-        for time_ in range(3):
-            for ids in np.array_split(np.random.default_rng(time_).permutation(index.samples), 4):
+        for seed in range(3):
+            for ids in np.array_split(np.random.default_rng(seed).permutation(index.samples), 4):
                 store.prefetch(store.plan_reads(ids))
                 assert [d.tobytes() for d in store.read(ids)] == [d.tobytes() for d in local.read(ids)]
     finally:
@@ -227,12 +227,12 @@ def test_a_kill_leaves_neither_a_lock_nor_wrong_bytes(web, shards):
     process.join()
     web.inject()
     index = ShardIndex.load(web.root)
-    began_at = time.monotonic()
+    start = time.monotonic()
     found = open_store(index).read(np.arange(index.samples))
     assert [d.tobytes() for d in found] == [
         d.tobytes() for d in ShardStore(ShardIndex.load(shards)).read(np.arange(index.samples))
     ]
-    assert time.monotonic() - began_at < 60
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def local(shards, tmp_path_factory):
     return folder / "run"
 
 
-HARM = [
+FAULTS = [
     dict(path=r".", what="delay", value=0.02),
     dict(path=r"000000\.tar", what="status", value=500, times=3),
     dict(path=r"000001\.tar", what="reset", times=2, method="GET"),
@@ -30,7 +30,7 @@ HARM = [
 
 
 def test_training_despite_faults_equals_that_on_local_files(server, local, tmp_path, monkeypatch):
-    server.inject(*HARM)
+    server.inject(*FAULTS)
     assert mimcl(monkeypatch, tmp_path, *train("run", FEW_PATCHES, steps=STEPS), "--data", server.root) == 0
     run = tmp_path / "run"
     assert weights(run) == weights(local)

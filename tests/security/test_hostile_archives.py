@@ -144,9 +144,9 @@ def test_a_zip_bomb(tmp_path):
         content[place + 24 : place + 28] = size.to_bytes(4, "little")
     (tmp_path / "x.zip").write_bytes(content)
     done = subprocess.run([sys.executable, "-c", MEASURED], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    said = dict(line.split(" ")[:2] for line in done.stdout.splitlines() if line.startswith(("shard", "grown")))
-    assert said["shard"] == "0", done.stderr
-    assert float(said["grown"]) < 100  # MB
+    output = dict(line.split(" ")[:2] for line in done.stdout.splitlines() if line.startswith(("shard", "grown")))
+    assert output["shard"] == "0", done.stderr
+    assert float(output["grown"]) < 100  # MB
     rejected = [json.loads(line) for line in (tmp_path / "shards" / "rejected.jsonl").read_text().splitlines()]
     assert {row["path"] for row in rejected} == {"a/bomb.jpg", "a/liar.jpg"}
 

@@ -171,9 +171,9 @@ def test_no_progress_bar_if_everything_is_packed(home, tmp_path, monkeypatch, ca
     assert mimcl(monkeypatch, home, "shard", *arguments) == 0
     assert "packing " in capfd.readouterr().out
     assert mimcl(monkeypatch, home, "shard", *arguments) == 0
-    said = capfd.readouterr().out.splitlines()
-    assert said[0].startswith("already packed into")
-    assert not any("packing" in line or not line.strip() for line in said)
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("already packed into")
+    assert not any("packing" in line or not line.strip() for line in lines)
 
 
 def test_adopting_somewhere_else_is_refused(home, monkeypatch, capfd):
