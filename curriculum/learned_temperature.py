@@ -111,7 +111,7 @@ class LearnedTemperature:
             if outcome.finite:
                 self._sums += outcome.measured
             if outcome.step * self._batch_size % self._window_length == 0:
-                self._update()
+                self._take_step()
 
     def known(self, window: int) -> Future[None] | None:
         """Return a future that is done once `window` has a temperature; None if it has one. Thread-safe."""
@@ -141,7 +141,7 @@ class LearnedTemperature:
         self._sums = np.array(state["sums"])
         self._thetas = {window: _Theta(theta, Gradient(*terms)) for window, (theta, *terms) in state["chosen"].items()}
 
-    def _update(self) -> None:
+    def _take_step(self) -> None:
         newest = max(self._thetas)
         gradient = Gradient()
         if (newest - 1) * self._window_length >= self._warm:

@@ -1,4 +1,4 @@
-"""The order of repacking: by distance from band to band, by chance inside one."""
+"""The order of repacking: by distance from band to band, random within a band."""
 
 from itertools import pairwise
 
@@ -25,8 +25,8 @@ def test_bands_follow_one_another_and_are_shuffled(count, bands, size):
     np.testing.assert_array_equal(order, band_order(distance, bands, 0, hash64))
 
 
-def test_samples_of_one_distance_are_shuffled_over_all_their_bands():
-    """A third of all images may lie in clusters without a typical member, in the order of their classes."""
+def test_samples_of_equal_distance_are_shuffled_over_all_their_bands():
+    """As for clusters without a typical image, which may hold a third of all images, ordered by class."""
     distance = np.repeat(np.float32([0.5, 1]), 5000)
     order = band_order(distance, 100, 0, hash64)
     far = order[5000:]

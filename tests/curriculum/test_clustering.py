@@ -1,4 +1,4 @@
-"""Clustering: each step against its formula; features in parts against the same in one."""
+"""Clustering: each step against its formula; features in parts against the same in one array."""
 
 import tracemalloc
 
@@ -30,7 +30,7 @@ def cut(features, *places):
     return np.split(features, places)
 
 
-def test_standardising_is_the_formula_over_all_parts_and_chunks(monkeypatch):
+def test_standardising_matches_the_formula_over_all_parts_and_chunks(monkeypatch):
     features = np.random.default_rng(0).normal([5, -2, 0], [1, 30, 0.01], (1000, 3)).astype(np.float32)
     features = np.column_stack([features, np.full(1000, 7, np.float32)])  # a dimension that says nothing
     before = features.copy()
@@ -58,7 +58,7 @@ def test_standardising_keeps_precision_far_from_zero_and_refuses_what_is_not_fin
 
 @pytest.mark.parametrize("k", [6, None])
 def test_parts_are_clustered_as_one_array_is(k):
-    """The sums are of another order; everything after them is the same rows."""
+    """Sums are added in another order; everything else is computed on the same rows."""
     features, _ = blobs(7, each=300)
     parts = cut(features, 1, 500, 1024)
     one, several = make_clusters([features], k, 0), make_clusters(parts, k, 0)
@@ -70,7 +70,7 @@ def test_parts_are_clustered_as_one_array_is(k):
     assert (several.scores is None) == (k is not None)
 
 
-def test_kmeans_learns_from_a_sample_and_all_rows_are_near_what_it_found(monkeypatch):
+def test_kmeans_on_a_sample_gives_centroids_near_all_rows(monkeypatch):
     features, groups = blobs(1, each=500)
     seen = []
     monkeypatch.setattr(clustering, "kmeans", lambda rows, *more: seen.append(rows) or kmeans(rows, *more))
@@ -185,8 +185,8 @@ def test_normalised_distances_by_hand(monkeypatch):
     np.testing.assert_array_equal(reference, [0, 1, 0.5, 1, 0] + 7 * [0])
 
 
-def test_the_features_are_never_whole_in_memory(tmp_path, monkeypatch):
-    """numpy's own allocations, beside 38 MB of features on the disk."""
+def test_the_features_are_never_all_in_memory(tmp_path, monkeypatch):
+    """Measures numpy's allocations, with 38 MB of features on disk."""
     monkeypatch.setattr(clustering, "_CHUNK", 512)
     parts = []
     for number in range(20):

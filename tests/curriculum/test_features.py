@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture
 def expected(model):
-    """What the model itself makes of four images: its pooled vector, before the classifier."""
+    """Four images and the model's own pooled vectors of them, before the classifier."""
     images = random_images(4, 160)
     config = timm.data.resolve_model_data_config(model)
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
@@ -102,7 +102,7 @@ def test_unusable_weights_are_refused_in_one_line(tmp_path, model):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Serves one file of weights as the hub does; `delay` holds every answer back for some seconds."""
+    """Serves one file of weights as the hub does; `delay` delays every answer by some seconds."""
 
     content, delay = b"", 0.0
     log_message = lambda *_: None  # noqa: E731
@@ -217,7 +217,7 @@ def test_pixels():
 
 
 @pytest.mark.parametrize("source", [32, 64])
-def test_sift_puts_a_texture_family_together(source):
+def test_sift_vectors_of_a_texture_family_are_close(source):
     """Also from 32-pixel sources, which the stream enlarges."""
     rng = np.random.default_rng(0)
 
@@ -247,7 +247,7 @@ def test_sift_puts_a_texture_family_together(source):
     assert (nearest // 8 == np.arange(48) // 8).mean() > 0.9
 
 
-def test_sift_is_deterministic_whatever_the_batches_and_needs_fit():
+def test_sift_is_deterministic_for_any_batches_and_needs_fit():
     images = torch.from_numpy(resized(collection(0, 4, 10)[0], 96))
     with pytest.raises(RuntimeError, match="fit"):
         SiftFeatures()(images)

@@ -1,4 +1,4 @@
-"""What is expected of a plan, against what plans really draw."""
+"""Forecasts against the draws of real plans."""
 
 import math
 
@@ -28,7 +28,7 @@ def planned(seed=0, name="proto", samples=N, draws=WINDOW * WINDOWS - 3 * BATCH,
 
 
 def simulated(seeds, **settings):
-    """Means over seeds at SHOWN of distinct in the window, distinct so far and distance; medians of the most."""
+    """Means over seeds at SHOWN of distinct in the window, distinct so far and distance; medians of max_repeats."""
     found, most = np.zeros((seeds, len(SHOWN), 3)), np.zeros((seeds, len(SHOWN)))
     for seed in range(seeds):
         plan, counts = planned(seed, **settings), np.zeros(N, int)
@@ -57,7 +57,7 @@ def simulated(seeds, **settings):
     ],
     ids=str,
 )
-def test_expectations_are_the_means_of_real_plans(settings):
+def test_forecasts_are_the_means_of_real_plans(settings):
     found = forecast(planned(**settings), SHOWN)
     means, most = simulated(40, **settings)
     for row, (own, distinct, distance), repeats in zip(found, means, most, strict=True):
@@ -71,7 +71,7 @@ def test_expectations_are_the_means_of_real_plans(settings):
             assert row.distance == pytest.approx(distance, abs=0.03)
 
 
-def test_systematic_windows_interlock_within_a_few_percent_while_the_temperature_moves():
+def test_systematic_forecasts_are_within_a_few_percent_while_the_temperature_changes():
     found = forecast(planned(resampling="systematic"), SHOWN)
     means, most = simulated(20, resampling="systematic")
     for row, (own, distinct, _), repeats in zip(found, means, most, strict=True):
@@ -80,7 +80,7 @@ def test_systematic_windows_interlock_within_a_few_percent_while_the_temperature
         assert abs(row.max_repeats - repeats) <= 1 + 0.03 * repeats
 
 
-def test_the_image_drawn_most_by_systematic_windows_of_many_images():
+def test_max_repeats_of_systematic_windows_of_many_images():
     given = {"samples": 4000, "draws": 4000 * 8, "window": 128, "resampling": "systematic", "share": 0.5}
     shown = [2, 5, 60, 124, 249]
     most = np.zeros((3, len(shown)))
@@ -95,7 +95,7 @@ def test_the_image_drawn_most_by_systematic_windows_of_many_images():
 
 
 @pytest.mark.parametrize("temp_schedule", ["cosine", "constant"])
-def test_systematic_windows_of_many_epochs_draw_the_same_image_as_often_as_told(temp_schedule):
+def test_max_repeats_of_systematic_windows_over_many_epochs(temp_schedule):
     given = {"samples": 1000, "draws": 20_000, "resampling": "systematic", "temp_schedule": temp_schedule}
     given |= {"temperature": 0.1} if temp_schedule == "constant" else {}
     plan, counts, found = planned(**given), np.zeros(1000, int), []
@@ -107,7 +107,7 @@ def test_systematic_windows_of_many_epochs_draw_the_same_image_as_often_as_told(
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "step", "constant"])
-def test_rows_have_the_very_temperatures_of_the_plan(schedule):
+def test_rows_have_exactly_the_temperatures_of_the_plan(schedule):
     plan = planned(temp_schedule=schedule, share=0.8)
     for row in forecast(plan, range(plan.windows)):
         window = plan.window(row.window)
@@ -116,7 +116,7 @@ def test_rows_have_the_very_temperatures_of_the_plan(schedule):
         assert row.window_draws == len(window.sample_ids)
 
 
-def test_a_long_run_reads_temperatures_off_a_table():
+def test_temperatures_of_a_long_run_are_interpolated():
     plan = planned(samples=2000, draws=64 * 4000, share=0.9)
     found, some = temperatures(plan), range(0, plan.windows, 97)
     exact = np.array([plan.temperature(number) for number in some])
@@ -124,13 +124,13 @@ def test_a_long_run_reads_temperatures_off_a_table():
     np.testing.assert_allclose(found[some], exact, rtol=1e-5)
 
 
-def test_a_long_run_that_begins_as_good_as_uniform():
+def test_a_long_run_that_begins_almost_uniform():
     plan = planned(draws=WINDOW * 400, r0=0.632)
     assert np.isinf(temperatures(plan)).all()
     assert forecast(plan, [0, 399])[-1].distinct == pytest.approx(N)
 
 
-def test_which_windows_are_shown_changes_no_number():
+def test_forecasts_do_not_depend_on_which_windows_are_shown():
     plan = planned(resampling="systematic", share=0.5, uniform="replacement")
     every = forecast(plan, range(plan.windows))
     for row in forecast(plan, SHOWN):
@@ -139,7 +139,7 @@ def test_which_windows_are_shown_changes_no_number():
         assert row.max_repeats == other.max_repeats
 
 
-def test_merged_bins_lose_nothing_that_matters():
+def test_merging_bins_hardly_changes_forecasts():
     plan = planned(samples=30_000, draws=512 * 60, batch=512, window=512)
     (last,) = forecast(plan, [plan.windows - 1])
     h, unseen = distances(30_000).astype(float), np.zeros(30_000)
@@ -149,7 +149,7 @@ def test_merged_bins_lose_nothing_that_matters():
     assert last.distinct == pytest.approx(30_000 - np.exp(unseen).sum(), rel=1e-4)
 
 
-def test_a_learned_temperature_is_not_known():
+def test_a_learned_temperature_is_refused():
     config = CurriculumConfig("proto", temp_schedule="learned", window=64)
     learned = LearnedTemperature(config, distances(), batch_size=16, warm=0)
     sizes = {"samples": N, "draws": 640, "batch_size": 16}

@@ -1,4 +1,4 @@
-"""The learned temperature: its gradient, its limits, what it waits for, and that it goes on as it was."""
+"""The learned temperature: its gradient, its limits, when it is known, and its saved state."""
 
 import math
 from types import SimpleNamespace
@@ -68,7 +68,7 @@ ALIKE = sums_of([0.0, 0.5, 1.0], [0.5, 0.5, 0.5])  # nothing is costly: theta ri
 @pytest.mark.parametrize("tau", [0.03, 0.2, 1.5])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_gradient_is_that_of_the_objective(with_loss, beta, tau, seed):
-    """Against central differences of J in theta, in exact expectation over all images, each term alone and both."""
+    """Compares with central differences of J in theta, in exact expectation, for each term and both."""
     rng = np.random.default_rng(seed)
     h, loss = rng.random(300), rng.random(300) + rng.random(300) * seed
     p = p_tau(h, tau)
@@ -119,7 +119,7 @@ def test_anti_looks_from_the_other_side():
     assert ends["proto"] > 0
 
 
-def test_it_rests_where_beta_and_the_slope_balance():
+def test_the_fixed_point_balances_beta_and_the_slope():
     d, tau, beta, slope = distances_of(), 0.25, 0.1, 0.8
     p = p_tau(d, tau)
     mean = tau * slope / beta  # tau = beta * mean loss / slope
@@ -133,7 +133,7 @@ def test_it_rests_where_beta_and_the_slope_balance():
 # Windows
 
 
-def test_each_window_moves_by_the_sums_of_the_one_before_the_last():
+def test_each_window_uses_the_sums_of_the_window_two_before():
     learned = make_learned(learned_may_fall=True, learned_eta=0.3, learned_beta=0.2)
     start = math.log(learned.temperature(0))
     assert learned.temperature(0) == learned.temperature(1) == pytest.approx(learned.curve.inverse(0.15))
@@ -149,7 +149,7 @@ def test_each_window_moves_by_the_sums_of_the_one_before_the_last():
     assert len(set(theta)) > 3
 
 
-def test_sums_add_up_over_the_steps_of_a_window_but_for_those_without_a_finite_gradient():
+def test_sums_are_added_over_the_finite_steps_of_a_window():
     one, other = make_learned(), make_learned()
     for step in range(1, 5):
         one.update([outcome(step, ALIKE)])
@@ -158,14 +158,14 @@ def test_sums_add_up_over_the_steps_of_a_window_but_for_those_without_a_finite_g
     assert one.temperature(2) == other.temperature(2) > one.temperature(1)
 
 
-def test_a_window_without_a_sum_moves_nothing():
+def test_a_window_without_sums_leaves_theta_unchanged():
     learned = make_learned()
     windows_of(learned, 1, (0.0,) * 5)
     assert learned.temperature(2) == learned.temperature(1)
     assert learned.gradient(2) == (0, 0)
 
 
-def test_windows_that_begin_while_the_learning_rate_warms_up_move_nothing():
+def test_windows_that_begin_during_warmup_leave_theta_unchanged():
     learned = make_learned(warm=2 * WINDOW + 1)
     windows_of(learned, 3, ALIKE)  # the third begins one draw before
     assert [learned.temperature(window) for window in (2, 3, 4)] == [learned.temperature(4)] * 3
@@ -173,7 +173,7 @@ def test_windows_that_begin_while_the_learning_rate_warms_up_move_nothing():
     assert learned.temperature(5) > learned.temperature(4)
 
 
-def test_it_never_falls_unless_it_may():
+def test_it_only_falls_if_allowed():
     for may_fall in (False, True):
         learned = make_learned(learned_may_fall=may_fall)
         windows_of(learned, 10, ALIKE)
@@ -198,7 +198,7 @@ def test_it_stays_between_the_temperatures_of_r0_and_almost_all_data(r0):
     assert fast.temperature(11) == pytest.approx(low, rel=1e-12)
 
 
-def test_the_uniform_phase_measures_nothing():
+def test_sums_of_the_uniform_phase_are_0():
     batch = SimpleNamespace(distances=torch.ones(3), window=SimpleNamespace(phase="uniform"))
     assert make_learned().observe(batch, torch.ones(3)).tolist() == [0] * 5
 
@@ -211,13 +211,13 @@ def test_the_uniform_phase_measures_nothing():
         ({"r0": 0.015}, r"curriculum\.r0 is 0\.015.*--temp-schedule learned .*0\.020"),
     ],
 )
-def test_what_it_cannot_use_is_refused_in_one_line(config, message):
+def test_unusable_configurations_are_refused_in_one_line(config, message):
     with pytest.raises(ValueError, match=message) as raised:
         make_learned(**config)
     assert "\n" not in str(raised.value)
 
 
-def test_short_windows_are_refused_for_the_learned_schedule_alone():
+def test_short_windows_are_refused_for_the_learned_schedule_only():
     for config in ({"name": "none"}, {"temp_schedule": "linear"}):
         config = CurriculumConfig(**{"name": "proto", "temp_schedule": "learned", "window": BATCH} | config)
         assert config.window_length(400, BATCH) == BATCH
@@ -225,7 +225,7 @@ def test_short_windows_are_refused_for_the_learned_schedule_alone():
 
 @pytest.mark.parametrize("knob", ["learned_eta", "learned_beta"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
-def test_numbers_that_no_run_could_use(knob, value):
+def test_numbers_out_of_range_are_refused(knob, value):
     with pytest.raises(ValueError, match=f"curriculum.{knob} is {value}"):
         CurriculumConfig(**{knob: value})
 
@@ -262,7 +262,7 @@ def test_a_plan_without_temperatures_is_refused():
         Plan(config, samples=400, distances=distances_of(), draws=640, batch_size=BATCH, seed=0, hash64=hash64)
 
 
-def test_a_window_is_known_after_the_last_step_of_the_one_before_the_last():
+def test_a_window_is_known_after_the_last_step_of_the_window_two_before():
     learned = make_learned(share=0.5)
     plan = make_plan(learned, draws=10 * WINDOW)
     assert [plan.known(number) for number in (0, 1, 5, 9)] == [None] * 4  # the curriculum ends before window 5
@@ -278,8 +278,8 @@ def test_a_window_is_known_after_the_last_step_of_the_one_before_the_last():
 
 
 @pytest.mark.parametrize("name", ["proto", "anti"])
-def test_it_waits_while_far_images_are_costly_and_rises_as_they_are_learned(name):
-    """Losses fall as images are drawn, sooner for typical ones, to the same floor; window by window with real draws."""
+def test_it_stays_while_far_images_have_high_losses_and_rises_as_they_are_learned(name):
+    """Simulates losses that fall as images are drawn, faster for typical ones, to the same floor."""
     d = distances_of()
     d = d if name == "proto" else 1 - d
     learned = make_learned(d, name=name, window=256, learned_eta=0.05)
@@ -308,7 +308,7 @@ def test_it_waits_while_far_images_are_costly_and_rises_as_they_are_learned(name
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 8, 9, 18])
-def test_it_goes_on_as_it_was_from_any_step(step):
+def test_a_saved_state_is_resumed_exactly_at_any_step(step):
     rng = np.random.default_rng(1)
     outcomes = [outcome(n, sums_of(rng.random(BATCH), 1 + rng.random(BATCH))) for n in range(1, 29)]
     learned = make_learned(learned_may_fall=True)

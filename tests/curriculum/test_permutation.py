@@ -23,7 +23,7 @@ def test_is_a_bijection_of_many(n):
     assert (np.bincount(images, minlength=n) == 1).all()
 
 
-def test_depends_on_the_position_alone():
+def test_depends_on_the_position_only():
     permutation = KeyedPermutation(100_003, 11, hash64)
     everything = permutation(np.arange(100_003))
     np.testing.assert_array_equal(permutation([70_000, 3, 99_999]), everything[[70_000, 3, 99_999]])
@@ -41,7 +41,7 @@ def test_small_orders_are_equally_likely(n):
     assert 0.001 < chisquare([seen[order] for order in permutations(range(n))]).pvalue < 0.999
 
 
-def test_neighbours_part_like_in_a_shuffle():
+def test_neighbours_are_separated_as_in_a_shuffle():
     n = 50_000
     steps = np.diff(KeyedPermutation(n, 5, hash64)(np.arange(n))) % n  # uniform in 1..n-1 for a random order
     assert 0.001 < chisquare(np.histogram(steps, 100, (0, n))[0]).pvalue < 0.999

@@ -144,7 +144,7 @@ MODES = [
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_window_does_not_depend_on_those_before(mode):
+def test_a_window_does_not_depend_on_earlier_windows(mode):
     asked_first, asked_last, again = (make_plan(window=300, **mode) for _ in range(3))
     expected = [asked_last.window(w) for w in range(asked_last.windows)]
     for number in (7, 40, 3, 49, 8):
@@ -209,7 +209,7 @@ def test_multinomial_distinct_share_is_r(r):
     assert share == pytest.approx(r, rel=0.01)
 
 
-def test_images_of_no_probability_are_never_drawn():
+def test_images_of_probability_0_are_never_drawn():
     d = np.repeat(np.float32([1, 0, 1]), 1000)  # at this temperature the far ones' weight underflows to 0
     for resampling in ("multinomial", "systematic"):
         plan = make_plan(3000, d=d, temp_schedule="constant", temperature=1e-3, resampling=resampling, window=1000)
@@ -220,7 +220,7 @@ def test_images_of_no_probability_are_never_drawn():
 
 @pytest.mark.parametrize("bits", [0, 2**64 - 1])
 @pytest.mark.parametrize("tau", [1e-3, 0.3, math.inf])
-def test_extreme_random_numbers_stay_inside(bits, tau):
+def test_extreme_random_numbers_stay_in_range(bits, tau):
     def extreme(seed, numbers, stream):
         return np.full(np.shape(np.atleast_1d(numbers)), bits, np.uint64)
 
@@ -283,7 +283,7 @@ def test_systematic_distinct_share(tau):
 
 
 @pytest.mark.parametrize("name", ["proto", "anti"])
-def test_a_block_too_large_to_be_kept_gives_the_same_windows(name, monkeypatch):
+def test_a_block_too_large_to_be_cached_gives_the_same_windows(name, monkeypatch):
     monkeypatch.setattr(plan_module, "_CHUNK", 1 << 10)
     options = {"name": name, "resampling": "systematic", "share": 0.5}
     kept = all_ids(make_plan(**options))
@@ -435,7 +435,7 @@ def test_a_substitute_is_a_function_of_draw_and_retry(mode):
         assert (other == ids).mean() < 0.1  # an image in common now and then
 
 
-def test_every_retry_has_substitutes_of_its_own():
+def test_each_retry_has_different_substitutes():
     draws = np.arange(1000)
     found = {plan.substitutes(0, draws, k)[0].tobytes() for plan in [make_plan(window=1000)] for k in range(16)}
     assert len(found) == make_plan().retries == 16

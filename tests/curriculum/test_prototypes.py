@@ -107,7 +107,7 @@ def cut(path):
 
 
 def replaced(folder, name, content):
-    """Puts other bytes in place of an array, with the digest that belongs to them."""
+    """Replace an array's bytes, and its digest."""
     (folder / name).write_bytes(content)
     digests = json.loads((folder / "prototypes.json").read_text())["xxh128"]
     edit(folder, xxh128=digests | {name: prototypes._digest(folder / name)})

@@ -1,4 +1,4 @@
-"""Order "shard": the same draws as at random, arranged so that what is needed of each shard is read once, in order."""
+"""Order "shard": the same draws as with "random", reordered so that each shard is read once, in order."""
 
 import itertools
 import math
@@ -14,13 +14,13 @@ from mimcl.pipeline.augment import hash64
 
 
 def shards_of(n, mean=50, seed=0) -> np.ndarray:
-    """Ascending, of irregular length."""
+    """Ascending shard numbers, for shards of irregular length."""
     lengths = np.random.default_rng(seed).integers(mean // 2, 2 * mean, 2 * n // mean + 1)
     return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)[:n]
 
 
 def drawn_of(n, count, seed=0) -> np.ndarray:
-    """Some drawn often, some never."""
+    """Sample ids, some drawn often, some never."""
     rng = np.random.default_rng(seed)
     return rng.choice(n, count, p=rng.dirichlet(np.full(n, 0.3)))
 
@@ -70,14 +70,14 @@ def test_several_shards_are_read_side_by_side_and_shuffled(short):
     for part in pieces(ids, stretches):
         assert len(np.unique(shards[part])) >= 4
         assert 150 <= len(part) <= 600
-        # Neither place nor neighbour says much about a draw, shard or sample.
+        # A draw's position and neighbours hardly predict its shard or sample.
         assert abs(np.corrcoef(np.arange(len(part)), part)[0, 1]) < 0.3
         assert (shards[part[1:]] == shards[part[:-1]]).mean() < 0.6
     touched = [shards[part].min() for part in pieces(ids, stretches)]
     assert {-1, 1} <= set(np.sign(np.diff(touched)))  # shards do not come in their own order
 
 
-def test_places_in_a_stretch_are_uniform_whatever_a_sample_is_drawn():
+def test_places_in_a_stretch_are_uniform_however_often_a_sample_is_drawn():
     """One stretch; samples 0 ... 99 are drawn once, 100 ... 149 twice, 150 ... 159 ten times."""
     drawn = np.concatenate([np.arange(100), np.repeat(np.arange(100, 150), 2), np.repeat(np.arange(150, 160), 10)])
     shards, found = np.zeros(160, np.int32), []
@@ -107,7 +107,7 @@ def test_shards_without_draws_are_left_out_and_keys_differ(short):
 
 
 @pytest.mark.parametrize("bits", [0, 2**64 - 1])
-def test_extreme_random_numbers_stay_inside(short, bits):
+def test_extreme_random_numbers_stay_in_range(short, bits):
     def extreme(seed, numbers, stream):
         return np.full(np.shape(np.atleast_1d(numbers)), bits, np.uint64)
 
@@ -131,7 +131,7 @@ MODES = [
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_a_window_draws_what_it_draws_at_random(short, mode):
+def test_a_window_draws_the_same_samples_as_with_random_order(short, mode):
     n = 4000
     at_random, by_shard, again = (make_plan(n, how, **mode) for how in ("random", "shard", "shard"))
     changed = 0
@@ -152,7 +152,7 @@ def test_a_window_draws_what_it_draws_at_random(short, mode):
     assert make_plan(n, "shard", seed=1, **mode).window(0).digest != by_shard.window(0).digest
 
 
-def test_whole_stretches_at_their_real_size():
+def test_stretches_of_their_real_size():
     n = 60_000
     plan = make_plan(n, "shard", slice=1.0, shards=shards_of(n, 1000))
     window = plan.window(0)

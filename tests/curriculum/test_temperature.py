@@ -15,7 +15,7 @@ from mimcl.curriculum.temperature import (
 
 
 def typical_distances(n: int, seed: int = 0) -> np.ndarray:
-    """Distances as prototypes give them: many exact zeros and ones, the rest in between; float32."""
+    """Distances like those of prototypes: many exact zeros and ones, the rest in between; float32."""
     d = np.random.default_rng(seed).beta(5, 3, n).astype(np.float32)
     clusters = max(1, int(math.sqrt(n)))
     d[:clusters], d[-clusters:] = 0, 1
@@ -90,7 +90,7 @@ def test_target_below_the_lowest_is_clamped():
     assert p_tau(h, tau)[:100].sum() == pytest.approx(1, rel=1e-12)
 
 
-def test_target_near_the_whole_data_is_uniform():
+def test_target_near_all_data_is_uniform():
     curve = EffectiveFraction(typical_distances(10_000))
     assert curve.inverse(curve.uniform) == curve.inverse(curve.uniform - 0.9e-3) == math.inf
     assert math.isfinite(curve.inverse(curve.uniform - 1.1e-3))

@@ -65,7 +65,7 @@ def test_scores_masks_and_the_loss_of_the_first_pass(case):
     patches, mask = proposed(arrays, model, masker)
     np.testing.assert_allclose(1 - mask.scores.detach(), arrays["keep_prob"], atol=TOLERANCE)
     np.testing.assert_array_equal(mask.mask, arrays["mask"])
-    # Kept and removed patches stand in the order of their scores, as theirs do.
+    # Kept and removed patches are in the order of their scores, as in the reference.
     np.testing.assert_array_equal(mask.ids_restore, arrays["ids_restore"])
     loss = reconstruction_loss(model(patches, mask).per_patch_loss, mask.mask).mean()
     np.testing.assert_allclose(loss, arrays["loss"], atol=TOLERANCE)
@@ -94,7 +94,7 @@ def test_the_curriculum_factor(golden):
 
 
 def its_kl(mean_kept: torch.Tensor) -> torch.Tensor:
-    """The reference's divergence, of the mean score of what to keep; its target is 1/4 whatever the ratio."""
+    """The reference's divergence, of the mean score of kept patches; its target is 1/4 for any ratio."""
     return mean_kept * (mean_kept / 0.25).log() + (1 - mean_kept) * ((1 - mean_kept) / 0.75).log()
 
 
@@ -128,7 +128,7 @@ def test_the_kl_is_finite_where_the_reference_has_0_log_0(score):
 
 
 def test_one_optimizer_for_both_would_move_the_network_while_it_is_frozen(case):
-    # The reference freezes it by leaving its gradients at 0. tests/curriculum/masking/test_learned.py: ours stays.
+    # The reference freezes it with gradients of 0. Ours does not move: see tests/curriculum/masking/test_learned.py.
     arrays, model, masker = case
     patches, mask = proposed(arrays, model, masker)
     optimizer = torch.optim.AdamW([*model.parameters(), *masker.parameters()], lr=1e-3)

@@ -1,4 +1,4 @@
-"""HPM agrees with the reference implementation, but for where that is at fault."""
+"""HPM agrees with the reference implementation, except where the reference is wrong."""
 
 import math
 from types import SimpleNamespace
@@ -50,7 +50,7 @@ def case(golden):
 
 @pytest.fixture
 def passed(case):
-    """What the model makes of the images and the masker predicts, under the reference's mask."""
+    """The model's output and the masker's predictions, with the reference's mask."""
     arrays, model, masker = case
     mask = keep_lowest(torch.from_numpy(arrays["mask"]) + torch.linspace(0, 0.5, 16), 0.75)
     np.testing.assert_array_equal(mask.mask.bool(), arrays["mask"])
@@ -119,13 +119,13 @@ def reference_loss(predicted, target):
     return losses.sum() / (harder + easier).sum()
 
 
-def test_the_reference_as_written_here_gives_its_own_number(case, passed):
+def test_the_reference_as_written_here_gives_the_stored_number(case, passed):
     arrays, (output, mask, predicted) = case[0], passed
     loss = reference_loss(of_removed(predicted, mask), of_removed(output.per_patch_loss, mask))
     np.testing.assert_allclose(loss.item(), arrays["rank_loss"], atol=TOLERANCE)
 
 
-def test_with_ties_an_image_weighs_as_much_as_any_other_whatever_is_beside_it():
+def test_with_ties_each_image_has_the_same_weight_in_any_batch():
     predicted = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0]])
     target = torch.tensor([[3.0, 2.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])  # six pairs, and three
     whole = ranking_loss(predicted, target, torch.ones(2, 4))
@@ -139,7 +139,7 @@ def test_with_ties_an_image_weighs_as_much_as_any_other_whatever_is_beside_it():
 
 
 def test_a_confident_mistake_is_still_corrected():
-    """The reference's loss stops at -log(1e-6), where its gradient is gone."""
+    """The reference's loss is clipped at -log(1e-6), where its gradient is 0."""
     target, removed = torch.tensor([[1.0, 0.0]]), torch.ones(1, 2)
     ours, theirs = (torch.tensor([[-20.0, 20.0]], requires_grad=True) for _ in range(2))
     loss, stuck = ranking_loss(ours, target, removed).sum(), reference_loss(theirs, target)

@@ -20,13 +20,13 @@ def masks(kind: type, ratio: float, draws: int) -> np.ndarray:
 
 
 def border(masks: np.ndarray) -> float:
-    """Share of neighbouring pairs of patches of which one is kept and one removed."""
+    """Share of neighbouring pairs of patches with one kept and one removed."""
     pairs = (masks[:, 1:] ^ masks[:, :-1], masks[:, :, 1:] ^ masks[:, :, :-1])
     return float(np.concatenate([pair.ravel() for pair in pairs]).mean())
 
 
 @pytest.mark.parametrize("ratio", [0.4, 0.5, 0.75])
-def test_removed_patches_hang_together(ratio):
+def test_removed_patches_are_connected(ratio):
     blocks, scattered = masks(BlockMasker, ratio, 500), masks(RandomMasker, ratio, 500)
     assert border(blocks) < 0.4 * border(scattered)
     areas = [label(mask)[1] for mask in blocks]
@@ -36,15 +36,15 @@ def test_removed_patches_hang_together(ratio):
 
 @pytest.mark.parametrize("ratio", [0.4, 0.75])
 def test_single_patches_are_few(ratio):
-    """A removed patch without a removed neighbour is no part of a block, unless it is left over from trimming one."""
+    """A removed patch without a removed neighbour is not part of a block, except if a block was trimmed."""
     padded = np.pad(masks(BlockMasker, ratio, 500), ((0, 0), (1, 1), (1, 1)))
     beside = padded[:, 2:, 1:-1] | padded[:, :-2, 1:-1] | padded[:, 1:-1, 2:] | padded[:, 1:-1, :-2]
     alone = padded[:, 1:-1, 1:-1] & ~beside
     assert alone.sum((1, 2)).mean() < 1
 
 
-def test_every_place_and_direction_gets_its_share():
-    """Blocks that lie inside the image cover its middle more often than its border, but mirror images equally."""
+def test_masks_are_symmetric_and_cover_all_places():
+    """Blocks inside the image cover its centre more often than its border, but mirrored places equally."""
     share = masks(BlockMasker, 0.5, 8000).mean(0)
     assert share.min() > 0.03
     assert share[5:9, 5:9].mean() > share[[0, -1]].mean()

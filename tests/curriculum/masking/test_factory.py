@@ -1,4 +1,4 @@
-"""What every masker that learns nothing must do: exact numbers, pure in the key, no state."""
+"""Requirements of all maskers that do not learn: exact numbers, pure in the key, no state."""
 
 import math
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ NAMES = ("random", "block", "grid")
 
 
 def made(name: str, patches: int, ratio: float = 0.75) -> Masker:
-    """Of the model these maskers take the number of patches and the device."""
+    """The parts of the model that these maskers use: number of patches and device."""
     model = SimpleNamespace(num_patches=patches, device=torch.device("cpu"))
     config = MaskingConfig(name, ratio)
     clock = MaskingSchedule("epoch", 1, 1)
@@ -57,7 +57,7 @@ def test_exactly_the_ratio_is_removed_and_order_is_restored(name, side, ratio, s
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("side", "ratio"), [(14, 0.75), (7, 0.6), (5, 0.3)])
-def test_a_mask_belongs_to_its_key_whatever_batch_it_is_in(name, side, ratio):
+def test_a_mask_depends_on_its_key_only(name, side, ratio):
     keys, state = keys_of(60), torch.random.get_rng_state()
     whole = propose(name, side, ratio, keys)
     shuffled = torch.from_numpy(np.random.default_rng(0).permutation(60))
@@ -66,12 +66,12 @@ def test_a_mask_belongs_to_its_key_whatever_batch_it_is_in(name, side, ratio):
         for of_part, of_whole in zip(part[:3], whole[:3], strict=True):
             assert torch.equal(of_part, of_whole[places])
     assert torch.equal(torch.random.get_rng_state(), state)
-    # A grid has as many patterns as offsets; on a small one single blocks and what noise trims off them come again.
+    # A grid has as many patterns as offsets; on small images single blocks may repeat.
     assert len(whole.mask.unique(dim=0)) > (3 if name == "grid" else 15)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_learned_and_nothing_is_saved(name):
+def test_there_are_no_parameters_and_no_state(name):
     masker = made(name, 64)
     assert not masker.state_dict()
     assert not list(masker.parameters())

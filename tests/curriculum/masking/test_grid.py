@@ -37,7 +37,7 @@ def test_half_is_a_chessboard():
 
 @pytest.mark.parametrize(("side", "ratio"), [(7, 0.75), (14, 0.6), (9, 0.7)])
 def test_single_patches_only_make_up_the_difference(side, ratio):
-    """Some offset of the lattice differs from the mask in no more patches than the numbers of kept ones do."""
+    """For some offset, mask and lattice differ only by the difference of their numbers of kept patches."""
     kept = masks(side, ratio).flatten(1) == 0
     every = min((3, 4), key=lambda every: abs(1 / every - int(side * side * (1 - ratio)) / side**2))
     patterns = torch.stack([_lattices(side, every) == offset for offset in range(every)])

@@ -51,7 +51,7 @@ def make(model=None, *, clock="epoch", ratio=0.75, epochs=EPOCHS, seed=0, **opti
 
 
 def learned(masker, seed=1):
-    """Weights as after some training: all of them drawn, so that no two patches seem alike."""
+    """Weights as after some training: all random, so that all patches have different scores."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in masker.parameters():
@@ -72,7 +72,7 @@ def keys_of(draws, seed=0):
 
 
 def mined(scores, keys, hardest, ratio=0.75):
-    """One image after the other: the hardest patches, then random ones until enough are removed."""
+    """The reference, image by image: the hardest patches, then random ones until enough are removed."""
     masks = torch.zeros(scores.shape)
     kept = int(scores.shape[1] * (1 - ratio))
     for image, noise in enumerate(uniforms(keys, scores.shape[1])):
@@ -117,7 +117,7 @@ def test_the_teacher_sees_the_whole_image():
     assert not hasattr(teacher.model, "decoder_pred")
 
 
-def test_equal_scores_and_scores_that_are_no_numbers_remove_as_many():
+def test_equal_scores_and_nan_scores_remove_the_same_number():
     masker, patches, keys = make(start_share=1.0, end_share=1.0), patches_of(4), keys_of(4)
     with torch.no_grad():
         masker.teacher.predictor.head.weight.zero_()
@@ -128,7 +128,7 @@ def test_equal_scores_and_scores_that_are_no_numbers_remove_as_many():
         assert (mask.mask.sum(1) == REMOVED).all()
 
 
-def test_noise_belongs_to_the_draw_whatever_the_micro_batch():
+def test_noise_depends_on_the_draw_only():
     masker, patches, keys = learned(make()), patches_of(12), keys_of(12)
     state = torch.random.get_rng_state()
     whole = masker.propose(patches, keys, torch.nn.Identity(), at(0.6))
@@ -249,7 +249,7 @@ def moved(model, step):
                 parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.device))
 
 
-def test_the_teacher_is_the_average_over_the_steps_that_were_made(device):
+def test_the_teacher_is_the_average_over_the_finite_steps(device):
     model = make_model().to(device)
     masker = make(model, start_momentum=0.5, end_momentum=0.9, momentum_epochs=4)
     names = [name for name, _ in masker.teacher.named_parameters()]
@@ -312,7 +312,7 @@ def test_momentum_rises_over_epochs_or_over_a_share_of_training():
     assert momenta(**options) == pytest.approx(half, abs=1e-12)
 
 
-def test_agreement_is_how_often_two_images_share_a_patchs_fate():
+def test_agreement_is_how_often_two_images_agree_on_a_patch():
     def of(rows):
         removed = torch.tensor(rows, dtype=torch.float32)
         return agreement(Mask(removed, removed, removed)).item()
@@ -324,7 +324,7 @@ def test_agreement_is_how_often_two_images_share_a_patchs_fate():
     assert agreement(many).item() == pytest.approx(0.625, abs=0.001)
 
 
-def test_weights_follow_the_seed_and_start_without_an_opinion():
+def test_weights_follow_the_seed_and_initial_predictions_are_almost_equal():
     model, state = make_model(), torch.random.get_rng_state()
     first, again, other = make(model, seed=1), make(model, seed=1), make(model, seed=2)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -366,7 +366,7 @@ def test_a_ratio_that_keeps_or_removes_nothing_is_refused(ratio, kept):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranking", ["relative", "absolute"])
-def test_compiled_it_is_the_same_and_never_compiled_again_as_training_goes_on(ranking):
+def test_compiled_it_is_the_same_and_is_compiled_once(ranking):
     torch.compiler.reset()
     model = make_model()
     masker, patches, keys = learned(make(model, ranking=ranking, momentum_share=0.5)), patches_of(3), keys_of(3)
@@ -419,7 +419,7 @@ def make_trainer(micro_batches=1, draws=DRAWS):
     )
 
 
-def test_the_predictor_learns_what_is_hard_and_the_teacher_learns_it_from_there():
+def test_the_predictor_learns_which_patches_are_hard_and_the_teacher_follows():
     trainer, figures = make_trainer(), {}
 
     for step in trainer.steps(stream()):
@@ -436,7 +436,7 @@ def test_the_predictor_learns_what_is_hard_and_the_teacher_learns_it_from_there(
     noisy[:3, :3] = True
     assert mask.scores[:, noisy.flatten()].mean() > mask.scores[:, ~noisy.flatten()].mean()
     assert mask.mask[:, noisy.flatten()].mean() > 0.85  # chance: 0.75
-    # Masks that seek the same corner agree more than random ones do.
+    # Masks that remove the same corner agree more than random ones.
     assert figures[STEPS]["mask_agreement"] > figures[1]["mask_agreement"]
 
 
@@ -444,7 +444,7 @@ def tensors_of(trainer):
     return {name: tensor.clone() for name, tensor in trainer.tensors().items()}
 
 
-def test_taking_up_a_saved_state_continues_bit_for_bit():
+def test_a_saved_state_is_resumed_bit_for_bit():
     unbroken, kept = make_trainer(), {}
 
     for step in unbroken.steps(stream()):

@@ -80,7 +80,7 @@ def some_scores(groups=2, images=GROUP, patches=16) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("ratio", [0.75, 0.6, 0.1])
-def test_the_patches_with_the_highest_scores_are_removed_exactly_so_many(ratio):
+def test_exactly_the_patches_with_the_highest_scores_are_removed(ratio):
     model = make_model()
     masker = make(model, mask_ratio=ratio)
     mask, again = propose(masker, model), propose(masker, model)
@@ -94,7 +94,7 @@ def test_the_patches_with_the_highest_scores_are_removed_exactly_so_many(ratio):
     assert all(torch.equal(one, other) for one, other in zip(mask, again, strict=True))
 
 
-def test_a_mask_is_its_images_whatever_keys_and_batch_it_comes_with():
+def test_a_mask_depends_on_its_image_only():
     model = make_model()
     masker = make(model)
     whole = propose(masker, model)
@@ -138,7 +138,7 @@ def test_weights_are_a_function_of_the_seed_and_not_those_of_the_model():
 # The objective
 
 
-def test_each_term_is_what_its_formula_says():
+def test_each_term_matches_its_formula():
     scores = some_scores().detach()
     errors = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1))
     for group, (s, e) in enumerate(zip(scores.double().numpy(), errors.double().numpy(), strict=True)):
@@ -169,7 +169,7 @@ def test_the_objective_is_the_weighted_sum_of_its_terms_in_every_group(reduction
             expected = factor * soft_reconstruction(s, e) + 0.3 * gaussian(s) + 0.7 * kl + 1.1 * diversity(s)
             torch.testing.assert_close(losses[first : first + GROUP], expected.expand(GROUP))
             by_hand = by_hand + GROUP * expected
-        # Through the dimmed tokens as well as through the weights of the errors.
+        # Through the scaled tokens as well as through the weights of the errors.
         found, wanted = (torch.autograd.grad(loss.sum(), mask.scores, retain_graph=True) for loss in (losses, by_hand))
         torch.testing.assert_close(found, wanted)
 
@@ -199,7 +199,7 @@ def test_scores_that_are_all_0_or_1_give_finite_losses_and_gradients():
         assert all(parameter.grad.isfinite().all() for _, parameter in masker.own_parameters())
 
 
-def test_images_that_are_no_whole_groups_are_refused():
+def test_incomplete_groups_are_refused():
     model = make_model()
     masker = make(model)
     with pytest.raises(ValueError, match=r"^6 draws .*learned_masking.group_size \(4\)"):
@@ -280,13 +280,13 @@ def flat(module: torch.nn.Module) -> torch.Tensor:
 
 
 def gradients_of_first_step(micro_batches, **config) -> list[torch.Tensor]:
-    """Of the network: AdamW's first moments after one step are a tenth of them."""
+    """The network's gradients: AdamW's first moments after one step are a tenth of them."""
     trainer = trainer_of(micro_batches=micro_batches, **config)
     next(trainer.steps(stream(micro_batches)))
     return [state["exp_avg"] for state in trainer.state_dict()["optimizers"][1]["state"].values()]
 
 
-def test_any_cut_into_whole_groups_gives_the_same_gradient():
+def test_micro_batches_of_whole_groups_give_the_same_gradient():
     whole = gradients_of_first_step(1)
     for micro_batches in (2, 4):
         for one, other in zip(gradients_of_first_step(micro_batches), whole, strict=True):
@@ -300,7 +300,7 @@ def run(trainer, batches) -> list[dict[str, float]]:
 
 
 class Replay(Masker):
-    """Gives masks that were proposed before."""
+    """Returns masks that were proposed before."""
 
     def __init__(self, masks):
         super().__init__()
@@ -329,7 +329,7 @@ def test_the_second_objective_moves_the_network_and_not_the_model():
 
 
 @pytest.mark.parametrize("second", [False, True])
-def test_the_network_is_reached_by_the_second_objective_alone(second):
+def test_only_the_second_objective_reaches_the_network(second):
     model = make_model()
     masker = make(model)
     own = list(masker.parameters())
@@ -345,14 +345,14 @@ def test_the_network_is_reached_by_the_second_objective_alone(second):
             assert one.grad is other.grad is None or torch.equal(one.grad, other.grad), name
 
 
-def test_between_its_steps_nothing_moves_the_network():
+def test_the_network_is_unchanged_between_its_steps():
     trainer, seen = trainer_of(second_every=3), []
     seen.append(flat(trainer.masker))
     seen += [flat(trainer.masker) for _ in trainer.steps(stream())]
     assert [not torch.equal(*pair) for pair in itertools.pairwise(seen)] == [True, False, False, True, False, False]
 
 
-def test_reports_have_the_masks_figures():
+def test_reports_have_the_maskers_figures():
     figures = run(trainer_of(log_every_steps=2, clock="epoch"), stream())
     factors = [found["curriculum_factor"] for found in figures if found]
     assert factors == pytest.approx([1, 2 / 3, -1 / 3, -1])  # of steps 1, 2, 4, 6
@@ -363,7 +363,7 @@ def test_reports_have_the_masks_figures():
         assert all(found[name] >= 0 for name in ("gaussian", "kl", "diversity"))
 
 
-def test_figures_are_what_their_names_say():
+def test_figures_match_their_definitions():
     model = make_model()
     masker = make(model)
     mask = propose(masker, model)
@@ -380,7 +380,7 @@ def test_figures_are_what_their_names_say():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
+def test_a_saved_state_is_resumed_bit_for_bit(precision):
     unbroken = trainer_of(precision=precision, second_every=2)
     run(unbroken, stream())
     broken, kept = trainer_of(precision=precision, second_every=2), {}
@@ -400,7 +400,7 @@ def test_taking_up_a_saved_state_continues_bit_for_bit(precision):
 
 
 @pytest.mark.slow
-def test_compiled_it_is_the_same_and_progress_compiles_nothing_anew():
+def test_compiled_it_is_the_same_and_progress_does_not_recompile():
     model = make_model()
     frozen = twin(model, frozen=True)
     masker = make(model, depth=1, clock="epoch")
@@ -433,7 +433,7 @@ def test_the_host_never_waits_for_the_device(second_every):
     masker = make(make_model().cuda(), second_every=second_every, clock="epoch")
     trainer = trainer_of(masker, micro_batches=2, device="cuda", precision="bfloat16", log_every_steps=10**9)
     batches = list(stream(2, device="cuda"))
-    # The first step and the last one report; torch raises at whatever waits in the steps between.
+    # The first and the last step report; torch raises if anything synchronises in the steps between.
     modes = {1: "error", STEPS - 1: "default"}
     try:
         for step in trainer.steps(batches):
@@ -469,7 +469,7 @@ def test_heads_and_ratio_must_fit_the_model():
         make(model, mask_ratio=0.99)
 
 
-def test_the_first_token_alone_is_what_the_whole_block_makes_of_it():
+def test_the_first_token_is_that_of_the_whole_block():
     block, x = transformer(24, 1, 3)[0], torch.randn(5, 7, 24, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(first_token(block, x), block(x)[:, 0], atol=1e-6, rtol=1e-5)
     ours, theirs = (

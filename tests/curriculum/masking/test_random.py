@@ -39,7 +39,7 @@ def test_exactly_the_ratio_is_removed_and_order_is_restored(patches, ratio):
     assert torch.equal(mask.ids_restore.sort(1).values, torch.arange(patches).expand(40, patches))
 
 
-def test_a_mask_belongs_to_its_key_whatever_batch_it_is_in():
+def test_a_mask_depends_on_its_key_only():
     masker, keys = RandomMasker(64, 0.75), keys_of(10)
     whole = masker.propose(torch.empty(0), keys, torch.nn.Identity(), 0.0)
     part = masker.propose(torch.empty(0), keys[4:7], torch.nn.Identity(), 1.0)
@@ -61,6 +61,6 @@ def test_keep_lowest_keeps_in_ascending_order_of_noise():
     assert mask.ids_restore.tolist() == [[3, 0, 2, 1]]
 
 
-def test_a_ratio_that_leaves_nothing_is_refused():
+def test_a_ratio_that_keeps_no_patch_is_refused():
     with pytest.raises(ValueError, match=r"mask_ratio is 0.99.* keeps 0 of 64"):
         RandomMasker(64, 0.99)
