@@ -1,7 +1,7 @@
-"""Everything random about a draw's pixels: pure functions of (seed, draw), vectorised over draws.
+"""The random crops and flips of draws: pure functions of (seed, draw), vectorised over draws.
 
-The random source is a hash, not a generator: splitmix64 (Steele, Lea, Flood 2014) of (seed, draw, stream number), so
-that draw g looks the same whatever was drawn before it, on whichever rank.
+The source of randomness is a hash, not a generator: splitmix64 (Steele, Lea, Flood 2014) of (seed, draw, stream
+number). So draw g looks the same on every rank and after any other draws.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Stream numbers keep the uses of one draw's randomness independent. `mimcl.curriculum.plan` has its own from 16 on.
+# Stream numbers make the random numbers of one draw independent. `mimcl.curriculum.plan` uses those from 16 on.
 STREAM_CROP = 1
 STREAM_FLIP = 2
 STREAM_MASK = 3
@@ -22,8 +22,8 @@ STREAM_MIXING = 6
 STREAM_DROP_PATH = 7
 STREAM_NOISE = 8
 
-_ATTEMPTS = 10  # tries at a box that fits before falling back to the central one, as in torchvision
-EVALUATION_SIDE = 0.875  # side of the evaluation square over the shorter image side: resize 256, crop 224
+_ATTEMPTS = 10  # boxes tried before falling back to the central one, as in torchvision
+EVALUATION_SIDE = 0.875  # of the shorter side: resize 256, crop 224
 
 
 def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -35,14 +35,14 @@ def mix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def hash64(seed: int, draws: ArrayLike, stream: int) -> NDArray[np.uint64]:
-    """64 random bits for each draw: mix(mix(mix(seed) ^ draw) ^ stream), shape of `draws` (at least one dimension)."""
+    """64 random bits per draw, mix(mix(mix(seed) ^ draw) ^ stream), in the shape of `draws` (at least 1-d)."""
     numbers = np.atleast_1d(np.asarray(draws)).astype(np.uint64)
     start = mix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64))
     return mix64(mix64(start ^ numbers) ^ np.uint64(stream))
 
 
 def uniforms(hashes: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
-    """`count` independent numbers in [0, 1) for each hash, shape (len(hashes), count), 53 random bits each."""
+    """`count` independent numbers in [0, 1) per hash, shape (len(hashes), count), 53 random bits each."""
     words = mix64(hashes[:, None] ^ np.arange(count, dtype=np.uint64))
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -54,11 +54,11 @@ def crop_boxes(
     scale: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> NDArray[np.int32]:
-    """RandomResizedCrop boxes with torchvision's distribution, one for each hash.
+    """RandomResizedCrop boxes with torchvision's distribution, one per hash.
 
-    `hashes`, `width` and `height` have shape (n,), sizes in pixels of the stored orientation; `scale` is the range of
-    the box's share of the area, `ratio` that of its width over height (log-uniform). Returns (n, 4) int32 rows of left,
-    top, width, height, always inside the image.
+    `hashes`, `width` and `height` have shape (n,), with sizes in pixels of the stored orientation; `scale` is the range
+    of the box's fraction of the area, `ratio` that of its aspect ratio (width / height, log-uniform). Returns (n, 4)
+    int32 rows of left, top, width, height, always inside the image.
     """
     width, height = np.asarray(width, np.float64), np.asarray(height, np.float64)
     draw = uniforms(hashes, 2 * _ATTEMPTS + 2)
@@ -71,7 +71,7 @@ def crop_boxes(
     w, h = widths[rows, first], heights[rows, first]
     left, top = np.floor(draw[:, -2] * (width - w + 1)), np.floor(draw[:, -1] * (height - h + 1))
 
-    # No attempt fitted: the largest central box whose aspect is within the range.
+    # No attempt fits: the largest central box with an aspect ratio in the range.
     none = ~fits.any(axis=1)
     w = np.where(none, np.minimum(width, np.rint(height * ratio[1])), w)
     h = np.where(none, np.minimum(height, np.rint(width / ratio[0])), h)
@@ -81,36 +81,40 @@ def crop_boxes(
 
 
 def flips(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """A fair coin for each hash: True mirrors the crop left to right."""
+    """Whether to mirror the crop left to right, a fair coin per hash."""
     return (hashes >> np.uint64(63)).astype(bool)
 
 
 def evaluation_boxes(width: NDArray[np.integer], height: NDArray[np.integer]) -> NDArray[np.int32]:
-    """The centred square of side 0.875 min(width, height), rows of left, top, width, height; at least one pixel."""
+    """The central square of side 0.875 min(width, height), at least 1 pixel, as rows of left, top, width, height."""
     width, height = np.asarray(width, np.int64), np.asarray(height, np.int64)
     side = np.maximum(np.rint(EVALUATION_SIDE * np.minimum(width, height)).astype(np.int64), 1)
     return np.stack([(width - side) // 2, (height - side) // 2, side, side], axis=1).astype(np.int32)
 
 
-# What a stream does to draws: (draws, width, height) -> (boxes, flips).
+# The crops of a stream's draws: (draws, width, height) -> (boxes, flips).
 Transform = Callable[
     [NDArray[np.int64], NDArray[np.integer], NDArray[np.integer]], tuple[NDArray[np.int32], NDArray[np.bool_]]
 ]
 
 
 def random_crops(seed: int, scale: tuple[float, float] = (0.2, 1.0)) -> Transform:
-    """MAE's augmentation for training: a random resized crop and a fair flip for each draw.
+    """MAE's augmentation for training: a random resized crop and a random flip of each draw.
 
-    `scale` is the range of the crop's share of the area; with labels MAE takes (0.08, 1).
+    `scale` is the range of the crop's fraction of the area; MAE fine-tunes with (0.08, 1).
     """
 
-    def transform(draws, width, height):  # noqa: ANN001, ANN202 - the alias above says it
+    def transform(
+        draws: NDArray[np.int64], width: NDArray[np.integer], height: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         boxes = crop_boxes(hash64(seed, draws, STREAM_CROP), width, height, scale)
         return boxes, flips(hash64(seed, draws, STREAM_FLIP))
 
     return transform
 
 
-def central_crops(draws, width, height):  # noqa: ANN001, ANN201 - a Transform
-    """The evaluation transform: the central square, never flipped."""
+def central_crops(
+    draws: NDArray[np.int64], width: NDArray[np.integer], height: NDArray[np.integer]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The Transform for evaluation: the central square, never flipped."""
     return evaluation_boxes(width, height), np.zeros(len(draws), bool)

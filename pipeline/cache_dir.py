@@ -1,4 +1,4 @@
-"""Where what can be had again is kept on this machine, for all runs and processes."""
+"""The cache folder, shared by all runs and processes of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits that Linux control groups (version 1 and 2) set on this process: containers and batch systems use them."""
+"""Limits that Linux control groups (versions 1 and 2) set on this process, as in containers and batch systems."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _UNLIMITED_BYTES = 1 << 60  # version 1 writes a number above this for "no limit
 
 
 def cpu_quota() -> float | None:
-    """Cores' worth of processor time that this process and its group may use; None where there is no limit."""
+    """Processor time that this process and its group may use, in cores; None if there is no limit."""
     return min((quota for folder in _groups("cpu") if (quota := _quota(folder)) is not None), default=None)
 
 
 def memory_limit() -> int | None:
-    """Bytes of memory that this process and its group may use; None where there is no limit."""
+    """Bytes of memory that this process and its group may use; None if there is no limit."""
     return min((limit for folder in _groups("memory") if (limit := _memory(folder)) is not None), default=None)
 
 
@@ -36,9 +36,9 @@ def _memory(folder: Path) -> int | None:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """This process's group and all groups around it: each of them may set a limit.
+    """This process's group and all its parents, each of which may set a limit.
 
-    A container may show its own group as the root; the path in the membership file does not exist there, and only the
+    In a container whose own group appears as the root, the path in the membership file does not exist, and only the
     root is found.
     """
     for line in _text(_MEMBERSHIP).splitlines():

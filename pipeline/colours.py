@@ -1,4 +1,4 @@
-"""One kind of pixels from every kind of image."""
+"""Conversion of every kind of image to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from PIL import Image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Three 8-bit channels: grey is repeated, alpha dropped, 16-bit grey divided by 257 (Pillow would saturate it)."""
+    """Convert to three 8-bit channels: grey is repeated, alpha dropped, 16-bit grey divided by 257 (not clipped)."""
     if image.mode.startswith("I"):
         image = Image.fromarray(np.rint(np.asarray(image, np.float64) / 257).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours; Pillow warns about the direct way
+        image = image.convert("RGBA")  # the same colours; Pillow warns about direct conversion
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how many threads and worker processes that gives."""
+"""The cores that this process may use, and the number of threads and worker processes to start on them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from mimcl.pipeline.cgroup import cpu_quota
 
-_KEPT_FREE = 2  # for the thread that launches the model's work and the one that reads shards
-_FEW = 4  # cores of which none is kept free
+_RESERVED_CORES = 2  # for the thread that launches the model's work and the one that reads shards
+_SMALL_MACHINE = 4  # cores, up to which none are reserved
 
 
 def usable_cores() -> float:
-    """Cores of this process's affinity mask, or fewer where its control group limits the processor time."""
+    """Cores in this process's affinity mask, or fewer if its control group limits the processor time."""
     return min(len(os.sched_getaffinity(0)), cpu_quota() or math.inf)
 
 
 def worker_count(local_size: int = 1) -> int:
-    """One worker for each core of this process, of `local_size` like it on the machine; at least 1.
+    """One worker for each core of this process, one of `local_size` on the machine; at least 1.
 
-    A launcher may bind each of its processes to cores of their own, or let all of them share its cores: so a process
-    counts on an equal part of the launcher's cores, and on no more than its own mask has.
+    A launcher may bind each process to its own cores, or let all of them share its cores. So a process uses an equal
+    part of the launcher's cores, and never more than its own mask has.
     """
     cores = usable_cores()
     if local_size > 1:
@@ -33,18 +33,18 @@ def worker_count(local_size: int = 1) -> int:
 def decode_threads(local_size: int = 1, configured: int | None = None) -> int:
     """Threads that decode images in each of `local_size` training processes on the machine.
 
-    `configured` is how many they have together; None: as many as leave cores to the threads beside them.
+    `configured` is their number in all processes together; None: one per core, minus the cores for other threads.
     """
     if configured is not None:
         return max(1, configured // local_size)
     workers = worker_count(local_size)
-    return workers - _KEPT_FREE if workers > _FEW else workers
+    return workers - _RESERVED_CORES if workers > _SMALL_MACHINE else workers
 
 
 def _launcher_cores() -> int:
-    """Cores of the process that started this one and those beside it: torchrun, or SLURM's daemon.
+    """Cores of the process that launched all local processes: torchrun, or SLURM's daemon.
 
-    Between SLURM's daemon and a task there may be shells, which are bound to the task's cores as well.
+    Shells between SLURM's daemon and a task are bound to the task's cores, and skipped.
     """
     own = cores = len(os.sched_getaffinity(0))
     is_slurm_task = "SLURM_PROCID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ

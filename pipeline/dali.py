@@ -1,20 +1,20 @@
-"""NVIDIA DALI as a decoder, on the CPU or the GPU; the only file that imports it.
+"""NVIDIA DALI as a decoder, on the CPU or the GPU; the only file that imports DALI.
 
 On the GPU, DALI decodes the boxes and resizes them. On the CPU it decodes them and torch resizes, which takes a
-fraction of the time that DALI's own CPU kernel takes, and rounds as Pillow does.
+fraction of the time of DALI's own CPU kernel and rounds as Pillow does.
 
-nvJPEG keeps memory for each of its threads. It is reserved at the start for images of ordinary size, grows where a
-larger image comes, and images that are larger still never reach it: the reference decodes them, so that neither memory
-nor the time for one image is out of proportion. Which decoder has an image follows from its own header alone.
+nvJPEG keeps memory for each of its threads: reserved at the start for images of ordinary size, it grows with a larger
+image. The reference decodes the largest images, so that neither memory nor the time for one image gets out of hand.
+An image's own header decides which decoder gets it.
 
-DALI fails a whole batch for one image that it cannot decode. That image is looked for and left to the reference, the
-others go through DALI again: a draw's pixels depend on its own bytes and box, never on its neighbours.
+DALI fails on a whole batch if it cannot decode one image. That image is found and left to the reference, and the others
+go through DALI again: a draw's pixels depend on its own bytes and box, never on other draws.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
 from itertools import chain
@@ -31,32 +31,32 @@ from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder, trial_batc
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.image_headers import dali_can_decode
 
-_DEPTH = 2  # batches in DALI at a time: one being decoded, one being handed out; half a window holds two
-_HW_DECODER_LOAD = 0.0  # of the GPU's JPEG engine, all or nothing: with a split, pixels would depend on the batch
-# nvJPEG's memory for a pixel of an image, in bytes: what NVIDIA's examples reserve for ImageNet's largest, rounded up.
+_DEPTH = 2  # batches in DALI at a time: one being decoded, one being consumed; half a window holds two
+_HW_DECODER_LOAD = 0.0  # no images to the GPU's JPEG engine: with a split, pixels would depend on the batch
+# nvJPEG's memory in bytes per pixel of an image: what NVIDIA's examples reserve for ImageNet's largest, rounded up.
 # Each thread has one such buffer on the device and two in pinned memory.
 _DEVICE_BYTES, _PINNED_BYTES = 6, 4
-_RESERVED_PIXELS = 4_000_000  # more than ordinary photographs of a data set have: of 500 of ImageNet's at most 2.5
-_MOST_PIXELS = 16_000_000  # of an image that the GPU decodes
+_RESERVED_PIXELS = 4_000_000  # more than ordinary photographs have: 500 of ImageNet's have at most 2.5 million
+_MAX_GPU_PIXELS = 16_000_000  # of an image that the GPU decodes
 
-# The decoder that can leave EXIF rotation alone was experimental at first (2.0) and is the main one now (2.4).
-_is_main = "adjust_orientation" in signature(fn.decoders.image_slice).parameters
+# The decoder that can ignore EXIF rotation was experimental in DALI 2.0 and is the main one in 2.4.
+_HAS_ORIENTATION = "adjust_orientation" in signature(fn.decoders.image_slice).parameters
 
-# What DALI gets: encoded images, (n, 2) left and top, (n, 2) width and height.
+# DALI's inputs: encoded images, (n, 2) left and top, (n, 2) width and height.
 _Inputs = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32]]
 _Split = tuple[Encoded, NDArray[np.bool_]]  # a batch, and which of its images DALI decodes
 
 
 class _Refused(Exception):
-    """DALI failed at a batch; the cause is its own error."""
+    """DALI failed on a batch; the argument is its own error."""
 
 
 class DaliDecoder:
-    """The Decoder protocol on DALI. Every call has a pipeline of its own, so a call may be abandoned at any point.
+    """Decoder on DALI. Every call has its own pipeline, so that it may be abandoned at any point.
 
-    `batch_size` is the most images a batch has, `largest` the most pixels an image has; `threads` decode and resize on
-    the CPU. With `gpu`, tensors are made on the CUDA device that is torch's current one when the decoder is made, and
-    stay there, in order with torch's current stream.
+    A batch has at most `batch_size` images, an image at most `largest` pixels; `threads` decode and resize on the CPU.
+    With `gpu`, tensors are made on the CUDA device that is torch's current one when the decoder is made, and stay
+    there, in order with torch's current stream.
     """
 
     def __init__(self, image_size: int, batch_size: int, threads: int, largest: int, gpu: bool) -> None:
@@ -64,15 +64,15 @@ class DaliDecoder:
         self.lookahead = _DEPTH - 1
         self._image_size, self._batch_size, self._threads, self._largest = image_size, batch_size, threads, largest
         self._device_id = torch.cuda.current_device() if gpu else None
-        self._most_pixels = _MOST_PIXELS if gpu else MAX_PIXELS
+        self._max_pixels = _MAX_GPU_PIXELS if gpu else MAX_PIXELS
         self._reference = ReferenceDecoder(image_size, threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resize")
 
-    def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]:
+    def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]:
         arriving = map(self._split, batches)
         waiting: deque[_Split] = deque()  # in the pipeline
-        again: list[_Split] = []  # what the failed pipeline before it held
-        raised: list[Exception] = []  # by `batches`; comes out after the batches before
+        again: list[_Split] = []  # batches that a failed pipeline held
+        raised: list[Exception] = []  # by `batches`; raised once earlier batches are out
 
         def feed() -> Iterator[_Inputs]:
             try:
@@ -92,35 +92,36 @@ class DaliDecoder:
             except _Refused as error:
                 batch, own = waiting[0]
                 culprits = self._culprits(batch, own)
-                if not culprits:  # not for an image's sake: out of memory, a lost device
-                    raise error.__cause__ from None
+                if not culprits:  # not because of an image: out of memory, a lost device
+                    raise error.args[0] from None
                 own[culprits] = False
                 again = list(waiting)
                 waiting.clear()
 
     def _complete(self, outputs: Any, batch: Encoded, own: NDArray[np.bool_]) -> Decoded:
-        """The batch from DALI's outputs for its own images and the reference's for the others."""
-        images, failures = self._images(outputs), []
+        """Combine DALI's outputs for its `own` images with the reference's for the others."""
+        images = self._images(outputs)
+        failures: list[tuple[int, str]] = []
         if not own.all():
             others, failed = self._reference.decode(_select(batch, ~own))
             places = np.flatnonzero(~own).tolist()
             failures = [(places[among], reason) for among, reason in failed]
             dalis, images = images, images.new_empty(len(own), *images.shape[1:])
-            images[torch.from_numpy(own)] = dalis[: own.sum()]  # none of a stand-in
+            images[torch.from_numpy(own)] = dalis[: own.sum()]  # none if DALI decoded the stand-in
             images[torch.from_numpy(~own)] = others.permute(0, 2, 3, 1).to(images.device)
-        mirrored = torch.from_numpy(np.flatnonzero(batch.flips & own))  # the reference has done its own
+        mirrored = torch.from_numpy(np.flatnonzero(batch.flips & own))  # the reference has mirrored its images already
         images[mirrored] = images[mirrored].flip(2)
         return Decoded(images.permute(0, 3, 1, 2), failures)
 
     def _images(self, outputs: Any) -> torch.Tensor:
         """DALI's outputs as a tensor (n, S, S, 3)."""
-        if self._device_id is not None:  # a copy within the device: DALI uses the buffer again when it likes
+        if self._device_id is not None:  # a copy on the device: DALI may reuse the buffer
             return torch.from_dlpack(outputs.as_tensor()).clone()
         size = (self._image_size, self._image_size)
         images = np.empty((len(outputs), *size, 3), np.uint8)
 
         def resize(place: int) -> None:
-            # Only in this order do the strides of a single image count as channels-last, for which torch is fast.
+            # In this order the strides of a single image count as channels-last, for which torch is fast.
             box = torch.from_dlpack(outputs[place])[None].permute(0, 3, 1, 2)
             resized = F.interpolate(box, size, mode="bicubic", antialias=True)
             images[place] = resized[0].permute(1, 2, 0).numpy()
@@ -129,7 +130,7 @@ class DaliDecoder:
         return torch.from_numpy(images)
 
     def _culprits(self, batch: Encoded, own: NDArray[np.bool_]) -> list[int]:
-        """Places, out of DALI's own, of the images that it refuses by themselves."""
+        """Find which of DALI's `own` images it fails on by themselves; returns their positions in the batch."""
         found, places = [], deque(np.flatnonzero(own).tolist())
         while places:
             try:
@@ -142,7 +143,7 @@ class DaliDecoder:
     def _run(self, feed: Iterator[_Inputs]) -> Iterator[Any]:
         """DALI's outputs for each item of `feed`, in order; valid until the next one on the CPU.
 
-        Takes _DEPTH items before the first is out. Raises _Refused in the place of a batch that DALI fails at.
+        Takes _DEPTH items before it yields the first. Raises _Refused in the place of a batch that DALI fails on.
         """
         held: deque[_Inputs] = deque()  # DALI reads these arrays in place
 
@@ -157,32 +158,33 @@ class DaliDecoder:
                 try:
                     (outputs,) = pipeline.share_outputs(cuda_stream=self._consumer())
                 except RuntimeError as error:
-                    raise _Refused from error.with_traceback(None)  # whose frames would hold the pipeline
+                    raise _Refused(error.with_traceback(None)) from None  # its frames would keep the pipeline alive
                 yield outputs
-                held.popleft()  # not before: until its outputs have been waited for, the GPU may be reading it
+                held.popleft()  # only now: until its outputs are ready, the GPU may be reading it
                 pipeline.release_outputs()
                 pipeline.schedule_run()
         finally:
-            del pipeline  # waits for what is being decoded; only then may the arrays go
+            del pipeline  # waits for running decoding, which uses the held arrays
 
     def _consumer(self) -> torch.cuda.Stream | None:
-        """The stream that outputs are made ready for: work that is queued there later finds them complete."""
+        """The CUDA stream that uses the outputs: work that is queued there later finds them complete."""
         return None if self._device_id is None else torch.cuda.current_stream(self._device_id)
 
     def _pipeline(self, source: Callable[[], _Inputs]) -> Pipeline:
-        size, kinds = [self._image_size, self._image_size], [types.UINT8, types.INT32, types.INT32]
+        size, kind = [self._image_size, self._image_size], types.DALIDataType
+        kinds = [kind.UINT8, kind.INT32, kind.INT32]
         pipeline = Pipeline(self._batch_size, self._threads, self._device_id, prefetch_queue_depth=_DEPTH)
         with pipeline:
             images = self._decode(*fn.external_source(source, num_outputs=3, dtype=kinds, ndim=1, no_copy=True))
             if self._device_id is not None:
-                rules = {"interp_type": types.INTERP_CUBIC, "antialias": True}
-                images = fn.resize(images, size=size, minibatch_size=self._batch_size, **rules)
+                cubic, batch_size = types.DALIInterpType.INTERP_CUBIC, self._batch_size
+                images = fn.resize(images, size=size, interp_type=cubic, antialias=True, minibatch_size=batch_size)
             pipeline.set_outputs(images)
         return pipeline
 
     def _decode(self, data: Any, start: Any, shape: Any) -> Any:
-        """The part of DALI's graph from encoded images and boxes to the boxes' pixels."""
-        decoders = fn.decoders if _is_main else fn.experimental.decoders
+        """The part of DALI's graph that turns encoded images and boxes into the boxes' pixels."""
+        decoders = fn.decoders if _HAS_ORIENTATION else fn.experimental.decoders
         rules = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}  # stored orientation; chroma as libjpeg
         if self._device_id is None:
             return decoders.image_slice(data, start=start, shape=shape, device="cpu", **rules)
@@ -191,11 +193,11 @@ class DaliDecoder:
         return decoders.image_slice(data, start=start, shape=shape, device="mixed", **load, **memory, **rules)
 
     def _split(self, batch: Encoded) -> _Split:
-        return batch, np.array([dali_can_decode(data, self._most_pixels) for data in batch.data], bool)
+        return batch, np.array([dali_can_decode(data, self._max_pixels) for data in batch.data], bool)
 
 
 def reserved(largest: int) -> dict[str, int]:
-    """Bytes that each of nvJPEG's threads reserves at the start, where images have up to `largest` pixels."""
+    """Bytes that each of nvJPEG's threads reserves at the start, for images of up to `largest` pixels."""
     pixels = min(largest, _RESERVED_PIXELS)
     return {"device_memory_padding": _DEVICE_BYTES * pixels, "host_memory_padding": _PINNED_BYTES * pixels}
 
@@ -209,4 +211,4 @@ def _inputs(batch: Encoded) -> _Inputs:
     return batch.data, np.ascontiguousarray(batch.boxes[:, :2]), np.ascontiguousarray(batch.boxes[:, 2:])
 
 
-_STAND_IN = _inputs(trial_batch(1))  # DALI knows no empty batches; it decodes this where the reference has every image
+_STAND_IN = _inputs(trial_batch(1))  # DALI has no empty batches: it decodes this when the reference decodes every image

@@ -1,4 +1,4 @@
-"""The `data` section of the configuration: where the images are, and how they are read and decoded."""
+"""The `data` section of the configuration: where images are, and how they are read and decoded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class DataConfig:
     image_size: int = 224
     batch_size: int = 4096
     micro_batch_size: int = 256
-    decode_threads: int | None = None  # on a machine, shared by its processes; None: as many as its cores allow
+    decode_threads: int | None = None  # per machine, divided among its processes; None: by its cores
     prefetch: int = 4  # micro-batches made ahead
-    stall_timeout: float = 600.0  # seconds that training waits for a micro-batch before it is an error
-    max_bad: float = 0.001  # share of the draws so far that may be bad; 10 always may
+    stall_timeout: float = 600.0  # seconds without a micro-batch after which training fails
+    max_bad: float = 0.001  # fraction of the draws so far that may be bad; 10 always may
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):

@@ -19,10 +19,7 @@ _MAX_BYTES = 1 << 28  # of dataset.json: over a million shards
 
 
 def read_dataset(root: str | Path) -> dict[str, Any]:
-    """The content of dataset.json in a folder or at a URL.
-
-    Raises DataError where there is none, of another format, or not as it is packed.
-    """
+    """Read dataset.json in a folder or at a URL. Raises DataError if it is missing, damaged or in another format."""
     url = url_of(root)
     path = (fetch_description(url) if url else Path(root)) / "dataset.json"
     where = joined(shown(url), path.name) if url else path
@@ -41,7 +38,7 @@ def read_dataset(root: str | Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"  # the repr of some errors holds all that was read
+        reason = f"{type(error).__name__}: {error}"  # some errors contain the whole content
         raise DataError(f"{where} cannot be read ({reason:.200}); {PACK_AGAIN}") from None
     if kind != DATASET_FORMAT:
         raise DataError(
@@ -51,25 +48,25 @@ def read_dataset(root: str | Path) -> dict[str, Any]:
 
 
 def _check_split(root: str, split: str, part: dict[str, Any], adopted: bool) -> None:
-    """Raises ValueError, KeyError or TypeError for what was never packed, DataError for what was packed long ago.
+    """Check the entry of a split: shards that were `adopted` may have any plain file name.
 
-    Shards that were `adopted` have plain file names, others those that packing gives.
+    Raises ValueError, KeyError or TypeError if it is damaged, DataError if an earlier version of mimcl packed it.
     """
     if split not in SPLITS:
         raise ValueError(f"a split called {split!r:.80}")
     if "index_xxh128" not in part and "fingerprint" in part:
-        raise DataError(f"{root} was packed by an earlier mimcl, which kept no checksum of its index; {PACK_AGAIN}")
+        raise DataError(f"{root} was packed by an earlier mimcl, without a checksum of its index; {PACK_AGAIN}")
     texts = [part["fingerprint"], part["index_xxh128"], *part["classes"]]
     numbers = [part["samples"]]
     for place, shard in enumerate(part["shards"]):
-        # A name is joined to the folder and opened: nothing that would lead out of it may stand here.
+        # A name is joined to the folder and opened, so it must not lead out of it.
         if shard["name"] != f"{split}-{place:06d}.tar" and not (adopted and ADOPTED_NAME.fullmatch(shard["name"])):
             raise ValueError(f"a shard called {shard['name']!r:.80}")
         texts.append(shard["xxh128"])
         numbers += [shard["bytes"], shard["samples"]]
     if not all(type(text) is str for text in texts):
-        raise TypeError(f"a checksum or class of {split} is no text")
+        raise TypeError(f"a checksum or class of {split} is not a string")
     if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-        raise ValueError(f"a number of {split} is no whole number from 0 to 2^63 - 1")
+        raise ValueError(f"a number of {split} is not an integer from 0 to 2^63 - 1")
     if part["samples"] != sum(shard["samples"] for shard in part["shards"]):
         raise ValueError(f"the shards of {split} do not add up to {part['samples']} samples")

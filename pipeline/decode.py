@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -20,7 +20,7 @@ from mimcl.pipeline.data_config import DecoderName
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a decoder gets: n encoded images, (n, 4) rows of left, top, width, height in pixels, (n,) mirror flags."""
+    """Input of a decoder: n encoded images, (n, 4) rows of left, top, width, height in pixels, (n,) mirror flags."""
 
     data: list[NDArray[np.uint8]]
     boxes: NDArray[np.int32]
@@ -28,27 +28,29 @@ class Encoded:
 
 
 class Decoded(NamedTuple):
-    """What a decoder makes of them: where even the reference failed, pixels are zero."""
+    """Output of a decoder; pixels are zero where even the reference decoder failed."""
 
     images: torch.Tensor  # uint8 (n, 3, image_size, image_size)
-    failures: list[tuple[int, str]]  # place in the batch, reason in a line; by place
+    failures: list[tuple[int, str]]  # position in the batch and reason in one line, by position
 
 
 class Decoder(Protocol):
     """Crops each image to its box, resizes (bicubic, antialiased) and mirrors it; stored orientation, three channels.
 
-    Takes batches one after the other and yields, in order, what became of them; it may take up to `lookahead` more
-    batches before it yields one. An image that it fails at is left to the reference.
+    Takes batches one after the other and yields their results in order; it may take up to `lookahead` more batches
+    before it yields one. The reference decoder decodes the images that it fails on.
     """
 
-    name: DecoderName
-    lookahead: int
+    @property
+    def name(self) -> DecoderName: ...
+    @property
+    def lookahead(self) -> int: ...
 
-    def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]: ...
+    def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]: ...
 
 
 class ReferenceDecoder:
-    """Pillow, as torchvision's RandomResizedCrop uses it: what the other decoders are compared with."""
+    """Decodes with Pillow, as torchvision's RandomResizedCrop does; other decoders are compared with this one."""
 
     name: DecoderName = "reference"
     lookahead = 0
@@ -57,11 +59,12 @@ class ReferenceDecoder:
         self._image_size = image_size
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def __call__(self, batches: Iterable[Encoded]) -> Iterator[Decoded]:
+    def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]:
         for batch in batches:
             yield self.decode(batch)
 
     def decode(self, batch: Encoded) -> Decoded:
+        """Decode one batch, its images in parallel threads."""
         boxes, flips, size = batch.boxes.tolist(), batch.flips.tolist(), self._image_size
         images, failures = np.zeros((len(batch.data), size, size, 3), np.uint8), []
         for place, pixels in enumerate(self._pool.map(decode_one, batch.data, boxes, flips, repeat(size))):
@@ -73,15 +76,15 @@ class ReferenceDecoder:
 
 
 def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int) -> NDArray[np.uint8] | str:
-    """One image, (image_size, image_size, 3) uint8, or in a line why Pillow cannot decode it."""
+    """Decode one image, (image_size, image_size, 3) uint8; or return in one line why Pillow cannot."""
     left, top, width, height = box
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data.data)) as image:
             crop = to_rgb(image.crop((left, top, left + width, top + height)))
-    except MemoryError:  # the machine's fault, not the image's
+    except MemoryError:  # of the machine, not of the image
         raise
-    except UnidentifiedImageError:  # whose message holds an address in memory
-        return "it does not decode: no image that Pillow knows"
+    except UnidentifiedImageError:  # its message contains a memory address
+        return "it does not decode: not an image format that Pillow knows"
     except Exception as error:
         return f"it does not decode: {' '.join(str(error).split()) or type(error).__name__}"
     resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
@@ -89,7 +92,7 @@ def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: 
 
 
 def trial_batch(image_size: int) -> Encoded:
-    """One plain square JPEG, cropped to itself: what any decoder decodes."""
+    """A batch of one plain square JPEG, uncropped, which every decoder can decode."""
     encoded = io.BytesIO()
     Image.new("RGB", (image_size, image_size), (200, 100, 50)).save(encoded, "JPEG")
     data = np.frombuffer(encoded.getvalue(), np.uint8)

@@ -11,20 +11,20 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.restart import RestartNeeded
 
 DECODERS = ("dali-gpu", "dali-cpu", "reference")  # best first
-# DALI reads it once a process. With 0, DALI's pool of device memory takes its memory from cudaMalloc, which works where
-# the driver's virtual memory management is not supported, as in some sandboxes.
+# DALI reads it once per process. With 0, DALI allocates device memory with cudaMalloc, which also works if the driver
+# does not support virtual memory management, as in some sandboxes.
 _POOL_VARIABLE = "DALI_USE_VMM"
 
 
 def make_decoder(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> tuple[Decoder, str]:
-    """The named backend, or for "auto" the best that decodes a trial image; and a line that says which and why.
+    """Make the named decoder, or for "auto" the fastest that decodes a trial image; returns a line on the choice too.
 
-    `batch_size` is the most images a batch has, `largest` the most pixels that an image has before it is cropped.
-    Raises DataError when the named backend does not work here, and RestartNeeded when DALI does not start on the GPU
-    with its virtual memory pools on: without them it may.
+    A batch has at most `batch_size` images, and an image at most `largest` pixels before it is cropped. Raises
+    DataError if the named decoder does not work on this machine, and RestartNeeded if DALI does not start on the GPU
+    with its virtual memory pools, since it may start without them.
     """
     if name not in ("auto", *DECODERS):
-        raise DataError(f"there is no decoder {name!r}; choose auto, {', '.join(DECODERS)}")
+        raise DataError(f"unknown decoder {name!r}; choose auto, {', '.join(DECODERS)}")
     failures = []
     for candidate in DECODERS if name == "auto" else (name,):
         decoder = None
@@ -32,19 +32,19 @@ def make_decoder(name: str, image_size: int, batch_size: int, threads: int, larg
             decoder = _make(candidate, image_size, batch_size, threads, largest)
             for _, failed in decoder([trial_batch(image_size)]):
                 if failed:
-                    raise DataError(f"of a plain JPEG, {failed[0][1]}")
+                    raise DataError(f"a plain JPEG fails: {failed[0][1]}")
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if candidate == "dali-gpu" and decoder and _POOL_VARIABLE not in os.environ:
                 raise RestartNeeded(
-                    f"dali-gpu does not start ({reason}); set {_POOL_VARIABLE}=0, which turns DALI's virtual memory "
-                    "pools off, and start again, or choose another decoder",
+                    f"dali-gpu does not start ({reason}); set {_POOL_VARIABLE}=0 to turn off DALI's virtual memory "
+                    "pools and start again, or choose another decoder",
                     {_POOL_VARIABLE: "0"},
                 ) from error
             failures.append(f"{candidate}: {reason}")
         else:
             return decoder, "; ".join([f"decoder {candidate}", *failures])
-    raise DataError(f"no decoder works here ({'; '.join(failures)}); try --set data.decoder=reference")
+    raise DataError(f"no decoder works on this machine ({'; '.join(failures)}); try --set data.decoder=reference")
 
 
 def _make(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> Decoder:

@@ -1,4 +1,4 @@
-"""How often each sample has been drawn: draw_counts.npy, from which coverage and repeats are known for ever."""
+"""How often each sample has been drawn: draw_counts.npy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.files import atomic_file
 
-_ONE = np.uint32(1)  # of the counts' own type: with another one numpy goes a way that takes twenty times as long
+_ONE = np.uint32(1)  # in the counts' own type: with another one numpy takes twenty times as long
 
 
 class DrawCounts:
-    """uint32 counts (N,), by whole windows: a window is counted when it begins."""
+    """Counts of draws for each sample, uint32 (N,). A whole window is counted when it begins."""
 
     def __init__(self, counts: NDArray[np.uint32]) -> None:
         self.counts = counts
@@ -24,11 +24,11 @@ class DrawCounts:
         return cls(np.zeros(samples, np.uint32))
 
     def add(self, sample_ids: NDArray[np.int64]) -> None:
-        """Counts one window."""
+        """Count one window."""
         np.add.at(self.counts, sample_ids, _ONE)
 
     def without(self, sample_ids: NDArray[np.int64]) -> DrawCounts:
-        """A copy in which one window, or none, is not counted."""
+        """A copy in which one window is not counted; no sample ids: an equal copy."""
         copy = DrawCounts(self.counts.copy())
         np.subtract.at(copy.counts, sample_ids, _ONE)
         return copy

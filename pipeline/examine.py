@@ -1,4 +1,4 @@
-"""Is this an image, and how large? Answered from magic bytes, header and end marker, without decoding."""
+"""Check whether a file is a usable image, and its size, from magic bytes, header and end marker."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 178_000_000  # larger images are taken for decompression bombs, as Pillow does
-EXTENSIONS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}  # by content; the value is Pillow's name of the format
+MAX_PIXELS = 178_000_000  # larger images count as decompression bombs, as for Pillow
+EXTENSIONS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}  # Pillow's names of the formats
 
-# Pillow warns at half of its limit; ours is checked explicitly. Filters are not per thread, so this cannot be local.
+# Pillow warns at half of its limit; ours is checked explicitly. Filters are not per thread, so this is global.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-# In JPEG's entropy-coded data 0xff is followed by a stuffed zero, a restart marker or fill; anything else is a marker.
+# In JPEG's entropy-coded data 0xff is followed by a stuffed zero, a restart marker or fill; otherwise it is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_TAIL = 64  # bytes, in which an image almost always ends
+_TAIL = 64  # bytes at the end of a file, which almost always contain the image's end
 _SOF0, _SOF1, _EOI, _SOS = 0xC0, 0xC1, 0xD9, 0xDA
 
 
@@ -29,7 +29,7 @@ class NotUsable(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What the container says of itself: extension by content, size in pixels of the stored orientation."""
+    """Extension by content, and size in pixels of the stored orientation."""
 
     extension: str
     width: int
@@ -37,7 +37,7 @@ class Header:
 
 
 def examine(data: bytes | memoryview, decode: bool = False) -> Header:
-    """Checks header, dimensions and the format's own end; with `decode`, decodes every pixel as well.
+    """Check header, dimensions and the format's end marker; with `decode`, decode every pixel as well.
 
     EXIF rotation is not applied. Raises NotUsable with the reason.
     """
@@ -51,7 +51,7 @@ def examine(data: bytes | memoryview, decode: bool = False) -> Header:
         width, height = image.size
     except Image.DecompressionBombError:
         raise NotUsable(f"more than {MAX_PIXELS:,} pixels") from None
-    except UnidentifiedImageError:  # whose message holds an address in memory
+    except UnidentifiedImageError:  # its message contains a memory address
         raise NotUsable(f"unreadable {extension} header") from None
     except Exception as error:
         raise NotUsable(f"unreadable {extension} header: {error}") from None
@@ -68,7 +68,7 @@ def examine(data: bytes | memoryview, decode: bool = False) -> Header:
 
 
 def extension_of(data: bytes | memoryview) -> str | None:
-    """jpg, png or webp by the first bytes of the content, None for anything else."""
+    """jpg, png or webp by the first bytes; None for anything else."""
     head = bytes(data[:12])
     if head.startswith(b"\xff\xd8\xff"):
         return "jpg"
@@ -80,7 +80,7 @@ def extension_of(data: bytes | memoryview) -> str | None:
 
 
 def _jpeg_is_complete(data: bytes | memoryview) -> bool:
-    # Segments are skipped by their length, so that the end marker of an embedded thumbnail does not count.
+    # Skip segments by their length, so that the end marker of an embedded thumbnail does not count.
     position, components = 2, None
     while found := _MARKER.search(data, position):
         code, start = data[found.start() + 1], found.end()
@@ -93,7 +93,7 @@ def _jpeg_is_complete(data: bytes | memoryview) -> bool:
             position += struct.unpack_from(">H", data, start)[0]
         if code in (_SOF0, _SOF1):
             components = data[start + 7 : start + 8]
-        # The only scan: in what follows these two bytes stand for nothing else. Not there, the search goes on.
+        # In the data of the only scan, these two bytes can only be the end marker. If not found, the search continues.
         only_scan = code == _SOS and data[start + 2 : start + 3] == components
         if only_scan and b"\xff\xd9" in bytes(data[max(position, len(data) - _TAIL) :]):
             return True

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, flushed to disk, renamed."""
+"""Atomic files and folders: written to a temporary name, flushed to disk, renamed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 
 
 class DataError(Exception):
-    """Something about images, shards or indices that the user has to mend; one line that says what and how."""
+    """An error in images, shards or indices that the user has to fix; one line that says what and how."""
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens for reading. Raises OSError, also for what would block or never end: a pipe, a device, a folder."""
-    # Opening a pipe waits for a writer unless it is told not to; for regular files the flag means nothing.
+    """Open a file for reading. Raises OSError also for a pipe, a device or a folder, which could block or never end."""
+    # Without O_NONBLOCK, opening a pipe waits for a writer; for regular files the flag has no effect.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
@@ -29,52 +29,58 @@ def open_regular(path: Path) -> BufferedReader:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only when the block ends without an error.
+    """Write a binary file that appears at `path` only if the block ends without an error.
 
-    Of several processes that write the same one, the last to end wins.
+    If several processes write the same file, the last one to finish wins.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Create a folder to fill; it appears as `path` only when the block ends without an error.
+    """Create a folder to fill; it appears at `path` only if the block ends without an error.
 
     Raises OSError if `path` exists and is not an empty folder, unless `replace`.
     """
-    aside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    shutil.rmtree(aside, ignore_errors=True)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        for written in (*aside.rglob("*"), aside):
+        temporary.mkdir(parents=True)
+        yield temporary
+        for written in (*temporary.rglob("*"), temporary):
             _flush(written)
         if replace and path.exists():
             os.replace(path, old)
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
         if old.exists() and not path.exists():
             os.replace(old, path)
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content` as indented JSON with a final newline, atomically."""
+    """Write `content` as indented JSON with a final newline, atomically."""
     with atomic_file(path) as file:
         file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one JSON object per line, atomically."""
+    with atomic_file(path) as file:
+        file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
 
 
 def _flush(path: Path) -> None:
@@ -83,9 +89,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, atomically."""
-    with atomic_file(path) as file:
-        file.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)

@@ -1,4 +1,4 @@
-"""The index of a split: one Arrow row per sample, memory-mapped and checked once, so that opening it costs nothing."""
+"""The index of a split: one Arrow row per sample, memory-mapped, and checked only once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from mimcl.pipeline.remote.metadata_cache import fetch_index, fetch_prototypes, 
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.verify_cache import check_once
 
-MAX_BYTES = 2**31 - 1  # of an image: readers count in 32 bits; none within the limit on pixels needs more
-_CHUNK = 1 << 20  # rows looked at at once: tens of megabytes of temporaries, whatever the number of rows
-_CHECKS = 2  # the version of what `_check` finds out; raised with it, all are checked anew
+MAX_BYTES = 2**31 - 1  # of an image: readers use 32 bits, and no image within the pixel limit needs more
+_CHUNK = 1 << 20  # rows processed at once, with tens of megabytes of temporaries
+_CHECK_VERSION = 2  # of `_check`; when it is raised, every index is checked again
 COLUMNS = {
     "key": pa.large_string(),
     "path": pa.large_string(),
@@ -60,11 +60,11 @@ class ShardIndex:
     height: NDArray[np.int32]
     label: NDArray[np.int32]
     _table: pa.RecordBatch
-    url: str | None = None  # where the shards lie; then `root` is what of the data set is kept on this machine
+    url: str | None = None  # of a remote data set; `root` is then its local cache of metadata
 
     @property
     def location(self) -> str:
-        """Folder or URL, as `load` takes it; it may hold secrets."""
+        """Folder or URL, as `load` takes it; it may contain secrets."""
         return self.url or str(self.root)
 
     @property
@@ -82,7 +82,7 @@ class ShardIndex:
 
     @property
     def largest(self) -> int:
-        """The most pixels that an image has; packing refuses what would not fit into an int32."""
+        """Pixels of the largest image; packing refuses images whose number does not fit into an int32."""
         return max(int((self.width[rows] * self.height[rows]).max()) for rows in _chunks(self.samples))
 
     def key(self, sample_id: int) -> str:
@@ -105,10 +105,10 @@ class ShardIndex:
 
     @classmethod
     def load(cls, root: str | Path, split: str = "train", *, anew: bool = False) -> ShardIndex:
-        """Opens the index of one split, of a folder or a URL, from where it is fetched once.
+        """Open the index of one split in a folder or at a URL, from which it is downloaded once.
 
-        All of it is read and checked when it is met for the first time in its state, or with `anew`: a disk that lost
-        bits is not noticed otherwise. Raises DataError when it is missing, damaged, stale or of another format.
+        The whole index is checked when its files are new or have changed, or with `anew`, which also finds bits that a
+        disk has lost. Raises DataError if it is missing, damaged, stale or in another format.
         """
         description = read_dataset(root)
         if split not in description["splits"]:
@@ -124,7 +124,7 @@ class ShardIndex:
                 if anew:
                     _check(path, mapped, part)
                 else:
-                    claim = json.dumps([_CHECKS, part])
+                    claim = json.dumps([_CHECK_VERSION, part])
                     check_once([file], claim, lambda: _check(path, mapped, part))
             batch, _ = _parsed(mapped)
         except (OSError, ValueError, IndexError, pa.ArrowException) as error:
@@ -136,28 +136,26 @@ class ShardIndex:
 
 
 def _parsed(mapped: pa.Buffer) -> tuple[pa.RecordBatch, pa.Schema]:
-    """The rows, as views of the file. Raises what Arrow raises, for what is no such file."""
+    """The rows as views of the file, and the schema. Raises Arrow's errors if it is not an Arrow file."""
     reader = pa.ipc.open_file(mapped)
     return reader.get_batch(0), reader.schema
 
 
 def _check(path: Path, mapped: pa.Buffer, part: dict[str, Any]) -> None:
-    """Reads all of an index. Raises DataError, or what Arrow raises, unless it is the sound one that `part` describes.
+    """Check a whole index against its description `part`, depending on these arguments alone.
 
-    What it finds depends on these arguments alone.
+    Raises DataError, or Arrow's errors, if it is damaged or another one.
     """
-    # Before anything is parsed: Arrow trusts what it reads.
+    # Before anything is parsed, since Arrow trusts what it reads.
     if xxhash.xxh128_hexdigest(mapped) != part["index_xxh128"]:
-        raise DataError(
-            f"{path} is not the index that dataset.json describes: damaged, or of another packing; {PACK_AGAIN}"
-        )
+        raise DataError(f"{path} does not match dataset.json (damaged, or of another packing); {PACK_AGAIN}")
     batch, schema = _parsed(mapped)
-    batch.validate(full=True)  # the extent of each column, and the places of all texts
+    batch.validate(full=True)  # the length of each column, and the offsets of all strings
     if schema.names != list(COLUMNS) or schema.types != list(COLUMNS.values()):
-        raise DataError(f"{path} is not an index of this program's format; {PACK_AGAIN}")
+        raise DataError(f"{path} is not an index in this program's format; {PACK_AGAIN}")
     fingerprint = (schema.metadata or {}).get(b"fingerprint", b"").decode()
     if fingerprint != part["fingerprint"] or batch.num_rows != part["samples"]:
-        raise DataError(f"{path} is not the index that dataset.json describes; {PACK_AGAIN}")
+        raise DataError(f"{path} does not match dataset.json; {PACK_AGAIN}")
     if fault := _fault(batch, part):
         raise DataError(f"{path}: index damaged or hostile ({fault}); {PACK_AGAIN}")
 
@@ -167,44 +165,36 @@ def _chunks(rows: int) -> Iterator[slice]:
 
 
 def _fault(batch: pa.RecordBatch, part: dict[str, Any]) -> str | None:
-    """What no row that was packed can say, with the first row that says it; None for a sound index."""
+    """Find the first row with an impossible value; returns None if there is none."""
     if any(column.null_count for column in batch.columns):
         return "values are missing"
     names = ("shard", "offset", "nbytes", "width", "height", "label")
-    columns = [batch[name].to_numpy(zero_copy_only=True) for name in names]
+    columns = {name: batch[name].to_numpy(zero_copy_only=True) for name in names}
     sizes = np.array([shard["bytes"] for shard in part["shards"]], np.int64)
     labels = len(part["classes"]) or np.inf
     for rows in _chunks(batch.num_rows):
-        if found := _fault_of_rows(*(column[rows] for column in columns), sizes, labels):
+        if found := _fault_of_rows({name: column[rows] for name, column in columns.items()}, sizes, labels):
             row, what = found
             return f"row {rows.start + row} {what}"
         first = max(rows.start - 1, 0)  # the last row of the chunk before as well
-        shard, offset = (column[first : rows.stop] for column in columns[:2])
+        shard, offset = (columns[name][first : rows.stop] for name in ("shard", "offset"))
         descends = (shard[1:] < shard[:-1]) | ((shard[1:] == shard[:-1]) & (offset[1:] < offset[:-1]))
-        if descends.any():  # the rows of a shard are searched for, and reads are planned in their order
-            return f"row {first + 1 + int(descends.argmax())} lies before the row before it"
+        if descends.any():  # lookups and read plans rely on the order
+            return f"row {first + 1 + int(descends.argmax())} is out of order"
     return None
 
 
-def _fault_of_rows(
-    shard: NDArray[np.int32],
-    offset: NDArray[np.int64],
-    nbytes: NDArray[np.int64],
-    width: NDArray[np.int32],
-    height: NDArray[np.int32],
-    label: NDArray[np.int32],
-    sizes: NDArray[np.int64],
-    labels: float,
-) -> tuple[int, str] | None:
-    """The first row of some at fault and what is wrong with it, for shards of `sizes` bytes and so many `labels`."""
+def _fault_of_rows(columns: dict[str, NDArray[Any]], sizes: NDArray[np.int64], labels: float) -> tuple[int, str] | None:
+    """The first faulty row of a chunk and its fault, for shards of `sizes` bytes and `labels` classes."""
+    shard, offset, nbytes, width, height, label = columns.values()
     unknown = (shard < 0) | (shard >= len(sizes))
     if unknown.any():
-        return int(unknown.argmax()), "lies in no shard"
+        return int(unknown.argmax()), "is in no shard"
     wrong = {
-        "does not lie inside its shard": (offset < 512)
+        "is not inside its shard": (offset < 512)
         | (nbytes < 1)
         | (nbytes > MAX_BYTES)
-        # Not offset + nbytes: the sum may be beyond an int64.
+        # Not offset + nbytes, which may overflow an int64.
         | (offset > sizes[shard] - nbytes),
         "has an impossible size in pixels": (width < 1)
         | (height < 1)

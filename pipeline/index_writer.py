@@ -1,4 +1,4 @@
-"""Writes the index of a split, and says what identifies its images: the fingerprint."""
+"""Write the index of a split, and compute the fingerprint that identifies its images."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mimcl.pipeline.dataset_json import DATASET_FORMAT
 from mimcl.pipeline.files import atomic_file
 from mimcl.pipeline.index import COLUMNS
 
-_KEY_BYTES = 9  # of our own keys
+_KEY_BYTES = 9  # the keys that packing gives
 _ROWS = 1 << 20  # hashed at once
 
 
 def table_of(rows: list[tuple]) -> pa.Table:
-    """Rows, each in the order of the index's columns, as `write_index` takes them."""
+    """Build the table for `write_index` from rows, each in the order of the index's columns."""
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     arrays = [pa.array(column, kind) for column, kind in zip(columns, COLUMNS.values(), strict=True)]
     return pa.table(arrays, schema=pa.schema(list(COLUMNS.items())))
 
 
 def write_index(path: Path, table: pa.Table) -> str:
-    """Writes the index's columns as one record batch; returns the fingerprint, which the file carries as well.
+    """Write the index's columns as one record batch; returns the fingerprint, which the file also contains.
 
-    Memory: the table once more, where it is in several pieces.
+    A table in several chunks is copied in memory.
     """
     fingerprint = fingerprint_of(table)
     schema = pa.schema(list(COLUMNS.items()), metadata={"format": DATASET_FORMAT, "fingerprint": fingerprint})
@@ -38,9 +38,9 @@ def write_index(path: Path, table: pa.Table) -> str:
 
 
 def fingerprint_of(table: pa.Table) -> str:
-    """xxh128 over key, nbytes, xxh64 and label, row by row: what the images are, wherever they lie.
+    """xxh128 over key, nbytes, xxh64 and label, row by row; independent of where the images are stored.
 
-    A key takes nine bytes, or as many as the longest, in UTF-8, filled up with zeros. Other columns are not looked at.
+    Keys are UTF-8, padded with zeros to nine bytes or to the longest key. Other columns are ignored.
     """
     width = max(_KEY_BYTES, pc.max(pc.binary_length(table["key"])).as_py() or 0)
     kind = np.dtype([("key", f"S{width}"), ("nbytes", "<i8"), ("xxh64", "<u8"), ("label", "<i4")])

@@ -1,8 +1,8 @@
 """RandAugment (Cubuk et al. 2020, arXiv 1909.13719) in timm's increasing variant, as MAE fine-tunes with it.
 
 Each image gets two of 15 operations, each with probability 0.5, at a magnitude around 9 of 10. The choices are pure
-functions of (seed, draw); torchvision does the work on uint8 images where they lie, one call for all images of a batch
-that get the same operation at the same level.
+functions of (seed, draw); torchvision changes uint8 images on their device, in one call for all images of a batch that
+get the same operation at the same level.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torchvision.transforms.v2 import functional as v2
 from mimcl.pipeline.augment import STREAM_RAND_AUGMENT, hash64, uniforms
 
 _LAYERS, _PROBABILITY = 2, 0.5
-_HALF_LEVELS = 20  # magnitudes 0, 0.5, ... 10: finer ones would leave hardly two images to a call
-_FILL = [124.0, 116.0, 104.0]  # ImageNet's mean, where an image was moved away
+_HALF_LEVELS = 20  # magnitudes 0, 0.5, ... 10; with finer ones hardly two images would share a call
+_FILL = [124.0, 116.0, 104.0]  # ImageNet's mean, for pixels from outside the image
 _BILINEAR = InterpolationMode.BILINEAR  # torchvision has no bicubic for tensors
 
 
@@ -47,12 +47,12 @@ def _rotate(images: Tensor, level: float) -> Tensor:
 
 
 def _moved(images: Tensor, shear: tuple[float, float] = (0, 0), shift: tuple[float, float] = (0, 0)) -> Tensor:
-    """Sheared about the top left corner by factors, and shifted by pixels, along x and y."""
+    """Shear about the top left corner by factors, and shift by pixels, along x and y."""
     degrees = [math.degrees(math.atan(factor)) for factor in shear]
     return v2.affine(images, 0.0, list(shift), 1.0, degrees, _BILINEAR, fill=_FILL, center=[0, 0])
 
 
-# Name to (images (n, 3, H, W) uint8, level) -> the same; the level is from -10 to 10, its sign the direction.
+# By name, functions of (images (n, 3, H, W) uint8, level from -10 to 10, whose sign is the direction).
 OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "AutoContrast": lambda images, _: v2.autocontrast(images),
     "Equalize": lambda images, _: v2.equalize(images),
@@ -78,10 +78,10 @@ _WITHOUT_SIGN = [*_WITHOUT_LEVEL, *(list(OPERATIONS).index(n) for n in ("Posteri
 def choices(
     seed: int, draws: NDArray[np.int64], magnitude: float, deviation: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """What the draws (n,) get, layer by layer: operations (2, n), -1 for none, and levels (2, n) from -10 to 10.
+    """Choose for draws (n,), layer by layer, operations (2, n), -1 for none, and levels (2, n) from -10 to 10.
 
-    The magnitude is normal, rounded to halves and cut to [0, 10]; an operation that knows no level, or no direction,
-    has level 0, or one that is not negative.
+    The magnitude is normally distributed, rounded to halves and clipped to [0, 10]. The level is 0 for operations
+    without one, and not negative for those without a direction.
     """
     numbers = uniforms(hash64(seed, draws, STREAM_RAND_AUGMENT), 5 * _LAYERS).reshape(len(draws), _LAYERS, 5)
     pick, use, radius, angle, sign = numbers.transpose(2, 1, 0)
@@ -93,9 +93,9 @@ def choices(
 
 
 def rand_augment(images: Tensor, draws: NDArray[np.int64], seed: int, magnitude: float, deviation: float) -> Tensor:
-    """New uint8 images (n, 3, H, W) for those of draws (n,), each changed as `choices` says."""
+    """Augment the uint8 images (n, 3, H, W) of draws (n,) according to `choices`; returns new images."""
     for operations, levels in zip(*choices(seed, draws, magnitude, deviation), strict=True):
-        # Sorted, images that share a call lie side by side.
+        # Sort, so that images that share a call are adjacent.
         order = np.lexsort((levels, operations))
         operations, levels = operations[order], levels[order]
         images = images[torch.from_numpy(order).to(images.device)]

@@ -11,11 +11,11 @@ from itertools import pairwise
 from queue import SimpleQueue
 from typing import TypeVar
 
-# A thread waits for one read at a time, so this is how many requests the device has at once. pread lets other threads
-# run, and so does hashing (large images, recent xxhash). On 2 cores 8 read uncached micro-batches faster than 4 or 6;
-# 16 were slower (tools/bench/loader.py).
+# Each thread waits for one read, so this is how many requests the device has at once. pread releases the GIL, and so
+# does hashing (large images, recent xxhash). On 2 cores, 8 threads read uncached micro-batches faster than 4, 6 or 16
+# (tools/bench/loader.py).
 READ_THREADS = 8
-_MIN_SAMPLES = 4  # per thread: handing a chunk to a thread costs about as much as reading one cached sample
+_MIN_SAMPLES = 4  # per thread: passing a chunk to a thread costs about as much as reading one cached sample
 CLOSE_TIMEOUT_S = 5.0
 
 Result = TypeVar("Result")
@@ -23,11 +23,11 @@ Tasks = SimpleQueue[Callable[[], None] | None]  # None ends one thread
 
 
 class ReadPool:
-    """Reads chunks of samples in the calling thread and in READ_THREADS - 1 others; for one caller at a time.
+    """Reads chunks of samples in the calling thread and in READ_THREADS - 1 others, for one caller at a time.
 
-    The threads are daemons, unlike those of an executor, which the interpreter joins at exit: one that hangs in a read
-    from a dead file server would keep the process alive. They start when they are first needed, because starting them
-    for every read costs more than reading cached samples, and end with `close` or with the pool.
+    The threads are daemons. The interpreter joins those of an executor at exit, so that one that hangs in a read from a
+    dead file server would keep the process alive. They start when first needed, since starting them for every read
+    costs more than reading cached samples, and end with `close` or with the pool.
     """
 
     def __init__(self) -> None:
@@ -52,13 +52,13 @@ class ReadPool:
         return [read(start, stop), *(future.result() for future in futures)]
 
     def close(self) -> None:
-        """End the threads; one that hangs is left behind after CLOSE_TIMEOUT_S. The pool may be used again."""
+        """End the threads, leaving behind one that hangs for CLOSE_TIMEOUT_S. The pool may be used again."""
         deadline = time.monotonic() + CLOSE_TIMEOUT_S
         for thread in self._end_threads():
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _end_threads(self) -> list[threading.Thread]:
-        """Have each thread end when it is idle; returns them."""
+        """Tell each thread to end when it is idle; returns the threads."""
         ending = self._threads
         for _ in ending:
             self._tasks.put(None)
@@ -69,7 +69,7 @@ class ReadPool:
         if not all(thread.is_alive() for thread in self._threads):  # in a forked process, none are
             self._end_threads()
         while len(self._threads) < READ_THREADS - 1:
-            # Without a reference to the pool, so that it is collected, and ends them, when its owner is.
+            # No reference to the pool, so that the pool is collected with its owner, and then ends the threads.
             thread = threading.Thread(target=_work, args=(self._tasks,), name="read", daemon=True)
             thread.start()
             self._threads.append(thread)

@@ -1,4 +1,4 @@
-"""An error that a new process with other environment variables may not meet; the command line starts one, once."""
+"""The error of something that may start in a new process with other environment variables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from mimcl.pipeline.files import DataError
 
 
 class RestartNeeded(DataError):
-    """Something did not start that may start in a new process with other environment variables."""
+    """Something did not start, but may in a new process with `environment` set; the command line tries that once."""
 
     def __init__(self, message: str, environment: Mapping[str, str]) -> None:
-        """`environment`: the variables to set, with their values."""
         super().__init__(message)
         self.environment = dict(environment)

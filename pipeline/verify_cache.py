@@ -1,8 +1,8 @@
-"""Files that were checked once, and are known by their state: a thorough look at gigabytes need not be taken twice.
+"""A cache of passed checks, so that gigabytes need not be checked again as long as the files have not changed.
 
-A file's device, inode, size, modification and change times are remembered in the cache folder, beside what was checked.
-Who writes a data set can choose its modification times, but not its change times, which the kernel sets on every
-write, renaming or setting of times: a file that was changed, copied or unpacked after the check is in another state.
+The cache folder keeps each file's device, inode, size, modification time and change time, and what was checked. The
+author of a data set can choose modification times, but not change times, which the kernel sets whenever a file is
+written, renamed or touched. So a file that was changed, copied or unpacked after the check counts as changed.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from typing import BinaryIO
 from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import open_regular, write_json
 
-_SETTLED = 2.0  # seconds, the coarsest clock of a file system: within them a write may leave the times as they were
-_MAX_NOTE = 1 << 16  # bytes of what is remembered
+_CLOCK_RESOLUTION_S = 2.0  # of the coarsest file system: a write so soon after another may not change the times
+_MAX_BYTES = 1 << 16  # of a cache entry
 
 
 def check_once(files: Sequence[BinaryIO], claim: str, check: Callable[[], None], kind: str = "") -> None:
-    """Calls `check`, unless these open files passed it under the same claim and are as they were then.
+    """Call `check`, unless these open files passed it with the same claim and have not changed since.
 
-    Of several kinds of checks of the same files each is remembered by itself, under the latest claim.
-    `claim` is all that `check` depends on besides the files: its version, and what others say about them. What is read
-    has to be read from these very files, mapped or not, so that none can be exchanged in between. Raises what `check`
-    raises. Where the cache folder cannot be used nothing is remembered, and no error is made of it.
+    `claim` is everything that `check` depends on besides the files: its version, and what they are compared with. Each
+    `kind` of check of the same files has its own cache entry, with the latest claim. The caller must read these very
+    file objects, mapped or not, so that they cannot be replaced in between. Raises the errors of `check`. If the cache
+    folder cannot be used, nothing is stored and no error is raised.
     """
     before = _states(files)
     wanted = {"files": before, "claim": hashlib.sha256(claim.encode()).hexdigest()}
-    note = _note(files, kind)
-    if _remembered(note) == wanted:
+    entry = _entry_path(files, kind)
+    if _read_entry(entry) == wanted:
         return
     began = time.time()
     check()
     youngest = max(max(state[3:]) for state in before) / 1e9
-    if _states(files) == before and youngest < began - _SETTLED:
+    if _states(files) == before and youngest < began - _CLOCK_RESOLUTION_S:
         try:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_json(note, wanted)
-        except OSError:  # a full disk, a folder of another user, a home that cannot be written
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            write_json(entry, wanted)
+        except OSError:  # a full disk, another user's folder, a read-only home
             return
 
 
@@ -51,18 +51,18 @@ def _states(files: Sequence[BinaryIO]) -> list[list[int]]:
     return [[stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in found]
 
 
-def _note(files: Sequence[BinaryIO], kind: str) -> Path:
-    """Where the state of these files is remembered, one note for each place whatever lies there."""
-    places = "\0".join([kind, *(os.path.realpath(file.name) for file in files)])
-    return cache_dir() / "checked" / f"{hashlib.sha256(places.encode()).hexdigest()[:32]}.json"
+def _entry_path(files: Sequence[BinaryIO], kind: str) -> Path:
+    """The cache entry of these files, by their paths, whatever their content."""
+    paths = "\0".join([kind, *(os.path.realpath(file.name) for file in files)])
+    return cache_dir() / "checked" / f"{hashlib.sha256(paths.encode()).hexdigest()[:32]}.json"
 
 
-def _remembered(note: Path) -> object:
-    """What the note says; None where there is none, or one that another user may have written."""
+def _read_entry(entry: Path) -> object:
+    """The content of a cache entry; None if there is none, or if another user may have written it."""
     try:
-        with open_regular(note) as file:
+        with open_regular(entry) as file:
             if os.fstat(file.fileno()).st_uid != os.geteuid():
                 return None
-            return json.loads(file.read(_MAX_NOTE))
+            return json.loads(file.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return None

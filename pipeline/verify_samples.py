@@ -1,4 +1,4 @@
-"""Is a sample of a shard what the index says, and its members what packing writes? Findings in place of errors."""
+"""Verify samples of a shard against the index, and their tar members against what packing writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimcl.pipeline.files import open_regular
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.writer import BLOCK, end_of_archive, idx_line, members_of, padding, tar_header
 
-_MOST_JSON = 1 << 24  # bytes of the json beside an image
+_MAX_JSON_BYTES = 1 << 24  # of the JSON beside an image
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -30,9 +30,9 @@ _KINDS = {
 
 
 class Tar:
-    """An open shard. Raises OSError or ValueError when it is not there or not `size` bytes long.
+    """An open shard. Raises OSError if it cannot be opened, ValueError if it does not have `size` bytes.
 
-    Not a memory map: where the disk fails, touching one kills the process, and its pages count as memory of it.
+    Not a memory map: if the disk fails, touching a map kills the process, and its pages count as the process's memory.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -42,24 +42,24 @@ class Tar:
             raise ValueError(f"has {found:,} bytes, dataset.json says {size:,}")
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes [start, stop), fewer at the end; from any thread."""
+        """Bytes [start, stop), fewer at the end of the file. Thread-safe."""
         return os.pread(self._file.fileno(), stop - start, start)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar, where its samples' records begin and end by the index, and the lines of its .idx."""
+    """A tar, the offsets of its samples' records from the index, and the lines of its .idx file."""
 
     index: ShardIndex
     tar: Tar
     rows: range
     starts: NDArray[np.int64]  # of the first header
-    ends: NDArray[np.int64]  # of the padding of the last member that the index knows of
+    ends: NDArray[np.int64]  # of the last member in the index, with its padding
     idx: list[str]
-    json: bool  # samples may have a KEY.json at their end, whose size its header tells
+    json: bool  # whether samples may end with a KEY.json, which is not in the index
 
     def end(self, place: int) -> int:
-        """Where a sample's record ends; without its KEY.json where there is none. Raises OSError."""
+        """The end of a sample's record, including its KEY.json if there is one. Raises OSError."""
         end = int(self.ends[place])
         if not self.json:
             return end
@@ -67,14 +67,14 @@ class Shard:
             header = tarfile.TarInfo.frombuf(self.tar.read(end, end + BLOCK), "utf-8", "surrogateescape")
         except tarfile.HeaderError:
             return end
-        if header.name != f"{self.index.key(self.rows[place])}.json" or not 0 < header.size <= _MOST_JSON:
+        if header.name != f"{self.index.key(self.rows[place])}.json" or not 0 < header.size <= _MAX_JSON_BYTES:
             return end
         return end + BLOCK + header.size + padding(header.size)
 
 
-def samples(shard: Shard, rows: range, decode: bool) -> list[str]:
-    """What is wrong with samples that mimcl packed."""
-    findings = []
+def check_samples(shard: Shard, rows: range, decode: bool) -> list[str]:
+    """Find what is wrong with samples that mimcl packed."""
+    findings: list[str] = []
     for row in rows:
         try:
             found = list(_sample(shard, row, decode))
@@ -84,9 +84,9 @@ def samples(shard: Shard, rows: range, decode: bool) -> list[str]:
     return findings
 
 
-def adopted_samples(index: ShardIndex, tar: Tar, rows: range, decode: bool) -> list[str]:
-    """What is wrong with samples in the shard of another program, of which the images alone are known."""
-    findings = []
+def check_adopted_samples(index: ShardIndex, tar: Tar, rows: range, decode: bool) -> list[str]:
+    """Find what is wrong with the images in another program's shard, whose other bytes are unknown."""
+    findings: list[str] = []
     for row in rows:
         offset, nbytes = int(index.offset[row]), int(index.nbytes[row])
         try:
@@ -110,82 +110,82 @@ def _image(index: ShardIndex, row: int, data: bytes | memoryview, decode: bool) 
         else:
             size = (int(index.width[row]), int(index.height[row]))
             if (image.width, image.height) != size:
-                yield f"its header says {image.width} x {image.height}, the index {size[0]} x {size[1]}"
+                yield f"it has {image.width} x {image.height} pixels by its header, {size[0]} x {size[1]} in the index"
 
 
 def _sample(shard: Shard, row: int, decode: bool) -> Iterator[str]:
     index, place = shard.index, row - shard.rows.start
     start, before = int(shard.starts[place]), shard.end(place - 1) if place else 0
     if start < before:
-        yield "by the index it overlaps the one before"
+        yield "by the index it overlaps the sample before"
     elif start > before:
-        yield f"the index does not know what lies before it, {_described(shard.tar, before)}"
+        yield f"before it is data not in the index: {_describe(shard.tar, before)}"
     offset, nbytes, label = int(index.offset[row]), int(index.nbytes[row]), int(index.label[row])
     known, stop = int(shard.ends[place]), shard.end(place)
     record = memoryview(shard.tar.read(start, stop))
     data = record[BLOCK : BLOCK + nbytes]
     yield from _image(index, row, data, decode)
     key = index.key(row)
-    if not is_own_key(key):  # which is said of the index as a whole
+    if not is_own_key(key):  # reported once for the whole index
         key = f"{row:09d}"
-    beside = b""
+    json_bytes = b""
     if stop > known:
         size = tarfile.TarInfo.frombuf(bytes(record[known - start : known - start + BLOCK]), "utf-8", "replace").size
-        beside = bytes(record[known - start + BLOCK : known - start + BLOCK + size])
-    members = members_of(key, extension_of(data) or "jpg", label, data, beside)
+        json_bytes = bytes(record[known - start + BLOCK : known - start + BLOCK + size])
+    members = members_of(key, extension_of(data) or "jpg", label, data, json_bytes)
     at = 0
     for name, content in members:
         if (header := bytes(record[at : at + BLOCK])) != (expected := tar_header(name, len(content))):
             yield _difference(header, expected)
         at += BLOCK
         if name.endswith(".cls") and bytes(record[at : at + len(content)]) != content:
-            yield f"{name} does not say {label}, the label in the index"
+            yield f"{name} does not contain {label}, the label in the index"
         at += len(content)
         if bytes(record[at : at + padding(len(content))]).strip(b"\0"):
-            yield f"there are bytes between {name} and what follows"
+            yield f"the padding after {name} is not zero"
         at += padding(len(content))
-    if beside:
-        yield from _beside(f"{key}.json", beside, label)
+    if json_bytes:
+        yield from _check_json(f"{key}.json", json_bytes, label)
     if shard.idx and shard.idx[place] != idx_line(offset, [(name, len(content)) for name, content in members]):
         yield "its line in the .idx file differs"
 
 
 def is_own_key(key: str) -> bool:
-    """Whether it is a key as packing gives them: nine digits."""
+    """Whether a key is like those that packing gives: nine digits."""
     return len(key) == 9 and key.isascii() and key.isdigit()
 
 
-def _beside(name: str, content: bytes, label: int) -> Iterator[str]:
-    """What is wrong with the json of a sample."""
+def _check_json(name: str, content: bytes, label: int) -> Iterator[str]:
+    """Find what is wrong with the JSON of a sample."""
     try:
         said = json.loads(content)
     except (ValueError, RecursionError):
-        yield f"{name} is no JSON"
+        yield f"{name} is not JSON"
         return
     if not isinstance(said, dict):
-        yield f"{name} is no object with fields"
+        yield f"{name} is not a JSON object"
     elif said.get("label") not in ((label,) if label >= 0 else (label, None)):
-        yield f"{name} says label {said.get('label')!r:.40}, the index {label}"
+        yield f"{name} has label {said.get('label')!r:.40}, the index has {label}"
 
 
 def _difference(header: bytes, expected: bytes) -> str:
-    """What is wrong with a member's header."""
+    """Say how a member's header differs from the expected one."""
     should = tarfile.TarInfo.frombuf(expected, "utf-8", "surrogateescape")
     try:
         found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        return f"no tar member {should.name} ({error})"
+        return f"not a tar member {should.name} ({error})"
     if found.type != tarfile.REGTYPE:
         return f"member {found.name!r} is {_KINDS.get(found.type, 'of an unusual kind')}, not a regular file"
     if found.name != should.name:
         return f"member {found.name!r} should be called {should.name}"
     if found.size != should.size:
-        return f"member {found.name} has {found.size:,} bytes by its header, {should.size:,} by the index"
-    return f"the header of {should.name} is not as it is packed"
+        return f"member {found.name} has {found.size:,} bytes by its header, {should.size:,} in the index"
+    return f"the header of {should.name} differs from what packing writes"
 
 
-def end(shard: Shard) -> list[str]:
-    """What is wrong with what follows the last sample that mimcl packed."""
+def check_end(shard: Shard) -> list[str]:
+    """Find what is wrong after the last sample of a shard that mimcl packed."""
     tar = shard.tar
     try:
         end = shard.end(len(shard.ends) - 1) if len(shard.ends) else 0
@@ -194,16 +194,15 @@ def end(shard: Shard) -> list[str]:
         if tail == bytes(length) and tar.size == end + length:
             return []
         if tail[:BLOCK].strip(b"\0"):
-            after = _described(tar, end)
-            return [f"{tar.name}: the index does not know what lies after the last sample, {after}"]
+            return [f"{tar.name}: after the last sample is data not in the index: {_describe(tar, end)}"]
     except OSError as error:
         return [f"{tar.name}: its end cannot be read ({error.strerror})"]
-    return [f"{tar.name}: the end of the archive is not as it is packed"]
+    return [f"{tar.name}: the end of the archive differs from what packing writes"]
 
 
-def _described(tar: Tar, at: int) -> str:
+def _describe(tar: Tar, at: int) -> str:
     try:
         member = tarfile.TarInfo.frombuf(tar.read(at, at + BLOCK), "utf-8", "surrogateescape")
     except tarfile.HeaderError:
-        return "which is no tar member"
+        return "not a tar member"
     return f"member {member.name!r}" + (f", {_KINDS[member.type]}" if member.type in _KINDS else "")

@@ -123,7 +123,7 @@ class Trials:
             except RestartNeeded:
                 raise
             except Exception as error:
-                why = re.sub(r"no decoder works here \(\S+: (.*)\); try .*", r"\1", reason(error))
+                why = re.sub(r"no decoder works on this machine \(\S+: (.*)\); try .*", r"\1", reason(error))
                 yield Finding(f"decode, {name}", f"not available: {why}", "info")
                 continue
             self.rates.decode[name] = rate

@@ -168,7 +168,7 @@ def test_verify_finds_damage_in_adopted_shards(shards):
     index = ShardIndex.load(folder)
     flip(folder / "img-train-{000}.tar", int(index.offset[2]) + 100)
     assert verify(folder, False, 2, lambda count: None) == [
-        "img-train-{000}.tar: its checksum differs from that in dataset.json",
+        "img-train-{000}.tar: checksum does not match dataset.json",
         "img-train-{000}.tar: sample 'part/img-train-{000}_picture_0002': its bytes do not match the index",
     ]
     os.truncate(folder / "img-val.tar", 2000)

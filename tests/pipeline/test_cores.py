@@ -49,7 +49,7 @@ def test_workers_of_each_process(machine, own, launcher, quota, local_size, work
 
 
 @pytest.mark.parametrize(("own", "threads"), [(1, 1), (2, 2), (4, 4), (5, 3), (6, 4), (16, 14)])
-def test_two_cores_are_kept_free_where_there_are_more_than_four(machine, own, threads):
+def test_two_of_more_than_four_cores_are_reserved(machine, own, threads):
     machine(own)
     assert cores.decode_threads() == threads
 
@@ -97,7 +97,7 @@ def test_a_real_process_bound_to_one_core():
     assert done.stdout.split() == ["True", "1"]
 
 
-def test_no_package_counts_the_machine_s_cores_instead():
+def test_no_package_counts_the_machines_cores_instead():
     files = [file for folder in ("pipeline", "curriculum", "model", "cli") for file in (ROOT / folder).rglob("*.py")]
     assert files
     assert [file for file in files if "cpu_count" in file.read_text()] == []

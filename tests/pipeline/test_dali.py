@@ -260,7 +260,7 @@ def test_fewer_batches_than_it_runs_ahead(count, good):
     assert len(list(make("dali-cpu")([batch(good[:2])] * count))) == count
 
 
-def test_takes_no_more_ahead_than_it_says(good):
+def test_takes_no_more_batches_ahead_than_its_lookahead(good):
     taken = 0
 
     def batches():
@@ -303,7 +303,7 @@ def test_abandoned_and_used_again(name, good):
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 @pytest.mark.parametrize("place", [0, BATCH // 2, BATCH - 1])
 @pytest.mark.parametrize("bad", [[2], [0, 3], [2, 3, 4]])
-def test_what_no_one_decodes_is_zero_and_named_and_neighbours_keep_their_pixels(name, kind, place, bad, good, broken):
+def test_an_undecodable_image_is_zero_and_named_and_others_keep_their_pixels(name, kind, place, bad, good, broken):
     batches = [batch(good[:BATCH], seed=number) for number in range(6)]
     expected = [*map(images_of, make(name)(batches))]
     for number in bad:
@@ -321,7 +321,7 @@ def test_what_no_one_decodes_is_zero_and_named_and_neighbours_keep_their_pixels(
 
 
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])
-def test_failures_among_images_of_the_reference_are_named_by_their_place_in_the_batch(name, image, good, broken):
+def test_failures_of_the_reference_are_named_by_their_position_in_the_batch(name, image, good, broken):
     cmyk = KINDS["jpeg cmyk"](image)
     encoded = batch([good[0], cmyk, broken["png"], good[1], cmyk, broken["jpeg"], b"\xff\xd8\xff"])
     ((images, failures),) = make(name)([encoded])
@@ -334,7 +334,7 @@ def test_failures_among_images_of_the_reference_are_named_by_their_place_in_the_
 
 
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])
-def test_what_only_dali_refuses_is_the_references_and_neighbours_keep_their_pixels(name, good, gif):
+def test_an_image_that_only_dali_refuses_is_left_to_the_reference(name, good, gif):
     plain = [batch(good[:BATCH], seed=number) for number in range(7)]
     expected = [*map(images_of, make(name)(plain))]
     batches = [batch(good[:BATCH], seed=number) for number in range(7)]
@@ -377,7 +377,7 @@ BOMBS = ["jpeg 4:2:0", "jpeg progressive", "png rgb", "webp lossy", "webp lossle
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_header_that_claims_too_much_never_reaches_dali(kind, image, good, monkeypatch):
+def test_a_header_that_claims_too_many_pixels_never_reaches_dali(kind, image, good, monkeypatch):
     data = KINDS[kind](image)
     assert claiming(data, WIDTH, HEIGHT) == data  # so it is the right field
     assert dali_can_decode(np.frombuffer(claiming(data, 16_000, 11_125), np.uint8))  # 178,000,000
@@ -404,7 +404,7 @@ def test_the_gpu_leaves_large_images_to_the_reference_by_their_header(kind, imag
     assert dali_can_decode(above)
 
 
-def test_memory_reserved_for_each_thread_of_nvjpeg_is_bounded():
+def test_reserved_memory_per_nvjpeg_thread_is_bounded():
     small, largest = reserved(WIDTH * HEIGHT), reserved(MAX_PIXELS)
     assert small == {"device_memory_padding": 6 * WIDTH * HEIGHT, "host_memory_padding": 4 * WIDTH * HEIGHT}
     assert largest == reserved(4_000_000) == reserved(2**31)
@@ -414,7 +414,7 @@ def test_memory_reserved_for_each_thread_of_nvjpeg_is_bounded():
 
 
 @pytest.mark.gpu
-def test_a_large_image_does_not_change_what_its_neighbours_are_on_the_gpu(good):
+def test_a_large_image_does_not_change_others_on_the_gpu(good):
     decoder = make("dali-gpu")
     large = natural(3).resize((4200, 4000))
     batches = [batch([*good[:3], saved(large, "JPEG")], seed=1), batch(good[:4], seed=1)]
@@ -424,7 +424,7 @@ def test_a_large_image_does_not_change_what_its_neighbours_are_on_the_gpu(good):
 
 
 @pytest.mark.parametrize("kind", ["jpeg 4:2:0", "png rgb", "webp lossy"])
-def test_any_beginning_of_an_image_has_an_answer(kind, image):
+def test_any_truncated_image_has_an_answer(kind, image):
     data = np.frombuffer(KINDS[kind](image), np.uint8)
     for length in range(64):
         assert dali_can_decode(data[:length]) in (True, False)
@@ -439,7 +439,7 @@ def test_batches_without_an_image_for_dali(image, good):
 
 
 @pytest.mark.parametrize("refuse", [False, True])
-def test_an_error_of_the_source_comes_in_its_place(refuse, good, gif):
+def test_an_error_of_the_source_is_raised_in_its_place(refuse, good, gif):
     batches = [batch(good[:3], seed=number) for number in range(3)]
     if refuse:  # while DALI fails at a batch before it
         batches[1].data[1] = np.frombuffer(gif, np.uint8)
@@ -455,7 +455,7 @@ def test_an_error_of_the_source_comes_in_its_place(refuse, good, gif):
         next(run)
 
 
-def test_a_failure_for_no_images_sake_is_raised(good):
+def test_a_failure_not_caused_by_an_image_is_raised(good):
     decoder = DaliDecoder(SIZE, 2, 2, WIDTH * HEIGHT, gpu=False)
     with pytest.raises(Exception, match=r"(?i)batch"):
         list(decoder([batch(good[:3])]))  # more than it was made for

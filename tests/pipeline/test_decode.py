@@ -46,7 +46,7 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_is_torchvisions_resized_crop():
+def test_equals_torchvisions_resized_crop():
     data = encoded("baseline", 1, WIDTH, HEIGHT)
     image = Image.open(io.BytesIO(data)).convert("RGB")
     images = reference([data] * len(BOXES), BOXES)
@@ -102,13 +102,14 @@ def test_any_mode_becomes_three_channels(kind, mode):
     assert (decoded.float() - original.float()).abs().mean() < 12  # the palette's colours are the coarsest
 
 
-def test_what_does_not_decode_is_zero_and_named_and_the_others_are_whole():
+def test_an_image_that_does_not_decode_is_zero_and_named():
     good = encoded("png", 5, WIDTH, HEIGHT)
     data = [good[:200], good, b"no image", good, b""]
     images, failures = ReferenceDecoder(SIZE, 2).decode(batch(data, [BOXES[0]] * 5))
     assert [place for place, _ in failures] == [0, 2, 4]
     assert "truncated" in failures[0][1]
-    assert failures[1][1] == "it does not decode: no image that Pillow knows"  # and not where in memory it lies
+    assert "not an image format" in failures[1][1]
+    assert "0x" not in failures[1][1]  # no memory address
     assert not images[[0, 2, 4]].any()
     assert torch.equal(images[[1, 3]], reference([good] * 2, [BOXES[0]] * 2))
 
@@ -122,14 +123,14 @@ def test_a_decompression_bomb_is_not_unpacked():
     assert "decompression bomb" in reason
 
 
-def test_auto_takes_the_best_and_says_why(monkeypatch):
+def test_auto_takes_the_fastest_and_says_why(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     decoder, line = make_decoder("auto", SIZE, 4, 2, SIZE**2)
     assert decoder.name == "dali-cpu"
     assert line == "decoder dali-cpu; dali-gpu: no CUDA device"
 
 
-def test_auto_without_dali_is_the_reference(monkeypatch):
+def test_auto_without_dali_takes_the_reference(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delitem(sys.modules, "mimcl.pipeline.dali", raising=False)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
@@ -139,8 +140,8 @@ def test_auto_without_dali_is_the_reference(monkeypatch):
     assert "nvidia.dali" in line
 
 
-@pytest.mark.parametrize(("name", "message"), [("dali-gpu", "no CUDA device"), ("fastest", "no decoder 'fastest'")])
-def test_a_decoder_that_is_not_here_is_one_line(monkeypatch, name, message):
+@pytest.mark.parametrize(("name", "message"), [("dali-gpu", "no CUDA device"), ("fastest", "'fastest'")])
+def test_a_decoder_that_does_not_work_is_an_error_of_one_line(monkeypatch, name, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DataError, match=message) as caught:
         make_decoder(name, SIZE, 4, 2, SIZE**2)

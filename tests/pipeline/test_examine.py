@@ -52,7 +52,7 @@ def test_cuts_of_any_image(kind, seed, size, data):
     reason(whole[:cut])
 
 
-def test_the_thumbnail_has_an_end_marker_of_its_own():
+def test_the_end_marker_of_a_thumbnail_does_not_count():
     data = WHOLE["rotated"]
     thumbnail = data.index(b"\xff\xd9")
     assert data.count(b"\xff\xd9") == 2

@@ -9,7 +9,7 @@ from mimcl.pipeline.plan import InOrderPlan, SubsetPlan
 SOME = np.array([3, 5, 8, 13, 21])
 
 
-def test_among_some_samples_a_plan_draws_those_alone():
+def test_a_subset_plan_draws_only_its_samples():
     plan = Windows(len(SOME))
     among = SubsetPlan(plan, SOME)
     assert (among.draws, among.window_length, among.retries) == (plan.draws, plan.window_length, plan.retries)
@@ -26,7 +26,7 @@ def test_among_some_samples_a_plan_draws_those_alone():
     assert among.known(0) is None
 
 
-def test_among_works_on_windows_in_order():
+def test_a_subset_of_an_in_order_plan():
     window = SubsetPlan(InOrderPlan(np.array([4, 0, 1])), SOME).window(0)
     assert window.sample_ids.tolist() == [21, 3, 5]
     with pytest.raises(IndexError):

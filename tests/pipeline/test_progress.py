@@ -1,4 +1,4 @@
-"""A stream that gets stuck says at what, in time, and does not wait for what is stuck."""
+"""A stream that is stuck names the cause in time, and does not wait for it."""
 
 import fcntl
 import re
@@ -80,7 +80,7 @@ def test_a_decoder_that_blocks(index, gate, place):
     stalled(stream, f"decoding draws {8 * place} to {8 * place + 7}", batches=place)
 
 
-def test_a_decoder_that_blocks_behind_what_it_has_taken_ahead(index, gate):
+def test_a_decoder_that_blocks_after_taking_batches_ahead(index, gate):
     class Blocks(ReferenceDecoder):
         lookahead = 2
 
@@ -92,7 +92,7 @@ def test_a_decoder_that_blocks_behind_what_it_has_taken_ahead(index, gate):
     stalled(make_stream(index, decoder=Blocks(SIDE, 2), stall_timeout=TIMEOUT), "decoding draws 8 to 15", batches=1)
 
 
-def test_a_decoder_that_never_begins(index, gate):
+def test_a_decoder_that_never_starts(index, gate):
     class Blocks(ReferenceDecoder):
         def __call__(self, batches):
             gate.wait()
@@ -124,7 +124,7 @@ def test_a_shard_that_blocks(labelled, tmp_path, gate):
     signal.signal(signal.SIGIO, handler)
 
 
-def test_time_that_the_consumer_takes_does_not_count(index):
+def test_the_consumers_own_time_does_not_count(index):
     for number, _ in enumerate(make_stream(index, stall_timeout=TIMEOUT)):
         if number in (0, 5):
             time.sleep(2 * TIMEOUT)

@@ -54,7 +54,7 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 @pytest.mark.parametrize("level", [9.0, 7.5, 10.0, -8.5])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_operation_does_what_pillows_does(name, level):
+def test_operations_match_pillow(name, level):
     by_pillow, tolerance = EXPECTED[name]
     if level < 0 and name in ("AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd"):
         level = -level
@@ -69,7 +69,7 @@ def test_an_operation_does_what_pillows_does(name, level):
     assert not torch.equal(found, tensor(image))
 
 
-def test_magnitudes_directions_and_operations_are_drawn_as_timm_draws_them():
+def test_magnitudes_directions_and_operations_are_distributed_as_in_timm():
     operations, levels = choices(7, np.arange(40_000), 9.0, 0.5)
     assert operations.shape == levels.shape == (2, 40_000)
     assert (operations >= 0).mean() == pytest.approx(0.5, abs=0.01)
@@ -86,7 +86,7 @@ def test_magnitudes_directions_and_operations_are_drawn_as_timm_draws_them():
     assert np.corrcoef(operations)[0, 1] == pytest.approx(0, abs=0.02)
 
 
-def test_a_draw_gets_the_same_whatever_stands_beside_it_and_no_image_is_changed_in_place():
+def test_a_draw_does_not_depend_on_its_batch_and_no_image_is_changed_in_place():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (48, 3, 16, 16), dtype=torch.uint8, generator=generator)
     draws = np.arange(100, 148)
@@ -100,7 +100,7 @@ def test_a_draw_gets_the_same_whatever_stands_beside_it_and_no_image_is_changed_
     assert not torch.equal(together, rand_augment(images, draws, 6, 9.0, 0.5))
 
 
-def test_what_is_done_is_what_was_chosen():
+def test_the_chosen_operations_are_applied():
     images = tensor(picture(1, 24, 24)).repeat(30, 1, 1, 1)
     operations, levels = choices(0, np.arange(30), 9.0, 0.5)
     found = rand_augment(images, np.arange(30), 0, 9.0, 0.5)
@@ -114,7 +114,7 @@ def test_what_is_done_is_what_was_chosen():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
-def test_a_gpu_does_what_the_cpu_does(name):
+def test_a_gpu_matches_the_cpu(name):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     images, level = tensor(picture(3, 40, 40)).repeat(4, 1, 1, 1), 9.0

@@ -59,7 +59,8 @@ def test_a_damaged_byte_makes_its_sample_bad(copy, labelled, where):
     sample_id = first_of_shard(index, 1)
     flip_byte(index, sample_id, 0 if where == "first" else int(index.nbytes[sample_id]) - 1)
     before, defect, after = ShardStore(index).read(np.array([0, sample_id, sample_id + 1]))
-    assert defect == (index.key(sample_id), index.shards[1]["name"], "its bytes do not match the index")
+    assert defect[:2] == (index.key(sample_id), index.shards[1]["name"])
+    assert "do not match the index" in defect.reason
     items = image_folder(labelled[0]).splits["train"]
     assert (before.tobytes(), after.tobytes()) == (items[0].read(), items[sample_id + 1].read())
 
@@ -68,11 +69,12 @@ def test_a_damaged_byte_makes_its_sample_bad(copy, labelled, where):
 def test_a_sample_that_the_system_does_not_read_is_bad(labelled):
     index = unreadable(ShardIndex.load(labelled[1]), 7)
     before, defect, after = ShardStore(index).read(np.array([6, 7, 8]))
-    assert defect == (index.key(7), "speed", "its bytes cannot be read (Invalid argument)")
+    assert defect[:2] == (index.key(7), "speed")
+    assert "Invalid argument" in defect.reason
     assert [len(before), len(after)] == index.nbytes[[6, 8]].tolist()
 
 
-def test_a_shard_replaced_by_a_sound_copy_is_read_from_there(copy, labelled):
+def test_a_shard_replaced_by_an_intact_copy_is_read_from_there(copy, labelled):
     index = ShardIndex.load(copy)
     sample_id, path = first_of_shard(index, 1), copy / index.shards[1]["name"]
     flip_byte(index, sample_id)
@@ -101,7 +103,8 @@ def test_a_shard_truncated_after_it_was_opened(copy, kept):
     reader.read(np.array([last]))
     os.truncate(path, kept)
     message = refused(reader, [last])
-    assert f"{path.name} has {kept:,} bytes, the index says {index.shards[1]['bytes']:,}" in message
+    assert f"{path.name} has {kept:,} bytes" in message
+    assert f"{index.shards[1]['bytes']:,}" in message
 
 
 @pytest.mark.parametrize("opened", [False, True])
@@ -118,7 +121,7 @@ def test_a_missing_shard(copy, opened):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_a_shard_that_is_no_file(copy, make):
+def test_a_shard_that_is_not_a_file(copy, make):
     index = ShardIndex.load(copy)
     path = copy / index.shards[1]["name"]
     path.unlink()
@@ -138,7 +141,7 @@ def test_an_index_that_points_outside_its_shard(labelled, change):
     assert index.shards[0]["name"] in message
 
 
-def test_an_index_that_names_no_shard(copy):
+def test_an_index_row_in_no_shard(copy):
     index = ShardIndex.load(copy)
     del index.shards[1:]
     assert "damaged" in refused(ShardStore(index), [first_of_shard(index, 2)])
@@ -150,7 +153,7 @@ def open_shards(folder) -> int:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="descriptors are counted in /proc")
-def test_more_shards_than_are_kept_open(copy, labelled, monkeypatch):
+def test_more_shards_than_stay_open(copy, labelled, monkeypatch):
     monkeypatch.setattr(store, "_OPEN_SHARDS", 2)
     index = ShardIndex.load(copy)
     assert len(index.shards) > 2
@@ -173,7 +176,7 @@ def test_more_shards_than_are_kept_open(copy, labelled, monkeypatch):
     assert open_shards(copy) == 0
 
 
-def test_many_samples_at_once_are_those_that_are_read_one_by_one(copy):
+def test_many_samples_at_once_are_the_same_as_one_by_one(copy):
     index = ShardIndex.load(copy)
     bad = [0, first_of_shard(index, 1), first_of_shard(index, 2) + 1, index.samples - 1]
     for sample_id in bad:
@@ -200,7 +203,7 @@ def nothing_cached(monkeypatch):
     monkeypatch.setattr(os, "preadv", not_now)
 
 
-def test_samples_from_the_device_are_those_from_the_page_cache(labelled, monkeypatch):
+def test_samples_from_the_device_equal_those_from_the_page_cache(labelled, monkeypatch):
     index, real = ShardIndex.load(labelled[1]), os.preadv
     ids = np.random.default_rng(3).integers(0, index.samples, 200)
     expected = plain(ShardStore(index).read(ids))
@@ -215,13 +218,13 @@ def test_samples_from_the_device_are_those_from_the_page_cache(labelled, monkeyp
         assert plain(ShardStore(index).read(ids)) == expected
 
 
-def test_a_sample_of_which_the_page_cache_holds_a_part_comes_from_the_device(labelled, monkeypatch):
+def test_a_partly_cached_sample_is_read_from_the_device(labelled, monkeypatch):
     index, real = ShardIndex.load(labelled[1]), os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, to, at, how: real(fd, [to[0][:100]], at, how))
     assert [len(data) for data in ShardStore(index).read(np.arange(20))] == index.nbytes[:20].tolist()
 
 
-def test_a_file_system_that_cannot_read_without_waiting_is_asked_once_a_shard(labelled, monkeypatch):
+def test_a_file_system_without_nowait_is_asked_once_per_shard(labelled, monkeypatch):
     index, asked = ShardIndex.load(labelled[1]), []
     expected = plain(ShardStore(index).read(np.arange(index.samples)))
 
@@ -234,7 +237,7 @@ def test_a_file_system_that_cannot_read_without_waiting_is_asked_once_a_shard(la
     assert len(asked) == len(set(asked)) == len(index.shards)
 
 
-def test_what_the_page_cache_holds_is_read_without_waiting_and_in_the_calling_thread(labelled, monkeypatch):
+def test_cached_samples_are_read_without_waiting_in_the_calling_thread(labelled, monkeypatch):
     index, real, reads = ShardIndex.load(labelled[1]), os.preadv, []
 
     def noted(descriptor, buffers, offset, flags):
@@ -248,7 +251,7 @@ def test_what_the_page_cache_holds_is_read_without_waiting_and_in_the_calling_th
     assert len(reads) == index.samples
 
 
-def test_of_several_errors_the_first_in_order_comes_out(copy):
+def test_the_first_of_several_errors_is_raised(copy):
     index = ShardIndex.load(copy)
     ids = np.zeros(100, np.int64)
     ids[[50, 55, 90]] = [first_of_shard(index, shard) for shard in (1, 2, 2)]
@@ -273,7 +276,7 @@ def test_several_reads_are_in_flight_at_once(labelled, monkeypatch, nothing_cach
     assert [len(data) for data in ShardStore(index).read(ids)] == index.nbytes[ids].tolist()
 
 
-def test_a_read_that_hangs_is_named_and_holds_up_only_what_follows_in_its_chunk(labelled, monkeypatch, nothing_cached):
+def test_a_hanging_read_is_named_and_delays_only_its_chunk(labelled, monkeypatch, nothing_cached):
     index, pread, gate, done = ShardIndex.load(labelled[1]), os.pread, threading.Event(), []
     ids, hangs = np.arange(40), 21  # one thread reads 20 to 24; so 36 are read
 

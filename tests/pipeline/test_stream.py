@@ -72,7 +72,7 @@ def test_a_stream_yields_whole_groups_of_the_same_draws(index, whole):
     assert_same(collect(index, micro=20, group_size=8, world_size=3), whole)
 
 
-def test_in_order_goes_through_all_windows():
+def test_an_in_order_plan_has_all_samples():
     plan = InOrderPlan(np.arange(0, 400_000, 3))
     ids = [plan.window(number).sample_ids for number in range(math.ceil(plan.draws / plan.window_length))]
     assert [len(part) for part in ids] == [65_536, 65_536, 2262]
@@ -82,7 +82,7 @@ def test_in_order_goes_through_all_windows():
 # A function of the draw number
 
 
-def test_the_stream_is_what_the_plan_and_the_hash_say(whole, index):
+def test_the_stream_follows_the_plan_and_the_hash(whole, index):
     draws = np.arange(DRAWS)
     np.testing.assert_array_equal(whole["draws"], draws)
     plan = Windows(index.samples)
@@ -129,7 +129,7 @@ def test_iterating_again_gives_the_same(index):
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_batch_that_was_dropped_keeps_its_pixels_for_the_work_that_waits(index, whole):
+def test_on_a_gpu_a_dropped_batch_keeps_its_pixels_for_queued_work(index, whole):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     sums = {name: [] for name in ("images", "keys", "distances")}
@@ -143,7 +143,7 @@ def test_on_a_gpu_a_batch_that_was_dropped_keeps_its_pixels_for_the_work_that_wa
 
 
 @pytest.mark.parametrize("start", [BATCH, 2 * BATCH, 5 * BATCH, DRAWS])
-def test_it_goes_on_from_any_batch(index, whole, start):
+def test_it_resumes_at_any_batch(index, whole, start):
     if start == DRAWS:
         assert list(make_stream(index, start=start)) == []
     else:
@@ -151,7 +151,7 @@ def test_it_goes_on_from_any_batch(index, whole, start):
         assert_same(collect(index, start=start, world_size=2), {name: column[start:] for name, column in whole.items()})
 
 
-def test_a_position_is_a_start(index, whole):
+def test_a_stream_can_start_at_a_position(index, whole):
     stream = iter(make_stream(index, micro=16))
     positions = [next(stream).position for _ in range(6)]
     stream.close()
@@ -174,7 +174,7 @@ class Counted(ReferenceDecoder):
 
 
 @pytest.mark.parametrize("released_after", [[0], [1], [3, 4], [7], [8]])
-def test_released_between_steps_it_goes_on_with_the_same_batches_and_holds_no_decoder(index, whole, released_after):
+def test_released_between_steps_it_continues_with_the_same_batches_without_a_decoder(index, whole, released_after):
     decoder, before = Counted(SIDE, 2), set(threading.enumerate())
     stream, seen = make_stream(index, micro=16, decoder=decoder), {"images": [], "draws": [], "keys": []}
     batches = iter(stream)
@@ -251,7 +251,7 @@ def test_a_start_within_a_batch_is_refused(index):
         make_stream(index, start=BATCH + 1)
 
 
-def test_the_order_of_the_proto_plan_comes_through(index):
+def test_batches_follow_the_order_of_the_proto_plan(index):
     distances = np.linspace(0, 1, index.samples, dtype=np.float32)
     plan = Plan(
         CurriculumConfig(name="proto", window=WINDOW),
@@ -293,7 +293,7 @@ def whole_by_shard(index, by_shard):
     return collect(index, plan=by_shard, ordered=True)
 
 
-def test_crops_follow_the_place_that_a_draw_has_in_the_order_of_the_shards(index, by_shard, whole_by_shard):
+def test_crops_follow_the_draw_number_in_shard_order(index, by_shard, whole_by_shard):
     draws, ids = np.arange(DRAWS), whole_by_shard["sample_ids"]
     windows = [by_shard.window(number) for number in range(by_shard.windows)]
     assert min(len(window.stretches) for window in windows) > 2
@@ -315,12 +315,12 @@ def test_crops_follow_the_place_that_a_draw_has_in_the_order_of_the_shards(index
     ],
     ids=str,
 )
-def test_nothing_depends_on_how_the_order_of_the_shards_is_read(index, by_shard, whole_by_shard, options):
+def test_nothing_depends_on_how_shard_order_is_read(index, by_shard, whole_by_shard, options):
     assert_same(collect(index, **{"plan": by_shard, "ordered": True} | options), whole_by_shard)
 
 
 @pytest.mark.parametrize("start", [BATCH, 2 * BATCH, 5 * BATCH])
-def test_the_order_of_the_shards_goes_on_from_any_batch(index, by_shard, whole_by_shard, start):
+def test_shard_order_resumes_at_any_batch(index, by_shard, whole_by_shard, start):
     found = collect(index, plan=by_shard, ordered=True, start=start, world_size=2)
     assert_same(found, {name: column[start:] for name, column in whole_by_shard.items()})
 
@@ -355,7 +355,7 @@ def test_config_out_of_range(field):
         *[("max_bad", value) for value in (-0.1, 1.1, math.nan)],
     ],
 )
-def test_shares_and_seconds_out_of_range(field, value):
+def test_fractions_and_seconds_out_of_range(field, value):
     with pytest.raises(ValueError, match=f"data.{field} is {value}; it must be"):
         DataConfig(**{field: value})
     assert (DataConfig().stall_timeout, DataConfig().max_bad) == (600, 0.001)
@@ -446,7 +446,7 @@ class HoldsBack(ReferenceDecoder):
 
 @pytest.mark.parametrize("decoder", [ReferenceDecoder, HoldsBack])
 @pytest.mark.parametrize("prefetch", [1, 100])
-def test_training_gets_to_the_step_that_the_next_window_waits_for(index, decoder, prefetch):
+def test_training_reaches_the_step_that_the_next_window_waits_for(index, decoder, prefetch):
     """Windows of 4 steps, a micro-batch each; what a step has found is known after the step that follows it."""
     plan, taken = Awaiting(index.samples, window_length=128, draws=640), []
     options = {"micro": BATCH, "prefetch": prefetch, "stall_timeout": 5.0}
@@ -472,7 +472,7 @@ def test_a_consumer_that_leaves_ends_the_wait_for_a_window(index, threads_left, 
     assert threads_left() == []
 
 
-def test_an_error_comes_out_while_the_next_window_is_waited_for(index, threads_left):
+def test_an_error_is_raised_while_the_next_window_is_waited_for(index, threads_left):
     def transform(draws, width, height):
         if draws[0] >= 80:  # within window 1, while window 2 is waited for
             raise DataError("no box")
@@ -496,7 +496,7 @@ def test_a_stream_can_be_read_again_after_it_was_left_waiting(index):
     assert len(list(stream)) == DRAWS // 8
 
 
-def test_no_thread_stays_when_the_consumer_leaves_early(index, threads_left):
+def test_no_thread_survives_a_consumer_that_leaves_early(index, threads_left):
     for taken in (0, 1, 5):
         for batch in make_stream(index):
             if batch.draws[0] >= 8 * taken:
@@ -517,6 +517,6 @@ def consume_and_fail(index):
         raise RuntimeError("consumer")
 
 
-def test_no_thread_stays_at_the_end(index, threads_left):
+def test_no_thread_survives_the_end(index, threads_left):
     assert math.ceil(DRAWS / 8) == sum(1 for _ in make_stream(index))
     assert threads_left() == []

@@ -102,7 +102,7 @@ KINDS = ["hashed", "multinomial", "systematic", "passes"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_draw_has_the_first_sound_sample_of_its_own(index, kind):
+def test_a_draw_gets_its_first_good_substitute(index, kind):
     found = collect(index, kind)
     ids, distances, bad = expected_of(kind)
     np.testing.assert_array_equal(found["draws"], np.arange(DRAWS))
@@ -119,14 +119,14 @@ def test_a_draw_has_the_first_sound_sample_of_its_own(index, kind):
         assert key == f"{sample_id:09d}"
         assert shard == ("speed" if sample_id in UNREADABLE else "train-000000.tar")
         if sample_id in FLIPPED:
-            assert reason == "its bytes do not match the index"
+            assert "do not match the index" in reason
         elif sample_id in UNREADABLE:
-            assert reason == "its bytes cannot be read (Invalid argument)"
+            assert "Invalid argument" in reason
         else:
             assert reason.startswith("it does not decode: ")
 
 
-def test_pixels_are_the_substitutes_in_the_draws_own_box(index):
+def test_pixels_are_those_of_the_substitute_in_the_draws_box(index):
     found = collect(index, "multinomial")
     boxes, flips = random_crops(SEED)(
         found["draws"], index.width[found["sample_ids"]], index.height[found["sample_ids"]]
@@ -161,7 +161,7 @@ def test_nothing_depends_on_how_it_is_read(index, decoder, options):
 
 @pytest.mark.parametrize("broken", [range(0), range(0, SAMPLES, 2), range(SAMPLES)], ids=["read", "both", "decode"])
 @pytest.mark.parametrize("decoder", ["reference", "dali-cpu"])
-def test_a_data_set_of_bad_samples_only_stops_after_the_last_retry(tmp_path, broken, decoder):
+def test_if_all_samples_are_bad_the_stream_stops_after_the_last_retry(tmp_path, broken, decoder):
     if decoder != "reference":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     index, plan = packed(tmp_path, broken), Windows(SAMPLES)
@@ -182,7 +182,7 @@ def test_a_data_set_of_bad_samples_only_stops_after_the_last_retry(tmp_path, bro
     ("sample_id", "reason"), [(11, "its bytes do not match the index"), (17, "it does not decode")]
 )
 @pytest.mark.parametrize("decoder", ["reference", "dali-cpu"])
-def test_in_order_nothing_is_replaced(index, sample_id, reason, decoder):
+def test_an_in_order_plan_replaces_nothing(index, sample_id, reason, decoder):
     if decoder != "reference":
         pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     made, _ = make_decoder(decoder, SIDE, 4, 2, index.largest)
@@ -194,7 +194,7 @@ def test_in_order_nothing_is_replaced(index, sample_id, reason, decoder):
     assert f"sample {sample_id:09d} in {index.root / 'train-000000.tar'} is bad: {reason}" in str(error)
 
 
-def test_a_shard_that_is_gone_is_no_bad_sample(tmp_path):
+def test_a_missing_shard_is_not_a_bad_sample(tmp_path):
     index = packed(tmp_path, set())
     stream = iter(make_stream(index, prefetch=1))
     next(stream)
@@ -205,4 +205,4 @@ def test_a_shard_that_is_gone_is_no_bad_sample(tmp_path):
     batches, error = read_until_error(stream)
     assert all(batch.bad == () for batch in batches)
     assert isinstance(error, DataError)
-    assert "train-000000.tar has 5 bytes, the index says" in str(error)
+    assert "train-000000.tar has 5 bytes" in str(error)

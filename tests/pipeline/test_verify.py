@@ -1,4 +1,4 @@
-"""Every kind of damage to a packed data set is found and named; a sound one has no findings."""
+"""Every kind of damage to a packed data set is found and named; an intact one has no findings."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def put_header(root, change, row=ROW) -> None:
 
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_nothing_is_wrong_with_what_was_packed(packed, labelled, decode, workers):
+def test_a_packed_data_set_has_no_findings(packed, labelled, decode, workers):
     assert found(packed, decode, workers) == []
     assert found(labelled[1], decode, workers) == []  # several shards
 
@@ -83,19 +83,17 @@ def test_no_data_set(tmp_path):
 
 def test_a_byte_of_an_image(copy):
     flip(copy / "train-000000.tar", header_place(copy) + 512 + 100)
-    assert found(copy) == [
-        "train-000000.tar: its checksum differs from that in dataset.json",
-        f"train-000000.tar: sample {KEY}: its bytes do not match the index",
-    ]
+    checksum, sample = found(copy)
+    assert checksum.startswith("train-000000.tar: checksum")
+    assert sample.startswith(f"train-000000.tar: sample {KEY}: its bytes")
 
 
 def test_a_byte_of_padding_or_of_the_end(copy):
     size = (copy / "train-000000.tar").stat().st_size
     flip(copy / "train-000000.tar", size - 1)
-    assert found(copy) == [
-        "train-000000.tar: its checksum differs from that in dataset.json",
-        "train-000000.tar: the end of the archive is not as it is packed",
-    ]
+    checksum, end = found(copy)
+    assert checksum.startswith("train-000000.tar: checksum")
+    assert end.startswith("train-000000.tar: the end of the archive")
 
 
 def test_findings_come_in_the_order_of_the_samples(copy):
@@ -129,7 +127,7 @@ def pipe(root):
     ("damage", "message"),
     [
         (gone, "No such file or directory"),
-        (cut, "has 1,000 bytes, dataset.json says"),
+        (cut, "has 1,000 bytes"),
         (linked, "train-000000.tar is not a regular file"),
         (pipe, "train-000000.tar is not a regular file"),
     ],
@@ -140,41 +138,41 @@ def test_a_shard_that_cannot_be_read(copy, damage, message):
     assert finding.startswith(f"train-000000.tar: {message}")
 
 
-def test_a_damaged_index_leaves_the_shards_to_their_checksums(copy):
+def test_with_a_damaged_index_shards_are_still_checked_by_checksum(copy):
     flip(copy / "train.arrow", 900)
     flip(copy / "train-000000.tar", 700)
     first, second = found(copy)
-    assert "train.arrow is not the index that dataset.json describes" in first
-    assert second == "train-000000.tar: its checksum differs from that in dataset.json"
+    assert "train.arrow does not match" in first
+    assert second.startswith("train-000000.tar: checksum")
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("key", "000000099", "its keys are not numbers in ascending order"),
+        ("key", "000000099", "train.arrow: keys"),
         ("nbytes", None, f"sample {KEY}: its bytes do not match the index"),
         ("xxh64", 5, f"sample {KEY}: its bytes do not match the index"),
-        ("width", 11, f"sample {KEY}: its header says "),
-        ("height", 11, f"sample {KEY}: its header says "),
-        ("label", 1, f"sample {KEY}: {KEY}.cls does not say 1, the label in the index"),
-        ("label", -1, "sample 000000008: the index does not know what lies before it, member '000000007.cls'"),
-        ("offset", None, f"sample {KEY}: the index does not know what lies before it"),
+        ("width", 11, f"sample {KEY}: it has "),
+        ("height", 11, f"sample {KEY}: it has "),
+        ("label", 1, f"sample {KEY}: {KEY}.cls does not contain 1"),
+        ("label", -1, "sample 000000008: before it is data not in the index: member '000000007.cls'"),
+        ("offset", None, f"sample {KEY}: before it is data not in the index"),
     ],
 )
-def test_an_index_that_says_otherwise(copy, column, value, message):
+def test_an_index_that_differs_from_the_shard(copy, column, value, message):
     if value is None:
         value = int(getattr(ShardIndex.load(copy), column)[ROW]) + (1 if column == "nbytes" else 512)
     seal_rows(copy, ROW, **{column: value})
     findings = found(copy)
     assert any(message in finding for finding in findings)
-    unfingerprinted = column in ("key", "nbytes", "xxh64", "label")
-    assert ("train.arrow: its fingerprint is not that of its rows" in findings) == unfingerprinted
+    fingerprinted = column in ("key", "nbytes", "xxh64", "label")
+    assert any("train.arrow: fingerprint" in finding for finding in findings) == fingerprinted
 
 
 def test_rows_that_overlap_and_rows_out_of_order(copy):
     index = ShardIndex.load(copy)
     seal_rows(copy, ROW, offset=int(index.offset[ROW - 1]))
-    assert any("by the index it overlaps the one before" in finding for finding in found(copy))
+    assert any("overlaps" in finding for finding in found(copy))
 
 
 def test_shards_out_of_order(labelled, tmp_path):
@@ -183,10 +181,10 @@ def test_shards_out_of_order(labelled, tmp_path):
     order = list(range(index.samples))[::-1]
     columns = {name: getattr(index, name)[order].tolist() for name in ("shard", "offset", "nbytes", "label")}
     seal_index(tmp_path / "copy", **columns)
-    assert any("lies before the row before it" in finding for finding in found(tmp_path / "copy"))
+    assert any("out of order" in finding for finding in found(tmp_path / "copy"))
 
 
-def test_the_shards_count_of_samples(labelled, tmp_path):
+def test_a_shards_number_of_samples(labelled, tmp_path):
     shutil.copytree(labelled[1], tmp_path / "copy")
     shards = read_dataset(tmp_path / "copy")["splits"]["train"]["shards"]
     shards[0]["samples"] += 1
@@ -194,7 +192,7 @@ def test_the_shards_count_of_samples(labelled, tmp_path):
     edit_dataset(tmp_path / "copy", shards=shards)
     findings = verify(tmp_path / "copy", False, 1, lambda count: None)
     assert [f"train-{n:06d}.tar" in finding for n, finding in enumerate(findings)] == [True, True]
-    assert all("samples by the index" in finding for finding in findings)
+    assert all("samples in the index" in finding for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +207,7 @@ def test_the_shards_count_of_samples(labelled, tmp_path):
         (tarfile.GNUTYPE_SPARSE, "is of an unusual kind, not a regular file"),
     ],
 )
-def test_members_that_are_no_files(copy, kind, message):
+def test_members_that_are_not_regular_files(copy, kind, message):
     def change(info):
         info.type, info.linkname = kind, "../../etc/passwd"
 
@@ -242,8 +240,8 @@ def test_a_name_that_disagrees_with_the_content(copy):
     [
         (lambda info: setattr(info, "size", 8**11 - 1), "has 8,589,934,591 bytes by its header"),
         (lambda info: setattr(info, "size", 0), "has 0 bytes by its header"),
-        (lambda info: setattr(info, "mtime", 1), "is not as it is packed"),
-        (lambda info: setattr(info, "uname", "root"), "is not as it is packed"),
+        (lambda info: setattr(info, "mtime", 1), "the header of"),
+        (lambda info: setattr(info, "uname", "root"), "the header of"),
     ],
 )
 def test_members_of_another_size_or_origin(copy, change, message):
@@ -252,15 +250,15 @@ def test_members_of_another_size_or_origin(copy, change, message):
     assert message in finding
 
 
-def test_a_header_that_is_none(copy):
+def test_a_damaged_header(copy):
     content, place = tar_of(copy), header_place(copy)
     content[place : place + 512] = b"\xff" * 512
     seal_shard(copy, bytes(content))
     (finding,) = found(copy)
-    assert f"sample {KEY}: no tar member {KEY}." in finding
+    assert f"sample {KEY}: not a tar member {KEY}." in finding
 
 
-def test_members_that_the_index_does_not_know(copy):
+def test_members_that_are_not_in_the_index(copy):
     content = tar_of(copy)
     index = ShardIndex.load(copy)
     end = int(index.offset[-1] + index.nbytes[-1])
@@ -268,7 +266,7 @@ def test_members_that_the_index_does_not_know(copy):
     extra = tar_header("evil.sh", 3) + b"#!x" + bytes(509)
     seal_shard(copy, bytes(content[:end]) + extra + bytes(content[end:]))
     (finding,) = found(copy)
-    assert finding.endswith("the index does not know what lies after the last sample, member 'evil.sh'")
+    assert finding.endswith("after the last sample is data not in the index: member 'evil.sh'")
 
 
 def test_a_label_in_the_tar(copy):
@@ -278,7 +276,8 @@ def test_a_label_in_the_tar(copy):
     assert content[place : place + 1] == b"0"
     content[place] = ord("1")
     seal_shard(copy, bytes(content))
-    assert found(copy) == [f"train-000000.tar: sample {KEY}: {KEY}.cls does not say 0, the label in the index"]
+    (finding,) = found(copy)
+    assert finding.startswith(f"train-000000.tar: sample {KEY}: {KEY}.cls does not contain 0")
 
 
 def test_a_disk_that_fails_is_a_finding(copy, monkeypatch):
@@ -314,7 +313,7 @@ def samples_of(findings):
     return [finding for finding in findings if KEY in finding]
 
 
-def test_what_is_no_image(copy):
+def test_content_that_is_not_an_image(copy):
     seal_image(copy, ROW, b"plain text", 40, 40)
     assert any("it is not a JPEG, PNG or WebP image" in finding for finding in found(copy))
 
@@ -325,7 +324,7 @@ def test_a_bomb_is_found_by_its_header(copy):
     assert "more than 178,000,000 pixels" in finding
 
 
-def test_only_decoding_finds_pixels_that_are_missing(copy):
+def test_only_decoding_finds_missing_pixels(copy):
     seal_image(copy, ROW, hollow_png(40, 40), 40, 40)
     assert samples_of([line for line in found(copy) if ".idx" not in line]) == []
     (finding,) = samples_of([line for line in found(copy, decode=True) if ".idx" not in line])
@@ -360,12 +359,12 @@ def test_samples_with_json(with_json):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'{"label": 1', b'{"label": 0', "000000006.json says label 0, the index 1"),
-        (b'{"label": 1', b'["label": 1', "000000006.json is no JSON"),
-        (b"000000006.json", b"000000007.json", "the index does not know what lies before it, which is no tar member"),
+        (b'{"label": 1', b'{"label": 0', "000000006.json has label 0, the index has 1"),
+        (b'{"label": 1', b'["label": 1', "000000006.json is not JSON"),
+        (b"000000006.json", b"000000007.json", "data not in the index: not a tar member"),
     ],
 )
-def test_a_json_that_is_not_as_it_was_packed(with_json, old, new, message):
+def test_a_json_that_was_changed_after_packing(with_json, old, new, message):
     content = (with_json / "train-000000.tar").read_bytes()
     place = content.index(old, content.index(b"000000006.json"))
     content = content[:place] + new + content[place + len(old) :]

@@ -20,7 +20,7 @@ from mimcl.pipeline.verify_cache import check_once
 def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own, and no waiting until a file is old enough to be remembered."""
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(verify_cache, "_SETTLED", -60.0)
+    monkeypatch.setattr(verify_cache, "_CLOCK_RESOLUTION_S", -60.0)
     return tmp_path / "cache" / "checked"
 
 
@@ -43,7 +43,7 @@ def test_once(path, cache):
     assert len(list(cache.iterdir())) == 1
 
 
-def test_by_whatever_way_it_is_reached(path, tmp_path, monkeypatch):
+def test_once_for_all_paths_to_the_file(path, tmp_path, monkeypatch):
     assert is_checked(path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(path)
@@ -75,7 +75,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_again_after_any_change(path, change):
+def test_again_after_a_change(path, change):
     assert is_checked(path)
     CHANGES[change](path)
     assert is_checked(path)
@@ -88,7 +88,7 @@ def test_again_for_another_claim(path):
     assert not is_checked(path, claim="another")
 
 
-def test_of_two_files_either_counts(path, tmp_path):
+def test_again_if_one_of_two_files_changes(path, tmp_path):
     other = tmp_path / "other"
     other.write_bytes(b"more")
     assert is_checked(path, other)
@@ -97,7 +97,7 @@ def test_of_two_files_either_counts(path, tmp_path):
     assert is_checked(path, other)
 
 
-def test_what_failed_is_not_remembered(path, cache):
+def test_a_failed_check_is_not_stored(path, cache):
     def fails():
         raise DataError("damaged")
 
@@ -107,15 +107,15 @@ def test_what_failed_is_not_remembered(path, cache):
     assert not cache.exists()
 
 
-def test_a_file_that_changes_meanwhile_is_not_remembered(path):
+def test_a_file_that_changes_during_the_check_is_not_stored(path):
     with open(path, "rb") as file:
         check_once([file], "claim", lambda: path.write_bytes(b"CONTENT"))
     assert is_checked(path)
 
 
-def test_a_file_written_just_now_is_not_remembered(path, monkeypatch):
+def test_a_file_written_just_now_is_not_stored(path, monkeypatch):
     """A later write within one tick of the file system's clock would leave its times as they are."""
-    monkeypatch.setattr(verify_cache, "_SETTLED", 0.2)
+    monkeypatch.setattr(verify_cache, "_CLOCK_RESOLUTION_S", 0.2)
     path.write_bytes(b"content")
     assert [is_checked(path) for _ in range(2)] == [True, True]
     time.sleep(0.25)
@@ -123,7 +123,7 @@ def test_a_file_written_just_now_is_not_remembered(path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[" * 60_000])
-def test_a_damaged_note_is_none(path, cache, text):
+def test_a_damaged_entry_is_ignored(path, cache, text):
     assert is_checked(path)
     (note,) = cache.iterdir()
     note.write_text(text)
@@ -131,7 +131,7 @@ def test_a_damaged_note_is_none(path, cache, text):
     assert not is_checked(path)
 
 
-def test_a_note_that_is_a_pipe_holds_nobody(path, cache):
+def test_an_entry_that_is_a_pipe_does_not_block(path, cache):
     assert is_checked(path)
     (note,) = cache.iterdir()
     note.unlink()
@@ -139,7 +139,7 @@ def test_a_note_that_is_a_pipe_holds_nobody(path, cache):
     assert is_checked(path)
 
 
-def test_a_note_of_another_user_is_none(path, monkeypatch):
+def test_an_entry_of_another_user_is_ignored(path, monkeypatch):
     assert is_checked(path)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert is_checked(path)
@@ -164,7 +164,7 @@ def edit(path, place):
         file.write(bytes([byte ^ 1]))
 
 
-def test_an_index_is_read_once_and_damage_is_found_afterwards(shards, monkeypatch):
+def test_an_index_is_checked_once_and_later_damage_is_found(shards, monkeypatch):
     check, calls = index._check, []
     monkeypatch.setattr(index, "_check", lambda *arguments: (calls.append(1), check(*arguments)))
     first, second = ShardIndex.load(shards), ShardIndex.load(shards)
@@ -175,7 +175,7 @@ def test_an_index_is_read_once_and_damage_is_found_afterwards(shards, monkeypatc
     assert len(calls) == 2
     place = (shards / "train.arrow").read_bytes().index(int(first.xxh64[7]).to_bytes(8, "little"))
     edit(shards / "train.arrow", place)
-    with pytest.raises(DataError, match="not the index that dataset.json describes"):
+    with pytest.raises(DataError, match=r"does not match dataset\.json"):
         ShardIndex.load(shards)
 
 
@@ -185,11 +185,11 @@ def test_another_description_of_a_known_index_is_checked(shards):
     description = json.loads((shards / "dataset.json").read_text())
     description["splits"]["train"]["shards"][0]["bytes"] = 1024
     (shards / "dataset.json").write_text(json.dumps(description))
-    with pytest.raises(DataError, match="does not lie inside its shard"):
+    with pytest.raises(DataError, match="inside its shard"):
         ShardIndex.load(shards)
 
 
-def test_prototypes_are_read_once_and_damage_is_found_afterwards(tmp_path, cache):
+def test_prototypes_are_checked_once_and_later_damage_is_found(tmp_path, cache):
     distance = np.linspace(0, 1, 50, dtype=np.float32)
     info = {"format": "mimcl-prototypes/1", "index_fingerprint": "f"}
     folder = tmp_path / "set"

@@ -1,4 +1,4 @@
-"""What the stream tells its store: each stretch once, in order, one ahead of its use; and what the reads come to."""
+"""The stream announces each stretch to its store once, in order, one ahead of its use; and the reads' statistics."""
 
 import itertools
 import shutil
@@ -29,14 +29,14 @@ def index(labelled):
     return ShardIndex.load(labelled[1])
 
 
-def listened_to(index, **options):
-    """A stream in order and what its store was told: ("expect", ReadPlan) and ("read", sample ids), as they came."""
-    stream, heard = make_stream(index, Stretches(index.samples), ordered=True, **options), []
+def recorded_stream(index, **options):
+    """A stream in order and what its store was told: ("prefetch", ReadPlan) and ("read", sample ids), as they came."""
+    stream, calls = make_stream(index, Stretches(index.samples), ordered=True, **options), []
     store = stream._samples.store
-    expect, read = store.prefetch, store.read
-    store.prefetch = lambda reads: (heard.append(("expect", reads)), expect(reads))[1]
-    store.read = lambda ids: (heard.append(("read", ids)), read(ids))[1]
-    return stream, heard
+    prefetch, read = store.prefetch, store.read
+    store.prefetch = lambda reads: (calls.append(("prefetch", reads)), prefetch(reads))[1]
+    store.read = lambda ids: (calls.append(("read", ids)), read(ids))[1]
+    return stream, calls
 
 
 def stretches_of(index, ours=slice(0, BATCH), start=0):
@@ -55,18 +55,18 @@ def stretches_of(index, ours=slice(0, BATCH), start=0):
 @pytest.mark.parametrize("start", [0, BATCH, 3 * BATCH])
 @pytest.mark.parametrize("micro", [8, BATCH])
 def test_each_stretch_is_announced_in_order_while_the_one_before_is_used(index, start, micro):
-    stream, heard = listened_to(index, start=start, micro=micro)
+    stream, calls = recorded_stream(index, start=start, micro=micro)
     assert sum(len(batch.draws) for batch in stream) == DRAWS - start
     wanted = stretches_of(index, start=start)
-    told = [reads for what, reads in heard if what == "expect"]
+    told = [reads for what, reads in calls if what == "prefetch"]
     assert len(told) == len(wanted)
     for reads, (_, ids) in zip(told, wanted, strict=True):
         expected = plan_reads(index, ids)
         for name in ("shard", "start", "stop", "sample_ids", "first"):
             np.testing.assert_array_equal(getattr(reads, name), getattr(expected, name))
     known, draw = 0, start
-    for what, of in heard:
-        if what == "expect":
+    for what, of in calls:
+        if what == "prefetch":
             known += 1
             # Not before the micro-batch that begins the stretch before.
             before = wanted[max(0, known - 2)][0]
@@ -76,12 +76,12 @@ def test_each_stretch_is_announced_in_order_while_the_one_before_is_used(index, 
             assert known == len(wanted) or wanted[known][0] >= draw  # all that is read was announced
 
 
-def test_the_ranks_of_a_machine_plan_the_same_reads_and_their_figures(index):
+def test_the_ranks_of_a_machine_plan_the_same_reads(index):
     figures = {}
     for rank, ours in enumerate([slice(0, 16)] * 2 + [slice(16, 32)] * 2):
-        stream, heard = listened_to(index, rank=rank, world_size=4, local_size=2)
+        stream, calls = recorded_stream(index, rank=rank, world_size=4, local_size=2)
         found = {batch.window.number: batch.read_stats for batch in stream}
-        told = [reads for what, reads in heard if what == "expect"]
+        told = [reads for what, reads in calls if what == "prefetch"]
         wanted = stretches_of(index, ours)
         assert [r.sample_ids.tolist() for r in told] == [np.unique(ids).tolist() for _, ids in wanted if len(ids)]
         for number, figure in found.items():
@@ -96,15 +96,15 @@ def test_the_ranks_of_a_machine_plan_the_same_reads_and_their_figures(index):
     assert figures[0] == figures[1] != figures[2] == figures[3]
 
 
-def test_figures_are_of_whole_windows_wherever_the_stream_begins(index):
+def test_read_stats_are_of_whole_windows_wherever_the_stream_starts(index):
     whole, later = (
-        {batch.window.number: batch.read_stats for batch in listened_to(index, start=start)[0]}
+        {batch.window.number: batch.read_stats for batch in recorded_stream(index, start=start)[0]}
         for start in (0, 3 * BATCH)
     )
     assert later == {number: figures for number, figures in whole.items() if number}
 
 
-def test_nothing_is_planned_or_announced_for_local_shards_at_random(index):
+def test_random_reads_of_local_shards_are_neither_planned_nor_announced(index):
     stream = make_stream(index, Stretches(index.samples))
     stream._samples.store.prefetch = pytest.fail
     assert {batch.read_stats for batch in stream} == {None}
@@ -138,7 +138,7 @@ def test_a_shard_without_draws_is_never_opened(labelled, tmp_path):
         list(make_stream(index, every, ordered=True))
 
 
-def test_the_kernel_is_told_by_a_thread_that_ends(index, tmp_path):
+def test_the_thread_that_advises_the_kernel_ends(index, tmp_path):
     store = make_stream(index)._samples.store
     for _, ids in stretches_of(index):
         store.prefetch(plan_reads(index, ids))

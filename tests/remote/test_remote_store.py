@@ -53,7 +53,7 @@ def test_cached_samples_are_read_in_parallel(web, shards, monkeypatch):
 
 
 def test_an_index_is_hashed_once_and_not_at_each_start(web, monkeypatch):
-    monkeypatch.setattr(verify_cache, "_SETTLED", -60.0)  # remember a check at once, however new the file is
+    monkeypatch.setattr(verify_cache, "_CLOCK_RESOLUTION_S", -60.0)  # remember a check at once, however new the file is
     for notes in (1, 2):  # first the check of its content, then that of its checksum
         ShardIndex.load(web.root)
         assert len(list((cache_dir() / "checked").iterdir())) == notes

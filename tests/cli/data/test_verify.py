@@ -48,7 +48,7 @@ def test_an_intact_data_set_passes_and_the_first_findings_are_listed(shards):
     done = run(shards.parent, str(shards))
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert "train-000000.tar: its checksum differs from that in dataset.json" in lines
+    assert any("train-000000.tar: checksum" in line for line in lines)
     assert "sample 000000000: its bytes do not match the index" in done.stdout
     assert "more" in lines[-1]
     assert len([line for line in lines if "sample 0" in line]) == 19
