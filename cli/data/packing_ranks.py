@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 30 * 86400  # a rank that has finished waits for ranks that still pack
 
 
+def default_workers() -> int:
+    """Return the number of worker processes of a rank: one per core, shared among the ranks of this machine."""
+    from mimcl.pipeline.cores import worker_count
+
+    return worker_count(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextmanager
 def packing_ranks() -> Iterator[Ranks]:
     """Yield this process's rank among those started by torchrun; they stay connected inside the block."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimcl.cli.data.packing_ranks import packing_ranks
+from mimcl.cli.data.packing_ranks import default_workers, packing_ranks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +26,7 @@ def repack_command(
     prototypes: Annotated[str, typer.Option(help="Name of the prototype set.")] = "default",
     bands: Annotated[
         int,
-        typer.Option(min=1, help="Bands of similar distance to shuffle within, at least 64 images each."),
+        typer.Option(min=1, help="Number of bands of similar distance to shuffle within (of at least 64 images)."),
     ] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the shuffling.")] = 0,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).")] = 256,
@@ -38,17 +37,15 @@ def repack_command(
 ) -> None:
     """Pack the images again, ordered by distance, each with a KEY.json of prototype, distance and label.
 
-    So any webdataset reader can go from typical to untypical images, or weight them. Bytes and distances stay the same.
+    Any webdataset reader can then start with typical images, or weight images. Bytes and distances stay the same.
     """
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
-    from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.shards import PackConfig
 
     if not re.fullmatch(r"[\w-][\w.-]*", prototypes):
         raise ConfigError(f"--prototypes {prototypes!r} is not a valid name; `mimcl inspect {data}` lists the sets")
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    config = PackConfig(shard_mb, workers=workers or worker_count(local_size))
+    config = PackConfig(shard_mb, workers=workers or default_workers())
     with packing_ranks() as place:
         description = repack(data, out, prototypes, config, bands=bands, seed=seed, overwrite=overwrite, ranks=place)
     if place.rank:
@@ -56,7 +53,7 @@ def repack_command(
     train = description["splits"]["train"]
     console.print(f"{train['samples']:,} images, nearest first, in {len(train['shards']):,} shards")
     named = "" if prototypes == "default" else f" --set curriculum.prototypes={prototypes}"
-    console.print(f"wrote {out}/ with prototypes · next: mimcl train --curriculum proto --data {out}{named}")
+    console.print(f"wrote {out}/ with its prototypes · next: mimcl train --curriculum proto --data {out}{named}")
 
 
 def repack(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mimcl.cli.data.packing_ranks import packing_ranks
+from mimcl.cli.data.packing_ranks import default_workers, packing_ranks
 
 if TYPE_CHECKING:
     from mimcl.cli.data.sources import SourceOptions
@@ -35,7 +34,7 @@ def shard_command(
     classes: Annotated[
         Path | None, typer.Option(help="Text file of classes in label order, one per line; the first word is the name.")
     ] = None,
-    val: Annotated[Path | None, typer.Option(help="Source of the val split, of any kind that SRC can be.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Source of the val split, of any kind that SRC may be.")] = None,
     val_labels: Annotated[
         Path | None,
         typer.Option(help="Text file of val labels: FILENAME CLASS lines, or CLASS lines in file name order."),
@@ -70,13 +69,11 @@ def shard_command(
     """
     from mimcl.cli.data.adopt import adopt_shards, refuse_packing
     from mimcl.cli.data.sources import SourceOptions
-    from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.shards import PackConfig
 
     options = SourceOptions(list_file, classes, val, val_labels, holdout, image_column, label_column, label_key)
     with packing_ranks() as mine:
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        config = PackConfig(shard_mb, short_side, workers or worker_count(local_size), decode, dedup)
+        config = PackConfig(shard_mb, short_side, workers or default_workers(), decode, dedup)
         if adopt:
             refuse_packing(source, out, config, options)
             description = adopt_shards(
