@@ -158,6 +158,13 @@ def test_only_commands_import_commands():
     assert not found
 
 
+@pytest.mark.parametrize("wing", [*WINGS, "cli"])
+def test_files_are_small(wing):
+    """One idea per file: about 250 lines, and never more than 300."""
+    lines = {path.name: path.read_text().count("\n") for path in MODULES if path.is_relative_to(ROOT / wing)}
+    assert not {name: count for name, count in lines.items() if count > 300}
+
+
 def modules_of(imports: set[str], names: dict[str, Path]) -> set[str]:
     """Return the modules that the imported names are, or are members of."""
     return {name for name in imports if name in names} | {
