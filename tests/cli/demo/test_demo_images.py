@@ -21,7 +21,7 @@ def files(tmp_path_factory):
     return written(tmp_path_factory.mktemp("images"), seed=1)
 
 
-def test_every_class_has_as_many_images_in_each_split(files):
+def test_every_class_has_equally_many_images_in_each_split(files):
     counts = Counter(tuple(path.split("/")[:2]) for path in files)
     assert counts == {("train", name): 3 for name in CLASSES} | {("val", name): 1 for name in CLASSES}
 
@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(files, tmp_path
     assert not set(other.values()) & set(files.values())
 
 
-def test_no_image_comes_twice(files):
+def test_no_image_occurs_twice(files):
     assert len(set(files.values())) == len(files)
 
 
@@ -66,7 +66,7 @@ def test_the_atypical_lie_further_from_the_mean_of_their_class(name):
     assert near < middle < far
 
 
-def test_classes_differ_in_nothing_but_the_texture():
+def test_classes_differ_only_in_the_texture():
     images = [draw(name, 0.0, np.random.default_rng(4)).astype(float) for name in CLASSES]
     ground = [image[:4, :4] for image in images]  # a corner, where no shape reaches
     for image, corner in zip(images[1:], ground[1:], strict=True):

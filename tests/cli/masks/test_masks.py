@@ -39,7 +39,7 @@ SETTINGS = (
 
 
 class Scoring(Masker):
-    """Removes what a linear layer, trained beside the model, takes for hard."""
+    """Removes patches with the highest scores of a linear layer that is trained with the model."""
 
     group_size = 4
 
@@ -100,7 +100,7 @@ def saved_at(run: Path, step: int) -> checkpoint.Checkpoint:
 
 
 def strip(picture: Path, left: float) -> np.ndarray:
-    """What a picture of two rows shows in the last one, in the column at `left` inches, (height, width, 3)."""
+    """Return the last row of a picture with two rows, in the column at `left` inches, (height, width, 3)."""
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB"))
     middle, first = round(DPI * (len(pixels) / DPI - 1.2)), round(DPI * left) + 2
@@ -108,7 +108,7 @@ def strip(picture: Path, left: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("run", "columns"), [("scoring", 3), ("random", 2)])
-def test_a_row_an_image_and_a_group_of_columns_a_checkpoint(home, monkeypatch, capsys, tmp_path, run, columns):
+def test_a_row_per_image_and_a_group_of_columns_per_checkpoint(home, monkeypatch, capsys, tmp_path, run, columns):
     sizes = {}
     for images, checkpoints in ((2, 2), (3, 3)):
         out = tmp_path / f"{images}.png"
@@ -157,7 +157,7 @@ def test_one_checkpoint_is_shown_alone(home, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("run", ["random", "scoring"])
-def test_kept_patches_are_shown_as_they_are_and_the_others_are_filled_in(home, crops, run):
+def test_kept_patches_are_unchanged_and_removed_ones_are_filled_in(home, crops, run):
     found = reconstruct(saved_at(home / run, 6), crops, seed=3)
     original, seen, filled = (patchify(images.int(), 8) for images in (crops, found.seen, found.filled))
     removed = (seen != original).any(dim=-1)
@@ -205,7 +205,7 @@ def test_random_masks_have_no_scores_and_are_the_same_at_every_checkpoint(home, 
     assert not torch.equal(first.filled, last.filled)
 
 
-def test_colours_run_from_the_lowest_to_the_highest_score_of_each_image():
+def test_colours_range_from_the_lowest_to_the_highest_score_of_each_image():
     crops = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
     scores = torch.tensor([[[-5.0, 0.0], [2.5, 10.0]], [[7.0, 7.0], [7.0, 7.0]]])
     drawn = panels(crops, Reconstruction(scores, crops, crops, ""))

@@ -1,4 +1,4 @@
-"""`mimcl plan` beside real runs of the same flags."""
+"""`mimcl plan` against real runs with the same flags."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def config_of(home, **values):
     return new_config("cpu_small", {"data.root": str(home / "shards"), "curriculum.name": "proto"} | values)
 
 
-def test_the_table_tells_what_the_same_flags_did_in_training(home, monkeypatch, capsys):
+def test_the_table_agrees_with_training_with_the_same_flags(home, monkeypatch, capsys):
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     assert mimcl(monkeypatch, home, "plan", *FLAGS, *settings, "--out", "plan.png", "--rows", "5") == 0
     out = capsys.readouterr().out.splitlines()
@@ -54,7 +54,7 @@ def test_the_table_tells_what_the_same_flags_did_in_training(home, monkeypatch, 
         assert row[2:4] == [tau, f"{line['effective_fraction']:.3f}"]
 
 
-def test_a_slice_is_the_length_of_a_window_whatever_the_order(home, monkeypatch, capsys):
+def test_a_slice_is_the_length_of_a_window_for_any_order(home, monkeypatch, capsys):
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     more = ("--slice", "0.8", "--set", "curriculum.order=shard")
     assert mimcl(monkeypatch, home, "plan", *FLAGS, *settings, *more, "--out", "sliced.png") == 0
@@ -124,7 +124,7 @@ def test_systematic_windows_are_called_approximate(home):
     assert not any("approximate" in line for line in table(plan(config_of(home)), 5))
 
 
-def test_the_order_changes_nothing_of_what_is_drawn(home, monkeypatch, capsys):
+def test_the_order_does_not_change_what_is_drawn(home, monkeypatch, capsys):
     tables = []
     for order in ("random", "shard"):
         assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", "--curriculum", "proto", "--order", order) == 0
@@ -146,7 +146,7 @@ def test_the_order_changes_nothing_of_what_is_drawn(home, monkeypatch, capsys):
         (("--set", "data.batch_size=8", "--set", "curriculum.window=12", "--curriculum", "proto"), "multiple of"),
     ],
 )
-def test_what_cannot_be_planned_is_said_in_a_line(home, monkeypatch, capsys, arguments, message):
+def test_errors_are_one_line(home, monkeypatch, capsys, arguments, message):
     assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", *arguments) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

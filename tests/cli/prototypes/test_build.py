@@ -50,7 +50,7 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(packed, tmp_path_factory):
-    """The files of sets that were built in one go, by their features."""
+    """The files of sets that were built without a stop, by their features."""
     shutil.copytree(packed, folder := tmp_path_factory.mktemp("built") / "shards")
     sets = [build(folder, replace(config, name=config.features))[0] for config in (PIXELS, SIFT)]
     return {folder.name: bytes_of(folder) for folder in sets}
@@ -64,7 +64,7 @@ def data(packed, tmp_path):
 
 @pytest.fixture
 def wrote(monkeypatch):
-    """What is written, (kind, part); set `left` to how many writes are still to succeed."""
+    """The (kind, part) of each write; `left` is the number of writes that still succeed."""
 
     class Writes(list):
         left = 1000
@@ -104,7 +104,7 @@ def test_parts_are_shards_and_pieces_of_large_ones(packed):
 
 
 def test_features_in_parts_are_those_of_the_images(packed, tmp_path):
-    """Parts that end within a batch, the last of all, and one made without those before it."""
+    """Parts that end within a batch, the last part, and a part that is computed before earlier ones."""
     index, extractor = ShardIndex.load(packed), PixelFeatures()
     decoder = open_decoder("reference", extractor.image_size, index)
     whole = extract(index, extractor, decoder)
@@ -117,7 +117,7 @@ def test_features_in_parts_are_those_of_the_images(packed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", [0, 2, 4, 7])
-def test_a_stopped_build_goes_on_at_what_is_missing(expected, data, wrote, writes):
+def test_a_stopped_build_resumes_with_the_missing_parts(expected, data, wrote, writes):
     config = SIFT if writes == 2 else PIXELS
     stopped_after(writes, data, wrote, config)
     assert os.listdir(data / "prototypes") == [".default.building"]
