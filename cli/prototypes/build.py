@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mimcl.pipeline.data_config import DecoderName
+
 if TYPE_CHECKING:
     from mimcl.curriculum.features import FeatureExtractor
     from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.model.distributed import World
 
 _TIMEOUT_S = 8 * 3600.0  # for waiting for other ranks' features and for rank 0, which does the clustering
-
-Decoder = Literal["auto", "dali-gpu", "dali-cpu", "reference"]
 
 prototypes = typer.Typer(no_args_is_help=True, help="Prototype sets: how typical each image is.")
 
@@ -32,7 +32,7 @@ class BuildConfig:
     seed: int = 0
     min_cluster: int = 3
     singletons: Literal["far", "near"] = "far"
-    decoder: Decoder = "auto"
+    decoder: DecoderName = "auto"
     overwrite: bool = False
     sample: int = 1 << 18
 
@@ -62,7 +62,7 @@ def build_command(
         Literal["far", "near"],
         typer.Option(help="Distance of images in such clusters: 1 (far) or, as in the paper's code, 0 (near)."),
     ] = BuildConfig.singletons,
-    decoder: Annotated[Decoder, typer.Option(help="Image decoder.")] = BuildConfig.decoder,
+    decoder: Annotated[DecoderName, typer.Option(help="Image decoder.")] = BuildConfig.decoder,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set of the same name.")] = False,
     sample: Annotated[
         int, typer.Option(min=2, help="Maximum images for k-means; all images are assigned.")
