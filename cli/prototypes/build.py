@@ -169,7 +169,7 @@ def build(
         fill(index, [building.features], [extractor], decoder, mine, "features" if world.rank == 0 else None)
         barrier()
         of_clusters = {"k": config.k, "seed": config.seed, "sample": config.sample, "iterations": ITERATIONS}
-        on_first_rank(world, lambda: building.clusters(of_clusters), sets)
+        on_first_rank(world, lambda: building.compute_clusters(of_clusters), sets)
         clusters = building.read_clusters(of_clusters)
         building.assign(clusters, mine)
         barrier()

@@ -82,7 +82,7 @@ class BuildFolder:
             )
         return xxhash.xxh128_hexdigest(json.dumps(known, sort_keys=True).encode())
 
-    def clusters(self, settings: dict[str, Any]) -> None:
+    def compute_clusters(self, settings: dict[str, Any]) -> None:
         """Compute the centroids unless they exist. Raises ValueError, DataError."""
         if self._known_clusters(settings) is not None:
             return

@@ -73,7 +73,7 @@ def main() -> None:
                 building.features.write(part, noise + centres[rng.integers(0, 200, len(rows))])
         settings = {"k": options.k or None, "seed": 0, "sample": options.sample, "iterations": ITERATIONS}
         with measured("k-means"):
-            building.clusters(settings)
+            building.compute_clusters(settings)
         clusters = building.read_clusters(settings)
         with measured("assignment"):
             building.assign(clusters, range(len(building.assigned.chunks)))
