@@ -1,4 +1,4 @@
-"""Files that lines are added to while a run goes: a full disk delays them, it stops nothing and loses nothing."""
+"""JSON-lines files that grow during a run: a full disk delays lines, but neither stops the run nor loses any."""
 
 from __future__ import annotations
 
@@ -9,49 +9,41 @@ from pathlib import Path
 from typing import Any
 
 
-class AppendedFile:
-    """Bytes at the end of a file. What a full disk does not take is kept, and tried again before the next."""
+class JsonlWriter:
+    """Appends rows. What a full disk refuses is kept and retried before the next rows."""
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self._path, self._warn = path, warn
-        self._unwritten, self._in_trouble = b"", False
+        self._unwritten, self._failing = b"", False
 
-    def write(self, data: bytes) -> None:
-        """Never raises OSError; `warn` is told once until there is room again."""
-        self._unwritten += data
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append one line per row. Never raises OSError; `warn` is called once until writing works again."""
+        self._unwritten += b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         if not self._unwritten:
             return
         try:
             with open(self._path, "ab", buffering=0) as file:
                 while self._unwritten:
                     self._unwritten = self._unwritten[file.write(self._unwritten) :]
-            self._in_trouble = False
+            self._failing = False
         except OSError as error:
-            if not self._in_trouble:
-                self._warn(f"{self._path} cannot be written ({error.strerror}); its lines are kept and tried again")
-            self._in_trouble = True
+            if not self._failing:
+                self._warn(f"{self._path} cannot be written ({error.strerror}); its lines are kept and retried")
+            self._failing = True
 
     def flush(self) -> None:
-        """Tries again to write what is left from before."""
-        self.write(b"")
+        """Retry what could not be written before."""
+        self.write([])
 
     def sync(self) -> None:
-        """Brings what was written onto the disk; may be called from another thread. Raises OSError."""
+        """Flush what was written to disk; may be called from another thread. Raises OSError."""
         if self._path.exists():
             with open(self._path, "rb") as file:
                 os.fsync(file.fileno())
 
 
-class LineFile(AppendedFile):
-    """The same for lines of JSON."""
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes a line for each row."""
-        self.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-
-
 def add_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Adds a line of JSON at once, onto the disk. Raises OSError; what is half a line by then, the next one ends."""
+    """Append one line and flush it to disk. Raises OSError; a line that was cut off before is terminated first."""
     with open(path, "ab+", buffering=0) as file:
         line = json.dumps(row).encode() + b"\n"
         if file.tell():
@@ -62,13 +54,13 @@ def add_line(path: Path, row: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def keep_lines(path: Path, belongs: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Drops the lines of a JSON-lines file that do not belong, and what is no whole line; returns those kept."""
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Rewrite a file with only the complete lines for which `keep` is true; return their values."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    kept = [(line, values) for line in lines if (values := _parsed(line)) and belongs(values)]
+    kept = [(line, values) for line in lines if (values := _parse(line)) and keep(values)]
     aside = path.with_name(path.name + ".tmp")
     with open(aside, "wb") as file:
         file.writelines(line + b"\n" for line, _ in kept)
@@ -79,15 +71,15 @@ def keep_lines(path: Path, belongs: Callable[[dict[str, Any]], bool]) -> list[di
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of such a file, which may be growing; none where there is no file."""
+    """Return the complete lines of a file that may still be growing; none where there is no file."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [values for line in lines if (values := _parsed(line))]
+    return [values for line in lines if (values := _parse(line))]
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
     except ValueError:  # the last line of a run that was killed

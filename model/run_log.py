@@ -1,94 +1,104 @@
-"""Where a run's figures go: metrics.jsonl, a line an event, and the sinks that show them, such as TensorBoard."""
+"""A run's metrics: metrics.jsonl, one line per event, and sinks that display them, such as TensorBoard."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mimcl.model.jsonl import AppendedFile, LineFile, keep_lines
+from mimcl.model.jsonl import JsonlWriter, keep_lines
 
 
 class Sink(Protocol):
-    """Shows numbers over draws. What it cannot show it leaves out with a word; it never stops the run."""
+    """Displays values over draws. It reports its own errors with a warning and never stops the run."""
 
-    def write(self, draw: int, numbers: Mapping[str, float]) -> None: ...
+    def write(self, draw: int, values: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
 
 class RunLog:
-    """The one writer of a run's figures."""
+    """The only writer of a run's metrics."""
 
     def __init__(self, folder: Path, draw: int, warn: Callable[[str], None], sinks: Sequence[Sink]) -> None:
-        """Opens the files for going on at `draw`; lines of a part that will be repeated are dropped.
+        """Open metrics.jsonl for a run that resumes at `draw`; lines of steps that will be repeated are dropped.
 
-        `warn` is told once in one line when something cannot be written.
+        `warn` is called once, with one line, when metrics.jsonl cannot be written.
         """
         path = folder / "metrics.jsonl"
-        keep_lines(path, lambda values: _belongs_before(values, draw))
-        self._lines = LineFile(path, warn)
+        keep_lines(path, lambda values: _precedes(values, draw))
+        self._lines = JsonlWriter(path, warn)
         self._sinks = sinks
 
-    def write(self, line: Mapping[str, Any], numbers: Mapping[str, float] | None = None) -> None:
-        """Writes one line, and to the sinks its numbers, or those given instead, at the line's draw."""
+    def write(self, line: Mapping[str, Any], values: Mapping[str, float] | None = None) -> None:
+        """Write one line, and its numbers, or `values` instead, to the sinks at the line's draw."""
         line = {name: None if _not_finite(value) else value for name, value in line.items()}
-        self._lines.add([line])
-        if numbers is None:
-            numbers = {
+        self._lines.write([line])
+        if values is None:
+            values = {
                 name: value
                 for name, value in line.items()
                 if isinstance(value, int | float) and name not in ("step", "draw", "window")
             }
         for sink in self._sinks:
-            sink.write(line["draw"], numbers)
+            sink.write(line["draw"], values)
 
     def sync(self) -> None:
-        """Brings the lines onto the disk: a checkpoint must not outlive them. Raises OSError."""
+        """Flush the lines to disk: a checkpoint must not outlive them. Raises OSError."""
         self._lines.sync()
 
     def close(self) -> None:
-        """Tries once more; lines that cannot be written even now are lost."""
+        """Retry lines that could not be written before; those that still cannot are lost."""
         self._lines.flush()
         for sink in self._sinks:
             sink.close()
 
 
 class TensorBoard:
-    """Event files in a folder, going on at `draw`: what earlier files have from there on, TensorBoard drops.
+    """Event files in a folder. A resume at draw `resumed_at` hides the values that earlier files have after it.
 
-    TensorBoard's own writer would lose what a full disk refuses, and print a traceback from its thread.
+    After an error, such as a full disk, there is one warning and nothing more is written.
     """
 
-    def __init__(self, folder: Path, draw: int, warn: Callable[[str], None]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.summary.writer.record_writer import RecordWriter
+    def __init__(self, folder: Path, warn: Callable[[str], None], resumed_at: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-        self._events = RecordWriter(AppendedFile(folder / f"events.out.tfevents.{draw:012d}", warn))
-        self._add(Event(file_version="brain.Event:2"))
-        self._add(Event(step=draw + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._folder, self._warn = folder, warn
+        self._writer: SummaryWriter | None = None
+        with self._errors_as_warning():
+            self._writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
 
-    def write(self, draw: int, numbers: Mapping[str, float]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        self._add(Event(step=draw, summary=Summary(value=values)))
+    def write(self, draw: int, values: Mapping[str, float]) -> None:
+        with self._errors_as_warning():
+            if self._writer:
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, draw)
+                self._writer.flush()
 
     def close(self) -> None:
-        self._events.flush()
+        with self._errors_as_warning():
+            if self._writer:
+                self._writer.close()
 
-    def _add(self, event: Any) -> None:
-        event.wall_time = time.time()  # of TensorBoard's axis, nothing depends on it
-        self._events.write(event.SerializeToString())
+    @contextmanager
+    def _errors_as_warning(self) -> Iterator[None]:
+        """SummaryWriter writes in a thread, which ends at the first error; each later call raises that error again."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self._warn(
+                f"TensorBoard events in {self._folder} cannot be written ({error.strerror}); TensorBoard is disabled "
+                "for the rest of this run, metrics.jsonl has everything"
+            )
 
 
 def _not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _belongs_before(values: dict[str, Any], draw: int) -> bool:
-    """A step's line stays when its step is done at `draw`; a window's when the window has begun before it."""
+def _precedes(values: dict[str, Any], draw: int) -> bool:
+    """Whether a line is from before `draw`: of a step that has ended by then, or a window that has begun before it."""
     return values["draw"] < draw if "window" in values else values["draw"] <= draw

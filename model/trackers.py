@@ -1,97 +1,87 @@
-"""Weights & Biases and MLflow as sinks, each in a process of its own: nothing of theirs stops or slows a run."""
+"""Weights & Biases and MLflow as sinks: a background thread sends the values, and training never waits for it."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
+import queue
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
 
-_LONGEST = 1 << 24  # bytes that wait while a tracker takes none
+from mimcl.model.tracker_services import Rows, ServiceConfig, ServiceName, connect
+
+_MAX_QUEUED = 10_000  # rows
+_MAX_REASON = 300  # characters
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Where a run's figures go besides its folder."""
+    """Where metrics go in addition to the run folder."""
 
     wandb: str | None = None  # project at Weights & Biases
     mlflow: str | None = None  # MLflow's tracking URI
 
 
 class Tracker:
-    """A sink that hands its numbers to `mimcl.model.tracker_process`, which alone knows the service.
+    """A sink for a tracking service. Rows that do not fit into its queue are dropped and counted.
 
-    A pipe that never waits leads there. What goes wrong is told once, in one line; from then on the sink is silent.
+    Any error is reported in one warning, after which nothing more is sent; it never reaches the caller.
     """
 
-    def __init__(
-        self,
-        service: Literal["wandb", "mlflow"],
-        settings: Mapping[str, Any],
-        log: Path,
-        warn: Callable[[str], None],
-        patience: float = 20.0,
-    ) -> None:
-        """`settings` are the arguments of the service's class there, and `log` is where its own words go.
+    close_timeout_s = 20.0  # SLURM kills 30 seconds after SIGTERM
 
-        `patience` is how many seconds `close` waits for what is still on its way; SLURM kills 30 seconds after SIGTERM.
-        """
-        self._service, self._log, self._warn, self._patience = service, log, warn, patience
-        self._unsent, self._gone = b"", False
-        with open(log, "ab") as words:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "mimcl.model.tracker_process", service],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                start_new_session=True,  # Ctrl-C is for the run, which then closes this
-            )
-        os.set_blocking(self._process.stdin.fileno(), False)
-        self._send(settings)
+    def __init__(self, service: ServiceName, config: ServiceConfig, warn: Callable[[str], None]) -> None:
+        """`warn` may be called from the background thread."""
+        self._service, self._config, self._warn = service, config, warn
+        self._queue: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
+        self._written = self._sent = 0  # rows
+        self._closed = self._failed = False
+        # A daemon: the interpreter does not wait for it at exit.
+        self._thread = threading.Thread(target=self._send, name=service, daemon=True)
+        self._thread.start()
 
-    def write(self, draw: int, numbers: Mapping[str, float]) -> None:
-        """Returns at once, whatever becomes of them."""
-        self._send({"draw": draw, "numbers": numbers})
+    def write(self, draw: int, values: Mapping[str, float]) -> None:
+        """Queue one row; returns at once."""
+        if self._closed or self._failed:
+            return
+        self._written += 1
+        if self._queue.qsize() < _MAX_QUEUED:
+            self._queue.put((draw, dict(values)))
 
     def close(self) -> None:
-        """Waits until everything has arrived, as long as patience lasts."""
-        if self._gone:
+        """Wait until everything is sent, at most `close_timeout_s`."""
+        if self._closed:
             return
-        self._gone = True
+        self._queue.put(None)
+        self._thread.join(self.close_timeout_s)
+        self._closed = True
+        unsent = self._written - self._sent
+        if not self._failed and (unsent or self._thread.is_alive()):
+            self._warn(
+                f"{self._service} did not take {unsent} of {self._written} rows (waited {self.close_timeout_s:g} s at "
+                "the end); metrics.jsonl has them all"
+            )
+
+    def _send(self) -> None:
         try:
-            said, _ = self._process.communicate(self._unsent, timeout=self._patience)
-        except subprocess.TimeoutExpired:
-            self._kill()
-            return self._complain(b"it has not taken everything in time")
-        if self._process.returncode:
-            self._complain(said)
+            service = connect(self._service, self._config)
+            ended = False
+            while not ended:
+                rows, ended = self._next_rows()
+                service.log(rows)
+                self._sent += len(rows)
+            service.close()
+        except Exception as error:
+            self._failed = True
+            if not self._closed:
+                reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
+                self._warn(
+                    f"logging to {self._service} is disabled for the rest of this run ({reason}); metrics.jsonl has "
+                    "everything"
+                )
 
-    def _send(self, message: Mapping[str, Any]) -> None:
-        if self._gone:
-            return
-        self._unsent += json.dumps(message).encode() + b"\n"
-        try:
-            while self._unsent and (taken := self._process.stdin.write(self._unsent)):
-                self._unsent = self._unsent[taken:]
-        except BrokenPipeError:
-            self._gone = True
-            said, _ = self._process.communicate()
-            self._complain(said)
-        if len(self._unsent) > _LONGEST:
-            self._gone = True
-            self._kill()
-            self._complain(b"it has taken nothing for long")
-
-    def _kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)  # and the process that wandb starts
-        self._process.communicate()
-
-    def _complain(self, said: bytes) -> None:
-        what = said.decode().strip() or f"its process ended with {self._process.returncode}"
-        self._warn(f"{self._service} goes without the rest: {what}; metrics.jsonl has it, {self._log} says more")
+    def _next_rows(self) -> tuple[Rows, bool]:
+        """Wait for at least one queued row; return all of them, and whether they are the last ones."""
+        queued = [self._queue.get()]
+        while not self._queue.empty():
+            queued.append(self._queue.get())
+        return [row for row in queued if row], queued[-1] is None

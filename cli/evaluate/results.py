@@ -10,7 +10,7 @@ from typing import Any
 from mimcl.cli.console import console, warn
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.evaluate.results_file import SPREAD, UNTRAINED, format_settings
-from mimcl.cli.run.trackers import trackers_beside
+from mimcl.cli.run.trackers import existing_trackers
 from mimcl.model.jsonl import add_line
 from mimcl.model.run_log import Sink, TensorBoard
 from mimcl.pipeline.files import DataError
@@ -71,7 +71,7 @@ def record(encoder: Encoder, result: Result, val: ShardIndex) -> None:
         ) from None
     events = encoder.home / "evaluation"
     events.mkdir(exist_ok=True)
-    sinks: list[Sink] = [TensorBoard(events, encoder.draw, warn), *trackers_beside(encoder.home, warn)]
+    sinks: list[Sink] = [TensorBoard(events, warn), *existing_trackers(encoder.home, warn)]
     for sink in sinks:
         sink.write(encoder.draw, {f"{result.evaluation}/{name}": value for name, value in values.items()})
         sink.close()

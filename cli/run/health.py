@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mimcl.cli.json_output import json_ready
 from mimcl.model.distributed import agree, from_first, gather
-from mimcl.model.jsonl import LineFile, keep_lines
+from mimcl.model.jsonl import JsonlWriter, keep_lines
 from mimcl.model.metrics import Outcome
 from mimcl.pipeline.files import write_json
 from mimcl.pipeline.plan import Window
@@ -57,7 +57,7 @@ class Health:
         self._folder, self._batch_size, self._max_bad = folder, batch_size, max_bad
         self._is_first, self._warn = is_first, warn
         self._quarantine = folder / "quarantine.jsonl"
-        self._lines = LineFile(self._quarantine, warn)
+        self._lines = JsonlWriter(self._quarantine, warn)
         earlier = keep_lines(self._quarantine, lambda line: line["draw"] < position) if is_first else []
         self._bad, self._bad_shards = from_first(len(earlier)), Counter(line["shard"] for line in earlier)
         self.excess: str | None = None  # why the run has to end
@@ -109,7 +109,7 @@ class Health:
         self._bad += len(rows)
         self._bad_shards.update(row["shard"] for row in rows)
         if self._is_first:
-            self._lines.add(rows)
+            self._lines.write(rows)
             for row in rows[:3]:
                 self._warn(f"sample {row['key']} of {row['shard']} is bad and was replaced: {row['reason']}")
         allowed = max(_ALWAYS_ALLOWED, self._max_bad * position)

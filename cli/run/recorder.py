@@ -58,7 +58,7 @@ class Recorder:
     ) -> None:
         self._folder, self._training, self._batch_size, self._show = folder, training, batch_size, show
         self._saver = Saver(folder / "checkpoints", keep_last=keep_last, keep_every_steps=keep_every_steps, warn=warn)
-        self._log = RunLog(folder, training.position, warn, [TensorBoard(folder, training.position, warn), *sinks])
+        self._log = RunLog(folder, training.position, warn, [TensorBoard(folder, warn, training.position), *sinks])
         self._saved = training.position  # in a checkpoint that is complete, or where the training began
 
     def snapshot(self) -> Snapshot:

@@ -6,17 +6,17 @@ import pytest
 from helpers.full_disk import limit_file_size
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mimcl.model.jsonl import LineFile, keep_lines
+from mimcl.model.jsonl import JsonlWriter, keep_lines
 from mimcl.model.run_log import RunLog, TensorBoard
 
 
 @pytest.fixture
-def told():
+def warnings():
     return []
 
 
-def opened(folder, draw, told):
-    return RunLog(folder, draw, told.append, [TensorBoard(folder, draw, told.append)])
+def opened(folder, draw, warnings):
+    return RunLog(folder, draw, warnings.append, [TensorBoard(folder, warnings.append, draw)])
 
 
 def lines_of(path):
@@ -27,8 +27,8 @@ def written(numbers):
     return [{"step": n, "draw": 8 * n, "loss": n / 2} for n in numbers]
 
 
-def test_each_event_is_a_line_and_what_json_lacks_is_null(tmp_path, told):
-    log = opened(tmp_path, 0, told)
+def test_each_event_is_a_line_and_what_json_lacks_is_null(tmp_path, warnings):
+    log = opened(tmp_path, 0, warnings)
     log.write({"step": 1, "draw": 8, "loss": float("nan"), "lr": 0.5})
     log.write({"window": 1, "draw": 8, "temperature": float("inf"), "digest": "ab"})
     log.close()
@@ -36,26 +36,26 @@ def test_each_event_is_a_line_and_what_json_lacks_is_null(tmp_path, told):
         {"step": 1, "draw": 8, "loss": None, "lr": 0.5},
         {"window": 1, "draw": 8, "temperature": None, "digest": "ab"},
     ]
-    assert told == []
+    assert warnings == []
 
 
 @pytest.mark.parametrize("room", range(100, 136, 5))
-def test_a_disk_full_for_a_while_tears_and_loses_no_line(tmp_path, told, room):
+def test_a_disk_full_for_a_while_tears_and_loses_no_line(tmp_path, warnings, room):
     path = tmp_path / "metrics.jsonl"
-    lines = LineFile(path, told.append)
+    lines = JsonlWriter(path, warnings.append)
     for row in written(range(2)):
-        lines.add([row])
+        lines.write([row])
     with limit_file_size(room):
         for row in written(range(2, 9)):
-            lines.add([row])
+            lines.write([row])
     assert path.stat().st_size <= room
-    (line,) = told
-    assert line == f"{path} cannot be written (File too large); its lines are kept and tried again"
-    lines.add(written([9]))
+    (line,) = warnings
+    assert line.startswith(f"{path} cannot be written (File too large)")
+    lines.write(written([9]))
     assert lines_of(path) == written(range(10))
     with limit_file_size(0):
-        lines.add(written([10]))
-    assert len(told) == 2  # full again
+        lines.write(written([10]))
+    assert len(warnings) == 2  # full again
 
 
 def scalars(folder, tag):
@@ -63,39 +63,45 @@ def scalars(folder, tag):
     return [(event.step, event.value) for event in found]
 
 
-def test_tensorboard_gets_what_the_disk_did_not_take_for_a_while(tmp_path, told):
-    log = opened(tmp_path, 0, told)
-    log.write(written([0])[0])
-    with limit_file_size(150):
-        for row in written(range(1, 50)):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("room", [0, 20, 300])
+def test_a_full_disk_ends_tensorboard_with_one_warning_and_a_resume_starts_it_again(tmp_path, warnings, room):
+    with limit_file_size(room):
+        log = opened(tmp_path, 0, warnings)
+        for row in written(range(50)):
             log.write(row)
-    assert {line.partition(" cannot")[0] for line in told} == {
+    assert {line.partition(" cannot")[0] for line in warnings} == {
+        f"TensorBoard events in {tmp_path}",
         f"{tmp_path}/metrics.jsonl",
-        f"{tmp_path}/events.out.tfevents.000000000000",
     }
-    assert len(told) == 2
+    log.write(written([50])[0])
     log.close()
-    assert lines_of(tmp_path / "metrics.jsonl") == written(range(50))
-    assert scalars(tmp_path, "loss") == [(8 * n, n / 2) for n in range(50)]
+    assert len(warnings) == 2
+    assert lines_of(tmp_path / "metrics.jsonl") == written(range(51))
+    log = opened(tmp_path, 8, warnings)
+    log.write(written([2])[0])
+    log.close()
+    assert len(warnings) == 2
+    assert scalars(tmp_path, "loss") == [(8 * n, n / 2) for n in (range(3) if room == 300 else [2])]
 
 
-def test_tensorboard_drops_what_is_repeated_after_a_resume(tmp_path, told):
+def test_tensorboard_shows_no_step_twice_after_a_resume(tmp_path, warnings):
     for position, steps in ((0, range(6)), (24, range(4, 9))):
-        log = opened(tmp_path, position, told)
+        log = opened(tmp_path, position, warnings)
         for row in written(steps):
             log.write(row)
         log.close()
     assert scalars(tmp_path, "loss") == [(8 * n, n / 2) for n in range(9)]
 
 
-def test_lines_of_a_part_that_is_repeated_are_dropped(tmp_path, told):
-    log = opened(tmp_path, 0, told)
+def test_lines_of_a_part_that_is_repeated_are_dropped(tmp_path, warnings):
+    log = opened(tmp_path, 0, warnings)
     for row in ({"window": 0, "draw": 0}, {"step": 2, "draw": 16}, {"window": 1, "draw": 16}, {"step": 3, "draw": 24}):
         log.write(row)
     log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 1, "dra')  # killed
-    log = opened(tmp_path, 16, told)
+    log = opened(tmp_path, 16, warnings)
     log.write({"window": 1, "draw": 16, "again": 1})
     log.close()
     assert lines_of(tmp_path / "metrics.jsonl") == [

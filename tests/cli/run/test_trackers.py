@@ -11,8 +11,8 @@ from helpers.typed import mimcl
 
 from mimcl.cli.config import Config, flatten, override, read_yaml
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.run.trackers import require_libraries, trackers_beside
-from mimcl.model.trackers import LogConfig
+from mimcl.cli.run.trackers import existing_trackers, require_libraries
+from mimcl.model.trackers import LogConfig, Tracker
 from mimcl.pipeline.files import DataError
 
 STEPS, SAVED = 6, 4
@@ -41,6 +41,7 @@ def points(lines, key):
 @pytest.mark.slow
 def test_one_run_over_a_resume_and_an_evaluation(home, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(Tracker, "close_timeout_s", 60.0)
     assert mimcl(monkeypatch, home, *arguments("run"), "--wandb", "trial", "--mlflow", URI) == 0
     again = back_to(SAVED, home / "run", home / "again")
     assert mimcl(monkeypatch, home, "train", "--out", "again", "--resume") == 0
@@ -69,7 +70,7 @@ def test_one_run_over_a_resume_and_an_evaluation(home, monkeypatch, capfd):
 
 
 @pytest.mark.slow
-def test_a_server_that_is_not_there_changes_nothing_and_another_tracker_may_follow(home, monkeypatch, capfd):
+def test_a_dead_server_changes_nothing_and_a_resume_may_use_another_tracker(home, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = closed_port()
     assert mimcl(monkeypatch, home, *arguments("plain", "trainer.checkpoint_every_steps=99")) == 0
@@ -77,23 +78,25 @@ def test_a_server_that_is_not_there_changes_nothing_and_another_tracker_may_foll
     capfd.readouterr()
     assert mimcl(monkeypatch, home, *arguments("alone", "trainer.checkpoint_every_steps=99"), "--mlflow", address) == 0
     (complaint,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mimcl:")]
-    assert complaint.startswith("mimcl: mlflow goes without the rest: API request to ")
+    assert "mlflow" in complaint
+    assert address.removeprefix("http://").partition(":")[0] in complaint
     assert metrics(home / "alone") == metrics(home / "plain")
     before = json.loads((home / "alone" / "trackers.json").read_text())
-    # Neither is it a change of the run to go on without, or elsewhere.
+    # A resume may do without a tracker, or use another one.
     assert mimcl(monkeypatch, home, "train", "--out", "alone", "--resume", "--set", "log.mlflow=null") == 0
     assert json.loads((home / "alone" / "trackers.json").read_text()) == before
     assert "mimcl:" not in capfd.readouterr().err
 
 
-def test_what_is_not_installed_is_said_before_training(home, monkeypatch, capfd):
+def test_a_missing_library_is_an_error_before_training(home, monkeypatch, capfd):
     (home / "wandb").mkdir(exist_ok=True)  # a folder of that name is not the library
     real = importlib.util.find_spec
     nowhere = importlib.machinery.ModuleSpec("wandb", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: nowhere if name == "wandb" else real(name))
     assert mimcl(monkeypatch, home, *arguments("never"), "--wandb", "trial") == 2
-    complaint = capfd.readouterr().err
-    assert complaint == "mimcl: --wandb needs a library that is not installed: pip install 'mimcl[wandb]'\n"
+    (complaint,) = capfd.readouterr().err.splitlines()
+    assert complaint.startswith("mimcl: --wandb ")
+    assert "mimcl[wandb]" in complaint
     assert not (home / "never").exists()
 
 
@@ -106,5 +109,5 @@ def test_a_password_is_not_written_into_the_run_folder():
 @pytest.mark.parametrize("content", ["", "[]", '{"wandb": "trial"}', '{"id": 3}', "\xff{"])
 def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path, content):
     (tmp_path / "trackers.json").write_text(content, encoding="latin-1")
-    with pytest.raises(DataError, match=r"trackers.json is damaged; delete it"):
-        trackers_beside(tmp_path, pytest.fail)
+    with pytest.raises(DataError, match=r"trackers.json is damaged"):
+        existing_trackers(tmp_path, pytest.fail)
