@@ -1,4 +1,4 @@
-"""Checkpoints: a folder a step, written aside and renamed whole; `latest` names the newest and is moved last."""
+"""Checkpoints: one folder per step, written under a temporary name and renamed; `latest` names the newest."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+T = TypeVar("T")
 FORMAT = "mimcl-checkpoint/1"
 _PAYLOAD = ("weights.safetensors", "state.pt")
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; one line that says why and what to do."""
+    """A checkpoint cannot be written or used; the message is one line that says why and what to do."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint is not whole; an earlier one may be."""
+    """A checkpoint is damaged; an earlier one may be intact."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: weights by name, the state needed to go on, and meta.json."""
+    """A loaded checkpoint: weights by name, the state needed to resume, and the content of meta.json."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -50,11 +51,11 @@ def save(
     keep_last: int,
     keep_every_steps: int = 0,
 ) -> Path:
-    """Writes `folder`/STEP and moves `latest` to it; returns its path.
+    """Write `folder`/STEP, point `latest` to it, and return its path.
 
-    The newest `keep_last` stay, and for good the first of every stretch of `keep_every_steps` steps but the one that
-    begins at 0; later steps go, from which training did not go on. Raises CheckpointError when it was not written; the
-    one before stays in force.
+    The newest `keep_last` checkpoints are kept, and permanently the first one of each interval of `keep_every_steps`
+    steps except the interval from 0. Checkpoints of later steps are deleted: training resumed before them. Raises
+    CheckpointError when the checkpoint was not written; the previous one is then kept.
     """
     final = folder / f"{step:08d}"
     aside, pointer = folder / f"{final.name}.tmp", folder / "latest.tmp"
@@ -65,13 +66,13 @@ def save(
         torch.save(state, aside / _PAYLOAD[1])
         digests = {name: _sha256(aside / name) for name in _PAYLOAD}
         content = {"format": FORMAT, "step": step, **meta, "sha256": digests}
-        content["sha256"] = digests | {"meta.json": _digest_of_meta(content)}
+        content["sha256"] = digests | {"meta.json": _meta_digest(content)}
         (aside / "meta.json").write_text(json.dumps(content, indent=1))
         pointer.write_text(final.name + "\n")
         for path in (*aside.iterdir(), aside, pointer):
             _flush(path)
-        # From here on nothing needs room.
-        _remove(final)  # the same step, saved before and trained again
+        # From here on no disk space is needed.
+        _remove(final)  # the same step may have been saved before a resume from an earlier one
         os.replace(aside, final)
         os.replace(pointer, folder / "latest")
         _flush(folder)
@@ -82,14 +83,14 @@ def save(
         raise CheckpointError(f"checkpoint {final} cannot be written ({error}); make room on the disk") from error
     saved = _saved(folder)
     count = saved.index(final) + 1
-    for old in (*_superfluous(saved[:count], keep_last, keep_every_steps), *saved[count:]):
-        with suppress(OSError):  # tried again after the next
+    for old in (*_to_delete(saved[:count], keep_last, keep_every_steps), *saved[count:]):
+        with suppress(OSError):  # retried after the next save
             _remove(old)
     return final
 
 
 def candidates(folder: Path) -> list[Path]:
-    """The checkpoints that are there, best first: the one that `latest` names, then the others from the newest on."""
+    """Return the checkpoints in order of preference: the one that `latest` names, then the others, newest first."""
     try:
         named = (folder / "latest").read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -97,32 +98,32 @@ def candidates(folder: Path) -> list[Path]:
     return sorted(_saved(folder), key=lambda path: (path.name == named, path.name), reverse=True)
 
 
-def newest(folder: Path, read: Callable[[Path], Any], on_damage: Callable[[str], None]) -> Any:
-    """`read` of the best checkpoint in `folder` that is whole; `on_damage` is told of each that is not, in one line.
+def newest(folder: Path, read: Callable[[Path], T], on_damage: Callable[[str], None]) -> T:
+    """Read the best intact checkpoint in `folder`; `on_damage` is called with one line for each damaged one.
 
-    Raises CheckpointError where none is left.
+    Raises CheckpointError when none is intact.
     """
     for path in candidates(folder):
         try:
             return read(path)
         except DamagedError as error:
-            on_damage(f"{error}; trying the one before")
-    raise CheckpointError(f"no checkpoint in {folder} is whole; remove the folder to start anew")
+            on_damage(f"{error}; trying the previous one")
+    raise CheckpointError(f"no checkpoint in {folder} is intact; remove the folder to start over")
 
 
 def resolve(path: Path) -> Path:
-    """A checkpoint folder from its own path or from that of its run. Raises CheckpointError where there is none."""
+    """Return the checkpoint folder for the path of a checkpoint or a run. Raises CheckpointError if there is none."""
     if (path / "meta.json").exists():
         return path
     if found := candidates(path / "checkpoints"):
         return found[0]
-    raise CheckpointError(f"{path} is neither a run with a checkpoint nor a checkpoint; give runs/NAME")
+    raise CheckpointError(f"{path} is neither a checkpoint nor a run with one; give runs/NAME")
 
 
 def load(path: Path, with_state: bool = True) -> Checkpoint:
-    """Reads and verifies one checkpoint, onto the CPU. Raises DamagedError, or CheckpointError when it is newer.
+    """Read and verify one checkpoint, onto the CPU. Raises DamagedError, or CheckpointError for a newer format.
 
-    Without the state, which is twice the size of the weights, it is empty and not verified.
+    With `with_state` false, `state` is empty and its file, twice the size of the weights, is neither read nor verified.
     """
     meta = read_meta(path)
     try:
@@ -137,42 +138,42 @@ def load(path: Path, with_state: bool = True) -> Checkpoint:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, verified. Raises DamagedError, or CheckpointError when it is newer."""
+    """Read and verify meta.json. Raises DamagedError, or CheckpointError for a newer format."""
     try:
         meta = json.loads((path / "meta.json").read_text())
         kind, digest = meta["format"], meta["sha256"].pop("meta.json", None)
-        damaged = digest != _digest_of_meta(meta)
+        damaged = digest != _meta_digest(meta)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"checkpoint {path} cannot be read ({_first_line(error)})") from None
     if kind != FORMAT:
-        raise CheckpointError(f"{path} has format {kind!r}, this program reads {FORMAT!r}; upgrade mimcl")
+        raise CheckpointError(f"{path} has format {kind!r}, but this version reads {FORMAT!r}; upgrade mimcl")
     if damaged:
         raise DamagedError(f"checkpoint {path} is damaged: the checksum of meta.json differs")
     return meta
 
 
 def clean(folder: Path) -> None:
-    """Removes what a writer that was killed left half-written. Only for the process that writes the run."""
+    """Remove incomplete files of a writer that was killed. Only for the process that writes the run."""
     for path in folder.glob("*.tmp"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _saved(folder: Path) -> list[Path]:
-    """What looks like a checkpoint, oldest first."""
+    """Return the folders named like checkpoints, oldest first."""
     return sorted(path for path in folder.glob("*") if path.name.isdigit() and path.is_dir())
 
 
-def _superfluous(saved: list[Path], keep_last: int, keep_every_steps: int) -> list[Path]:
-    kept, stretch = set(saved[-keep_last:]), 0
+def _to_delete(saved: list[Path], keep_last: int, keep_every_steps: int) -> list[Path]:
+    kept, interval = set(saved[-keep_last:]), 0
     for path in saved if keep_every_steps else ():
-        if int(path.name) // keep_every_steps > stretch:
-            stretch = int(path.name) // keep_every_steps
+        if int(path.name) // keep_every_steps > interval:
+            interval = int(path.name) // keep_every_steps
             kept.add(path)
     return [path for path in saved if path not in kept]
 
 
 def _remove(path: Path) -> None:
-    """Renamed first: a checkpoint is whole or not there, also when this is interrupted."""
+    """Rename, then delete, so that an interruption leaves no incomplete checkpoint."""
     if path.exists():
         doomed = path.with_name(path.name + ".old.tmp")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -180,8 +181,8 @@ def _remove(path: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _digest_of_meta(content: dict[str, Any]) -> str:
-    """Over all of meta.json but this digest itself."""
+def _meta_digest(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of meta.json without this digest itself."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Makes a GPU compute the same bits from the same steps."""
+"""Make GPU results reproducible bit for bit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch._inductor.config
 
 
 def use_deterministic_kernels() -> None:
-    """Restricts torch to kernels that sum in a fixed order, for the rest of the process; some are slower.
+    """Restrict torch to kernels that sum in a fixed order, for the rest of the process; some are slower.
 
-    It covers eager kernels, cuBLAS, and the kernels that torch.compile generates, which are then chosen by rule and not
-    by timing them. To be called before anything runs on the GPU: cuBLAS reads its setting when it starts.
+    This covers eager kernels, cuBLAS, and the kernels that torch.compile generates, which are then selected by rule
+    instead of by timing. Call it before anything runs on the GPU: cuBLAS reads its setting when it starts.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""Several processes as one: the only file that calls torch.distributed. With a single process nothing is sent."""
+"""Collective operations; the only file that calls torch.distributed. A single process sends nothing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_BUCKET_BYTES = 25 << 20  # as much as DDP sends at once: large enough for the bandwidth, small enough to overlap
-_DEAD_SECONDS = 30  # without any sign of life from another machine's kernel: it, or the way to it, is gone
+_BUCKET_BYTES = 25 << 20  # DDP's default: large enough for the bandwidth, small enough to overlap
+_DEAD_SECONDS = 30  # without an answer from another machine's kernel: the machine or the network is down
 _RESTART = "start all of them again with --resume (torchrun --max-restarts does so by itself)"
-_NAME_THE_DEVICE = "between machines, set GLOO_SOCKET_IFNAME to the network device that joins them (`ip addr` lists it)"
+_SET_INTERFACE = "between machines, set GLOO_SOCKET_IFNAME to the network interface that connects them (see `ip addr`)"
 
 
 class DistributedError(Exception):
-    """The processes lost one another, or do not do the same; one line that says which."""
+    """The processes lost their connection or do not agree; the message is one line."""
 
 
 @dataclass(frozen=True)
 class World:
-    """A process's place among those that train together: its rank of `size`, its number on this machine."""
+    """A process's rank among `size` processes, and its local rank on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -36,28 +36,29 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """As torchrun's RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say; where it is silent, one process.
+        """Read torchrun's RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; without them, a single process.
 
-        Raises DistributedError for an environment that torchrun does not make.
+        Raises DistributedError for values that torchrun does not set.
         """
         defaults = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        said = {name: os.environ.get(name, default) for name, default in defaults.items()}
-        if wrong := [f"{name}={value}" for name, value in said.items() if not (value.isascii() and value.isdigit())]:
-            raise DistributedError(f"the environment has {wrong[0]}, which is no number; unset it, or use torchrun")
-        world = cls(*map(int, said.values()))
+        values = {name: os.environ.get(name, default) for name, default in defaults.items()}
+        if wrong := [f"{name}={value}" for name, value in values.items() if not (value.isascii() and value.isdigit())]:
+            raise DistributedError(f"{wrong[0]} in the environment must be a number; unset it, or use torchrun")
+        world = cls(*map(int, values.values()))
         if not world.rank < world.size:
-            raise DistributedError(f"the environment has RANK={world.rank} of WORLD_SIZE={world.size}; use torchrun")
+            raise DistributedError(
+                f"RANK={world.rank} in the environment must be below WORLD_SIZE={world.size}; use torchrun"
+            )
         if world.size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             raise DistributedError(
-                f"the environment has WORLD_SIZE={world.size} but no MASTER_ADDR and MASTER_PORT; unset it, or use "
-                "torchrun"
+                f"WORLD_SIZE={world.size} in the environment needs MASTER_ADDR and MASTER_PORT; use torchrun"
             )
         return world
 
     def device(self) -> torch.device:
-        """This process's own CUDA device, which becomes the current one; the CPU where there is none.
+        """Select this process's CUDA device, make it current and return it; the CPU if there is none.
 
-        A launcher may show each process all devices of the machine, or only its own (srun --gpus-per-task=1).
+        A launcher may expose all of the machine's devices to each process, or only one (srun --gpus-per-task=1).
         """
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -69,66 +70,66 @@ class World:
 
 @contextmanager
 def connected(world: World, device: torch.device, timeout_seconds: float) -> Iterator[None]:
-    """Joins the processes while the block lasts: nccl between GPUs, gloo for what lies on the host.
+    """Connect the processes for the duration of the block: nccl for tensors on GPUs, gloo for tensors on the host.
 
-    A process that waits `timeout_seconds` for another one gives up: with an error over gloo, which also notices that a
-    machine is gone; over nccl its watchdog aborts the process (SIGABRT), since nothing can be done with the GPU's queue
-    any more. Raises DistributedError, also where two processes have the same GPU.
+    Waiting for another process times out after `timeout_seconds`: over gloo with an error, which also reports lost
+    machines; over nccl the watchdog aborts the process (SIGABRT), because the GPU's queue is blocked. Raises
+    DistributedError, also when two processes use the same GPU.
     """
     if world.size == 1:
         yield
         return
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(os.environ["TORCHELASTIC_MAX_RESTARTS"]):
-        # PyTorch issue 135712: the store that torchrun shares still has the addresses of the processes before.
+        # PyTorch issue 135712: torchrun's shared store keeps the addresses of the previous processes.
         raise DistributedError(
-            "after a restart torchrun's processes would look for those that are gone: start torchrun --max-restarts "
-            "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+            "torchrun --max-restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment: restarted "
+            "processes would connect to the previous ones"
         )
     on_gpu = device.type == "cuda"
-    with _peers(_RESTART if world.size == world.local_size else _NAME_THE_DEVICE):
+    with _peers(_RESTART if world.size == world.local_size else _SET_INTERFACE):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timedelta(seconds=timeout_seconds),
         )
-    barrier()  # afterwards all connections over gloo stand
+    barrier()  # establishes all gloo connections
     if on_gpu:
         require_own_devices(gather(str(torch.cuda.get_device_properties(device).uuid)))
         with _peers(_RESTART):
             total = torch.ones(1, device=device)
-            dist.all_reduce(total)  # connects nccl, which two processes on a GPU cannot do
-            total.item()  # so that a failure comes out here
-    _notice_dead_machines()
+            dist.all_reduce(total)  # connects nccl, which fails for two processes on one GPU
+            total.item()  # raises a failure here
+    _detect_dead_machines()
     yield
-    dist.destroy_process_group()  # not after an error: it would wait for a process that is gone
+    dist.destroy_process_group()  # not after an error: it would wait for processes that have ended
 
 
 def is_connected() -> bool:
-    """Whether this process has joined others, as in a `connected` block."""
+    """Whether this process is in a `connected` block with others."""
     return dist.is_initialized()
 
 
 def require_own_devices(uuids: Sequence[str]) -> None:
-    """Raises DistributedError where two ranks have the same GPU; `uuids` are those of the ranks' GPUs, in order."""
+    """Raise DistributedError when two ranks use the same GPU; `uuids` are the GPUs' UUIDs in order of rank."""
     for rank, uuid in enumerate(uuids):
         if (first := uuids.index(uuid)) != rank:
             raise DistributedError(
-                f"ranks {first} and {rank} have the same GPU ({uuid}); start one process for each GPU of a machine: "
+                f"ranks {first} and {rank} use the same GPU ({uuid}); start one process per GPU: "
                 "torchrun --nproc-per-node, srun --gpus-per-task=1"
             )
 
 
 def barrier() -> None:
-    """Waits until all ranks are here."""
+    """Wait until all ranks have reached this point."""
     from_first(0)
 
 
 def from_first(number: int) -> int:
-    """Rank 0's number, on every rank."""
-    return _gathered(torch.tensor([number]))[0].item()
+    """Return rank 0's number on every rank."""
+    return int(_all_gather(torch.tensor([number]))[0].item())
 
 
 def agree(what: str, digest: str) -> None:
-    """Raises DistributedError unless all ranks have the same `digest`, hexadecimal text of one length."""
+    """Raise DistributedError unless all ranks have the same `digest`, hexadecimal text of the same length."""
     digests = gather(digest)
     for rank, other in enumerate(digests):
         if other != digests[0]:
@@ -139,56 +140,56 @@ def agree(what: str, digest: str) -> None:
 
 
 def gather(text: str) -> list[str]:
-    """Every rank's text, in order of rank."""
+    """Return the text of every rank, in order of rank."""
     data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
-    sizes = [size.item() for size in _gathered(torch.tensor([len(data)]))]
+    sizes = [int(size) for size in _all_gather(torch.tensor([len(data)]))]
     padded = torch.zeros(max(sizes), dtype=torch.uint8)
     padded[: len(data)] = data
-    parts = _gathered(padded) if max(sizes) else [padded] * len(sizes)
+    parts = _all_gather(padded) if max(sizes) else [padded] * len(sizes)
     return [part[:size].numpy().tobytes().decode() for part, size in zip(parts, sizes, strict=True)]
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (n, ...) of all ranks, in order of rank, on the host; n may differ."""
-    counts = [count.item() for count in _gathered(torch.tensor([len(rows)]))]
+    """Return the rows (n, ...) of all ranks, in order of rank, on the host; n may differ between ranks."""
+    counts = [int(count) for count in _all_gather(torch.tensor([len(rows)]))]
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
-    return torch.cat([part[:count] for part, count in zip(_gathered(padded), counts, strict=True)])
+    return torch.cat([part[:count] for part, count in zip(_all_gather(padded), counts, strict=True)])
 
 
 class Gradients:
-    """Gradients as views into flat buckets that are summed over the ranks, in a layout and order that never change.
+    """Gradients as views into flat buckets, which are summed over the ranks in a fixed layout and order.
 
-    `parameters` are those that every backward pass of a step reaches: their buckets, in reverse order of the
-    parameters, are sent while the step's last backward pass still runs. `others` follow when the step is complete.
+    Every backward pass of a step reaches `parameters`: their buckets, in reverse order of the parameters, are sent
+    while the step's last backward pass is still running. `others` are sent when the step is complete.
 
-    Why not DistributedDataParallel: maskers call parts of the model, not only the forward pass that it wraps. It keeps
-    the layout of its first buckets, and so the order of summation after a resume, only with
-    find_unused_parameters=True (and no static graph), which walks the autograd graph at every step. And the step's
-    sums travel with the gradients here.
+    Not DistributedDataParallel: maskers call parts of the model, not only the forward pass that it wraps. Also, it
+    keeps the layout of its first buckets, and so the summation order after a resume, only with
+    find_unused_parameters=True (and no static graph), which traverses the autograd graph at every step. And here the
+    step's sums are sent along with the gradients.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], others: Sequence[nn.Parameter] = ()) -> None:
         early = list(_buckets(parameters))
         layout = [*early, *_buckets(others)]
         self.buckets = [_flat(bucket) for bucket in layout]
-        self._gradients = [parameter.grad for bucket in layout for parameter in bucket]
+        self._gradients = [grad for bucket in layout for parameter in bucket if (grad := parameter.grad) is not None]
         self._lengths, self._early = [len(bucket) for bucket in layout], len(early)
-        self._sent, self._last_pass, self._works = 0, False, []
+        self._works: list[dist.Work] = []
         self._reset()
         if dist.is_initialized():
             for number, bucket in enumerate(early):
                 for parameter in bucket:
-                    parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
+                    parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, number))
 
     def last_pass(self) -> None:
-        """The next backward pass is the step's last."""
+        """Announce that the next backward pass is the last one of the step."""
         self._last_pass = True
 
     def finish(self, sums: Tensor, others: bool = True) -> None:
-        """Completes the summation of all gradients, and of `sums`, over the ranks. The host waits for gloo only.
+        """Complete the summation of all gradients and of `sums` over the ranks. The host waits for gloo only.
 
-        `others` is false where no backward pass of the step, on any rank, reached the others: zeros are not sent.
+        Pass `others=False` when no backward pass of the step, on any rank, reached them: they are then not sent.
         """
         if dist.is_initialized():
             self._send(len(self.buckets) if others else self._early)
@@ -199,17 +200,17 @@ class Gradients:
         self._reset()
 
     def zero(self) -> None:
-        """Sets all gradients to 0, in place: they stay where the buckets are."""
+        """Set all gradients to 0 in place, so that they stay views of the buckets."""
         for bucket in self.buckets:
             bucket.zero_()
 
     def norm(self) -> Tensor:
-        """The 2-norm of all gradients together."""
-        # By parameter: a float32 sum over a whole bucket is off by up to half a percent on the CPU.
+        """Return the 2-norm of all gradients together."""
+        # Per parameter: a float32 sum over a whole bucket has an error of up to 0.5 % on the CPU.
         return torch.nn.utils.get_total_norm(self._gradients)
 
-    def _arrived(self, number: int, _: Tensor) -> None:
-        """A gradient of bucket `number` is complete. Buckets leave in order, on every rank the same."""
+    def _on_gradient(self, number: int, _: Tensor) -> None:
+        """Count a complete gradient of bucket `number`; send complete buckets, in the same order on every rank."""
         if not self._last_pass:
             return
         self._missing[number] -= 1
@@ -243,15 +244,15 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 
 def _flat(bucket: list[nn.Parameter]) -> Tensor:
-    """Zeros for all gradients of the bucket; each parameter's `grad` becomes a view into them."""
+    """Return zeros for all gradients of the bucket, and make each parameter's `grad` a view of them."""
     flat = torch.zeros(sum(p.numel() for p in bucket), device=bucket[0].device, dtype=bucket[0].dtype)
     for parameter, grad in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
         parameter.grad = grad.view_as(parameter)
     return flat
 
 
-def _gathered(tensor: Tensor) -> list[Tensor]:
-    """The tensor of every rank; on the host, so over gloo."""
+def _all_gather(tensor: Tensor) -> list[Tensor]:
+    """Return the tensor of every rank; it is on the host, so it is sent over gloo."""
     if not dist.is_initialized():
         return [tensor]
     gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
@@ -260,10 +261,11 @@ def _gathered(tensor: Tensor) -> list[Tensor]:
     return gathered
 
 
-def _notice_dead_machines() -> None:
-    """Lets the kernel end connections to machines that vanished without a word; by itself it waits for hours.
+def _detect_dead_machines() -> None:
+    """Make the kernel close connections to machines that no longer answer; by default that takes 15 minutes or more.
 
-    A process that only takes its time is not concerned: its kernel answers. Neither gloo nor the store have an option.
+    A slow process is not affected: its kernel answers. Neither gloo nor the store has an option for this, and the
+    kernel's own settings (net.ipv4.tcp_retries2, tcp_keepalive_*) need root on every machine.
     """
     for name in os.listdir("/proc/self/fd") if hasattr(socket, "TCP_USER_TIMEOUT") else ():
         try:
@@ -275,15 +277,15 @@ def _notice_dead_machines() -> None:
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS // 3)
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _DEAD_SECONDS // 6)
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _DEAD_SECONDS)
-        except OSError:  # closed meanwhile
+        except OSError:  # closed in the meantime
             continue
 
 
 @contextmanager
 def _peers(advice: str = _RESTART) -> Iterator[None]:
-    """Errors of the transport in one line."""
+    """Raise errors of the transport as one-line DistributedErrors."""
     try:
         yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise DistributedError(f"another process of this run does not answer ({reason[:200]}); {advice}") from error
+        raise DistributedError(f"another process of this run does not respond ({reason[:200]}); {advice}") from error

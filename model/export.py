@@ -1,4 +1,4 @@
-"""Our weights as others load them: timm's VisionTransformer, Hugging Face's ViTModel and ViTMAEForPreTraining."""
+"""Convert our weights for timm's VisionTransformer, Hugging Face's ViTModel and ViTMAEForPreTraining."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from mimcl.model.hf_names import to_vit, to_vit_mae
 from mimcl.model.mae import MEAN, SIZES, STD, ModelConfig, encoder_weights
 
-_EPSILON = 1e-6  # of all layer norms; Hugging Face's default is 1e-12
-_BICUBIC = 3  # Pillow's number
-_TIMM = {  # name and patch side of the model that timm has of each size, all at 224 px
+_EPSILON = 1e-6  # in all layer norms; Hugging Face's default is 1e-12
+_BICUBIC = 3  # in Pillow
+_TIMM = {  # timm's name and patch size, all for images of 224 px
     "vit_tiny": ("vit_tiny_patch16_224", 16),
     "vit_small": ("vit_small_patch16_224", 16),
     "vit_base": ("vit_base_patch16_224", 16),
@@ -24,9 +24,9 @@ Folder = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, config.json
 
 
 def timm_arguments(config: ModelConfig, image_size: int) -> tuple[str, dict[str, int]]:
-    """timm's name for the model, and what `timm.create_model` has to be told besides: nothing where the name says it.
+    """Return timm's name of the model and the arguments of `timm.create_model` that differ from its defaults.
 
-    The features are what the encoder computes, without a head.
+    There is no head: the model's output is the encoder's.
     """
     name, patch = _TIMM[config.name]
     sizes = {"img_size": (image_size, 224), "patch_size": (config.patch_size, patch)}
@@ -34,10 +34,10 @@ def timm_arguments(config: ModelConfig, image_size: int) -> tuple[str, dict[str,
 
 
 def timm_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor], crop: float) -> Folder:
-    """timm's state dict, and the config.json by which `timm.create_model` loads a folder or a hub's repository.
+    """Return timm's state dict, and the config.json with which `timm.create_model` loads a folder or hub repository.
 
-    `crop` is the side of the evaluation square over the image's shorter side. Without the configuration timm would
-    normalise by the mean and deviation of other weights of the same name.
+    `crop` is the side of the evaluation square relative to the image's shorter side. Without config.json, timm would
+    use the mean and deviation of its own weights of the same name.
     """
     name, arguments = timm_arguments(config, image_size)
     sizes = {key: value for key, value in arguments.items() if key != "num_classes"}
@@ -65,12 +65,12 @@ def timm_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tens
 
 
 def vit_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor]) -> Folder:
-    """The encoder as Hugging Face's ViTModel, without its pooler."""
+    """Convert the encoder for Hugging Face's ViTModel, without its pooler."""
     return to_vit(tensors), _sizes(config, image_size) | {"architectures": ["ViTModel"], "model_type": "vit"}
 
 
 def vit_mae_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor], mask_ratio: float) -> Folder:
-    """Encoder and decoder as Hugging Face's ViTMAEForPreTraining."""
+    """Convert encoder and decoder for Hugging Face's ViTMAEForPreTraining."""
     described = _sizes(config, image_size) | {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
@@ -85,7 +85,7 @@ def vit_mae_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, T
 
 
 def preprocessor(image_size: int, crop: float) -> dict[str, Any]:
-    """preprocessor_config.json: the evaluation crop, its shorter image side first scaled to image_size / crop."""
+    """Return preprocessor_config.json: the shorter side is scaled to image_size / crop, then the centre is cropped."""
     return {
         "image_processor_type": "BitImageProcessor",  # Hugging Face's ViTImageProcessor does not crop
         "do_convert_rgb": True,

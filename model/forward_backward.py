@@ -1,4 +1,4 @@
-"""What a micro-batch adds to the gradient: the reconstruction, and what the masker asks for."""
+"""Forward and backward passes of a micro-batch: the reconstruction loss, and the losses of a masker that learns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, reconstruction_l
 M = TypeVar("M", bound=Mask)  # the masks that a masker proposes
 Network = TypeVar("Network", bound=nn.Module)
 CompileUnit = Literal["whole", "blocks"]
-_RECOMPILE_LIMIT = 64  # of torch's cache: all transformer blocks share the code of one, whatever their width and batch
+_RECOMPILE_LIMIT = 64  # per code object; all transformer blocks share one, whatever their width and batch
 
 
 class Masker(Protocol[M]):
@@ -36,8 +36,8 @@ class Masker(Protocol[M]):
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
-class Passed(NamedTuple, Generic[M]):
-    """What a micro-batch of B images went through; of all of it only the mask's scores may lead on to gradients."""
+class PassResult(NamedTuple, Generic[M]):
+    """The results for a micro-batch of B images. Only the mask's scores may carry gradients."""
 
     losses: Tensor  # float32 (B,): reconstruction
     output: Output
@@ -45,8 +45,8 @@ class Passed(NamedTuple, Generic[M]):
     progress: Tensor
 
 
-class Passes(Generic[M]):
-    """The forward and backward passes of a micro-batch, in the run's precision, compiled on request."""
+class ForwardBackward(Generic[M]):
+    """Runs the forward and backward passes of a micro-batch, in the run's precision, optionally compiled."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class Passes(Generic[M]):
     ) -> None:
         """`own` are the masker's trainable own parameters; losses are divided by `batch_size`, in draws.
 
-        `compile_unit` is what torch.compile gets of the model's forward pass: all of it as one graph ("whole"), each
-        transformer block by itself ("blocks"), or nothing (None). A compiled graph delivers its gradients when its
-        backward pass is complete, so that only with "blocks" they can be sent while the others are computed. The
-        masker's own passes are one graph each in either case.
+        `compile_unit` selects what torch.compile compiles in the model's forward pass: everything as one graph
+        ("whole"), each transformer block separately ("blocks"), or nothing (None). A compiled graph delivers its
+        gradients only when its backward pass is complete: only with "blocks" can gradients be sent while others are
+        computed. The masker's own passes are compiled as one graph each in both cases.
         """
         self._model, self._own, self._batch_size = model, own, batch_size
         self._frozen = twin(model, frozen=True)
@@ -79,15 +79,15 @@ class Passes(Generic[M]):
             self._first = torch.compile(self._first)
         else:
             self._loss = torch.compile(self._loss)
-            self._model = twin(model, frozen=False)  # the blocks of the model itself stay as they are, for evaluation
+            self._model = twin(model, frozen=False)  # evaluation uses the model itself, which stays uncompiled
             for module in self._model.modules():
                 if isinstance(module, Block):
                     module.compile(dynamic=False)
 
-    def backward(self, images: Tensor, keys: Tensor, progress: Tensor, second: bool) -> Passed[M]:
-        """Adds the micro-batch's share to all gradients of its step; `second`: to the masker's own as well.
+    def backward(self, images: Tensor, keys: Tensor, progress: Tensor, second: bool) -> PassResult[M]:
+        """Add the micro-batch's share to the gradients of its step; if `second`, also to those of `own`.
 
-        `images` are uint8 (B, 3, H, W), `keys` int64 (B,), `progress` as the masker's contract says.
+        `images` are uint8 (B, 3, H, W), `keys` int64 (B,), `progress` as in the masker's protocol.
         """
         with self._autocast:
             patches = to_patches(images, self._model.patch_size)
@@ -99,21 +99,22 @@ class Passes(Generic[M]):
         if second:
             with self._autocast, self._attention():
                 own_objective = self._second(patches, mask, self._frozen, progress)
+            assert own_objective is not None, "a masker with own parameters has a second loss"
             torch.autograd.backward(own_objective.sum() / self._batch_size, inputs=self._own)
-        return Passed(losses, output, mask, progress)
+        return PassResult(losses, output, mask, progress)
 
     def _first_objective(self, patches: Tensor, mask: M) -> tuple[Tensor, Tensor, Output]:
         output = self._model(patches, mask)
         losses = reconstruction_loss(output.per_patch_loss, mask.mask)
         added = self._loss(output, mask)
-        # What leaves with a gradient function costs a compiled backward pass, needed or not.
+        # Detached: a compiled graph computes a backward pass for every output with a gradient function, used or not.
         return losses if added is None else losses + added, losses.detach(), Output(*(part.detach() for part in output))
 
 
 def twin(model: Network, frozen: bool) -> Network:
-    """A second model on the same memory, which follows every update of the first.
+    """Return a copy of the model that shares its memory and so follows every update.
 
-    A frozen one has parameters of its own on that memory, without gradients; the other has those of `model` itself.
+    A frozen copy has its own parameters without gradients; otherwise the parameters are those of `model` itself.
     """
     shared = {
         id(parameter): nn.Parameter(parameter.data, requires_grad=False) if frozen else parameter
@@ -124,11 +125,11 @@ def twin(model: Network, frozen: bool) -> Network:
 
 @contextmanager
 def unfused_attention() -> Iterator[None]:
-    """Attention as plain products, in bfloat16 on the CPU.
+    """Compute attention as plain matrix products, for training in bfloat16 on the CPU.
 
-    With its backward pass torch's fused attention takes 1.5 to 4 times as long there; without, a quarter of the time.
+    There, torch's fused attention is 1.5 to 4 times slower with a backward pass, and 4 times faster without one.
     """
-    in_bfloat16 = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # the CPU heeds it as well
+    in_bfloat16 = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # applies to the CPU as well
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
         with sdpa_kernel(SDPBackend.MATH):

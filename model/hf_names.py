@@ -1,8 +1,8 @@
-"""Names of a ViT's tensors: ours, which are timm's and MAE's, and Hugging Face's, which splits queries, keys, values.
+"""Convert the names of a ViT's tensors between ours (timm's and MAE's) and Hugging Face's.
 
-Hugging Face's names are those of its hub, for ViTModel "embeddings.cls_token", "encoder.layer.0...", for
-ViTMAEForPreTraining the same after "vit.", and "decoder.decoder_layers.0...". Versions from 5 on have others in memory
-("layers.0.attention.q_proj"), and write "decoder.decoder_encoder.layer.0...": all of them are read.
+Hugging Face splits queries, keys and values. On its hub, ViTModel has "embeddings.cls_token", "encoder.layer.0...";
+ViTMAEForPreTraining has the same after "vit.", and "decoder.decoder_layers.0...". transformers 5 and later use other
+names in memory ("layers.0.attention.q_proj") and write "decoder.decoder_encoder.layer.0..."; all of them can be read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_BESIDE = {
+_OUTSIDE_BLOCKS = {
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
     "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
@@ -21,7 +21,7 @@ _BESIDE = {
     "norm.weight": "layernorm.weight",
     "norm.bias": "layernorm.bias",
 }
-_IN_BLOCK = {  # ours, that of the hub, that in the memory of versions from 5 on
+_IN_BLOCK = {  # ours: (on the hub, in memory since transformers 5)
     "norm1": ("layernorm_before", "layernorm_before"),
     "attn.q": ("attention.attention.query", "attention.q_proj"),
     "attn.k": ("attention.attention.key", "attention.k_proj"),
@@ -32,20 +32,20 @@ _IN_BLOCK = {  # ours, that of the hub, that in the memory of versions from 5 on
     "mlp.fc2": ("output.dense", "mlp.fc2"),
 }
 _TO_OURS = {theirs: ours for ours, names in _IN_BLOCK.items() for theirs in names}
-_TO_OURS_BESIDE = {theirs: ours for ours, theirs in _BESIDE.items()}
+_TO_OURS_OUTSIDE_BLOCKS = {theirs: ours for ours, theirs in _OUTSIDE_BLOCKS.items()}
 _BLOCK = re.compile(
     r"(?:vit\.)?(decoder\.decoder_layers|decoder\.decoder_encoder\.layer|encoder\.layer|layers)\.(\d+)\.(.+)\.(\w+)"
 )
-_HEADS = ("pooler.", "classifier.")  # what stands on an encoder
+_HEADS = ("pooler.", "classifier.")
 
 
 def is_hugging_face(names: Mapping[str, Tensor]) -> bool:
-    """Whether they are named as Hugging Face names a ViT's."""
+    """Whether the tensors have Hugging Face's names of a ViT."""
     return any("embeddings.patch_embeddings." in name for name in names)
 
 
 def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same under our names, without heads; a name that is none of a ViT's stays."""
+    """Return the tensors under our names, without heads; unknown names are kept."""
     ours = {
         _our_name(name): tensor for name, tensor in tensors.items() if not name.removeprefix("vit.").startswith(_HEADS)
     }
@@ -57,7 +57,7 @@ def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_vit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our encoder's tensors under ViTModel's names."""
+    """Return our encoder's tensors under ViTModel's names."""
     return {
         theirs: part
         for name, tensor in tensors.items()
@@ -67,7 +67,7 @@ def to_vit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_vit_mae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our encoder's and decoder's tensors under ViTMAEForPreTraining's names."""
+    """Return our encoder's and decoder's tensors under ViTMAEForPreTraining's names."""
     named = {f"vit.{name}": tensor for name, tensor in to_vit(tensors).items()}
     for name, tensor in tensors.items():
         if name.startswith(("decoder_", "mask_token")):
@@ -76,10 +76,10 @@ def to_vit_mae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _split(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-    """One tensor of ours under Hugging Face's name, or three."""
+    """Return one of our tensors under Hugging Face's name; queries, keys and values become three tensors."""
     match = re.fullmatch(r"(decoder_)?blocks\.(\d+)\.(.+)\.(\w+)", name)
     if not match:
-        return [(_BESIDE.get(name, name), tensor)]
+        return [(_OUTSIDE_BLOCKS.get(name, name), tensor)]
     decoder, number, layer, kind = match.groups()
     block = f"{'decoder_layers' if decoder else 'encoder.layer'}.{number}"
     if layer == "attn.qkv":
@@ -94,4 +94,4 @@ def _our_name(name: str) -> str:
         blocks = "decoder_blocks" if where.startswith("decoder") else "blocks"
         return f"{blocks}.{number}.{_TO_OURS.get(layer, layer)}.{kind}"
     bare = name.removeprefix("vit.")
-    return _TO_OURS_BESIDE.get(bare, bare.removeprefix("decoder."))
+    return _TO_OURS_OUTSIDE_BLOCKS.get(bare, bare.removeprefix("decoder."))

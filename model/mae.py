@@ -28,7 +28,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Encoder size by name, patch side in pixels, the decoder's width and number of blocks, the kind of target."""
+    """Encoder size by name, patch size in pixels, decoder width and number of blocks, kind of target."""
 
     name: str = "vit_base"
     patch_size: int = 16
@@ -44,7 +44,7 @@ class ModelConfig:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
         if self.decoder_width % _DECODER_HEAD_WIDTH:
             raise ValueError(
-                f"model.decoder_width is {self.decoder_width}; it must be a multiple of 32, a head's width"
+                f"model.decoder_width is {self.decoder_width}; it must be a multiple of 32, the width of a head"
             )
 
     @property
@@ -64,18 +64,18 @@ class Mask(Protocol):
 
 
 class Output(NamedTuple):
-    """What the model computes for B images with L patches of P values."""
+    """The model's output for B images with L patches of P values."""
 
-    per_patch_loss: Tensor  # float32 (B, L): mean squared error of every patch, kept ones included
+    per_patch_loss: Tensor  # float32 (B, L): mean squared error of every patch, including kept ones
     pred: Tensor  # (B, L, P)
     latent: Tensor  # (B, 1 + K, width): CLS token first, then the kept patches
     decoder_input: Tensor  # (B, 1 + L, decoder_width): positions added
 
 
 def to_patches(images: Tensor, patch_size: int) -> Tensor:
-    """uint8 (B, 3, H, W) to patches, float32 (B, L, P), with ImageNet's mean and deviation.
+    """Convert uint8 images (B, 3, H, W) to float32 patches (B, L, P), normalised by ImageNet's mean and deviation.
 
-    All that sees the images sees them so: cutting them up is dear, and in uint8 the cheapest.
+    Model and maskers share the result: patchifying is expensive, and cheapest in uint8.
     """
     mean, std = _statistics(images.device, patch_size)
     return torch.sub(patchify(images, patch_size), mean).div_(std)
@@ -83,12 +83,13 @@ def to_patches(images: Tensor, patch_size: int) -> Tensor:
 
 @cache
 def _statistics(device: torch.device, patch_size: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of a patch's values in grey levels; copied once, since such a copy waits for the device."""
-    return tuple(255 * torch.tensor(values).repeat(patch_size**2).to(device) for values in (MEAN, STD))
+    """Return mean and deviation of a patch's values, 0 to 255; cached, because the copy waits for the device."""
+    mean, std = (255 * torch.tensor(values).repeat(patch_size**2).to(device) for values in (MEAN, STD))
+    return mean, std
 
 
 def reconstruction_loss(per_patch_loss: Tensor, mask: Tensor) -> Tensor:
-    """MAE's loss of each image (B,): mean over its removed patches."""
+    """Return MAE's loss of each image (B,): the mean over its removed patches."""
     return (per_patch_loss * mask).sum(dim=1) / mask.sum(dim=1)
 
 
@@ -134,28 +135,29 @@ class MaskedAutoencoderViT(nn.Module):
         return self.cls_token.device
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draws all weights: Xavier-uniform matrices (the patch projection as one matrix), tokens N(0, 0.02^2)."""
+        """Initialise all weights: Xavier-uniform matrices (the patch projection as one matrix), tokens N(0, 0.02^2)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
         projection = self.patch_embed.proj
+        assert projection.bias is not None
         nn.init.xavier_uniform_(projection.weight.view(projection.out_channels, -1), generator=generator)
         nn.init.zeros_(projection.bias)
         for token in (self.cls_token, self.mask_token):
             nn.init.normal_(token, std=0.02, generator=generator)
 
     def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Patches (B, L, P) to tokens with positions (B, L, width), or to those at `ids` (B, K)."""
+        """Embed patches (B, L, P) as tokens with positions (B, L, width), or only the patches at `ids` (B, K)."""
         positions = self.pos_embed[:, 1:]
         if ids is not None:
             patches, positions = take(patches, ids), take(positions.expand(len(ids), -1, -1), ids)
-        # A quarter of the work of PatchEmbed's convolution, which knows no ids, and faster than it for all patches.
+        # PatchEmbed's convolution takes no ids: this is a quarter of its work, and faster even for all patches.
         projection = self.patch_embed.proj
         return functional.linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias) + positions
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, K, width) to latent (B, 1 + K, width), CLS token first."""
+        """Encode tokens (B, K, width) to the latent (B, 1 + K, width), CLS token first."""
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         x = torch.cat([cls_token.to(tokens.dtype), tokens], dim=1)
         for block in self.blocks:
@@ -163,9 +165,9 @@ class MaskedAutoencoderViT(nn.Module):
         return self.norm(x)
 
     def to_decoder(self, latent: Tensor, ids_restore: Tensor | None) -> Tensor:
-        """Latent (B, 1 + K, width) to the decoder's input (B, 1 + L, decoder_width): mask tokens in, order restored.
+        """Convert the latent (B, 1 + K, width) to the decoder's input (B, 1 + L, decoder_width).
 
-        `ids_restore` None: nothing was removed, and all is in order.
+        Mask tokens are inserted and the order of the patches is restored. `ids_restore` None: no patch was removed.
         """
         x = self.decoder_embed(latent)
         if ids_restore is None:
@@ -176,23 +178,23 @@ class MaskedAutoencoderViT(nn.Module):
         return torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
 
     def decode(self, decoder_input: Tensor) -> Tensor:
-        """The decoder's input (B, 1 + L, decoder_width) to predicted patches (B, L, P)."""
+        """Decode the decoder's input (B, 1 + L, decoder_width) to predicted patches (B, L, P)."""
         x = decoder_input
         for block in self.decoder_blocks:
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x[:, 1:]))
 
     def target(self, patches: Tensor) -> Tensor:
-        """What is to be predicted of patches (B, L, P); with norm_pix_loss each has mean 0 and variance 1."""
+        """Return the prediction target for patches (B, L, P); with norm_pix_loss each has mean 0 and variance 1."""
         if not self.norm_pix_loss:
             return patches
-        # On the CPU torch.var takes three times as long.
+        # On the CPU torch.var is three times slower.
         centred = patches - patches.mean(dim=-1, keepdim=True)
         variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
         return centred.div_((variance + 1e-6).sqrt())
 
     def forward(self, patches: Tensor, mask: Mask) -> Output:
-        """Patches (B, L, P) and a mask to reconstruction and loss."""
+        """Reconstruct patches (B, L, P) from those that the mask keeps."""
         return self.reconstruct(self.embed(patches, mask.ids_keep), mask.ids_restore, patches)
 
     def reconstruct(self, tokens: Tensor, ids_restore: Tensor | None, patches: Tensor) -> Output:
@@ -207,18 +209,18 @@ class MaskedAutoencoderViT(nn.Module):
         return Output(per_patch_loss, pred, latent, decoder_input)
 
     def features(self, patches: Tensor, pool: Literal["mean", "cls"] = "mean") -> Tensor:
-        """The mean of the patch tokens, or the CLS token, of whole images: patches (B, L, P) to (B, width)."""
+        """Return features (B, width) of whole images, patches (B, L, P): mean of the patch tokens, or CLS token."""
         latent = self.encode(self.embed(patches))
         return latent[:, 0] if pool == "cls" else latent[:, 1:].mean(dim=1)
 
 
 def build(config: ModelConfig, image_size: int, seed: int | None) -> MaskedAutoencoderViT:
-    """The configured model with freshly drawn weights, a pure function of the seed.
+    """Build the configured model with random weights, a pure function of the seed.
 
-    Seed None: weights that mean nothing, all of which are to be replaced.
+    With `seed` None the weights are undefined, to be replaced by loaded ones.
     """
     width, depth, heads = SIZES[config.name]
-    # Layers draw default weights from the global generator when they are made: its state is put back.
+    # Layers initialise themselves from the global generator, whose state is restored.
     with torch.random.fork_rng(devices=[]):
         model = MaskedAutoencoderViT(
             image_size=image_size,
@@ -237,39 +239,39 @@ def build(config: ModelConfig, image_size: int, seed: int | None) -> MaskedAutoe
 
 
 def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a state dict that timm's VisionTransformer has as well."""
+    """Select the part of a state dict that timm's VisionTransformer has too."""
     return {
         name: value for name, value in weights.items() if not name.startswith(("decoder_", "mask_token", "masker."))
     }
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Tokens (B, L, D) at ids (B, K), in that order: (B, K, D)."""
+    """Select tokens (B, L, D) at ids (B, K), in that order: (B, K, D)."""
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """(B, 3, H, W) to (B, L, p * p * 3), patches in row order, values in order row, column, channel."""
+    """Convert (B, 3, H, W) to (B, L, p * p * 3): patches in row-major order, values by row, column, channel."""
     b, c, h, w = images.shape
     p = patch_size
     return images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
 
 
 def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """The inverse of patchify for square images: (B, L, p * p * 3) to (B, 3, H, H)."""
+    """Invert `patchify` for square images: (B, L, p * p * 3) to (B, 3, H, H)."""
     b, count, p = len(patches), patches.shape[1], patch_size
     side = math.isqrt(count)
     return patches.reshape(b, side, side, p, p, 3).permute(0, 5, 1, 3, 2, 4).reshape(b, 3, side * p, side * p)
 
 
 def sin_cos_positions(width: int, side: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions of a square grid, (1, 1 + side^2, width), zero for the CLS token.
+    """Return fixed 2-D sine-cosine positions of a square grid, (1, 1 + side^2, width), zero for the CLS token.
 
-    The first half of the width codes the column, the second half the row, each as sines followed by cosines of
+    The first half of the width encodes the column, the second half the row, each as sines followed by cosines of
     position / 10000^(k / (width / 4)), k = 0 ... width / 4 - 1 (as in MAE).
     """
     if width % 4:
-        raise ValueError(f"a width of {width} has no 2-D sine-cosine positions; it must be a multiple of 4")
+        raise ValueError(f"2-D sine-cosine positions need a width that is a multiple of 4 (got {width})")
     quarter = width // 4
     frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
     rows, columns = torch.meshgrid(*[torch.arange(side, dtype=torch.float64)] * 2, indexing="ij")

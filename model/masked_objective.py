@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from mimcl.model.forward_backward import CompileUnit, Masker, Passed, Passes
+from mimcl.model.forward_backward import CompileUnit, ForwardBackward, Masker, PassResult
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.optim import OptimConfig, adamw, learning_rate
 from mimcl.model.steps import StepBatch
@@ -52,13 +52,13 @@ class MaskedObjective:
         self._own = [parameter for _, parameter in masker.own_parameters() if parameter.requires_grad]
         self._with_model = [*model.named_parameters(), *masker.parameters_with_model()]
         self._second_every = masker.second_every if self._own else 0
-        self._passes = Passes(model, masker, self._own, batch_size, precision, compile_unit)
+        self._passes = ForwardBackward(model, masker, self._own, batch_size, precision, compile_unit)
         self._optimizers = [adamw(self._with_model, optim)]
         if self._own:
             self._optimizers.append(adamw(masker.own_parameters(), optim))
         # Since the report before: the sum of finite steps' losses and their number; and the number of all steps.
         self._finite_sums, self._steps_since = torch.zeros(2, dtype=torch.float64, device=model.device), 0
-        self._passed: Passed | None = None
+        self._passed: PassResult | None = None
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         return [parameter for _, parameter in self._with_model if parameter.requires_grad], self._own

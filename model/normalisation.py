@@ -1,4 +1,4 @@
-"""How pixels were normalised for the weights of others, and the same weights for pixels normalised as ours are."""
+"""Pixel normalisation of third-party weights, and its conversion to ours (ImageNet's mean and deviation)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAME = 1e-4  # ImageNet's constants are published with three to six digits
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Of red, green and blue in [0, 1]: (pixel - mean) / deviation."""
+    """(pixel - mean) / std for red, green and blue in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -34,9 +34,9 @@ class Normalisation:
 
 
 def normalisation_of(found: Mapping[str, Any]) -> Normalisation | None:
-    """What preprocessor_config.json (Hugging Face) or config.json (timm) names; None where it names nothing.
+    """Return the normalisation in preprocessor_config.json (Hugging Face) or config.json (timm); None without one.
 
-    Raises ValueError for constants that are none.
+    Raises ValueError for invalid constants.
     """
     if found.get("do_normalize") is False and "image_mean" in found:
         found = {**found, "image_mean": 0.0, "image_std": 1.0}
@@ -51,18 +51,18 @@ def normalisation_of(found: Mapping[str, Any]) -> Normalisation | None:
             return None
         scale, mean, std = 1.0, _numbers("mean", described["mean"]), _numbers("std", described["std"])
     if scale <= 0 or min(std) <= 0:
-        raise ValueError("its configuration scales pixels by no positive number")
+        raise ValueError("its configuration scales pixels by a factor that is not positive")
     if math.isclose(scale, 1, rel_tol=1e-4):  # 1 / 255 with few digits
         scale = 1.0
     return Normalisation(tuple(value / scale for value in mean), tuple(value / scale for value in std))
 
 
-def folded(tensors: Mapping[str, Tensor], theirs: Normalisation) -> dict[str, Tensor]:
-    """Float32 tensors whose patch projection makes of our pixels what it made of theirs.
+def fold(tensors: Mapping[str, Tensor], theirs: Normalisation) -> dict[str, Tensor]:
+    """Return float32 tensors whose patch projection gives for our pixels the result it gave for theirs.
 
-    With x = (p - m) / s ours and (p - m') / s' theirs, the latter is (x s + m - m') / s', for each colour: the
-    projection takes s / s' into its weights and (m - m') / s', times their sum, into its bias. It is exact, since no
-    patch is padded.
+    With x = (p - m) / s ours and (p - m') / s' theirs, the latter is (x s + m - m') / s' for each colour: the
+    projection's weights are multiplied by s / s', and its bias grows by (m - m') / s' times their sum. This is exact,
+    because patches are not padded.
     """
     weight, bias = (tensors[name].double() for name in _PROJECTION)  # (width, 3, p, p), (width,)
     m, s, mean, std = (torch.tensor(v, dtype=torch.float64) for v in (MEAN, STD, theirs.mean, theirs.std))
@@ -72,8 +72,9 @@ def folded(tensors: Mapping[str, Tensor], theirs: Normalisation) -> dict[str, Te
 
 
 def _numbers(name: str, value: object) -> tuple[float, float, float]:
-    """One number for each colour."""
+    """Return one number for each colour."""
     values = value if isinstance(value, list) else [value] * 3
-    if len(values) != 3 or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+    numbers = [float(v) for v in values if type(v) in (int, float) and math.isfinite(v)]
+    if len(values) != 3 or len(numbers) != 3:
         raise ValueError(f"{name} is {str(value)[:80]!r} in its configuration; it must be three numbers")
-    return tuple(map(float, values))
+    return numbers[0], numbers[1], numbers[2]

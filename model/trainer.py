@@ -70,7 +70,7 @@ class Trainer(Generic[B]):
         precision: Literal["bfloat16", "float32"],
         compile_unit: CompileUnit = "whole",
     ) -> None:
-        """`compile_unit` is what is compiled as one graph, where `config.compile` asks for it; see `Passes`."""
+        """`compile_unit` is what is compiled as one graph if `config.compile` asks for it; see `ForwardBackward`."""
         self.model, self.masker = model, masker
         self._config, self.last_step = config, draws // batch_size
         self._batch_size, self.micro_batches, self._device = batch_size, micro_batches, model.device

@@ -1,4 +1,4 @@
-"""Files of tensors by anybody: safetensors, torch's, Hugging Face's folders. Nothing in them is ever run."""
+"""Read third-party files of tensors: safetensors, torch pickles, Hugging Face folders. No code in them is run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from mimcl.model.checkpoint import CheckpointError
 
-_INSIDE = ("model", "state_dict")  # where a training checkpoint has the weights
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_INSIDE = ("model", "state_dict")  # keys of the weights in a training checkpoint
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes by DistributedDataParallel and torch.compile
 _ON_HUBS = ("model.safetensors", "pytorch_model.bin")
-METADATA = ("norm_pix_loss", "mask_ratio", "image_mean", "image_std")  # in our own files; JSON
-_LONGEST = 1 << 24  # bytes of a folder's JSON: an index of shards has a line a tensor
+METADATA = ("norm_pix_loss", "mask_ratio", "image_mean", "image_std")  # JSON values in our own files
+_MAX_JSON = 1 << 24  # bytes; an index of shards has one line per tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file or a Hugging Face folder, on the CPU, as they are named there. Raises CheckpointError."""
+    """Return all tensors of a file or a Hugging Face folder, on the CPU, under their names. Raises CheckpointError."""
     tensors = _read_folder(path) if path.is_dir() else _read_file(path)
     for wrapper in _WRAPPERS:
         if tensors and all(name.startswith(wrapper) for name in tensors):
@@ -34,10 +34,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What stands beside the tensors: config.json, preprocessor_config.json, our own safetensors metadata.
+    """Read the configuration next to the tensors: config.json, preprocessor_config.json, our safetensors metadata.
 
-    A folder must have a config.json. Of a file what lies beside it counts only where it is named as hubs name it: in
-    other folders are the files of others. Raises CheckpointError.
+    A folder must have a config.json. For a single file, the JSON files next to it count only if it has a name that hubs
+    use: otherwise they may belong to other weights. Raises CheckpointError.
     """
     folder = path if path.is_dir() else path.parent
     found: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    """What `mimcl export` wrote into the file, each value as JSON; all else is left out."""
+    """Read the metadata that `mimcl export` wrote into the file."""
     try:
         with safe_open(path, "pt") as file:
             texts = file.metadata() or {}
@@ -64,11 +64,11 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             return _read_file(folder / name)
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        raise CheckpointError(f"{folder} has a config.json but no model.safetensors; give a folder with its weights")
-    places = _read_json(index).get("weight_map")
-    names = sorted(set(places.values())) if isinstance(places, dict) and all(map(_is_text, places.values())) else []
+        raise CheckpointError(f"{folder} has a config.json but no model.safetensors; give a folder with weights")
+    shards = _read_json(index).get("weight_map")
+    names = sorted(set(shards.values())) if isinstance(shards, dict) and all(map(_is_text, shards.values())) else []
     if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
-        raise CheckpointError(f"{index} names no files of {folder}; fetch the folder anew")
+        raise CheckpointError(f"{index} does not name files in {folder}; download the folder again")
     return {name: tensor for file in names for name, tensor in _read_file(folder / file).items()}
 
 
@@ -82,33 +82,36 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             found = found[key]
             break
     if not isinstance(found, dict) or not found or not all(map(_is_text, found)):
-        raise CheckpointError(f"{path} holds no weights by name; give a state dict, bare or under 'model'")
+        raise CheckpointError(f"{path} is not a state dict; give one, at the top level or under 'model'")
     for name, tensor in found.items():
         if not _is_plain(tensor):
-            raise CheckpointError(f"{path} is no file of weights: {_short(name)} is not a plain tensor of numbers")
+            raise CheckpointError(f"{path} is not a file of weights: {_short(name)} is not a plain tensor")
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
 def _read_pickle(path: Path) -> Any:
     try:
-        # torch stores what it writes as it is; what is compressed may fill any memory.
+        # torch writes uncompressed archives; a compressed one could fill any memory.
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("it is compressed, which torch's files are not")
-        # MAE's own training checkpoints have their arguments beside the weights: names and values, nothing that runs.
+                    raise ValueError("it is compressed; torch's files are not")
+        # MAE's training checkpoints contain their arguments, a Namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # whose message advises to run it all the same
-        raise CheckpointError(f"{path} cannot be read as weights: it is damaged, or holds more than tensors") from None
-    except Exception as error:  # a damaged pickle can fail in any way
+    except UnpicklingError:  # its own message advises to load the file unsafely
+        raise CheckpointError(
+            f"{path} cannot be read as weights; it is damaged, or contains more than tensors"
+        ) from None
+    except Exception as error:  # a damaged pickle can raise anything
         raise _unreadable(path, error) from None
 
 
 def _is_plain(tensor: object) -> bool:
     """Whether it is a tensor with all its numbers in memory: a hostile view of one number may claim any size."""
     return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
+        isinstance(tensor, Tensor)
+        and type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
         and tensor.device.type == "cpu"
         and not tensor.is_quantized
@@ -119,13 +122,13 @@ def _is_plain(tensor: object) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
-            raise OSError("it is no regular file")
+            raise OSError("not a regular file")
         with open(path, "rb") as file:
-            content = json.loads(file.read(_LONGEST))
+            content = json.loads(file.read(_MAX_JSON))
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no configuration of a model; give a Hugging Face folder or a file of weights")
+        raise CheckpointError(f"{path} is not a model configuration; give a Hugging Face folder or a file of weights")
     return content
 
 
@@ -134,7 +137,7 @@ def _is_text(value: object) -> bool:
 
 
 def _short(name: str) -> str:
-    """A name out of a file, for a message."""
+    """Shorten a name from a file for a message."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 

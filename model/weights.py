@@ -1,4 +1,4 @@
-"""Weights of masked autoencoders by anybody, as ours: MAE's published files, timm's, Hugging Face's."""
+"""Load third-party ViT and MAE weights into our model: MAE's published files, timm's, Hugging Face's."""
 
 from __future__ import annotations
 
@@ -15,57 +15,56 @@ from torch import Tensor
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.hf_names import from_hugging_face, is_hugging_face
 from mimcl.model.mae import SIZES, ModelConfig
-from mimcl.model.normalisation import Normalisation, folded, normalisation_of
+from mimcl.model.normalisation import Normalisation, fold, normalisation_of
 from mimcl.model.weight_files import read_description, read_tensors
 
-_DROPPED = ("head.", "masker.")  # a classifier's matrix, and what learned to mask
-
+_DROPPED = ("head.", "masker.")  # a classifier, and our own maskers' state
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors named as in MaskedAutoencoderViT, without decoder where the file has none, and the model they fit."""
+    """Tensors named as in MaskedAutoencoderViT, with a decoder if the file has one, and the model they fit."""
 
     config: ModelConfig
     image_size: int  # pixels
     tensors: dict[str, Tensor]
     has_decoder: bool
-    normalisation: Normalisation | None = None  # of the pixels, as the file tells; None where it does not: ours
-    mask_ratio: float | None = None  # that it was trained with, where the file tells
+    normalisation: Normalisation | None = None  # of the pixels; None: not in the file, ours is assumed
+    mask_ratio: float | None = None  # in training, if the file has it
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads a file of weights, or a Hugging Face folder. Raises CheckpointError for what is not a plain ViT.
+    """Read a file of weights or a Hugging Face folder. Raises CheckpointError if it is not a plain ViT.
 
-    Float32 on the CPU, in whatever precision they were stored. Sizes follow from the shapes; the kind of target
-    (norm_pix_loss) from the configuration beside them, or it is ModelConfig's default. Learned positions are read as
-    they are. Heads are left out. Without a decoder the configuration's is the default. Of an encoder for pixels that
-    were normalised otherwise, the patch projection is changed to take ours; with a decoder it is refused, since what
-    that predicts would be others' pixels.
+    Tensors are converted to float32 on the CPU. Sizes follow from the shapes; the kind of target (norm_pix_loss) from
+    the configuration next to them, else ModelConfig's default. Learned positions are kept, heads are dropped. Without
+    a decoder, the configuration has the default one. If pixels are normalised differently, an encoder's patch
+    projection is adapted to ours; weights with a decoder are refused, because it predicts pixels in their
+    normalisation.
     """
     tensors = read_tensors(path)
     try:
         if is_hugging_face(tensors):
             tensors = from_hugging_face(tensors)
-        weights = _checked({name: tensor for name, tensor in tensors.items() if not name.startswith(_DROPPED)})
+        weights = _check({name: tensor for name, tensor in tensors.items() if not name.startswith(_DROPPED)})
         found = read_description(path)
         if path.is_dir() or "model_type" in found:
             _check_config(found, weights.config)
-        weights = _described(weights, found)
+        weights = _apply_description(weights, found)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit a masked autoencoder: {error}") from None
     return weights
 
 
-def _checked(tensors: Mapping[str, Tensor]) -> Weights:
-    """ValueError where tensors are missing, too many, of other shapes, or no numbers."""
+def _check(tensors: Mapping[str, Tensor]) -> Weights:
+    """Raise ValueError for missing or unknown tensors, wrong shapes, and values that are not finite."""
     if not {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= tensors.keys():
-        raise ValueError(f"it is no ViT; its first tensors are {_few(tensors)}")
+        raise ValueError(f"it is not a ViT; its first tensors are {_few(tensors)}")
     if "fc_norm.weight" in tensors:
         raise ValueError(
-            "it was fine-tuned with averaged tokens and has fc_norm, a norm after the average, where the encoder has "
-            "one before it; give the weights from before fine-tuning"
+            "it was fine-tuned on averaged tokens (it has fc_norm instead of the encoder's own norm); give the weights "
+            "from before fine-tuning"
         )
     if "cls_token" not in tensors:
         raise ValueError("it has no class token")
@@ -79,18 +78,18 @@ def _checked(tensors: Mapping[str, Tensor]) -> Weights:
     if missing := [name for name in expected if name not in tensors]:
         raise ValueError(f"it lacks {_few(missing)}")
     if unknown := [name for name in tensors if name not in expected]:
-        raise ValueError(f"it has {_few(unknown)}, which a plain ViT has not")
+        raise ValueError(f"it has {_few(unknown)}, which a plain ViT does not have")
     if side < 1 or positions != 1 + side**2:
-        raise ValueError(f"its {positions} positions are not those of a square grid and a class token")
+        raise ValueError(f"its {positions} positions are not a square grid and a class token")
     for name, shape in expected.items():
         if tensors[name].shape != shape:
-            raise ValueError(f"{name} is of shape {_by(tensors[name].shape)}; {config.name} has {_by(shape)}")
+            raise ValueError(f"{name} has shape {_by(tensors[name].shape)}; {config.name} has {_by(shape)}")
     converted = {name: _as_float32(name, tensors[name]) for name in expected}
     return Weights(config, side * config.patch_size, converted, has_decoder)
 
 
-def _described(weights: Weights, found: Mapping[str, Any]) -> Weights:
-    """With what tensors do not show. ValueError where that does not fit."""
+def _apply_description(weights: Weights, found: Mapping[str, Any]) -> Weights:
+    """Add what the configuration says beyond the tensors. Raises ValueError when it does not fit."""
     # Hugging Face's default is not ours.
     norm_pix_loss = found.get("norm_pix_loss", False if found.get("model_type") == "vit_mae" else None)
     if weights.has_decoder and norm_pix_loss is not None:
@@ -103,15 +102,15 @@ def _described(weights: Weights, found: Mapping[str, Any]) -> Weights:
         return replace(weights, normalisation=normalisation)
     if weights.has_decoder:
         raise ValueError(
-            f"its pixels are normalised with {normalisation}, and its decoder predicts such, where ours are with "
-            "ImageNet's; give the encoder alone"
+            f"its decoder predicts pixels normalised with {normalisation}, ours are normalised with ImageNet's; give "
+            "the encoder alone"
         )
-    return replace(weights, tensors=folded(weights.tensors, normalisation), normalisation=normalisation)
+    return replace(weights, tensors=fold(weights.tensors, normalisation), normalisation=normalisation)
 
 
 def _as_float32(name: str, tensor: Tensor) -> Tensor:
     if tensor.dtype not in _PRECISIONS:
-        raise ValueError(f"{name} is stored as {tensor.dtype}, no precision of weights")
+        raise ValueError(f"{name} is stored as {tensor.dtype}, which is not a precision of weights")
     values = tensor.to(torch.float32).contiguous()
     if not values.isfinite().all():
         raise ValueError(f"{name} has values that are not finite")
@@ -121,23 +120,25 @@ def _as_float32(name: str, tensor: Tensor) -> Tensor:
 def _config_of(tensors: Mapping[str, Tensor], has_decoder: bool) -> ModelConfig:
     projection, width = tensors["patch_embed.proj.weight"], _size(tensors["cls_token"], 2)
     if projection.dim() != 4 or projection.shape[1] != 3:
-        raise ValueError(f"patch_embed.proj.weight is of shape {_by(projection.shape)}, no projection of RGB patches")
+        raise ValueError(
+            f"patch_embed.proj.weight has shape {_by(projection.shape)}, not that of a projection of RGB patches"
+        )
     depth = _depth(tensors, "blocks")
     names = [name for name, (w, d, _) in SIZES.items() if (w, d) == (width, depth)]
     if not names:
         known = ", ".join(f"{name} {w} x {d}" for name, (w, d, _) in SIZES.items())
-        raise ValueError(f"its encoder is {width} wide and {depth} blocks deep; there are {known}")
-    sizes = {"name": names[0], "patch_size": projection.shape[2]}
-    if has_decoder:
-        if "decoder_embed.weight" not in tensors:
-            raise ValueError("it lacks decoder_embed.weight")
-        sizes["decoder_width"] = _size(tensors["decoder_embed.weight"], 0)
-        sizes["decoder_depth"] = _depth(tensors, "decoder_blocks")
-    return ModelConfig(**sizes)
+        raise ValueError(f"its encoder is {width} wide and {depth} blocks deep; known sizes are {known}")
+    config = ModelConfig(names[0], projection.shape[2])
+    if not has_decoder:
+        return config
+    if "decoder_embed.weight" not in tensors:
+        raise ValueError("it lacks decoder_embed.weight")
+    decoder_width = _size(tensors["decoder_embed.weight"], 0)
+    return replace(config, decoder_width=decoder_width, decoder_depth=_depth(tensors, "decoder_blocks"))
 
 
 def _check_config(found: Mapping[str, Any], config: ModelConfig) -> None:
-    """ValueError where a folder's config.json says what its tensors do not show and our model has not."""
+    """Raise ValueError if config.json describes a model that differs from ours in ways the tensors do not show."""
     if "architecture" in found:  # timm's
         return
     wanted: dict[str, tuple[object, ...]] = {
@@ -153,7 +154,7 @@ def _check_config(found: Mapping[str, Any], config: ModelConfig) -> None:
 
 
 def _shapes(config: ModelConfig, side: int, has_decoder: bool) -> dict[str, tuple[int, ...]]:
-    """What MaskedAutoencoderViT has for a grid of side^2 patches, by name."""
+    """Return MaskedAutoencoderViT's shapes by name, for a grid of side^2 patches."""
     (width, depth, _), patch = SIZES[config.name], config.patch_size
     shapes = {
         "cls_token": (1, 1, width),
@@ -209,6 +210,6 @@ def _by(shape: Iterable[int]) -> str:
 
 def _few(names: Iterable[str]) -> str:
     names = list(names)
-    shown = [name if name.isprintable() else ascii(name) for name in names[:3]]  # no control codes out of a file
+    shown = [name if name.isprintable() else ascii(name) for name in names[:3]]  # no control codes from a file
     shown = [name if len(name) <= 60 else f"{name[:57]}..." for name in shown]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

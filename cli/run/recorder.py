@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from mimcl.model.async_checkpoint import Saver
+from mimcl.model.async_checkpoint import AsyncCheckpointer
 from mimcl.model.run_log import RunLog, Sink, TensorBoard
 
 Show = Callable[[int, str], None]  # of a step and its figures; empty for none
@@ -57,7 +57,9 @@ class Recorder:
         sinks: Sequence[Sink] = (),
     ) -> None:
         self._folder, self._training, self._batch_size, self._show = folder, training, batch_size, show
-        self._saver = Saver(folder / "checkpoints", keep_last=keep_last, keep_every_steps=keep_every_steps, warn=warn)
+        self._saver = AsyncCheckpointer(
+            folder / "checkpoints", keep_last=keep_last, keep_every_steps=keep_every_steps, warn=warn
+        )
         self._log = RunLog(folder, training.position, warn, [TensorBoard(folder, warn, training.position), *sinks])
         self._saved = training.position  # in a checkpoint that is complete, or where the training began
 

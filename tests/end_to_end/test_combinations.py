@@ -17,7 +17,7 @@ from mimcl.cli.main import main
 from mimcl.cli.run.folder import open_run
 from mimcl.cli.train import train
 from mimcl.model import mae
-from mimcl.model.forward_backward import Passes
+from mimcl.model.forward_backward import ForwardBackward
 
 IMAGES, BATCH, PATCHES, REMOVED = 40, 8, 16, 12
 WINDOW = 4 * BATCH  # the shortest for a learned temperature
@@ -71,14 +71,14 @@ def shards(tmp_path_factory):
 @pytest.fixture
 def masks(monkeypatch):
     """Record every mask that training uses."""
-    seen, backward = [], Passes.backward
+    seen, backward = [], ForwardBackward.backward
 
     def record(self, *what):
         passed = backward(self, *what)
         seen.append(passed.mask.mask)
         return passed
 
-    monkeypatch.setattr(Passes, "backward", record)
+    monkeypatch.setattr(ForwardBackward, "backward", record)
     return seen
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mimcl.model.async_checkpoint import Saver
+from mimcl.model.async_checkpoint import AsyncCheckpointer
 
 IMAGES, BATCH, STEPS, EVERY = 40, 64, 20, 8  # steps between checkpoints
 _VARIES = ("images_per_second", "data_wait")
@@ -41,13 +41,13 @@ def train(out: Path | str, *settings: str, steps: int = STEPS, decoder: str = "r
 
 def keep_every_checkpoint(patch: pytest.MonkeyPatch) -> None:
     """Make training wait for the previous checkpoint; otherwise a busy machine may skip one that is due."""
-    start = Saver.start
+    start = AsyncCheckpointer.start
 
-    def waiting(self: Saver, *arguments: Any, **options: Any) -> None:
+    def waiting(self: AsyncCheckpointer, *arguments: Any, **options: Any) -> None:
         self.flush()
         start(self, *arguments, **options)
 
-    patch.setattr(Saver, "start", waiting)
+    patch.setattr(AsyncCheckpointer, "start", waiting)
 
 
 def metrics(run: Path) -> list[dict]:

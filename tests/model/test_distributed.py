@@ -117,7 +117,7 @@ def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spares", [(False, False), (True, False)])
-def test_every_bucket_leaves_though_a_parameter_got_no_gradient(spares):
+def test_every_bucket_is_sent_even_if_a_parameter_has_no_gradient(spares):
     first, second = run_ranks(2, steps, 2, DRAWS, 1, spares)
     assert first["sent"] == second["sent"] == [*range(first["buckets"]), "sums"] * 2
     np.testing.assert_array_equal(first["gradients"], second["gradients"])
@@ -144,7 +144,7 @@ def test_texts_and_numbers_are_exchanged():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("odd", [0, 2])
-def test_what_differs_is_named_with_its_rank(odd):
+def test_a_difference_between_ranks_is_reported_with_the_rank(odd):
     found = run_ranks(3, disagree, odd)
     assert len(set(found)) == 1
     other = 1 if odd == 0 else 2
@@ -160,7 +160,7 @@ def test_a_peer_that_is_killed_is_an_error_in_one_line(where):
     first, second, third = run_ranks(3, lose_rank_1, where)
     assert second == "exit -9"
     for said in (first, third):
-        assert said.startswith("DistributedError: another process of this run does not answer (")
+        assert said.startswith("DistributedError: another process of this run does not respond (")
         assert "\n" not in said
         assert len(said) < 400
     assert time.monotonic() - began < 40  # less than the patience of the connection: the loss itself was noticed
@@ -170,7 +170,7 @@ def test_a_peer_that_never_comes_is_an_error(monkeypatch):
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with (
-        pytest.raises(DistributedError, match="does not answer"),
+        pytest.raises(DistributedError, match="does not respond"),
         connected(World(1, 2), torch.device("cpu"), 0.5),
     ):
         pass
@@ -180,7 +180,7 @@ def test_the_store_that_torchrun_shares_is_refused_only_where_it_would_restart(m
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     with (
-        pytest.raises(DistributedError, match="with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"),
+        pytest.raises(DistributedError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
         connected(World(0, 2), torch.device("cpu"), 0.5),
     ):
         pass
@@ -190,7 +190,7 @@ def test_the_store_that_torchrun_shares_is_refused_only_where_it_would_restart(m
         with monkeypatch.context() as local:
             local.setenv(name, value)
             with (
-                pytest.raises(DistributedError, match="does not answer"),
+                pytest.raises(DistributedError, match="does not respond"),
                 connected(World(1, 2), torch.device("cpu"), 0.5),
             ):
                 pass
@@ -200,7 +200,7 @@ def test_the_store_that_torchrun_shares_is_refused_only_where_it_would_restart(m
     ("visible", "local_rank", "number"),
     [(8, 3, 3), (1, 3, 0), (2, 3, 1)],  # all of a machine's devices; its own, as srun --gpus-per-task shows them
 )
-def test_a_process_takes_its_own_of_the_devices_that_it_sees(monkeypatch, visible, local_rank, number):
+def test_a_process_selects_its_own_device(monkeypatch, visible, local_rank, number):
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
@@ -211,7 +211,7 @@ def test_a_process_takes_its_own_of_the_devices_that_it_sees(monkeypatch, visibl
 
 def test_two_processes_with_the_same_device_are_an_error():
     require_own_devices(["GPU-a", "GPU-b", "GPU-c"])
-    with pytest.raises(DistributedError, match="ranks 1 and 2 have the same GPU \\(GPU-b\\)"):
+    with pytest.raises(DistributedError, match="ranks 1 and 2 .*GPU-b"):
         require_own_devices(["GPU-a", "GPU-b", "GPU-b", "GPU-a"])
 
 
@@ -220,7 +220,7 @@ def test_two_real_processes_cannot_share_a_device():
     if torch.cuda.device_count() != 1:
         pytest.skip("not exactly one CUDA device")
     for said in run_ranks(2, gather, "x", device="cuda"):
-        assert said.startswith("DistributedError: ranks 0 and 1 have the same GPU (")
+        assert said.startswith("DistributedError: ranks 0 and 1 use the same GPU (")
 
 
 def test_place_and_size_come_from_torchrun(monkeypatch):
@@ -237,13 +237,13 @@ def test_place_and_size_come_from_torchrun(monkeypatch):
 @pytest.mark.parametrize(
     ("environment", "complaint"),
     [
-        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x, which is no number"),
-        ({"RANK": "-1"}, "RANK=-1, which is no number"),
-        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=2 of WORLD_SIZE=2"),
-        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "no MASTER_ADDR and MASTER_PORT"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x"),
+        ({"RANK": "-1"}, "RANK=-1"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK=2 .*WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "MASTER_ADDR and MASTER_PORT"),
     ],
 )
-def test_an_environment_that_torchrun_does_not_make_is_refused(monkeypatch, environment, complaint):
+def test_an_invalid_environment_is_an_error(monkeypatch, environment, complaint):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

