@@ -1,28 +1,28 @@
-"""`mimcl export`: a trained encoder as timm and Hugging Face load it, checked against our own."""
+"""`mimcl export`: write a trained encoder for timm or Hugging Face, and verify that they load it correctly."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
-FORMATS = ("timm", "hf", "safetensors")
-LIMIT = 1e-5  # the largest difference with which an export is kept
+Format = Literal["timm", "hf", "safetensors"]
+LIMIT = 1e-5  # maximum difference of a valid export
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, how it is loaded, and how far what is loaded so differs from ours."""
+    """What was written, how to load it, and how much the loaded model differs from ours."""
 
     folder: Path
-    files: tuple[Path, ...]  # all, relative to the folder
+    files: tuple[Path, ...]  # relative to the folder
     calls: tuple[str, ...]  # Python expressions that load them
-    difference: float  # the largest between any two values that were compared, in float64
+    difference: float  # maximum over all compared values, in float64
     rounding: float  # the same in float32
-    compared: str  # what was
-    decoder: bool  # whether it was there to be written
+    compared: str  # what was compared, in words
+    decoder: bool  # whether the weights have a decoder
 
 
 def export_command(
@@ -30,13 +30,15 @@ def export_command(
         Path,
         typer.Argument(
             metavar="RUN_OR_CHECKPOINT",
-            help="runs/NAME, one of its checkpoints, or weights: of MAE, timm or Hugging Face.",
+            help="runs/NAME, one of its checkpoints, or weights from MAE, timm or Hugging Face.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="A new folder.")],
-    format: Annotated[str, typer.Option(help="timm, hf (Hugging Face) or safetensors (as mimcl has it).")] = "timm",
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    format: Annotated[
+        Format, typer.Option(help="Library to export for: timm, hf (Hugging Face) or safetensors (mimcl itself).")
+    ] = "timm",
 ) -> None:
-    """Write the weights for timm or Hugging Face, load them there, compare, and write a model card beside them."""
+    """Export weights to timm or Hugging Face, verify them there, and write a model card."""
     from mimcl.cli.console import console
 
     found = export(path, format, out)
@@ -50,15 +52,14 @@ def export_command(
     )
 
 
-def export(path: Path, format: str, out: Path) -> Exported:
-    """Writes the encoder of a run, checkpoint or file of weights into the new folder `out`, with a model card.
+def export(path: Path, format: Format, out: Path) -> Exported:
+    """Write the encoder of a run, checkpoint or file of weights into the new folder `out`, with a model card.
 
-    What was written is loaded, by timm or transformers, and compared with our own; it is put in place only if no value
-    differs by more than 1e-5 in float64, where nothing but another model differs: features are of the order of 1, and
-    rounding in float32 alone can make more than that in a large model. hf are two folders: vit for ViTModel, and
-    vit_mae for ViTMAEForPreTraining where there is a decoder. Raises ConfigError for another format, for a folder in
-    use, and where transformers is missing; CheckpointError where there is no encoder, or another one is loaded from
-    what was written.
+    The files are loaded by timm or transformers and compared with our model. They are kept only if no value differs by
+    more than 1e-5 in float64: features are of the order of 1, and in a large model float32 rounding alone can exceed
+    that. The format hf consists of two folders: vit for ViTModel and, with a decoder, vit_mae for ViTMAEForPreTraining.
+    Raises ConfigError for an unknown format, an existing folder, or if transformers is missing; CheckpointError if
+    there is no encoder or the loaded model differs.
     """
     import importlib.util
 
@@ -71,12 +72,12 @@ def export(path: Path, format: str, out: Path) -> Exported:
     from mimcl.model.checkpoint import CheckpointError
     from mimcl.pipeline.files import atomic_folder
 
-    if format not in FORMATS:
-        raise ConfigError(f"--format is {format!r}; give one of {', '.join(FORMATS)}")
+    if format not in get_args(Format):
+        raise ConfigError(f"--format is {format!r}; it must be one of {', '.join(get_args(Format))}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"{out} exists; give another --out")
+        raise ConfigError(f"--out {out} exists; give another folder")
     if format == "hf" and not importlib.util.find_spec("transformers"):
-        raise ConfigError("--format hf needs transformers, which is not installed: pip install 'mimcl[hf]'")
+        raise ConfigError("--format hf needs transformers, which is not installed; pip install 'mimcl[hf]'")
     encoder = Encoder.load(path)
     parts = parts_of(encoder, format)
     samples = samples_of(encoder)
@@ -89,14 +90,14 @@ def export(path: Path, format: str, out: Path) -> Exported:
             compared = "; ".join(part.compared for part in parts)
             if not all(exact <= LIMIT for exact, _ in found):  # a NaN is not
                 raise CheckpointError(
-                    f"what {format} loads differs from {path} by {difference:.1e}, more than {LIMIT:g} ({compared}); "
-                    "nothing was written"
+                    f"the model that {format} loads differs from {path} by {difference:.1e}, more than {LIMIT:g} "
+                    f"({compared}); nothing was written"
                 )
             check = f"{difference:.1e} in float64 and {rounding:.1e} in float32, with {versions(format)} ({compared})"
             card = model_card(encoder, format, [part.example for part in parts], check)
             (aside / "README.md").write_text(card)
             files = sorted(file.relative_to(aside) for file in aside.rglob("*") if file.is_file())
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{out} cannot be written ({error}); give another --out, or make room") from None
+        raise ConfigError(f"--out {out} cannot be written ({error}); give another folder, or make room") from None
     calls = tuple(part.call(out) for part in parts)
     return Exported(out, tuple(files), calls, difference, rounding, compared, encoder.has_decoder)

@@ -1,4 +1,4 @@
-"""README.md of an export: what was trained on what, how good it is, and how it is loaded."""
+"""README.md of an export: training data and settings, evaluation results, and how to load the weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mimcl.pipeline.remote.urls import shown
 
 _LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "mimcl"}
 _TIMM_NOTE = """
-`timm.data.resolve_model_data_config` knows these constants only of a model that was created from this folder,
-`timm.create_model("local-dir:FOLDER", pretrained=True)` with timm 1.0.16 or later, or from a hub's repository; for the
-call above it names those of other weights.
+`timm.data.resolve_model_data_config` returns these constants only for a model created from this folder,
+`timm.create_model("local-dir:FOLDER", pretrained=True)` with timm 1.0.16 or later, or from a hub repository; for the
+call above it returns those of other weights.
 """
 
 
 def model_card(encoder: Encoder, format: str, examples: Iterable[str], check: str) -> str:
-    """Markdown with the front matter that model hubs read.
+    """Return Markdown with the front matter that model hubs read.
 
-    `examples` are Python lines that load the weights, `check` says what the maximum difference was.
+    `examples` are Python lines that load the weights; `check` describes the maximum difference.
     """
     config = encoder.config
     name = _plain(encoder.home.resolve().name)
@@ -43,7 +43,7 @@ tags:
 - self-supervised-learning
 - vision-transformer
 - mimcl
-# license: the choice is yours; name one before you publish these weights
+# license: choose one before you publish these weights
 ---
 
 # {name}
@@ -61,14 +61,14 @@ The encoder of a masked autoencoder, {config.model.name}: {width} wide, {depth} 
 
 ## Use
 
-Of an image, the centred square whose side is {EVALUATION_SIDE:g} of the shorter image side is resized to
-{size} x {size} pixels (bicubic, antialiased). Red, green and blue, from 0 to 1, are normalised with mean
-{MEAN} and deviation {STD}: `images` is float32, (B, 3, {size}, {size}). In this folder:
+Crop the centre square whose side is {EVALUATION_SIDE:g} of the shorter image side, and resize it to {size} x {size}
+pixels (bicubic, antialiased). Normalise red, green and blue, from 0 to 1, with mean {MEAN} and
+deviation {STD}: `images` is float32, (B, 3, {size}, {size}). In this folder:
 
 {code}{_TIMM_NOTE if format == "timm" else ""}
 ## Check
 
-Loaded from these files and compared with mimcl's own model on random images, the largest absolute difference is
+The maximum absolute difference between the model loaded from these files and mimcl's own, on random images, is
 {check}.
 """
 
@@ -76,7 +76,7 @@ Loaded from these files and compared with mimcl's own model on random images, th
 def _training(encoder: Encoder) -> str:
     config = encoder.config
     if encoder.samples is None:
-        return f"Converted from {_plain(encoder.path.name)}, which does not tell what it was trained on."
+        return f"Converted from {_plain(encoder.path.name)}, which does not say what it was trained on."
     curriculum, masking = config.curriculum, config.masking
     order = "none: uniform draws"
     if curriculum.name != "none":
@@ -93,7 +93,7 @@ def _training(encoder: Encoder) -> str:
         "optimizer": f"AdamW, base learning rate {config.optim.base_lr:g}, weight decay {config.optim.weight_decay:g}, "
         f"{config.optim.warmup_epochs:g} epochs of warm-up",
         "precision": config.trainer.precision,
-        "began with": Path(config.init).name if config.init else "weights drawn at random",
+        "initial weights": Path(config.init).name if config.init else "random",
         "seed": config.seed,
     }
     return _table(("", ""), rows.items())
@@ -105,12 +105,12 @@ def _evaluation(encoder: Encoder) -> str:
         settings, shares = format_settings(line["settings"]), format_accuracies(line["values"])
         rows.append((line["evaluation"], Path(line["data"]).name, settings, shares))
     if not rows:
-        return "None was made of these weights."
+        return "These weights have not been evaluated."
     return _table(("", "data", "settings", "result"), rows)
 
 
 def _evaluations(encoder: Encoder) -> list[Mapping[str, Any]]:
-    """The lines about these weights in metrics.jsonl."""
+    """Return the lines about these weights in metrics.jsonl."""
     try:
         lines = read_lines(encoder.home / "metrics.jsonl")
     except OSError:
@@ -124,5 +124,5 @@ def _table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text from outside, in a table's cell or a heading: on one line, without Markdown's and HTML's signs."""
+    """Make untrusted text safe for a table cell or heading: one line, without Markdown and HTML syntax."""
     return re.sub(r"[|<>`\[\]]", "-", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""What an export consists of: tensors to write, how they are loaded, and how that is compared with our own model."""
+"""The parts of an export: tensors to write, how to load them, and how to compare the result with our model."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from mimcl.model.mae import MEAN, STD, patchify, reconstruction_loss, to_patches
 from mimcl.pipeline.augment import EVALUATION_SIDE
 from mimcl.pipeline.files import write_json
 
-_IMAGES = 2  # that are compared
+_IMAGES = 2
 
 
 class Sample(NamedTuple):
-    """Random images and what our own model makes of them."""
+    """Random images and our model's output for them."""
 
     images: Tensor  # (B, 3, S, S), normalised
-    tokens: Tensor  # (B, 1 + L, width): of all patches, CLS token first
-    features: Tensor  # (B, width): their mean over the patches
-    noise: Tensor  # (B, L): the patches where it is lowest are kept
+    tokens: Tensor  # (B, 1 + L, width): all tokens, CLS token first
+    features: Tensor  # (B, width): mean of the patch tokens
+    noise: Tensor  # (B, L): patches with the lowest noise are kept
     mask: Mask
-    pred: Tensor | None  # (B, L, P), with that mask; None without a decoder
-    loss: Tensor | None  # 0-d
+    decoded: tuple[Tensor, Tensor] | None  # predictions (B, L, P) and loss (0-d) with that mask; None without a decoder
 
 
 Compared = list[tuple[Tensor, Tensor]]  # theirs, ours
@@ -41,22 +40,22 @@ Compared = list[tuple[Tensor, Tensor]]  # theirs, ours
 
 @dataclass(frozen=True)
 class Part:
-    """A file of weights and what lies beside it. Paths are relative to the export's folder."""
+    """A file of weights and the files next to it. Paths are relative to the export's folder."""
 
     file: str
     tensors: Mapping[str, Tensor]
-    call: Callable[[Path], str]  # from the export's folder to the Python expression that loads the weights
-    example: str  # Python lines, to be run in the export's folder, from `images` to features
-    load: Callable[[Path], nn.Module]  # the same as call
+    call: Callable[[Path], str]  # export folder -> Python expression that loads the weights
+    example: str  # Python lines, run in the export folder, that compute features of `images`
+    load: Callable[[Path], nn.Module]  # does what `call` says
     compare: Callable[[nn.Module, Sample], Compared]
-    compared: str  # in words
-    beside: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # JSON files in the same folder
+    compared: str  # what `compare` compares, in words
+    json_files: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # in the same folder
     metadata: Mapping[str, str] = field(default_factory=dict)  # of the safetensors file
 
 
 @torch.no_grad()
 def samples_of(encoder: Encoder) -> list[Sample]:
-    """In float64 and in float32, on the CPU; of images that are the same for all encoders of one size."""
+    """Return samples in float64 and float32, on the CPU; encoders of one image size get the same images."""
     model, generator = encoder.model(), torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (_IMAGES, 3, model.image_size, model.image_size), generator=generator)
     noise = torch.rand(_IMAGES, model.num_patches, generator=generator)
@@ -66,17 +65,17 @@ def samples_of(encoder: Encoder) -> list[Sample]:
         model.to(precision)
         patches = to_patches(pixels.to(torch.uint8), model.patch_size).to(precision)
         tokens, features = model.encode(model.embed(patches)), model.features(patches)
-        pred = loss = None
+        decoded = None
         if encoder.has_decoder:
             output = model(patches, mask)
-            pred, loss = output.pred, reconstruction_loss(output.per_patch_loss, mask.mask).mean()
-        samples.append(Sample(unpatchify(patches, model.patch_size), tokens, features, noise, mask, pred, loss))
+            decoded = output.pred, reconstruction_loss(output.per_patch_loss, mask.mask).mean()
+        samples.append(Sample(unpatchify(patches, model.patch_size), tokens, features, noise, mask, decoded))
     return samples
 
 
 @torch.no_grad()
 def differences(part: Part, folder: Path, samples: list[Sample]) -> list[float]:
-    """The largest absolute difference between what is loaded from `folder` and ours, for each of the samples."""
+    """Return the maximum absolute difference between the model loaded from `folder` and ours, for each sample."""
     model = part.load(folder).eval()
     found = []
     for sample in samples:
@@ -86,7 +85,7 @@ def differences(part: Part, folder: Path, samples: list[Sample]) -> list[float]:
 
 
 def parts_of(encoder: Encoder, format: str) -> list[Part]:
-    """Those of timm, hf or safetensors; of hf the first is ViTModel's, the second, with a decoder, ViTMAE's."""
+    """Return the parts of a format; hf has one for ViTModel and, with a decoder, one for ViTMAEForPreTraining."""
     if format == "timm":
         return [_timm(encoder)]
     if format == "safetensors":
@@ -95,18 +94,18 @@ def parts_of(encoder: Encoder, format: str) -> list[Part]:
 
 
 def write(part: Part, folder: Path) -> None:
-    """Writes the files of a part into the export's folder."""
+    """Write the files of a part into the export's folder."""
     path = folder / part.file
     path.parent.mkdir(exist_ok=True)
-    # Hugging Face does not load a file that does not say "pt".
+    # Hugging Face only loads files with this format entry.
     metadata = {"format": "pt", **part.metadata}
     save_file({name: tensor.contiguous() for name, tensor in part.tensors.items()}, path, metadata)
-    for name, content in part.beside.items():
+    for name, content in part.json_files.items():
         write_json(path.parent / name, content)
 
 
 def versions(format: str) -> str:
-    """What an export in this format is checked with."""
+    """Name the versions of the libraries that an export in this format is verified with."""
     found = [f"timm {timm.__version__}"] if format == "timm" else []
     if format == "hf":
         import transformers
@@ -118,16 +117,18 @@ def versions(format: str) -> str:
 def _timm(encoder: Encoder) -> Part:
     config, size = encoder.config.model, encoder.config.data.image_size
     name, arguments = timm_arguments(config, size)
-    told = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    keywords = ", ".join(f"{key}={value}" for key, value in arguments.items())
     tensors, described = timm_folder(config, size, encoder.tensors, EVALUATION_SIDE)
 
     def call(folder: Path) -> str:
-        return f'timm.create_model("{name}", {told}, checkpoint_path={_quoted(folder / "model.safetensors")})'
+        return f'timm.create_model("{name}", {keywords}, checkpoint_path={_quoted(folder / "model.safetensors")})'
 
     def load(folder: Path) -> nn.Module:
-        return timm.create_model(name, **arguments, checkpoint_path=str(folder / "model.safetensors"))
+        path = str(folder / "model.safetensors")
+        model: nn.Module = timm.create_model(name, pretrained=False, checkpoint_path=path, **dict[str, Any](arguments))
+        return model
 
-    def compare(model: nn.Module, sample: Sample) -> Compared:
+    def compare(model: Any, sample: Sample) -> Compared:
         tokens = model.forward_features(sample.images)
         return [(tokens, sample.tokens), (model(sample.images), sample.tokens[:, 0])]
 
@@ -135,7 +136,7 @@ def _timm(encoder: Encoder) -> Part:
         "import timm\n\n"
         f"model = {call(Path())}.eval()\n"
         "tokens = model.forward_features(images)  # CLS token first\n"
-        "features = tokens[:, 1:].mean(dim=1)  # the mean of all patches: what mimcl evaluates\n"
+        "features = tokens[:, 1:].mean(dim=1)  # mean of all patches, as mimcl evaluates\n"
         "cls_token = model(images)"
     )
     compared = "all tokens of forward_features, and the model's own output"
@@ -163,10 +164,11 @@ def _vit(encoder: Encoder) -> Part:
         "from transformers import ViTModel\n\n"
         f"model = {call(Path())}.eval()\n"
         "tokens = model(images).last_hidden_state  # CLS token first\n"
-        "features = tokens[:, 1:].mean(dim=1)  # the mean of all patches: what mimcl evaluates"
+        "features = tokens[:, 1:].mean(dim=1)  # mean of all patches, as mimcl evaluates"
     )
     compared = "ViTModel: last_hidden_state and its mean over the patches"
-    return Part("vit/model.safetensors", tensors, call, example, load, compare, compared, _beside(described, size))
+    files = _json_files(described, size)
+    return Part("vit/model.safetensors", tensors, call, example, load, compare, compared, files)
 
 
 def _vit_mae(encoder: Encoder) -> Part:
@@ -184,15 +186,19 @@ def _vit_mae(encoder: Encoder) -> Part:
 
     def compare(model: nn.Module, sample: Sample) -> Compared:
         theirs = model(sample.images, noise=sample.noise)
-        return [(theirs.logits, sample.pred), (theirs.loss, sample.loss), (theirs.mask, sample.mask.mask)]
+        assert sample.decoded is not None
+        pred, loss = sample.decoded
+        return [(theirs.logits, pred), (theirs.loss, loss), (theirs.mask, sample.mask.mask)]
 
     example = (
         "from transformers import ViTMAEForPreTraining\n\n"
         f"model = {call(Path())}.eval()\n"
-        "loss = model(images).loss  # of patches that it masks at random"
+        "loss = model(images).loss  # with a random mask"
     )
     compared = "ViTMAEForPreTraining: loss, logits and mask for the same noise"
-    return Part("vit_mae/model.safetensors", tensors, call, example, load, compare, compared, _beside(described, size))
+    return Part(
+        "vit_mae/model.safetensors", tensors, call, example, load, compare, compared, _json_files(described, size)
+    )
 
 
 def _own(encoder: Encoder) -> Part:
@@ -202,32 +208,35 @@ def _own(encoder: Encoder) -> Part:
     def load(folder: Path) -> nn.Module:
         return Encoder.load(folder / "weights.safetensors").model()
 
-    def compare(model: nn.Module, sample: Sample) -> Compared:
+    def compare(model: Any, sample: Sample) -> Compared:
         patches = patchify(sample.images, model.patch_size)
         pairs = [(model.encode(model.embed(patches)), sample.tokens)]
-        if sample.pred is None:
+        if sample.decoded is None:
             return pairs
         output = model(patches, sample.mask)
         loss = reconstruction_loss(output.per_patch_loss, sample.mask.mask).mean()
-        return [*pairs, (output.pred, sample.pred), (loss, sample.loss)]
+        return [*pairs, *zip((output.pred, loss), sample.decoded, strict=True)]
 
     example = (
         "from pathlib import Path\n\n"
         "from mimcl.cli.encoders.encoder import Encoder\n"
         "from mimcl.model.mae import patchify\n\n"
         f"model = {call(Path())}\n"
-        "features = model.features(patchify(images, model.patch_size))  # the mean of all patches"
+        "features = model.features(patchify(images, model.patch_size))  # mean of all patches"
     )
     compared = "all tokens, the decoder's predictions, and the loss" if encoder.has_decoder else "all tokens"
-    told: dict[str, Any] = {"image_mean": MEAN, "image_std": STD}
+    described: dict[str, Any] = {"image_mean": MEAN, "image_std": STD}
     if encoder.has_decoder:
-        told |= {"norm_pix_loss": encoder.config.model.norm_pix_loss, "mask_ratio": encoder.config.masking.mask_ratio}
-    metadata = {name: json.dumps(value) for name, value in told.items()}
+        described |= {
+            "norm_pix_loss": encoder.config.model.norm_pix_loss,
+            "mask_ratio": encoder.config.masking.mask_ratio,
+        }
+    metadata = {name: json.dumps(value) for name, value in described.items()}
     tensors = {name: tensor for name, tensor in encoder.tensors.items() if not name.startswith("masker.")}
     return Part("weights.safetensors", tensors, call, example, load, compare, compared, metadata=metadata)
 
 
-def _beside(described: dict[str, Any], image_size: int) -> dict[str, dict[str, Any]]:
+def _json_files(described: dict[str, Any], image_size: int) -> dict[str, dict[str, Any]]:
     return {"config.json": described, "preprocessor_config.json": preprocessor(image_size, EVALUATION_SIDE)}
 
 
@@ -237,7 +246,7 @@ def _quoted(path: Path) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' bars and reports while a model is loaded."""
+    """Silence transformers' progress bars and reports."""
     from transformers.utils import logging
 
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
