@@ -175,7 +175,7 @@ class Gradients:
         self.buckets = [_flat(bucket) for bucket in layout]
         self._gradients = [grad for bucket in layout for parameter in bucket if (grad := parameter.grad) is not None]
         self._lengths, self._early = [len(bucket) for bucket in layout], len(early)
-        self._works: list[dist.Work] = []
+        self._sent, self._works = 0, list[dist.Work]()
         self._reset()
         if dist.is_initialized():
             for number, bucket in enumerate(early):

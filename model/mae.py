@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from timm.layers import PatchEmbed
@@ -114,7 +114,7 @@ class MaskedAutoencoderViT(nn.Module):
         self.image_size, self.patch_size, self.norm_pix_loss = image_size, patch_size, norm_pix_loss
         side = image_size // patch_size
         self.num_patches = side * side
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm's annotation allows only classes
         block = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
 
         self.patch_embed = PatchEmbed(image_size, patch_size, 3, width)

@@ -74,7 +74,7 @@ def fold(tensors: Mapping[str, Tensor], theirs: Normalisation) -> dict[str, Tens
 def _numbers(name: str, value: object) -> tuple[float, float, float]:
     """Return one number for each colour."""
     values = value if isinstance(value, list) else [value] * 3
-    numbers = [float(v) for v in values if type(v) in (int, float) and math.isfinite(v)]
-    if len(values) != 3 or len(numbers) != 3:
+    numbers = [float(v) for v in values if isinstance(v, int | float) and v is not True and v is not False]
+    if len(values) != 3 or len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} is {str(value)[:80]!r} in its configuration; it must be three numbers")
     return numbers[0], numbers[1], numbers[2]
