@@ -1,4 +1,4 @@
-"""Several real processes: sums that equal one process's, buckets in order, peers that are lost."""
+"""Several real processes: sums equal those of one process, buckets are sent in order, lost peers are errors."""
 
 import os
 import time
@@ -31,7 +31,7 @@ def alone():
 
 
 def run_alone(micro_batches=1, spare=False, count=2):
-    """In this very process; what `steps` changes is put back."""
+    """Run in this process; what `steps` changes is restored."""
     import torch.distributed as dist
 
     from mimcl.model import distributed
@@ -55,7 +55,7 @@ def test_one_process_sends_nothing_and_registers_no_hook(alone):
 
 
 @pytest.mark.slow
-def test_rows_of_all_ranks_in_order_also_where_one_has_none():
+def test_rows_of_all_ranks_are_in_order_even_if_one_has_none():
     assert run_ranks(3, exchange_rows) == [[[[1.0]] * 2] + [[[2.0]] * 2] * 2] * 3
 
 
@@ -80,7 +80,7 @@ def test_two_runs_give_the_same_bits():
 
 
 @pytest.mark.slow
-def test_buckets_leave_while_the_last_backward_pass_runs_and_not_before():
+def test_buckets_are_sent_during_the_last_backward_pass_and_not_before():
     (first, _) = run_ranks(2, steps, 2, DRAWS, 3, (True, True), 1)
     early = first["buckets"] - 1  # the last bucket holds what the masker trains alone
     assert first["in_backward"] == [0, 0, early]
@@ -103,7 +103,7 @@ def test_gradients_are_sent_while_others_are_computed_unless_the_model_is_one_gr
 
 
 @pytest.mark.slow
-def test_where_what_a_masker_trains_alone_got_no_gradient_it_is_not_sent():
+def test_own_parameters_of_a_masker_without_gradient_are_not_sent():
     first, second = run_ranks(2, steps, 2, DRAWS, 2, (False, False), 3, 2)
     early = first["buckets"] - 1
     complete, without = [*range(early), early, "sums"], [*range(early), "sums"]
@@ -124,7 +124,7 @@ def test_every_bucket_is_sent_even_if_a_parameter_has_no_gradient(spares):
 
 
 @pytest.mark.slow
-def test_the_gradient_of_a_parameter_that_one_rank_alone_uses_is_that_ranks():
+def test_a_parameter_used_by_one_rank_gets_that_ranks_gradient():
     first, second = run_ranks(2, steps, 2, DRAWS, 1, (True, False), 1)
     alone = run_alone(spare=True)["gradients"][0]
     spare = slice(0, 24)  # a module's own parameters come before those of its parts
@@ -166,7 +166,7 @@ def test_a_peer_that_is_killed_is_an_error_in_one_line(where):
     assert time.monotonic() - began < 40  # less than the patience of the connection: the loss itself was noticed
 
 
-def test_a_peer_that_never_comes_is_an_error(monkeypatch):
+def test_a_peer_that_never_connects_is_an_error(monkeypatch):
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with (
@@ -176,7 +176,7 @@ def test_a_peer_that_never_comes_is_an_error(monkeypatch):
         pass
 
 
-def test_the_store_that_torchrun_shares_is_refused_only_where_it_would_restart(monkeypatch):
+def test_torchruns_shared_store_is_an_error_only_with_restarts(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     with (
@@ -268,6 +268,6 @@ def test_gradients_stay_views_into_buckets_of_a_bounded_size():
     assert sum(bucket.numel() for bucket in gradients.buckets) == sum(p.numel() for p in layers.parameters())
 
 
-def test_nothing_of_this_is_left_connected():
+def test_no_connection_is_left_open():
     assert not torch.distributed.is_initialized()
     assert os.environ.get("WORLD_SIZE") is None

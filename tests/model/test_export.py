@@ -1,4 +1,4 @@
-"""Names, sizes and configurations that other libraries are given."""
+"""Names, sizes and configurations for other libraries."""
 
 import pytest
 import timm
@@ -16,7 +16,7 @@ def shapes(tensors):
 
 
 def on_meta(name, patch, image):
-    """The model of any size, without its numbers."""
+    """A model of any size, on the meta device."""
     width, depth, heads = SIZES[name]
     with torch.device("meta"):
         return MaskedAutoencoderViT(image, patch, width, depth, heads, 64, 1, 2, True)
@@ -24,7 +24,7 @@ def on_meta(name, patch, image):
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize(("patch", "image"), [(16, 224), (14, 224), (8, 64)])
-def test_timm_makes_a_model_with_these_tensors(name, patch, image):
+def test_timm_creates_a_model_with_these_tensors(name, patch, image):
     config = ModelConfig(name, patch)
     tensors, described = timm_folder(config, image, on_meta(name, patch, image).state_dict(), 0.875)
     model, arguments = timm_arguments(config, image)
@@ -36,7 +36,7 @@ def test_timm_makes_a_model_with_these_tensors(name, patch, image):
     assert arguments == {"num_classes": 0} | described["model_args"]
 
 
-def test_nothing_is_told_that_the_name_says():
+def test_arguments_that_follow_from_the_name_are_omitted():
     assert timm_arguments(ModelConfig(), 224) == ("vit_base_patch16_224", {"num_classes": 0})
     assert timm_arguments(ModelConfig("vit_huge", 14), 224) == ("vit_huge_patch14_224", {"num_classes": 0})
     assert timm_arguments(ModelConfig("vit_base", 14), 224)[1] == {"num_classes": 0, "patch_size": 14}

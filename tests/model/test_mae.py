@@ -1,4 +1,4 @@
-"""The MAE against its formulas, written out a second time in float64 numpy, and against timm's encoder."""
+"""Compare the MAE with a float64 numpy implementation of its formulas, and with timm's encoder."""
 
 import math
 
@@ -107,7 +107,7 @@ def test_loss_follows_the_formulas(norm_pix_loss):
         assert losses[number] == pytest.approx(expected, rel=2e-6)
 
 
-def test_patches_embedded_alone_are_the_convolutions():
+def test_embedded_patches_equal_the_convolution():
     model = tiny()
     images = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([[8, 0, 3]]).repeat(5, 1) - torch.arange(5)[:, None] % 2 * torch.tensor([[1, 0, 2]])
@@ -116,7 +116,7 @@ def test_patches_embedded_alone_are_the_convolutions():
     torch.testing.assert_close(model.embed(patchify(images, 4), ids), take(expected, ids))
 
 
-def test_nothing_removed_is_like_the_order_as_it_is():
+def test_no_ids_restore_equals_the_identity_order():
     model, patches = tiny(), torch.randn(5, 9, 48, generator=torch.Generator().manual_seed(1))
     tokens = model.embed(patches)
     whole, in_order = (model.reconstruct(tokens, ids, patches) for ids in (None, torch.arange(9).expand(5, 9)))
@@ -140,7 +140,7 @@ def test_any_image_and_patch_size(image_size, patch_size):
     assert output.pred.shape == (2, patches, 3 * patch_size**2)
 
 
-def test_sizes_that_do_not_divide_are_refused():
+def test_an_image_size_must_be_a_multiple_of_the_patch_size():
     with pytest.raises(ValueError, match=r"image_size 30 .* model.patch_size 4"):
         build(ModelConfig("vit_tiny", 4), 30, seed=0)
 
@@ -173,7 +173,7 @@ def test_positions_are_sines_and_cosines_of_column_then_row():
     torch.testing.assert_close(got, torch.tensor(expected))
 
 
-def test_patchify_keeps_every_pixel_where_it_belongs():
+def test_patchify_keeps_every_pixel_in_place():
     images = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6).float()
     patches = patchify(images, 2)
     assert patches.shape == (2, 6, 12)
@@ -205,6 +205,6 @@ def test_patches_have_imagenets_mean_and_deviation():
 
 
 @pytest.mark.parametrize("bad", [dict(name="vit_giant"), dict(decoder_width=100), dict(patch_size=0)])
-def test_impossible_models_are_refused_by_name(bad):
+def test_invalid_settings_are_errors_that_name_them(bad):
     with pytest.raises(ValueError, match=f"model.{next(iter(bad))}"):
         ModelConfig(**bad)

@@ -1,4 +1,4 @@
-"""Encoders for pixels that were normalised otherwise: the same features from ours, as their own code computes them."""
+"""Encoders for pixels normalised differently give the features that their own code computes."""
 
 import json
 
@@ -35,7 +35,7 @@ def pixels():
 
 @torch.no_grad()
 def ours(path, pixels):
-    """Tokens of an image, normalised our way."""
+    """Tokens of an image normalised with our constants."""
     weights = read_weights(path)
     model = build(weights.config, weights.image_size, seed=5).eval()
     model.load_state_dict(model.state_dict() | weights.tensors)
@@ -99,14 +99,14 @@ def test_imagenets_constants_change_nothing(tmp_path):
     assert weights.normalisation.is_ours
 
 
-def test_what_lies_beside_files_of_other_names_is_not_theirs(tmp_path):
+def test_configurations_next_to_files_with_other_names_are_ignored(tmp_path):
     timms(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": OTHER}))
     save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "w.safetensors")
     assert read_weights(tmp_path / "w.safetensors").normalisation is None
 
 
-def test_a_decoder_of_other_pixels_is_refused(tmp_path):
+def test_a_decoder_for_other_pixels_is_an_error(tmp_path):
     sizes = {"decoder_hidden_size": 64, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
     ViTMAEForPreTraining(ViTMAEConfig(**HF, **sizes, decoder_intermediate_size=256)).save_pretrained(tmp_path)
     ViTImageProcessor(image_mean=MEAN, image_std=STD).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""The learning rate at its corners, and which parameters decay."""
+"""The learning rate schedule, and which parameters decay."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_biases_norms_and_fixed_positions_do_not_decay():
     assert trained == len(list(model.parameters())) - 2  # the two tables of positions
 
 
-def test_decay_shrinks_what_has_no_gradient_to_speak_of():
+def test_decay_shrinks_parameters_with_negligible_gradients():
     weight, bias = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
     optimizer = adamw([("weight", weight), ("bias", bias)], OptimConfig(weight_decay=0.5))
     for group in optimizer.param_groups:
@@ -55,6 +55,6 @@ def test_decay_shrinks_what_has_no_gradient_to_speak_of():
 
 
 @pytest.mark.parametrize("bad", [dict(base_lr=-1.0), dict(warmup_epochs=-1.0), dict(betas=(0.9, 1.0))])
-def test_impossible_values_are_refused_by_name(bad):
+def test_invalid_values_are_errors_that_name_them(bad):
     with pytest.raises(ValueError, match=f"optim.{next(iter(bad))}"):
         OptimConfig(**bad)

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard on a disk that is full for a while, and what a resume drops."""
+"""metrics.jsonl and TensorBoard: a temporarily full disk, and what a resume drops."""
 
 import json
 
@@ -27,7 +27,7 @@ def written(numbers):
     return [{"step": n, "draw": 8 * n, "loss": n / 2} for n in numbers]
 
 
-def test_each_event_is_a_line_and_what_json_lacks_is_null(tmp_path, warnings):
+def test_each_event_is_a_line_and_nonfinite_values_are_null(tmp_path, warnings):
     log = opened(tmp_path, 0, warnings)
     log.write({"step": 1, "draw": 8, "loss": float("nan"), "lr": 0.5})
     log.write({"window": 1, "draw": 8, "temperature": float("inf"), "digest": "ab"})
@@ -40,7 +40,7 @@ def test_each_event_is_a_line_and_what_json_lacks_is_null(tmp_path, warnings):
 
 
 @pytest.mark.parametrize("room", range(100, 136, 5))
-def test_a_disk_full_for_a_while_tears_and_loses_no_line(tmp_path, warnings, room):
+def test_a_temporarily_full_disk_loses_no_line(tmp_path, warnings, room):
     path = tmp_path / "metrics.jsonl"
     lines = JsonlWriter(path, warnings.append)
     for row in written(range(2)):
@@ -94,7 +94,7 @@ def test_tensorboard_shows_no_step_twice_after_a_resume(tmp_path, warnings):
     assert scalars(tmp_path, "loss") == [(8 * n, n / 2) for n in range(9)]
 
 
-def test_lines_of_a_part_that_is_repeated_are_dropped(tmp_path, warnings):
+def test_lines_of_steps_that_will_be_repeated_are_dropped(tmp_path, warnings):
     log = opened(tmp_path, 0, warnings)
     for row in ({"window": 0, "draw": 0}, {"step": 2, "draw": 16}, {"window": 1, "draw": 16}, {"step": 3, "draw": 24}):
         log.write(row)
@@ -114,7 +114,7 @@ def test_lines_of_a_part_that_is_repeated_are_dropped(tmp_path, warnings):
 @pytest.mark.parametrize(
     "torn", [b'{"draw": 1', b"\x00\x00\x00", b"[1]", b'{"step": 3}', b'{"draw": "1"}', b"\xff{", b"", b"3"]
 )
-def test_what_is_no_whole_line_with_a_draw_is_dropped(tmp_path, torn):
+def test_incomplete_lines_and_lines_without_a_draw_are_dropped(tmp_path, torn):
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"draw": 1, "a": 1}\n' + torn + b'\n{"draw": 2}\n' + torn)
     assert keep_lines(path, lambda values: True) == [{"draw": 1, "a": 1}, {"draw": 2}]

@@ -1,4 +1,4 @@
-"""Weights written by others' own code, read as ours: the same features, and one line about what does not fit."""
+"""Load weights written by third-party code: same features, and one line about what does not fit."""
 
 import argparse
 import json
@@ -56,7 +56,7 @@ def ours():
 
 @pytest.fixture
 def file(tmp_path, ours):
-    """Writes a state dict, changed, as published MAE files have it; returns its path."""
+    """Write a changed state dict in the layout of published MAE files; returns its path."""
 
     def write(**changes):
         path = tmp_path / "mae_pretrain.pth"
@@ -91,7 +91,7 @@ def published(folder, model):
 
 
 def in_training(folder, model):
-    """With what MAE's own training saves besides."""
+    """Add what MAE's own training saves with the weights."""
     arguments = argparse.Namespace(lr=1e-3, model="mae_vit_base_patch16", output_dir="x", resume="")
     optimizer = torch.optim.AdamW(model.parameters())
     saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "args": arguments}
@@ -157,7 +157,7 @@ def in_pieces(folder, model):
 
 
 def older(folder, model):
-    """As torch's file, which transformers wrote for years."""
+    """Write a pickle, as transformers did for years."""
     model.save_pretrained(folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -194,7 +194,7 @@ def test_the_decoder_of_hugging_face(ours, tmp_path):
     assert_same(ours.state_dict(), read_weights(tmp_path / "again"))
 
 
-def test_names_there_and_back(ours):
+def test_names_convert_in_both_directions(ours):
     tensors = ours.state_dict()
     for there, expected in ((to_vit, encoder_weights(tensors)), (to_vit_mae, tensors)):
         back = from_hugging_face(there(tensors))
@@ -210,7 +210,7 @@ def test_other_precisions_become_float32(ours, tmp_path, precision):
         assert torch.equal(tensor, ours.state_dict()[name].to(precision).float())
 
 
-def test_a_pooler_on_a_model_within_another_is_left_out(ours, tmp_path):
+def test_a_pooler_of_a_nested_model_is_dropped(ours, tmp_path):
     pooler = {"vit.pooler.dense.weight": torch.ones(96, 96), "vit.pooler.dense.bias": torch.ones(96)}
     named = {f"vit.{name}": tensor for name, tensor in to_vit(ours.state_dict()).items()}
     save_file(named | pooler, tmp_path / "w.safetensors")
@@ -218,7 +218,7 @@ def test_a_pooler_on_a_model_within_another_is_left_out(ours, tmp_path):
 
 
 @pytest.mark.parametrize("told", [{"norm_pix_loss": True}, {"norm_pix_loss": False}, {}])
-def test_the_kind_of_target_is_that_of_the_configuration(ours, tmp_path, told):
+def test_the_kind_of_target_follows_the_configuration(ours, tmp_path, told):
     save_file(to_vit_mae(ours.state_dict()), tmp_path / "model.safetensors")
     assert read_weights(tmp_path / "model.safetensors").mask_ratio is None
     decoder = {name: value for name, value in DECODER.items() if name != "norm_pix_loss"}
@@ -270,7 +270,7 @@ QKV = "blocks.1.attn.qkv"
         ({"norm.bias": 3.0}, "'norm.bias' is not a plain tensor"),
     ],
 )
-def test_what_does_not_fit_is_named(file, changes, message):
+def test_an_error_names_what_does_not_fit(file, changes, message):
     with pytest.raises(CheckpointError) as caught:
         read_weights(file(**changes))
     assert message in str(caught.value)
@@ -294,7 +294,7 @@ def test_models_of_other_kinds(tmp_path, name):
         ({"model_type": "vit_mae", "decoder_num_attention_heads": 4}, "decoder_num_attention_heads is '4'"),
     ],
 )
-def test_what_a_configuration_says_against_it(ours, tmp_path, changes, message):
+def test_a_configuration_that_does_not_fit(ours, tmp_path, changes, message):
     """Tensors have the same shapes whatever these are."""
     save_file(to_vit_mae(ours.state_dict()), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({**HF, **DECODER, "model_type": "vit_mae"}))

@@ -1,4 +1,4 @@
-"""`mimcl export` on a run of the real command: loaded by timm and transformers as the card says, and compared."""
+"""`mimcl export` of a real run: load it in timm and transformers as the model card says, and compare."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def example(folder: Path, number: int = 0) -> str:
 
 
 def run_example(monkeypatch, folder: Path, images, number: int = 0) -> dict:
-    """What the names in the card's code stand for after it was run, in the folder of the card."""
+    """Run the card's code in the folder of the card and return its variables."""
     monkeypatch.chdir(folder)
     names = {"images": images}
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_hugging_faces_preprocessor_cuts_the_evaluation_crop(here, folder):
     assert (found.flip(2) - expected).abs().mean() > 0.3
 
 
-def test_the_card_says_what_was_trained_and_how_good_it_is(here):
+def test_the_card_has_training_settings_and_results(here):
     text = (here / "timm" / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front)["library_name"] == "timm"
@@ -191,7 +191,7 @@ def test_other_checkpoints_results_are_not_in_the_card(here, tmp_path, monkeypat
     assert "have not been evaluated" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_what_was_exported_is_read_again(here):
+def test_an_export_can_be_loaded_again(here):
     weights = load_file("own/weights.safetensors")
     run = Encoder.load(Path("run"))
     for path in ("timm/model.safetensors", "timm", "hf/vit", "hf/vit_mae", "own/weights.safetensors"):
@@ -204,7 +204,7 @@ def test_what_was_exported_is_read_again(here):
     assert encoder.has_decoder
 
 
-def test_the_kind_of_target_and_the_mask_ratio_are_read_again(here):
+def test_the_kind_of_target_and_the_mask_ratio_are_loaded_again(here):
     for path in ("own/weights.safetensors", "hf/vit_mae", "hf/vit_mae/model.safetensors"):
         encoder = Encoder.load(Path(path))
         assert encoder.config.model.norm_pix_loss is False
@@ -218,7 +218,7 @@ def test_our_own_check_compares_the_loss(here, tmp_path, monkeypatch):
         export(Path("run"), "safetensors", tmp_path / "out")
 
 
-def test_a_run_from_within_and_judged_while_it_goes(here, tmp_path, monkeypatch):
+def test_a_run_exported_from_its_folder_and_evaluated_while_it_trains(here, tmp_path, monkeypatch):
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     words = ("train", "--recipe", "cpu_small", "--epochs", "1", "--decoder", "reference", "--online-knn", "1")
     assert mimcl(monkeypatch, here, *words, "--out", str(tmp_path / "known"), *settings) == 0
@@ -230,7 +230,7 @@ def test_a_run_from_within_and_judged_while_it_goes(here, tmp_path, monkeypatch)
     assert "have not been evaluated" in card
 
 
-def test_a_file_of_weights_is_judged_as_the_run_it_came_from(here):
+def test_a_file_of_weights_has_the_evaluation_results_of_its_run(here):
     of_run = knn(Path("run"), options=FeatureOptions(decoder="reference"))
     of_file = knn(Path("hf/vit"), Path("shards"), options=FeatureOptions(decoder="reference"))
     assert of_file.trained == of_run.trained
