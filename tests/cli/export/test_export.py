@@ -180,7 +180,7 @@ def test_the_card_has_training_settings_and_results(here):
     assert f"nn {100 * line['values']['nn']:.1f} %" in rows["knn"]
     assert all(str(value) in body for value in (*MEAN, *STD))
     assert str(here) not in text  # a card is published
-    assert re.search(r"the largest absolute difference is\n\S+e-\d+ in float64 .*timm \d", body)
+    assert re.search(r"\S+e-\d+ in float64 .*timm \d", body)
 
 
 def test_other_checkpoints_results_are_not_in_the_card(here, tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_the_kind_of_target_and_the_mask_ratio_are_loaded_again(here):
 
 def test_our_own_check_compares_the_loss(here, tmp_path, monkeypatch):
     monkeypatch.setattr("mimcl.model.weight_files.METADATA", ("mask_ratio",))  # the kind of target is not read
-    with pytest.raises(CheckpointError, match="what safetensors loads differs from run by"):
+    with pytest.raises(CheckpointError, match="safetensors .*differs from run by"):
         export(Path("run"), "safetensors", tmp_path / "out")
 
 
