@@ -9,6 +9,7 @@ mean of its own values and scaled to unit length, there is no bias, and full-bat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def few_shot(
         for seed in range(seeds):
             rows = subset(y, count, seed)
             weight = _fit(_centred_unit(x[rows]).double(), y[rows], classes, strength / len(rows)).float()
-            accuracies.append(head_accuracies(lambda x, weight=weight: (x @ weight)[:, None], val_x, val_y).item())
+            accuracies.append(head_accuracies(partial(_logits, weight=weight), val_x, val_y).item())
         yield f"{count}_shot", float(np.mean(accuracies))
         if seeds > 1:
             yield f"{count}_shot_std", float(np.std(accuracies, ddof=1))
@@ -68,6 +69,11 @@ def subset(y: Tensor, shots: int, seed: int) -> Tensor:
 def _centred_unit(x: Tensor) -> Tensor:
     """Subtract the mean of each row of x (N, D), then scale the row to unit length."""
     return normalize(x - x.mean(dim=1, keepdim=True))
+
+
+def _logits(x: Tensor, weight: Tensor) -> Tensor:
+    """Features (B, D) to logits (B, 1, C)."""
+    return (x @ weight)[:, None]
 
 
 def _fit(x: Tensor, y: Tensor, classes: int, strength: float) -> Tensor:
