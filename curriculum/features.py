@@ -15,8 +15,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
+
+from mimcl.curriculum.timm_weights import fetch_weights, load_weights
 
 DEFAULT_MODEL = "vit_small_patch16_224.dino"  # DINO (Caron et al. 2021), as in the prototype paper
 ACCEPTED = "auto, sift, pixels, timm:MODEL, timm:MODEL@FILE"
@@ -173,7 +174,7 @@ class TimmFeatures(FeatureExtractor):
         except RuntimeError as error:
             raise ValueError(f"timm:{model_name}: {str(error).splitlines()[0]}") from error
         if file is not None:
-            _load_weights(model, Path(file))
+            load_weights(model, Path(file))
         config = timm.data.resolve_model_data_config(model)
         self.name = f"timm:{model_name}" + (f"@{Path(file).name}" if file is not None else "")
         self.image_size, self.fit_images = int(config["input_size"][-1]), 0
@@ -192,40 +193,6 @@ class TimmFeatures(FeatureExtractor):
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             features = self.model(inputs)
         return features.float().cpu().numpy()
-
-
-def fetch_weights(model_name: str, timeout_s: float = 10.0) -> tuple[str | None, str]:
-    """Return the path of a timm model's weights in the hub's cache and "", or None and the reason, in one line.
-
-    Downloads them if the hub answers a first request within `timeout_s`; after that huggingface_hub's own timeouts and
-    retries apply.
-    """
-    import timm
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    config = timm.get_pretrained_cfg(model_name) if timm.models.is_model_pretrained(model_name) else None
-    if config is None or not config.hf_hub_id:
-        return None, f"timm has no weights on the hub for {model_name!r}"
-    name = config.hf_hub_filename or "pytorch_model.bin"
-    safe = {"pytorch_model.bin": "model.safetensors"}.get(name, name.removesuffix(".bin") + ".safetensors")
-    names = [safe, name] if name.endswith(".bin") else [name]  # timm's own order
-    repository, _, tag = config.hf_hub_id.partition("@")
-    revision = tag or None
-    for name in names:
-        if isinstance(path := try_to_load_from_cache(repository, name, revision=revision), str):
-            return path, ""
-    reason = f"it has no {' or '.join(names)}"
-    try:
-        for name in names:
-            try:  # a single request first: without an answer, hf_hub_download would retry for minutes
-                get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), timeout=timeout_s)
-            except EntryNotFoundError:
-                continue
-            return hf_hub_download(repository, name, revision=revision), ""
-    except Exception as error:  # the kinds of errors depend on huggingface_hub's version and HTTP library
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return None, f"the hub did not deliver {repository} ({reason})"
 
 
 def build_extractor(
@@ -253,27 +220,3 @@ def build_extractor(
 def _check_images(images: Tensor, size: int) -> None:
     if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size):
         raise ValueError(f"expected uint8 images (B, 3, {size}, {size}), got {images.dtype} {tuple(images.shape)}")
-
-
-def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load every parameter and buffer of `model` from a file, which may contain more."""
-    if not path.is_file():
-        raise ValueError(f"{path} not found; give a file of weights")
-    try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader raises its own kinds of errors
-        raise ValueError(
-            f"{path} is damaged or contains more than tensors ({type(error).__name__}); give another file of weights"
-        ) from error
-    if isinstance(state, dict):
-        state = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
-    found = state if isinstance(state, dict) else {}
-    wanted = model.state_dict()
-    bad = [name for name, value in wanted.items() if getattr(found.get(name), "shape", None) != value.shape]
-    if bad:
-        raise ValueError(
-            f"{path}: {len(bad)} of {len(wanted)} weights are missing or differ in shape ({', '.join(bad[:3])}); give "
-            "weights of this model"
-        )
-    model.load_state_dict({name: found[name] for name in wanted})

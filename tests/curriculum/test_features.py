@@ -15,7 +15,8 @@ from helpers.typicality import collection, resized, stripes
 from safetensors.torch import save_file
 
 from mimcl.curriculum import features
-from mimcl.curriculum.features import PixelFeatures, SiftFeatures, TimmFeatures, build_extractor, fetch_weights
+from mimcl.curriculum.features import PixelFeatures, SiftFeatures, TimmFeatures, build_extractor
+from mimcl.curriculum.timm_weights import fetch_weights
 
 MODEL = "test_byobnet"  # one of timm's own for tests: 0.5 million weights, and ImageNet's mean and deviation
 REPOSITORY = "timm/test_byobnet.r160_in1k"
