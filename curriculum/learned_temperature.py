@@ -113,7 +113,7 @@ class LearnedTemperature:
             if outcome.step * self._batch_size % self._window_length == 0:
                 self._take_step()
 
-    def known(self, window: int) -> Future[None] | None:
+    def when_ready(self, window: int) -> Future[None] | None:
         """Return a future that is done once `window` has a temperature; None if it has one. Thread-safe."""
         with self._lock:
             return None if window <= max(self._thetas) else self._awaited.setdefault(window, Future())

@@ -111,10 +111,10 @@ class Plan:
             return False
         return self.config.r0 < self.curve.lowest
 
-    def known(self, number: int) -> Future[None] | None:
+    def when_ready(self, number: int) -> Future[None] | None:
         """Return a future that is done once window `number` has a temperature; None if it has one already."""
         in_curriculum = number * self.window_length < self.curriculum_draws
-        return self.learned.known(number) if self.learned and in_curriculum else None
+        return self.learned.when_ready(number) if self.learned and in_curriculum else None
 
     def window(self, number: int) -> WindowPlan:
         """Plan draws [number W, (number + 1) W), cut at T. Raises IndexError outside [0, windows).

@@ -57,7 +57,7 @@ class Plan(Protocol):
     @property
     def retries(self) -> int: ...
 
-    def known(self, number: int) -> Future[None] | None:
+    def when_ready(self, number: int) -> Future[None] | None:
         """A future that is done once window `number` can be planned; None if it already can. Called by any thread."""
 
     def window(self, number: int) -> Window: ...
@@ -77,7 +77,7 @@ class InOrderPlan:
     def __init__(self, sample_ids: NDArray[np.int64]) -> None:
         self.draws, self._sample_ids = len(sample_ids), sample_ids
 
-    def known(self, number: int) -> None:
+    def when_ready(self, number: int) -> None:
         return None
 
     def window(self, number: int) -> Window:
@@ -100,8 +100,8 @@ class SubsetPlan:
         self._plan, self._sample_ids = plan, sample_ids
         self.draws, self.window_length, self.retries = plan.draws, plan.window_length, plan.retries
 
-    def known(self, number: int) -> Future[None] | None:
-        return self._plan.known(number)
+    def when_ready(self, number: int) -> Future[None] | None:
+        return self._plan.when_ready(number)
 
     def window(self, number: int) -> Window:
         window = self._plan.window(number)

@@ -43,8 +43,8 @@ class WindowPrefetch(threading.Thread):
 
     def run(self) -> None:
         try:
-            if known := self._plan.known(self._number):
-                wait((known, self._stop_event), return_when=FIRST_COMPLETED)
+            if ready := self._plan.when_ready(self._number):
+                wait((ready, self._stop_event), return_when=FIRST_COMPLETED)
             if self._stop_event.done():
                 raise CancelledError
             window = self._plan.window(self._number)

@@ -265,15 +265,15 @@ def test_a_plan_without_temperatures_is_refused():
 def test_a_window_is_known_after_the_last_step_of_the_window_two_before():
     learned = make_learned(share=0.5)
     plan = make_plan(learned, draws=10 * WINDOW)
-    assert [plan.known(number) for number in (0, 1, 5, 9)] == [None] * 4  # the curriculum ends before window 5
-    waiting = {number: plan.known(number) for number in (2, 3)}
+    assert [plan.when_ready(number) for number in (0, 1, 5, 9)] == [None] * 4  # the curriculum ends before window 5
+    waiting = {number: plan.when_ready(number) for number in (2, 3)}
     with pytest.raises(LookupError):
         plan.window(2)
     for step in range(1, 9):
         assert [waiting[number].done() for number in (2, 3)] == [step > 4, False]
         learned.update([outcome(step, ALIKE)])
     assert waiting[3].done()
-    assert plan.known(3) is None
+    assert plan.when_ready(3) is None
     assert plan.window(3).temperature > plan.window(2).temperature
 
 
@@ -321,7 +321,7 @@ def test_a_saved_state_is_resumed_exactly_at_any_step(step):
         assert resumed.temperature(number) == learned.temperature(number)
         assert resumed.gradient(number) == learned.gradient(number)
     for each in (learned, resumed):
-        each.add(outcomes[step:])
+        each.update(outcomes[step:])
     assert resumed.state_dict() == learned.state_dict()
     assert learned.state_dict() != state
     assert len(learned.state_dict()["chosen"]) == 3

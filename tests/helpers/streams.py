@@ -35,7 +35,7 @@ class Windows:
         self.samples, self.draws, self.window_length, self.fails_at = samples, draws, window_length, fails_at
         self.asked, self.retried = [], []
 
-    def known(self, number):
+    def when_ready(self, number):
         return None
 
     def window(self, number):
@@ -65,7 +65,7 @@ class Awaiting(Windows):
         super().__init__(samples, **options)
         self.futures = {number: Future() for number in range(2, self.draws // self.window_length + 1)}
 
-    def known(self, number):
+    def when_ready(self, number):
         return self.futures.get(number)
 
     def complete(self, number):

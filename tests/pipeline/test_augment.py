@@ -1,4 +1,4 @@
-"""The hash behind boxes and flips, and the distribution of what is made of it."""
+"""The hash behind boxes and flips, and their distributions."""
 
 import ast
 from pathlib import Path
@@ -184,7 +184,7 @@ def test_stream_numbers_are_distinct():
             if name.startswith("STREAM_"):
                 numbers[path.name, name] = node.value.value
     assert len(numbers) >= 3
-    # The mask's number may stand in more than one place: that is one use.
+    # The number for masks may occur in several files: that counts once.
     uses = {(name if name == "STREAM_MASK" else (path, name)): number for (path, name), number in numbers.items()}
     assert len(set(uses.values())) == len(uses)
     for (path, name), number in numbers.items():

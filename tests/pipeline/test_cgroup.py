@@ -1,4 +1,4 @@
-"""Limits of control groups, in trees of files as kernels, containers and batch systems show them."""
+"""Limits of control groups, in file trees like those of kernels, containers and batch systems."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from mimcl.pipeline import cgroup
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """Writes files below the root of the control groups, and says which group this process is in."""
+    """Write files below the root of the control groups, and set the group of this process."""
     monkeypatch.setattr(cgroup, "_ROOT", tmp_path / "groups")
     monkeypatch.setattr(cgroup, "_MEMBERSHIP", tmp_path / "membership")
 

@@ -1,4 +1,4 @@
-"""Cores that a process counts on: affinity, quota, and its part of what several processes share."""
+"""The cores that a process uses: affinity, quota, and its part of those shared with other processes."""
 
 import os
 import subprocess
@@ -34,12 +34,12 @@ def test_usable_cores(machine, own, quota, usable):
     ("own", "launcher", "quota", "local_size", "workers"),
     [
         (208, 208, None, 8, 26),  # torchrun on a whole machine
-        (26, 208, None, 8, 26),  # each process is bound to cores of its own, as srun does
+        (26, 208, None, 8, 26),  # each process bound to its own cores, as by srun
         (104, 208, None, 8, 26),  # bound to half of the machine, which four processes share
         (4, 4, None, 2, 2),  # taskset around torchrun
         (208, 208, 32.0, 8, 4),  # a container's quota, for all processes together
         (2, 2, None, 8, 1),  # more processes than cores
-        (16, 2, None, 1, 16),  # a single process shares with nobody, whatever its launcher may use
+        (16, 2, None, 1, 16),  # a single process does not share, whatever its launcher may use
         (1, 1, 0.25, 1, 1),
     ],
 )

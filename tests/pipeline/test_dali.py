@@ -1,4 +1,4 @@
-"""DALI against the reference: the same boxes of every kind of image, and what happens around images it refuses."""
+"""DALI against the reference: boxes of every kind of image, and batches with images that DALI refuses."""
 
 import io
 import os
@@ -64,7 +64,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png(rows: list[bytes], depth: int, colour: int, interlace: int = 0) -> bytes:
-    """What Pillow does not write: 16-bit colour, interlacing."""
+    """PNGs that Pillow does not write: 16-bit colour, interlacing."""
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlace)
     data = zlib.compress(b"".join(b"\0" + row for row in rows), 1)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
@@ -77,7 +77,7 @@ def interlaced(image: Image.Image) -> bytes:
 
 
 def wide(image: Image.Image, colour: int) -> bytes:
-    """16 bits a channel, of which the lower ones are no copies of the upper."""
+    """16 bits per channel, the lower eight different from the upper."""
     pixels = np.asarray(image, np.int64) * 257
     pixels = (pixels + np.random.default_rng(0).integers(-128, 129, pixels.shape)).clip(0, 65535).astype(">u2")
     return png([row.tobytes() for row in pixels], 16, colour)
@@ -89,7 +89,7 @@ def without_segment(jpeg: bytes, marker: bytes) -> bytes:
 
 
 def ycck(image: Image.Image) -> bytes:
-    """CMYK data whose Adobe marker says YCCK: other colours, decoded all the same."""
+    """CMYK data whose Adobe marker says YCCK: wrong colours, which decode nevertheless."""
     data = bytearray(saved(image.convert("CMYK"), "JPEG", quality=90))
     data[data.index(b"Adobe") + 11] = 2
     return bytes(data)
@@ -164,7 +164,7 @@ def good(image):
 
 @pytest.fixture(scope="module")
 def broken(image):
-    """What neither DALI nor the reference decodes, though the headers are right."""
+    """Images with intact headers that neither DALI nor the reference decodes."""
     as_png, as_jpeg = saved(image, "PNG"), saved(image, "JPEG")
     start = as_png.index(b"IDAT") + 2000
     return {
@@ -175,7 +175,7 @@ def broken(image):
 
 @pytest.fixture(scope="module")
 def gif(image):
-    """What only DALI refuses."""
+    """An image that only DALI refuses."""
     return saved(image.quantize(64), "GIF")
 
 
@@ -186,7 +186,7 @@ def make(name: str) -> DaliDecoder:
 
 
 def batch(data: list[bytes], seed: int = 0) -> Encoded:
-    """Random boxes and flips, a function of seed and place."""
+    """Random boxes and flips, a function of seed and position."""
     rng = np.random.default_rng(seed)
     corners = rng.integers(0, (WIDTH // 2, HEIGHT // 2), (BATCH, 2))
     sizes = rng.integers(40, (WIDTH // 2, HEIGHT // 2), (BATCH, 2))
@@ -217,7 +217,7 @@ def test_pixels_are_the_references(name, kind, image, monkeypatch):
     data = np.frombuffer(KINDS[kind](image), np.uint8)
     encoded = Encoded([data] * len(BOXES), np.array(BOXES, np.int32), np.array(FLIPS))
     decoder = make(name)
-    monkeypatch.setattr(decoder, "_culprits", None)  # DALI decodes it, or its header says that it shall not
+    monkeypatch.setattr(decoder, "_culprits", None)  # DALI decodes it, or never gets it because of its header
     images = images_of(*decoder([encoded]))
     expected = reference(encoded)
     for decoded, same in zip(images, expected, strict=True):
@@ -276,7 +276,7 @@ def test_takes_no_more_batches_ahead_than_its_lookahead(good):
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])
 def test_abandoned_and_used_again(name, good):
     decoder = make(name)
-    next(decoder([batch(good[:2])]))  # once, so that what DALI keeps for ever is there
+    next(decoder([batch(good[:2])]))  # once, so that everything that DALI keeps is allocated
 
     def threads() -> int:
         return len(os.listdir("/proc/self/task"))
@@ -296,7 +296,7 @@ def test_abandoned_and_used_again(name, good):
     deadline = time.monotonic() + 30
     while threads() > before + 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threads() <= before + 2  # those of the pool that resizes; six pipelines would have left many more
+    assert threads() <= before + 2  # of the resize pool; six pipelines would have left many more
 
 
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])
@@ -379,7 +379,7 @@ BOMBS = ["jpeg 4:2:0", "jpeg progressive", "png rgb", "webp lossy", "webp lossle
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_header_that_claims_too_many_pixels_never_reaches_dali(kind, image, good, monkeypatch):
     data = KINDS[kind](image)
-    assert claiming(data, WIDTH, HEIGHT) == data  # so it is the right field
+    assert claiming(data, WIDTH, HEIGHT) == data  # so this is the right field
     assert dali_can_decode(np.frombuffer(claiming(data, 16_000, 11_125), np.uint8))  # 178,000,000
     bomb = claiming(data, 16_000, 11_200)  # 179,200,000: Pillow refuses more than 178,956,970
     assert not dali_can_decode(np.frombuffer(bomb, np.uint8))
@@ -441,7 +441,7 @@ def test_batches_without_an_image_for_dali(image, good):
 @pytest.mark.parametrize("refuse", [False, True])
 def test_an_error_of_the_source_is_raised_in_its_place(refuse, good, gif):
     batches = [batch(good[:3], seed=number) for number in range(3)]
-    if refuse:  # while DALI fails at a batch before it
+    if refuse:  # while DALI fails on an earlier batch
         batches[1].data[1] = np.frombuffer(gif, np.uint8)
 
     def arriving():
@@ -458,4 +458,4 @@ def test_an_error_of_the_source_is_raised_in_its_place(refuse, good, gif):
 def test_a_failure_not_caused_by_an_image_is_raised(good):
     decoder = DaliDecoder(SIZE, 2, 2, WIDTH * HEIGHT, gpu=False)
     with pytest.raises(Exception, match=r"(?i)batch"):
-        list(decoder([batch(good[:3])]))  # more than it was made for
+        list(decoder([batch(good[:3])]))  # more than the decoder's batch size

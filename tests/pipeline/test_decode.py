@@ -146,4 +146,4 @@ def test_a_decoder_that_does_not_work_is_an_error_of_one_line(monkeypatch, name,
     with pytest.raises(DataError, match=message) as caught:
         make_decoder(name, SIZE, 4, 2, SIZE**2)
     assert "\n" not in str(caught.value)
-    assert "reference" in str(caught.value)  # what to take instead
+    assert "reference" in str(caught.value)  # the alternative

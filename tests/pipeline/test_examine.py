@@ -1,4 +1,4 @@
-"""What is an image, how large it is, and whether the file reaches its own end."""
+"""Recognising images, their sizes, and truncated files."""
 
 import io
 import re
@@ -84,7 +84,7 @@ def test_restart_markers_are_data():
 def test_png_without_its_end():
     data = WHOLE["png"]
     assert "truncated" in reason(data[:-12])
-    assert "truncated" in reason(data[:-12] + chunk(b"tEXt", b"IEND\0IEND"))  # the name within a text is no end
+    assert "truncated" in reason(data[:-12] + chunk(b"tEXt", b"IEND\0IEND"))  # a text chunk, not the end
     assert "truncated" in reason(data[:-4])
 
 
@@ -137,7 +137,7 @@ def test_too_many_pixels_by_header(make):
 def test_size_is_of_the_stored_orientation():
     image = Image.open(io.BytesIO(WHOLE["rotated"]))
     assert image.getexif()[ORIENTATION] == 6
-    assert set(image.getexif().get_ifd(ExifTags.IFD.IFD1)) == {0x0201, 0x0202}  # the thumbnail is one
+    assert set(image.getexif().get_ifd(ExifTags.IFD.IFD1)) == {0x0201, 0x0202}  # it has a thumbnail
     assert examine(WHOLE["rotated"]) == Header("jpg", 64, 48)
 
 

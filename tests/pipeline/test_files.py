@@ -1,4 +1,4 @@
-"""Files are whole or not there, also where several processes write the same one."""
+"""Files and folders are complete or absent, even if several processes write the same one."""
 
 import os
 import subprocess

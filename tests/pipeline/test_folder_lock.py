@@ -1,4 +1,4 @@
-"""A folder has one holder at a time, and none where the file system knows no locks."""
+"""A folder's lock has one holder at a time, and none on a file system without locks."""
 
 import fcntl
 import os

@@ -161,7 +161,7 @@ def test_dataset_json_nested_too_deeply(copy):
 def test_dataset_json_with_impossible_values(copy, changes, message):
     edit_dataset(copy, **changes)
     assert message in refused(copy)
-    with pytest.raises(DataError):  # whichever split is asked for
+    with pytest.raises(DataError):  # also for the other split
         ShardIndex.load(copy, "val")
 
 
@@ -299,7 +299,7 @@ def test_rows_that_were_never_packed(copy, column, value, message):
 @pytest.mark.parametrize("rows", [40, 7])
 def test_rows_out_of_order(copy, monkeypatch, rows):
     index = ShardIndex.load(copy)
-    monkeypatch.setattr("mimcl.pipeline.index._CHUNK", rows)  # also where the order ends between two chunks
+    monkeypatch.setattr("mimcl.pipeline.index._CHUNK", rows)  # also if the order breaks between two chunks
     offsets = index.offset.tolist()
     offsets[6:8] = offsets[7], offsets[6]
     seal_index(copy, offset=offsets, nbytes=[1] * len(offsets))

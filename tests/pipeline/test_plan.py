@@ -1,4 +1,4 @@
-"""Plans that stand on others."""
+"""Plans over a subset of the samples."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_a_subset_plan_draws_only_its_samples():
     wanted_ids, wanted_distances = plan.substitutes(1, draws, 2)
     np.testing.assert_array_equal(ids, SOME[wanted_ids])
     np.testing.assert_array_equal(distances, wanted_distances)
-    assert among.known(0) is None
+    assert among.when_ready(0) is None
 
 
 def test_a_subset_of_an_in_order_plan():

@@ -29,7 +29,7 @@ def index(labelled):
 
 @pytest.fixture
 def gate():
-    """Blocks whoever waits for it until the test is over, and then lets all threads end."""
+    """An event that blocks its waiters until the test is over, and then lets all threads end."""
     before, gate = set(threading.enumerate()), threading.Event()
     yield gate
     gate.set()
@@ -109,7 +109,7 @@ def test_a_shard_that_blocks(labelled, tmp_path, gate):
     plan = Windows(index.samples)
     ids = plan.window(0).sample_ids
     first = int(np.flatnonzero(index.shard[ids] == 1)[0])
-    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the holder is asked to give it back
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)  # the signal that asks the holder to release it
     with open(path, "r+b") as holder:
         try:
             fcntl.fcntl(holder, fcntl.F_SETLEASE, fcntl.F_WRLCK)

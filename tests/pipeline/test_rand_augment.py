@@ -1,4 +1,4 @@
-"""RandAugment: each operation against Pillow's on single images; choices that depend on seed and draw alone."""
+"""RandAugment: operations compared with Pillow's; choices that depend only on seed and draw."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def enhanced(kind):
     return lambda image, level: kind(image).enhance(max(0.1, 1 + 0.09 * level))
 
 
-# The same operation by Pillow, and how many grey levels it may differ by, at all but a few pixels where it moves them.
+# Pillow's operation, and the grey levels it may differ by, except at a few pixels if it moves them.
 EXPECTED = {
     "AutoContrast": (lambda image, _: ImageOps.autocontrast(image), 1),
     "Equalize": (lambda image, _: ImageOps.equalize(image), 0),
@@ -63,7 +63,7 @@ def test_operations_match_pillow(name, level):
     wanted = tensor(by_pillow(image, level))
     off = (found.int() - wanted.int()).abs().amax(dim=1)
     assert found.dtype == torch.uint8
-    # Where something was moved away, only Pillow's edge of the fill is hard.
+    # Where pixels were moved away, only Pillow's fill has a hard edge.
     moved = name in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
     assert (off > tolerance).float().mean() <= (0.06 if moved else 0)
     assert not torch.equal(found, tensor(image))
@@ -119,7 +119,7 @@ def test_a_gpu_matches_the_cpu(name):
         pytest.skip("no CUDA device")
     images, level = tensor(picture(3, 40, 40)).repeat(4, 1, 1, 1), 9.0
     off = (OPERATIONS[name](images.cuda(), level).cpu().int() - OPERATIONS[name](images, level).int()).abs()
-    # Rounding may go the other way; where images are moved, a pixel at the edge may be filled or not.
+    # Rounding may differ; if images are moved, a pixel at the edge may be filled or not.
     assert (off > 1).float().mean() <= 0.01
 
 

@@ -1,4 +1,4 @@
-"""Ranges to read: each sample once, small gaps with them, never more than the limit."""
+"""Ranges to read: each sample once, small gaps included, within the limit."""
 
 from itertools import product
 from types import SimpleNamespace

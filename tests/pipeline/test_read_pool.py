@@ -1,4 +1,4 @@
-"""Chunks in several threads: in order, the first error, nothing left behind."""
+"""Chunks in several threads: results in order, the first error, no leftover threads."""
 
 import gc
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Images that DALI refuses, met in the stream: every draw has the reference's pixels, its neighbours too."""
+"""Images that DALI refuses, in the stream: their draws and all others have the reference's pixels."""
 
 import io
 import struct
@@ -31,7 +31,7 @@ TOLERANCES = {"dali-cpu": (0.3, 3), "dali-gpu": (1.0, 4)}
 
 
 def with_unknown_chunk(seed: int) -> bytes:
-    """A PNG with a chunk that no one knows, marked as critical: Pillow reads over it, DALI's library refuses it."""
+    """A PNG with an unknown critical chunk: Pillow ignores it, DALI's library refuses it."""
     png, chunk = encoded("png", seed), b"ABCD" + b"content"
     after_header = 8 + 25
     extra = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -39,7 +39,7 @@ def with_unknown_chunk(seed: int) -> bytes:
 
 
 def packed(folder, special: dict[int, bytes]) -> ShardIndex:
-    """SAMPLES images of the real packer, those numbered in `special` with other bytes."""
+    """SAMPLES packed images, with other bytes for the numbers in `special`."""
     (folder / "src").mkdir()
     for number in range(SAMPLES):
         jpeg = io.BytesIO()

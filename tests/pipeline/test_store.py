@@ -1,4 +1,4 @@
-"""Bytes of samples: the right ones and never damaged ones; a bad sample is no missing shard."""
+"""Bytes of samples: never damaged ones; a bad sample is told from a missing shard."""
 
 import errno
 import gc
@@ -113,7 +113,7 @@ def test_a_missing_shard(copy, opened):
     reader, path, sample_id = ShardStore(index), copy / index.shards[1]["name"], first_of_shard(index, 1)
     if opened:
         reader.read(np.array([sample_id]))
-        flip_byte(index, sample_id)  # or it would be read from what is still open
+        flip_byte(index, sample_id)  # else it would be read from the open file
     path.unlink()
     message = refused(reader, [sample_id])
     assert index.shards[1]["name"] in message
@@ -164,7 +164,7 @@ def test_more_shards_than_stay_open(copy, labelled, monkeypatch):
     gc.collect()  # readers of other tests
     assert open_shards(copy) == 2
     flip_byte(index, 0)
-    for _ in range(5):  # each looks at the shard anew
+    for _ in range(5):  # each opens the shard again
         reader.read(np.array([0]))
     assert open_shards(copy) == 2
     for seed in range(5):  # the same shards by several threads at once

@@ -1,4 +1,4 @@
-"""The stream is a function of the draw number; its thread ends with it and its errors come out of it."""
+"""The stream is a function of the draw number; its thread ends with it, and it raises its thread's errors."""
 
 import itertools
 import math
@@ -49,7 +49,7 @@ def whole(index):
 
 @pytest.fixture
 def threads_left():
-    """The names of the stream's threads that live now and did not before the test; the decoder's pool is its own."""
+    """The names of the stream's threads started since the test began, without those of the decoder's pool."""
     before = set(threading.enumerate())
     return lambda: [
         thread.name for thread in threading.enumerate() if thread not in before and not thread.name.startswith("decode")
@@ -160,7 +160,7 @@ def test_a_stream_can_start_at_a_position(index, whole):
 
 
 class Counted(ReferenceDecoder):
-    """Counts its runs that have begun and not ended, each of which would hold memory on a GPU."""
+    """Counts its unfinished runs, each of which would hold memory on a GPU."""
 
     running = most = 0
 
@@ -368,7 +368,7 @@ def test_fractions_and_seconds_out_of_range(field, value):
 
 @pytest.mark.parametrize(("prefetch", "micro", "ahead"), [(1, 8, 1), (3, 8, 3), (100, 8, 4), (100, 16, 2), (100, 5, 6)])
 def test_never_too_far_ahead(index, prefetch, micro, ahead):
-    # Half a window is 32 draws, or `ahead` micro-batches of the longest size where prefetch would be more.
+    # Half a window is 32 draws: `ahead` micro-batches of the largest size, if prefetch is more.
     spy, plan = Spy(), Windows(index.samples)
     stream = iter(make_stream(index, plan, spy, micro=micro, prefetch=prefetch))
     first = next(stream)
@@ -427,11 +427,11 @@ def test_a_transform_that_fails(index, threads_left):
     assert len(batches) == 5
 
 
-# Windows that depend on what training found
+# Windows that depend on training
 
 
 class HoldsBack(ReferenceDecoder):
-    """Yields a batch only when it has taken three more."""
+    """Yields a batch only after taking three more."""
 
     lookahead = 3
 
@@ -447,14 +447,14 @@ class HoldsBack(ReferenceDecoder):
 @pytest.mark.parametrize("decoder", [ReferenceDecoder, HoldsBack])
 @pytest.mark.parametrize("prefetch", [1, 100])
 def test_training_reaches_the_step_that_the_next_window_waits_for(index, decoder, prefetch):
-    """Windows of 4 steps, a micro-batch each; what a step has found is known after the step that follows it."""
+    """Windows of 4 steps, one micro-batch each; the outcome of a step is known one step later."""
     plan, taken = Awaiting(index.samples, window_length=128, draws=640), []
     options = {"micro": BATCH, "prefetch": prefetch, "stall_timeout": 5.0}
     for batch in make_stream(index, plan, decoder=decoder(SIDE, 2), **options):
         taken.append(batch.draws[0])
         done = len(taken) - 1  # steps of which the outcome is known
         if done and done % 4 == 0 and done // 4 - 1 + 2 in plan.futures:
-            time.sleep(0.02)  # whoever waits, waits
+            time.sleep(0.02)  # let the waiting threads wait
             plan.complete(done // 4 - 1)
     assert taken == list(range(0, 640, BATCH))
     assert plan.asked == [0, 1, 2, 3, 4]

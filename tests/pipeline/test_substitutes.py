@@ -1,4 +1,4 @@
-"""Bad samples are replaced, and by what is a function of the draw; where nothing may replace them, they are named."""
+"""Bad samples are replaced, as a function of the draw; if they must not be replaced, they are named."""
 
 import io
 
@@ -26,7 +26,7 @@ FLIPPED, BROKEN, UNREADABLE = {2, 3, 11}, {5, 6, 17}, {8} if reading_can_fail() 
 
 
 def packed(folder, broken) -> ShardIndex:
-    """JPEGs, and PNGs with the right hash that no decoder reads."""
+    """JPEGs, and PNGs with the right hash that no decoder decodes."""
     (folder / "src").mkdir()
     for number in range(SAMPLES):
         jpeg = io.BytesIO()
@@ -40,7 +40,7 @@ def packed(folder, broken) -> ShardIndex:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    """Several samples bad in each of the three ways."""
+    """Several samples that are bad in each of the three ways."""
     index = packed(tmp_path_factory.mktemp("damaged"), BROKEN)
     for sample_id in FLIPPED:
         flip_byte(index, sample_id)
@@ -83,7 +83,7 @@ def assert_same(one, other, images=True):
 
 
 def expected_of(kind):
-    """(sample ids, distances, [(draw, bad sample)]) as the plan says, draw by draw."""
+    """(sample ids, distances, [(draw, bad sample)]) according to the plan, draw by draw."""
     plan, bad = plan_of(kind), []
     ids, distances = np.empty(DRAWS, np.int64), np.empty(DRAWS, np.float32)
     for draw in range(DRAWS):
@@ -154,7 +154,7 @@ def test_nothing_depends_on_how_it_is_read(index, decoder, options):
     cut["bad"] = [item for item in whole["bad"] if item.draw >= start]
     assert_same(found, cut, images=decoder == "reference")
     replaced = np.isin(found["draws"], [item.draw for item in found["bad"] if item.sample_id in BROKEN])
-    # What stands for an undecodable image is the reference's, to the bit; everything else is close to it.
+    # Substitutes for undecodable images have exactly the reference's pixels, all others similar ones.
     np.testing.assert_array_equal(found["images"][replaced], cut["images"][replaced])
     assert np.abs(found["images"].astype(int) - cut["images"].astype(int)).mean() < 0.3
 
@@ -188,7 +188,7 @@ def test_an_in_order_plan_replaces_nothing(index, sample_id, reason, decoder):
     made, _ = make_decoder(decoder, SIDE, 4, 2, index.largest)
     plan = InOrderPlan(np.array([0, 1, 4, 7, 9, sample_id, 10, 12]))
     batches, error = read_until_error(make_stream(index, plan, central_crops, decoder=made, batch=4, micro=4))
-    assert [batch.sample_ids.tolist() for batch in batches] == [[0, 1, 4, 7]]  # all before it came out
+    assert [batch.sample_ids.tolist() for batch in batches] == [[0, 1, 4, 7]]  # all earlier batches
     assert isinstance(error, DataError)
     assert "\n" not in str(error)
     assert f"sample {sample_id:09d} in {index.root / 'train-000000.tar'} is bad: {reason}" in str(error)

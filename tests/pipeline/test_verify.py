@@ -54,7 +54,7 @@ def header_place(root, row=ROW) -> int:
 
 
 def put_header(root, change, row=ROW) -> None:
-    """Rewrites the header in front of a sample; `change` gets its TarInfo."""
+    """Rewrite the header of a sample; `change` gets its TarInfo."""
     content, place = tar_of(root), header_place(root, row)
     info = tarfile.TarInfo.frombuf(bytes(content[place : place + 512]), "utf-8", "strict")
     change(info)
@@ -338,7 +338,7 @@ def test_an_image_cut_short(copy):
 
 @pytest.fixture
 def with_json(tmp_path):
-    """Ten images with a json of different lengths beside all but one of them, and gaps in the keys."""
+    """Ten images, all but one with a JSON of different length, and gaps in the keys."""
     write_train_val(tmp_path / "src", {"ant": 6, "bee": 6}, {"bee": 2})
     (tmp_path / "src" / "train" / "ant" / "00002.jpg").write_bytes(b"no image")
     source = image_folder(tmp_path / "src")

@@ -1,4 +1,4 @@
-"""A check is made once for a file's state; whatever changes the state, or what was claimed, brings it back."""
+"""A file is checked once, and again after any change of the file or of the claim."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from mimcl.pipeline.verify_cache import check_once
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own, and no waiting until a file is old enough to be remembered."""
+    """A cache folder for the test, without a minimum age of the files."""
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(verify_cache, "_CLOCK_RESOLUTION_S", -60.0)
     return tmp_path / "cache" / "checked"
@@ -52,7 +52,7 @@ def test_once_for_all_paths_to_the_file(path, tmp_path, monkeypatch):
 
 
 def rewrite(path):
-    """Another content of the same length and times, as far as anybody can set them."""
+    """Other content of the same length, with the same times as far as they can be set."""
     before = path.stat()
     path.write_bytes(b"CONTENT")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -114,7 +114,7 @@ def test_a_file_that_changes_during_the_check_is_not_stored(path):
 
 
 def test_a_file_written_just_now_is_not_stored(path, monkeypatch):
-    """A later write within one tick of the file system's clock would leave its times as they are."""
+    """A later write within one tick of the file system's clock may not change its times."""
     monkeypatch.setattr(verify_cache, "_CLOCK_RESOLUTION_S", 0.2)
     path.write_bytes(b"content")
     assert [is_checked(path) for _ in range(2)] == [True, True]
@@ -180,7 +180,7 @@ def test_an_index_is_checked_once_and_later_damage_is_found(shards, monkeypatch)
 
 
 def test_another_description_of_a_known_index_is_checked(shards):
-    """A shard of fewer bytes makes rows of an unchanged index wrong."""
+    """A shard with fewer bytes makes rows of an unchanged index invalid."""
     ShardIndex.load(shards)
     description = json.loads((shards / "dataset.json").read_text())
     description["splits"]["train"]["shards"][0]["bytes"] = 1024

@@ -30,7 +30,7 @@ def index(labelled):
 
 
 def recorded_stream(index, **options):
-    """A stream in order and what its store was told: ("prefetch", ReadPlan) and ("read", sample ids), as they came."""
+    """A stream in order, and its store's calls: ("prefetch", ReadPlan) and ("read", sample ids)."""
     stream, calls = make_stream(index, Stretches(index.samples), ordered=True, **options), []
     store = stream._samples.store
     prefetch, read = store.prefetch, store.read
@@ -40,7 +40,7 @@ def recorded_stream(index, **options):
 
 
 def stretches_of(index, ours=slice(0, BATCH), start=0):
-    """The ids of each stretch from draw `start` on, of a part of each batch, with the stretch's first draw."""
+    """The first draw and the ids of each stretch from draw `start` on, for a part of each batch."""
     plan, found = Stretches(index.samples), []
     for number in range(DRAWS // WINDOW):
         ids = plan.window(number).sample_ids
@@ -68,12 +68,12 @@ def test_each_stretch_is_announced_in_order_while_the_one_before_is_used(index, 
     for what, of in calls:
         if what == "prefetch":
             known += 1
-            # Not before the micro-batch that begins the stretch before.
+            # Not before the micro-batch that begins the previous stretch.
             before = wanted[max(0, known - 2)][0]
             assert before < draw + micro
         else:
             draw += len(of)
-            assert known == len(wanted) or wanted[known][0] >= draw  # all that is read was announced
+            assert known == len(wanted) or wanted[known][0] >= draw  # everything read was announced
 
 
 def test_the_ranks_of_a_machine_plan_the_same_reads(index):
@@ -111,7 +111,7 @@ def test_random_reads_of_local_shards_are_neither_planned_nor_announced(index):
 
 
 def test_a_shard_without_draws_is_never_opened(labelled, tmp_path):
-    """All but the nearest samples are never drawn at this temperature; the shards of the others are not there."""
+    """Only the nearest samples are drawn at this temperature; the other shards are missing."""
     index = ShardIndex.load(shutil.copytree(labelled[1], tmp_path / "copy"))
     near = index.shard == 1
     plan = Plan(
@@ -144,7 +144,7 @@ def test_the_thread_that_advises_the_kernel_ends(index, tmp_path):
         store.prefetch(plan_reads(index, ids))
     store._advising.join(10)
     assert not [thread for thread in threading.enumerate() if thread.name == "advise"]
-    # A shard that is missing is for whoever reads it to tell.
+    # A missing shard is reported when it is read.
     gone = replace(index, root=tmp_path)
     lost = make_stream(gone, ordered=True)._samples.store
     lost.prefetch(plan_reads(gone, np.arange(5)))
