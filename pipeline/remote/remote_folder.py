@@ -59,6 +59,7 @@ class RemoteFolder:
         self.kind = "http" if scheme == "https" else scheme
         self._policy = RETRY_POLICY
         self._client = get_client(self.kind, self._policy)
+        self.activity = "starting"  # the latest request
 
     def stat(self, name: str, *, anew: bool = False) -> Stat:
         """Return size and etag; with `anew`, ignoring what the client has cached (hf:// does)."""
@@ -148,6 +149,7 @@ class RemoteFolder:
 
     def _retry(self, request: str, name: str, act: Callable[[], T]) -> T:
         """Call `act` until it returns or the policy is exhausted; `request` seeds the jitter of the waits."""
+        self.activity = f"fetching {name}"
         policy, began, attempt = self._policy, time.monotonic(), 0
         while True:
             try:

@@ -9,18 +9,18 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_plan import ReadPlan
 from mimcl.pipeline.read_pool import ReadPool
 from mimcl.pipeline.remote.range_plan import plan_requests
-from mimcl.pipeline.remote.remote_folder import CHECKSUM_ATTEMPTS, RemoteFolder, Stat
+from mimcl.pipeline.remote.remote_folder import CHECKSUM_ATTEMPTS, RemoteFolder
+from mimcl.pipeline.remote.remote_shards import RemoteShard, RemoteShards
 from mimcl.pipeline.remote.retry import RETRY_POLICY
 from mimcl.pipeline.remote.shard_cache import CachedShard, ShardCache
 from mimcl.pipeline.remote.worker_pool import WorkerPool
@@ -34,15 +34,6 @@ Found = dict[int, NDArray[np.uint8] | str]  # by sample_id: its bytes, or why it
 T = TypeVar("T")
 
 
-class _Shard(NamedTuple):
-    number: int
-    name: str
-    stat: Stat
-    key: str  # in the cache
-    first: int  # its samples are rows [first, last) of the index
-    last: int
-
-
 class RemoteStore:
     """Read samples of one split, from one thread at a time; `prefetch` may be called from another."""
 
@@ -53,7 +44,7 @@ class RemoteStore:
         if index.url is None:
             raise ValueError("RemoteStore needs an index loaded from a URL")
         self._remote, self._cache = RemoteFolder(index.url), ShardCache()
-        self._shards: dict[int, _Shard] = {}
+        self._shards = RemoteShards(index, self._remote)
         self._bad: dict[int, str] = {}  # reasons, kept so that a bad sample is fetched only once
         self._read_pool, self._prefetch_pool = (
             WorkerPool("fetch", _READ_THREADS),
@@ -62,7 +53,6 @@ class RemoteStore:
         self._cache_pool = ReadPool()
         self._ranges: bool | None = None  # whether the server supports them; None: not known yet
         self._one_at_a_time = threading.Lock()  # until ranges are known to work: an answer may be a whole shard
-        self._activity = "starting"
 
     def read(self, sample_ids: NDArray[np.int64]) -> list[NDArray[np.uint8] | Defect]:
         """Return the image bytes of each sample, or a Defect if they do not match the index.
@@ -72,7 +62,7 @@ class RemoteStore:
         distinct = np.unique(sample_ids)
         found: Found = {row: self._bad[row] for row in distinct.tolist() if row in self._bad}
         shards = np.unique(self._index.shard[distinct]).tolist()
-        self._run_all([partial(self._open, shard) for shard in shards if shard not in self._shards])
+        self._run_all([partial(self._shards.open, shard) for shard in shards if shard not in self._shards])
         rows = np.array([row for row in distinct.tolist() if row not in found], np.int64)
         for part in self._cache_pool.run(len(rows), lambda start, stop: self._read_cached(rows[start:stop])):
             found |= part
@@ -106,48 +96,25 @@ class RemoteStore:
 
     def activity(self) -> str:
         """Return what is being fetched, or was fetched last."""
-        return self._activity
+        return self._remote.activity
 
     def close(self) -> None:
         """Cancel queued prefetches; running requests finish. The store can be used again."""
         self._prefetch_pool.clear()
         self._cache_pool.close()
 
-    def _open(self, number: int) -> _Shard:
-        """Return the shard with the size and etag it had when it was first used."""
-        if known := self._shards.get(number):
-            return known
-        index = self._index
-        if not 0 <= number < len(index.shards):
-            raise DataError(f"the index of {index.shown} is damaged: shard {number} does not exist; pack again")
-        name, size = index.shards[number]["name"], index.shards[number]["bytes"]
-        self._activity = f"fetching {name}"
-        stat = self._remote.stat(name)
-        if stat.size != size:
-            stat = self._remote.stat(name, anew=True)  # the first answer may have been truncated
-        if stat.size != size:
-            raise DataError(
-                f"shard {self._remote.address(name)} has {stat.size:,} bytes, the index says {size:,}; upload it "
-                "again, or pack again"
-            )
-        first, last = np.searchsorted(index.shard, [number, number + 1]).tolist()
-        # Another thread may have been faster; all use the first answer.
-        return self._shards.setdefault(
-            number, _Shard(number, name, stat, self._cache.key(self._remote.address(name), stat), first, last)
-        )
-
     def _read_cached(self, rows: NDArray[np.int64]) -> Found:
         """Return those of the samples (ascending) that are cached."""
         found: Found = {}
         for number, of_shard in self._by_shard(rows):
-            shard = self._open(number)
+            shard = self._shards.open(number)
             self._cache.touch(shard.key)
             file = self._cache.find(shard.key, shard.stat.size, shard.last - shard.first)
             if file is not None:
                 found |= self._read_file(file, shard, of_shard)
         return found
 
-    def _read_file(self, file: CachedShard, shard: _Shard, rows: NDArray[np.int64]) -> Found:
+    def _read_file(self, file: CachedShard, shard: RemoteShard, rows: NDArray[np.int64]) -> Found:
         index = self._index
         found: Found = {}
         for row in rows[self._is_cached(file, shard)[rows - shard.first]].tolist():
@@ -156,7 +123,7 @@ class RemoteStore:
                 found[row] = data
         return found
 
-    def _is_cached(self, file: CachedShard, shard: _Shard) -> NDArray[np.bool_]:
+    def _is_cached(self, file: CachedShard, shard: RemoteShard) -> NDArray[np.bool_]:
         return file.is_cached(0, shard.last - shard.first)
 
     def _by_shard(self, rows: NDArray[np.int64]) -> Iterable[tuple[int, NDArray[np.int64]]]:
@@ -166,7 +133,7 @@ class RemoteStore:
 
     def _queue_missing(self, number: int, ranges: list[NDArray[np.int64]]) -> None:
         """Queue requests for the samples in these ranges of a shard that are not cached."""
-        shard = self._open(number)
+        shard = self._shards.open(number)
         self._cache.touch(shard.key)
         file = self._cache.find(shard.key, shard.stat.size, shard.last - shard.first)
         cached = np.zeros(shard.last - shard.first, bool) if file is None else self._is_cached(file, shard)
@@ -180,7 +147,7 @@ class RemoteStore:
         )
 
     def _prefetch(self, number: int, rows: NDArray[np.int64], lock_timeout: float = 0.0) -> None:
-        shard = self._open(number)
+        shard = self._shards.open(number)
         with self._locked(shard, rows, lock_timeout) as (file, acquired):
             if acquired:
                 missing = rows[~self._is_cached(file, shard)[rows - shard.first]].tolist()
@@ -192,13 +159,15 @@ class RemoteStore:
 
     def _read_remote(self, number: int, rows: NDArray[np.int64]) -> Found:
         """Fetch samples (ascending, near one another), except those that another process has cached meanwhile."""
-        shard = self._open(number)
+        shard = self._shards.open(number)
         with self._locked(shard, rows, RETRY_POLICY.total_timeout) as (file, _):
             found = self._read_file(file, shard, rows)
             return found | self._fetch(file, shard, [row for row in rows.tolist() if row not in found])
 
     @contextmanager
-    def _locked(self, shard: _Shard, rows: NDArray[np.int64], timeout: float) -> Iterator[tuple[CachedShard, bool]]:
+    def _locked(
+        self, shard: RemoteShard, rows: NDArray[np.int64], timeout: float
+    ) -> Iterator[tuple[CachedShard, bool]]:
         """Lock the bytes from the first to the last of the samples; yield the cache file and whether that worked."""
         file = self._cache.open(shard.key, shard.stat.size, shard.last - shard.first)
         start, stop = int(self._index.offset[rows[0]]), int(self._index.offset[rows[-1]] + self._index.nbytes[rows[-1]])
@@ -207,27 +176,26 @@ class RemoteStore:
         with nullcontext() if self._ranges else self._one_at_a_time, file.locked(start, stop, timeout) as acquired:
             yield file, acquired
 
-    def _fetch(self, file: CachedShard, shard: _Shard, missing: list[int]) -> Found:
+    def _fetch(self, file: CachedShard, shard: RemoteShard, missing: list[int]) -> Found:
         """Fetch and cache samples; those that do not match the index after several attempts are bad."""
         found: Found = {}
         for attempt in range(CHECKSUM_ATTEMPTS):
             if not missing:
                 break
             if attempt:
-                self._require_unchanged(shard)
+                self._shards.require_unchanged(shard)
                 time.sleep(RETRY_POLICY.wait(f"{self._remote.url} {shard.name} {missing[0]}", attempt - 1))
             found |= self._request(file, shard, missing)
             missing = [row for row in missing if row not in found]
         if missing:
-            self._require_unchanged(shard)
+            self._shards.require_unchanged(shard)
             self._bad |= dict.fromkeys(missing, "its bytes do not match the index")
         return found | {row: self._bad[row] for row in missing}
 
-    def _request(self, file: CachedShard, shard: _Shard, wanted: list[int]) -> dict[int, NDArray[np.uint8]]:
+    def _request(self, file: CachedShard, shard: RemoteShard, wanted: list[int]) -> dict[int, NDArray[np.uint8]]:
         """Fetch from the first to the last wanted sample in one request and cache every sample that is intact."""
         index, first, last = self._index, wanted[0], wanted[-1] + 1
         start, stop = int(index.offset[first]), int(index.offset[last - 1] + index.nbytes[last - 1])
-        self._activity = f"fetching {shard.name}"
         begin, data = self._remote.fetch(shard.name, start, stop, shard.stat.size)
         self._ranges = len(data) == stop - start
         if begin != start:  # the server sent the whole shard
@@ -249,15 +217,6 @@ class RemoteStore:
         self._cache.store(sum(len(part) for _, part in intact.values()), write)
         # Copies, so that a sample does not keep the whole response in memory.
         return {row: np.frombuffer(bytes(intact[row][1]), np.uint8) for row in wanted if row in intact}
-
-    def _require_unchanged(self, shard: _Shard) -> None:
-        """Raise DataError if the shard has changed since it was opened."""
-        if (now := self._remote.stat(shard.name, anew=True)) != shard.stat:
-            before, since = (f"{stat.size:,} bytes and etag {stat.etag or 'none'}" for stat in (shard.stat, now))
-            raise DataError(
-                f"shard {self._remote.address(shard.name)} changed while it was in use: it had {before}, now {since}; "
-                "restore the original, or pack again"
-            )
 
     def _run_all(self, tasks: list[Callable[[], T]]) -> list[T]:
         """Run the tasks in threads and return their results; raises the first error."""
