@@ -1,6 +1,7 @@
 """Rules of the code base: who imports whom, no pickles, fast start, names and sizes of files."""
 
 import ast
+import builtins
 import subprocess
 import sys
 import tomllib
@@ -154,6 +155,18 @@ def test_only_commands_import_commands():
         for name, path in names.items()
         if name not in commands and name != "mimcl.cli.main"
         for target in modules_of(imported(path), names) & commands
+    ]
+    assert not found
+
+
+def test_no_parameter_shadows_a_builtin():
+    found = [
+        (str(path.relative_to(ROOT)), node.lineno, parameter.arg)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for parameter in ast.walk(node.args)
+        if isinstance(parameter, ast.arg) and hasattr(builtins, parameter.arg)
     ]
     assert not found
 

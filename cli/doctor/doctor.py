@@ -35,7 +35,7 @@ def doctor_command(
         str, typer.Option(help="Recipe to predict: auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")
     ] = "auto",
     seconds: Annotated[float, typer.Option(min=0.1, help="Approximate length of each trial.")] = 5.0,
-    compile: Annotated[bool, typer.Option("--compile", help="Also try torch.compile; takes minutes.")] = False,
+    try_compile: Annotated[bool, typer.Option("--compile", help="Also try torch.compile; takes minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Check installation, machine and data, time each stage of training, and predict the hours of a recipe.
@@ -46,7 +46,7 @@ def doctor_command(
     from mimcl.cli.doctor.findings import SIGNS
     from mimcl.cli.json_output import to_json
 
-    found = doctor(data, recipe, seconds, compile)
+    found = doctor(data, recipe, seconds, try_compile)
     if as_json:
         typer.echo(to_json(found))
     else:
@@ -66,7 +66,7 @@ def doctor_command(
 
 
 def doctor(
-    data: str | Path | None = None, recipe: str = "auto", seconds: float = 5.0, compile: bool = False
+    data: str | Path | None = None, recipe: str = "auto", seconds: float = 5.0, try_compile: bool = False
 ) -> Diagnosis:
     """Run all checks and trials, which takes about 9 times `seconds`; a check that fails is a finding.
 
@@ -104,7 +104,7 @@ def doctor(
         if data:
             found += found_by("headers", lambda: headers(index, seconds))
         sections["data"] = found
-        trials = Trials(index, config, seconds, compile)
+        trials = Trials(index, config, seconds, try_compile)
         sections[f"trials of {config.recipe}"] = trials.findings()
     return Diagnosis(sections, trials.rates, verdict(trials.rates, config, images, torch.cuda.is_available()))
 

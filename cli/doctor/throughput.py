@@ -67,9 +67,9 @@ class _MicroBatch(NamedTuple):
 class Trials:
     """Trials of a recipe on a split; each takes about `seconds`, more on a slow machine."""
 
-    def __init__(self, index: ShardIndex, config: Config, seconds: float, compile: bool) -> None:
+    def __init__(self, index: ShardIndex, config: Config, seconds: float, try_compile: bool) -> None:
         self.rates = Rates()
-        self._index, self._config, self._seconds, self._compile = index, config, seconds, compile
+        self._index, self._config, self._seconds, self._compile = index, config, seconds, try_compile
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._precision: Precision = "bfloat16" if has_bfloat16() else "float32"  # as training chooses
         keep_freed_memory()  # as in training

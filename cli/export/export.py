@@ -34,30 +34,31 @@ def export_command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
-    format: Annotated[
-        Format, typer.Option(help="Library to export for: timm, hf (Hugging Face) or safetensors (mimcl itself).")
+    target: Annotated[
+        Format,
+        typer.Option("--format", help="Library to export for: timm, hf (Hugging Face) or safetensors (mimcl itself)."),
     ] = "timm",
 ) -> None:
     """Export weights to timm or Hugging Face, verify them there, and write a model card."""
     from mimcl.cli.console import console
 
-    found = export(path, format, out)
+    found = export(path, target, out)
     console.print(f"wrote {found.folder}/: {', '.join(map(str, found.files))}")
     for call in found.calls:
         console.print(call)
-    if format == "hf" and not found.decoder:
+    if target == "hf" and not found.decoder:
         console.print(f"no vit_mae: {path} has no decoder")
     console.print(
         f"maximum difference: {found.difference:.1e} in float64, {found.rounding:.1e} in float32 ({found.compared})"
     )
 
 
-def export(path: Path, format: Format, out: Path) -> Exported:
+def export(path: Path, target: Format, out: Path) -> Exported:
     """Write the encoder of a run, checkpoint or file of weights into the new folder `out`, with a model card.
 
     The files are loaded by timm or transformers and compared with our model. They are kept only if no value differs by
     more than 1e-5 in float64: features are of the order of 1, and in a large model float32 rounding alone can exceed
-    that. The format hf consists of two folders: vit for ViTModel and, with a decoder, vit_mae for ViTMAEForPreTraining.
+    that. hf consists of two folders: vit for ViTModel and, with a decoder, vit_mae for ViTMAEForPreTraining.
     Raises ConfigError for an unknown format, an existing folder, or if transformers is missing; CheckpointError if
     there is no encoder or the loaded model differs.
     """
@@ -72,14 +73,14 @@ def export(path: Path, format: Format, out: Path) -> Exported:
     from mimcl.model.checkpoint import CheckpointError
     from mimcl.pipeline.files import atomic_folder
 
-    if format not in get_args(Format):
-        raise ConfigError(f"--format is {format!r}; it must be one of {', '.join(get_args(Format))}")
+    if target not in get_args(Format):
+        raise ConfigError(f"--format is {target!r}; it must be one of {', '.join(get_args(Format))}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"--out {out} exists; give another folder")
-    if format == "hf" and not importlib.util.find_spec("transformers"):
+    if target == "hf" and not importlib.util.find_spec("transformers"):
         raise ConfigError("--format hf needs transformers, which is not installed; pip install 'mimcl[hf]'")
     encoder = Encoder.load(path)
-    parts = parts_of(encoder, format)
+    parts = parts_of(encoder, target)
     samples = samples_of(encoder)
     try:
         with atomic_folder(out) as aside:
@@ -90,11 +91,11 @@ def export(path: Path, format: Format, out: Path) -> Exported:
             compared = "; ".join(part.compared for part in parts)
             if not all(exact <= LIMIT for exact, _ in found):  # a NaN is not
                 raise CheckpointError(
-                    f"the model that {format} loads differs from {path} by {difference:.1e}, more than {LIMIT:g} "
+                    f"the model that {target} loads differs from {path} by {difference:.1e}, more than {LIMIT:g} "
                     f"({compared}); nothing was written"
                 )
-            check = f"{difference:.1e} in float64 and {rounding:.1e} in float32, with {versions(format)} ({compared})"
-            card = model_card(encoder, format, [part.example for part in parts], check)
+            check = f"{difference:.1e} in float64 and {rounding:.1e} in float32, with {versions(target)} ({compared})"
+            card = model_card(encoder, target, [part.example for part in parts], check)
             (aside / "README.md").write_text(card)
             files = sorted(file.relative_to(aside) for file in aside.rglob("*") if file.is_file())
     except (OSError, SafetensorError) as error:

@@ -22,7 +22,7 @@ call above it returns those of other weights.
 """
 
 
-def model_card(encoder: Encoder, format: str, examples: Iterable[str], check: str) -> str:
+def model_card(encoder: Encoder, target: str, examples: Iterable[str], check: str) -> str:
     """Return Markdown with the front matter that model hubs read.
 
     `examples` are Python lines that load the weights; `check` describes the maximum difference.
@@ -32,11 +32,11 @@ def model_card(encoder: Encoder, format: str, examples: Iterable[str], check: st
     size = config.data.image_size
     width, depth, heads = SIZES[config.model.name]
     decoder = ""
-    if encoder.has_decoder and format != "timm":
+    if encoder.has_decoder and target != "timm":
         decoder = f" Its decoder is {config.model.decoder_width} wide and {config.model.decoder_depth} blocks deep."
     code = "\n".join(f"```python\n{example}\n```\n" for example in examples)
     return f"""---
-library_name: {_LIBRARIES[format]}
+library_name: {_LIBRARIES[target]}
 pipeline_tag: image-feature-extraction
 tags:
 - masked-autoencoder
@@ -65,7 +65,7 @@ Crop the centre square whose side is {EVALUATION_SIDE:g} of the shorter image si
 pixels (bicubic, antialiased). Normalise red, green and blue, from 0 to 1, with mean {MEAN} and
 deviation {STD}: `images` is float32, (B, 3, {size}, {size}). In this folder:
 
-{code}{_TIMM_NOTE if format == "timm" else ""}
+{code}{_TIMM_NOTE if target == "timm" else ""}
 ## Check
 
 The maximum absolute difference between the model loaded from these files and mimcl's own, on random images, is

@@ -84,11 +84,11 @@ def differences(part: Part, folder: Path, samples: list[Sample]) -> list[float]:
     return found
 
 
-def parts_of(encoder: Encoder, format: str) -> list[Part]:
+def parts_of(encoder: Encoder, target: str) -> list[Part]:
     """Return the parts of a format; hf has one for ViTModel and, with a decoder, one for ViTMAEForPreTraining."""
-    if format == "timm":
+    if target == "timm":
         return [_timm(encoder)]
-    if format == "safetensors":
+    if target == "safetensors":
         return [_own(encoder)]
     return [_vit(encoder), *([_vit_mae(encoder)] if encoder.has_decoder else [])]
 
@@ -104,10 +104,10 @@ def write(part: Part, folder: Path) -> None:
         write_json(path.parent / name, content)
 
 
-def versions(format: str) -> str:
+def versions(target: str) -> str:
     """Name the versions of the libraries that an export in this format is verified with."""
-    found = [f"timm {timm.__version__}"] if format == "timm" else []
-    if format == "hf":
+    found = [f"timm {timm.__version__}"] if target == "timm" else []
+    if target == "hf":
         import transformers
 
         found = [f"transformers {transformers.__version__}"]
