@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mimcl.cli.errors import STOPPED_EXIT_CODE
+from mimcl.cli.options import RecipeName
 
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
@@ -40,7 +41,7 @@ class CompareConfig:
 
 
 def compare_command(
-    recipe: Annotated[str, typer.Option(help="auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")],
+    recipe: Annotated[RecipeName, typer.Option(help="Configuration to start from.")],
     arms: Annotated[
         str,
         typer.Option(
@@ -69,7 +70,9 @@ def compare_command(
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes per run, started by torchrun; one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of all runs; run nothing.")] = False,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all arms.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any value for all arms.")
+    ] = None,
 ) -> None:
     """Train and evaluate arms over several seeds, and report means with confidence intervals.
 

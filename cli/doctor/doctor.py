@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mimcl.cli.options import RecipeName
+
 if TYPE_CHECKING:
     from mimcl.cli.doctor.findings import Finding
     from mimcl.cli.doctor.throughput import Rates
@@ -31,9 +33,7 @@ class Diagnosis:
 
 def doctor_command(
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: generated images)")] = None,
-    recipe: Annotated[
-        str, typer.Option(help="Recipe to predict: auto, mae_b16, mae_l16, mae_h14, cifar_tiny or cpu_small.")
-    ] = "auto",
+    recipe: Annotated[RecipeName, typer.Option(help="Recipe to predict.")] = "auto",
     seconds: Annotated[float, typer.Option(min=0.1, help="Approximate length of each trial.")] = 5.0,
     try_compile: Annotated[bool, typer.Option("--compile", help="Also try torch.compile; takes minutes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,

@@ -202,7 +202,7 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(home, monkeypatch, cap
     ("more", "code", "message"),
     [
         (["--arms", "proto+hpn"], 2, "did you mean hpm?"),
-        (["--recipe", "big"], 2, "unknown recipe 'big'"),
+        (["--recipe", "big"], 2, "'big'"),
         (["--budget", "money"], 2, "--budget"),
         (["--eval", "knn,guess"], 2, "--eval 'guess'"),
         (["--seeds", "0"], 2, "--seeds"),
