@@ -104,10 +104,10 @@ class ShardIndex:
         return has_prototypes(self.url, name) if self.url else (self.root / "prototypes" / name).exists()
 
     @classmethod
-    def load(cls, root: str | Path, split: str = "train", *, anew: bool = False) -> ShardIndex:
+    def load(cls, root: str | Path, split: str = "train", *, recheck: bool = False) -> ShardIndex:
         """Open the index of one split in a folder or at a URL, from which it is downloaded once.
 
-        The whole index is checked when its files are new or have changed, or with `anew`, which also finds bits that a
+        The whole index is checked if its file is new or has changed, or with `recheck`, which also finds bits that a
         disk has lost. Raises DataError if it is missing, damaged, stale or in another format.
         """
         description = read_dataset(root)
@@ -121,7 +121,7 @@ class ShardIndex:
         try:
             with open_regular(path) as file:
                 mapped = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                if anew:
+                if recheck:
                     _check(path, mapped, part)
                 else:
                     claim = json.dumps([_CHECK_VERSION, part])

@@ -50,7 +50,7 @@ def verify(root: Path, decode: bool, workers: int, on_progress: Callable[[int], 
 def _split_jobs(root: Path, split: str, part: dict[str, Any], packed: dict[str, Any], decode: bool) -> Iterator[Job]:
     index = None
     try:
-        index = ShardIndex.load(root, split, anew=True)
+        index = ShardIndex.load(root, split, recheck=True)
     except DataError as error:
         yield 0, partial(list, [str(error)])
     else:

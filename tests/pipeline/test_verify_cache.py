@@ -171,7 +171,7 @@ def test_an_index_is_checked_once_and_later_damage_is_found(shards, monkeypatch)
     assert len(calls) == 1
     np.testing.assert_array_equal(first.offset, second.offset)
     assert first.keys() == second.keys()
-    ShardIndex.load(shards, anew=True)
+    ShardIndex.load(shards, recheck=True)
     assert len(calls) == 2
     place = (shards / "train.arrow").read_bytes().index(int(first.xxh64[7]).to_bytes(8, "little"))
     edit(shards / "train.arrow", place)
