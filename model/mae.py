@@ -198,7 +198,7 @@ class MaskedAutoencoderViT(nn.Module):
         return self.reconstruct(self.embed(patches, mask.ids_keep), mask.ids_restore, patches)
 
     def reconstruct(self, tokens: Tensor, ids_restore: Tensor | None, patches: Tensor) -> Output:
-        """All patches (B, L, P) from the tokens (B, K, width) of some, whose places ids_restore (B, L) tells.
+        """Reconstruct all patches (B, L, P) from the tokens (B, K, width) of kept ones, ordered by ids_restore (B, L).
 
         `ids_restore` None: the tokens are those of all patches, in order.
         """

@@ -53,9 +53,9 @@ class Tracker:
             return
         self._queue.put(None)
         self._thread.join(self.close_timeout_s)
-        self._closed = True
+        failed, self._closed = self._failed, True
         unsent = self._written - self._sent
-        if not self._failed and (unsent or self._thread.is_alive()):
+        if not failed and (unsent or self._thread.is_alive()):
             self._warn(
                 f"{self._service} did not take {unsent} of {self._written} rows (waited {self.close_timeout_s:g} s at "
                 "the end); metrics.jsonl has them all"
