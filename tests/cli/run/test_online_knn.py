@@ -15,6 +15,7 @@ from helpers.typed import mimcl
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.run.online_knn import OnlineKnn
+from mimcl.model.steps import Step
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.decode import ReferenceDecoder
 
@@ -127,10 +128,11 @@ def test_two_processes_share_it(home):
 
 def test_when_it_is_due():
     knn = object.__new__(OnlineKnn)
-    knn._every, knn._draws = 25.0, 96
-    assert [p for p in range(8, 104, 8) if knn.is_due(p, 8)] == [32, 56, 80, 96]
+    steps = [Step(number, 8 * number, []) for number in range(1, 13)]
+    knn._every, knn._batch_size, knn._draws = 25.0, 8, 96
+    assert [step.position for step in steps if knn.is_due(step)] == [32, 56, 80, 96]
     knn._every = 3.0  # more often than steps
-    assert [p for p in range(8, 104, 8) if knn.is_due(p, 8)] == list(range(8, 104, 8))
+    assert all(knn.is_due(step) for step in steps)
 
 
 def test_without_labels_the_run_does_not_begin(home, monkeypatch, tmp_path, capfd):
