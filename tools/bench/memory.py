@@ -37,6 +37,10 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.item import Item, Source
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.anonymous_memory import anonymous_mb
+
 GOAL = 1.05
 SIZE = 32  # pixels
 
@@ -53,12 +57,6 @@ class RandomImage(Item):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "JPEG")
         return file.getvalue()
-
-
-def anonymous_mb() -> float:
-    """Return the resident memory of this process that is not backed by a file, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024 / 1e6
 
 
 def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:

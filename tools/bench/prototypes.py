@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,34 +24,19 @@ from mimcl.curriculum.prototypes import PrototypeSet, make_info
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.anonymous_memory import PeakMemory, anonymous_mb
 from bench.synthetic_index import bare_index
 
 _SHARD = 2500  # images, as in 256 MB of ImageNet
 
 
-def anonymous() -> int:
-    """Return the bytes of this process's memory that are not backed by a file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-
 @contextmanager
 def measured(what: str) -> Iterator[None]:
     """Print the duration of the block, and by how much anonymous memory exceeded that at its start."""
-    before, peak, ended = anonymous(), [0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.005):
-            peak[0] = max(peak[0], anonymous())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    began = time.perf_counter()
-    yield
-    seconds = time.perf_counter() - began
-    ended.set()
-    thread.join()
-    print(f"  {what:<12} {seconds:7.1f} s  {(peak[0] - before) / 1e6:7.0f} MB")
+    before, began = anonymous_mb(), time.perf_counter()
+    with PeakMemory() as memory:
+        yield
+    print(f"  {what:<12} {time.perf_counter() - began:7.1f} s  {max(0.0, memory.peak - before):7.0f} MB")
 
 
 def main() -> None:

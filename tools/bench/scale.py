@@ -21,13 +21,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.anonymous_memory import PeakMemory
 
 ROWS, BILLION = 100_000_000, 1_000_000_000
 RATE = 10_000  # images a second
@@ -37,31 +38,6 @@ TRAIN = shlex.split("""train --data shards --recipe cpu_small --decoder referenc
     --epochs 2 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set trainer.checkpoint_every_steps=100 --set trainer.log_every_steps=20
     --set data.decode_threads=1""")
-
-
-class PeakMemory:
-    """Samples the anonymous memory of a process during the block; `peak` is its maximum in MB."""
-
-    def __init__(self, pid: int) -> None:
-        self.peak, self._pid, self._ended = 0.0, pid, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.003):
-            try:
-                lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
-            except OSError:
-                return
-            kb = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
-            self.peak = max(self.peak, *(1024 * number / 1e6 for number in kb), 0.0)
 
 
 def measured(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
