@@ -1,4 +1,4 @@
-"""Errors of usage: options, keys or values that are invalid or conflict."""
+"""Errors that end a command: invalid or conflicting options, and requests to stop."""
 
 from __future__ import annotations
 

@@ -100,5 +100,5 @@ def _not_finite(value: Any) -> bool:
 
 
 def _precedes(values: dict[str, Any], draw: int) -> bool:
-    """Whether a line is from before `draw`: of a step that has ended by then, or a window that has begun before it."""
+    """Whether a line is from before `draw`: of a step that has ended by then, or a window that began before it."""
     return values["draw"] < draw if "window" in values else values["draw"] <= draw

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Producer(Generic[T]):
-    """Runs an iterator in a thread; at most `ahead` items are begun and not yet taken.
+    """Runs an iterator in a thread; at most `ahead` items are started and not yet taken.
 
     `make(free, stop)` returns the iterator, which acquires `free` before it begins an item and returns once `stop` is
     done. The thread is a daemon: an iterator that hangs cannot keep the program alive.

@@ -36,7 +36,7 @@ def doctor_command(
     recipe: Annotated[RecipeName, typer.Option(help="Recipe to predict.")] = "auto",
     seconds: Annotated[float, typer.Option(min=0.1, help="Approximate length of each trial.")] = 5.0,
     try_compile: Annotated[bool, typer.Option("--compile", help="Also try torch.compile; takes minutes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    json_format: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Check installation, machine and data, time each stage of training, and predict the hours of a recipe.
 
@@ -47,7 +47,7 @@ def doctor_command(
     from mimcl.cli.json_output import to_json
 
     found = doctor(data, recipe, seconds, try_compile)
-    if as_json:
+    if json_format:
         typer.echo(to_json(found))
     else:
         for section, findings in found.sections.items():

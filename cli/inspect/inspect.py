@@ -20,14 +20,14 @@ def inspect_command(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="Folder or URL of shards, or a run, checkpoint or prototype folder.")
     ] = "shards",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    json_format: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Describe shards, a run, a checkpoint or prototypes: counts, sizes, classes, fingerprints, progress."""
     from mimcl.cli.console import console
     from mimcl.cli.json_output import to_json
 
     found = inspect(path)
-    if as_json:
+    if json_format:
         typer.echo(to_json(found))
         return
     lines = found.lines()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mimcl.cli.report.curves import Curve, as_json
+from mimcl.cli.report.curves import Curve, json_values
 
 Format = Literal["number", "percent", "count", "exponent"]
 XKind = Literal["samples", "time", "times drawn", "class"]
@@ -40,7 +40,7 @@ class Chart:
     names: Sequence[str] = field(default_factory=tuple)  # of the classes, for x_kind "class"
     whole: int | None = None  # shows counts also as a share of this number
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "title": self.title,
             "x": self.x,
@@ -73,5 +73,5 @@ class Chart:
 def series_of(label: str, curve: Curve, group: int) -> Series:
     """Return a curve as a series, with its band if it has one."""
     if curve.low is None or curve.high is None:
-        return Series(label, as_json(curve.y), group=group)
-    return Series(label, as_json(curve.y), as_json(curve.low), as_json(curve.high), group)
+        return Series(label, json_values(curve.y), group=group)
+    return Series(label, json_values(curve.y), json_values(curve.low), json_values(curve.high), group)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.report.balance import ClassBalance
 from mimcl.cli.report.chart import Chart, Format, Series, series_of
-from mimcl.cli.report.curves import POINTS, as_json, shorten
+from mimcl.cli.report.curves import POINTS, json_values, shorten
 from mimcl.cli.report.run_record import RunRecord, Table
 from mimcl.cli.report.several import accuracy_curve
 
@@ -41,7 +41,9 @@ def line(
     ]
     log = may_be_log and all(_spans_orders(table[name]) for name in known)
     few = len(curves[0].x) <= _FEW
-    return Chart(title, note, as_json(np.round(curves[0].x)), series, "samples", y_format, log, wide=wide, points=few)
+    return Chart(
+        title, note, json_values(np.round(curves[0].x)), series, "samples", y_format, log, wide=wide, points=few
+    )
 
 
 def _spans_orders(values: NDArray[np.float64]) -> bool:
@@ -107,9 +109,11 @@ def _distances(windows: Table) -> Chart | None:
         return None
     low, middle, high = (shorten(windows.draw, windows[f"distance_{q}"], POINTS) for q in ("q10", "q50", "q90"))
     lowest, highest = low.y if low.low is None else low.low, high.y if high.high is None else high.high
-    series = [Series("median", as_json(middle.y), as_json(lowest), as_json(highest))]
+    series = [Series("median", json_values(middle.y), json_values(lowest), json_values(highest))]
     note = "to the image's prototype: 10, 50 and 90 % quantiles"
-    return Chart("Distance of drawn images", note, as_json(np.round(middle.x)), series, points=len(middle.x) <= _FEW)
+    return Chart(
+        "Distance of drawn images", note, json_values(np.round(middle.x)), series, points=len(middle.x) <= _FEW
+    )
 
 
 def masking_charts(run: RunRecord) -> list[Chart]:
@@ -142,14 +146,14 @@ def evaluation_charts(run: RunRecord) -> list[Chart]:
         for group, name in enumerate(names):
             x, y = accuracy_curve(run, key, name)
             by_draw = dict(zip(x.tolist(), y.tolist(), strict=True))
-            values = as_json(np.array([by_draw.get(draw, np.nan) for draw in draws]))
+            values = json_values(np.array([by_draw.get(draw, np.nan) for draw in draws]))
             series.append(Series(name, values, group=group))
         title = f"Evaluation: {key.name}"
         charts.append(
             Chart(
                 title,
                 "share of correct predictions",
-                as_json(np.array(draws)),
+                json_values(np.array(draws)),
                 series,
                 "samples",
                 "percent",
@@ -180,7 +184,7 @@ def balance_chart(balance: ClassBalance) -> Chart:
         "Class balance",
         "share of the draws / share of the images; 1 is balanced",
         list(range(len(balance.names))),
-        [Series("draws / images", as_json(balance.ratio))],
+        [Series("draws / images", json_values(balance.ratio))],
         "class",
         bars=len(balance.names) <= 60,
         names=[name if len(name) <= 60 else name[:59] + "…" for name in balance.names],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mimcl.cli.report.chart import Chart, Format, XKind, series_of
-from mimcl.cli.report.curves import Curve, Values, as_json, mean_curve
+from mimcl.cli.report.curves import Curve, Values, mean_curve
 from mimcl.cli.report.run_record import EvaluationKey, RunRecord
 from mimcl.cli.report.several import Arm, accuracy_curve, nn_key
 from mimcl.cli.report.statistics import Summary, summarize
@@ -152,7 +152,7 @@ def _chart(
         for group, (arm, curve) in enumerate(zip(arms, curves, strict=True))
         if curve is not None
     ]
-    shown_x = as_json(np.round(x) if x_kind == "samples" else x)
+    shown_x = json_values(np.round(x) if x_kind == "samples" else x)
     return Chart(title, note, shown_x, series, x_kind, y_format, points=few)
 
 

@@ -75,7 +75,7 @@ def on_common_grid(curves: Sequence[tuple[Values, Values]]) -> tuple[Values, Val
     return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
 
 
-def as_json(values: Values) -> list[float | int | None]:
+def json_values(values: Values) -> list[float | int | None]:
     """Round values to 5 significant digits for JSON; NaN becomes None, whole numbers stay exact."""
     return [
         None if value != value else int(value) if value.is_integer() else float(f"{value:.{_DIGITS}g}")

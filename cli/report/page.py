@@ -35,7 +35,7 @@ def render(template: str, charts: Sequence[Chart], **values: Any) -> bytes:
         "base-uri 'none'; form-action 'none'",
         style=style,
         scripts=scripts,
-        data=_embeddable_json([chart.as_json() for chart in charts]),
+        data=_embeddable_json([chart.to_json() for chart in charts]),
     )
     return html.encode("utf-8", "replace")
 

@@ -102,8 +102,8 @@ def test_max_repeats_of_systematic_windows_over_many_epochs(temp_schedule):
     for number in range(plan.windows):
         counts += np.bincount(plan.window(number).sample_ids, minlength=1000)
         found.append(counts.max())
-    told = [row.max_repeats for row in forecast(plan, range(plan.windows))]
-    np.testing.assert_allclose(told, found, rtol=0.07, atol=1)
+    reported = [row.max_repeats for row in forecast(plan, range(plan.windows))]
+    np.testing.assert_allclose(reported, found, rtol=0.07, atol=1)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "step", "constant"])

@@ -63,7 +63,7 @@ def test_tensors_that_share_memory_are_saved_each(saver, tmp_path):
 def test_one_is_written_at_a_time_and_another_is_skipped_with_a_warning(saver, tmp_path, warnings):
     go = threading.Event()
     saver.start(1, {}, {}, {}, lambda: go.wait(30))
-    saver.start(2, {}, {}, {}, lambda: pytest.fail("begun"))
+    saver.start(2, {}, {}, {}, lambda: pytest.fail("started"))
     (warning,) = warnings
     assert "no checkpoint at step 2" in warning
     go.set()

@@ -54,10 +54,10 @@ def timms(folder):
 @pytest.mark.parametrize("layout", ["pretrained_cfg", "flat"])
 def test_timms_constants(tmp_path, pixels, layout):
     model = timms(tmp_path)
-    told = {"input_size": [3, IMAGE, IMAGE], "crop_pct": 1.0, **OTHER}
-    described = {"architecture": "vit", **({"pretrained_cfg": told} if layout == "pretrained_cfg" else told)}
+    reported = {"input_size": [3, IMAGE, IMAGE], "crop_pct": 1.0, **OTHER}
+    described = {"architecture": "vit", **({"pretrained_cfg": reported} if layout == "pretrained_cfg" else reported)}
     (tmp_path / "config.json").write_text(json.dumps(described))
-    transform = create_transform(**resolve_data_config({}, pretrained_cfg=told))
+    transform = create_transform(**resolve_data_config({}, pretrained_cfg=reported))
     with torch.no_grad():
         theirs = model.forward_features(transform(Image.fromarray(pixels))[None])
     for path in (tmp_path, tmp_path / "model.safetensors"):

@@ -217,16 +217,16 @@ def test_a_pooler_of_a_nested_model_is_dropped(ours, tmp_path):
     assert read_weights(tmp_path / "w.safetensors").tensors.keys() == encoder_weights(ours.state_dict()).keys()
 
 
-@pytest.mark.parametrize("told", [{"norm_pix_loss": True}, {"norm_pix_loss": False}, {}])
-def test_the_kind_of_target_follows_the_configuration(ours, tmp_path, told):
+@pytest.mark.parametrize("reported", [{"norm_pix_loss": True}, {"norm_pix_loss": False}, {}])
+def test_the_kind_of_target_follows_the_configuration(ours, tmp_path, reported):
     save_file(to_vit_mae(ours.state_dict()), tmp_path / "model.safetensors")
     assert read_weights(tmp_path / "model.safetensors").mask_ratio is None
     decoder = {name: value for name, value in DECODER.items() if name != "norm_pix_loss"}
-    config = {**HF, **decoder, "model_type": "vit_mae", "mask_ratio": 0.6, **told}
+    config = {**HF, **decoder, "model_type": "vit_mae", "mask_ratio": 0.6, **reported}
     (tmp_path / "config.json").write_text(json.dumps(config))
     for path in (tmp_path, tmp_path / "model.safetensors"):
         weights = read_weights(path)
-        assert weights.config.norm_pix_loss is told.get("norm_pix_loss", False)  # Hugging Face's default
+        assert weights.config.norm_pix_loss is reported.get("norm_pix_loss", False)  # Hugging Face's default
         assert weights.mask_ratio == 0.6
 
 

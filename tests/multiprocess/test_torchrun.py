@@ -41,7 +41,7 @@ def started(home, tmp_path):
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(started, unbroken):
     process, run, log = started
     os.kill(torchruns.workers(process)[0], signal.SIGKILL)  # the one that saves
-    saved = int(latest(run).name)  # the next one comes seconds later, when all have begun again
+    saved = int(latest(run).name)  # the next one comes seconds later, when all have started again
     assert process.wait(250) == 0
     assert f"at draw {64 * saved:,}, step {saved}" in log.read_text()
     assert_same_run(run, unbroken)

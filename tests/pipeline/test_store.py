@@ -1,4 +1,4 @@
-"""Bytes of samples: never damaged ones; a bad sample is told from a missing shard."""
+"""Bytes of samples: never damaged ones; a bad sample is reported from a missing shard."""
 
 import errno
 import gc

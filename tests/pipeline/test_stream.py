@@ -62,8 +62,8 @@ def test_augmented_images_are_those_of_their_draws(index, whole):
         return images ^ torch.from_numpy(draws).to(torch.uint8)[:, None, None, None]
 
     found = collect(index, world_size=2, augment_batch=augment_batch)
-    marks = (found["draws"] % 256).astype(np.uint8)[:, None, None, None]
-    np.testing.assert_array_equal(found["images"], whole["images"] ^ marks)
+    flips = (found["draws"] % 256).astype(np.uint8)[:, None, None, None]
+    np.testing.assert_array_equal(found["images"], whole["images"] ^ flips)
 
 
 def test_a_stream_yields_whole_groups_of_the_same_draws(index, whole):

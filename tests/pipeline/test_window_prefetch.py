@@ -58,9 +58,9 @@ def test_each_stretch_is_announced_in_order_while_the_one_before_is_used(index, 
     stream, calls = recorded_stream(index, start=start, micro=micro)
     assert sum(len(batch.draws) for batch in stream) == DRAWS - start
     wanted = stretches_of(index, start=start)
-    told = [reads for what, reads in calls if what == "prefetch"]
-    assert len(told) == len(wanted)
-    for reads, (_, ids) in zip(told, wanted, strict=True):
+    reported = [reads for what, reads in calls if what == "prefetch"]
+    assert len(reported) == len(wanted)
+    for reads, (_, ids) in zip(reported, wanted, strict=True):
         expected = plan_reads(index, ids)
         for name in ("shard", "start", "stop", "sample_ids", "first"):
             np.testing.assert_array_equal(getattr(reads, name), getattr(expected, name))
@@ -81,9 +81,9 @@ def test_the_ranks_of_a_machine_plan_the_same_reads(index):
     for rank, ours in enumerate([slice(0, 16)] * 2 + [slice(16, 32)] * 2):
         stream, calls = recorded_stream(index, rank=rank, world_size=4, local_size=2)
         found = {batch.window.number: batch.read_stats for batch in stream}
-        told = [reads for what, reads in calls if what == "prefetch"]
+        reported = [reads for what, reads in calls if what == "prefetch"]
         wanted = stretches_of(index, ours)
-        assert [r.sample_ids.tolist() for r in told] == [np.unique(ids).tolist() for _, ids in wanted if len(ids)]
+        assert [r.sample_ids.tolist() for r in reported] == [np.unique(ids).tolist() for _, ids in wanted if len(ids)]
         for number, figure in found.items():
             of_window = [ids for first, ids in wanted if first // WINDOW == number]
             reads, distinct = [plan_reads(index, ids) for ids in of_window], np.unique(np.concatenate(of_window))

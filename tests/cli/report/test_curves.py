@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mimcl.cli.report.curves import as_json, shorten
+from mimcl.cli.report.curves import json_values, shorten
 
 
 @pytest.mark.parametrize("n", [601, 1000, 99_999])
@@ -42,4 +42,4 @@ def test_gaps_are_left_out():
 
 
 def test_numbers_for_the_page():
-    assert as_json(np.array([1234567.0, 0.123456789, np.nan, -0.0])) == [1234567, 0.12346, None, 0]
+    assert json_values(np.array([1234567.0, 0.123456789, np.nan, -0.0])) == [1234567, 0.12346, None, 0]

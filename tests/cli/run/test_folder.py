@@ -32,7 +32,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
@@ -72,14 +72,14 @@ def test_resume_starts_where_there_is_nothing_yet(here):
         open_run(None, {}, None, resume=True)
 
 
-def test_resume_takes_the_configuration_that_the_checkpoint_was_saved_with(here, told):
+def test_resume_takes_the_configuration_that_the_checkpoint_was_saved_with(here, reported):
     saved_run(here / "a", **{"seed": 9, "curriculum.name": "anti", "optim.base_lr": 3e-4})
-    run = open_run(None, {"data.prefetch": 7}, here / "a", True, (), told.append)
+    run = open_run(None, {"data.prefetch": 7}, here / "a", True, (), reported.append)
     assert run.resumed
     assert run.checkpoints == here / "a" / "checkpoints"
     expected = flatten(resolved(**{"seed": 9, "curriculum.name": "anti", "optim.base_lr": 3e-4}))
     assert flatten(run.config) == expected | {"data.prefetch": 7}
-    assert told == []
+    assert reported == []
 
 
 def test_a_run_killed_before_its_first_checkpoint_keeps_its_configuration(here):
@@ -93,17 +93,17 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_its_configuration(here):
         open_run(None, {"seed": 6}, folder, resume=True)
 
 
-def test_a_damaged_meta_is_passed_over_in_one_line_with_the_configuration_before(here, told):
+def test_a_damaged_meta_is_passed_over_in_one_line_with_the_configuration_before(here, reported):
     saved_run(here / "a", 3, seed=1)
     flip(saved_run(here / "a", 4, seed=2) / "meta.json", 40)
-    run = open_run(None, {}, here / "a", True, (), told.append)
+    run = open_run(None, {}, here / "a", True, (), reported.append)
     assert run.config.seed == 1
-    (line,) = told
+    (line,) = reported
     assert "00000004" in line
 
 
 @pytest.mark.parametrize("also_gone", [False, True])
-def test_with_all_checkpoints_damaged_nothing_starts_anew(here, told, also_gone):
+def test_with_all_checkpoints_damaged_nothing_starts_anew(here, reported, also_gone):
     for step in (3, 4):
         path = saved_run(here / "a", step)
         (path / "meta.json").unlink()
@@ -111,8 +111,8 @@ def test_with_all_checkpoints_damaged_nothing_starts_anew(here, told, also_gone)
             [file.unlink() for file in path.iterdir()]
             path.rmdir()
     with pytest.raises(CheckpointError, match="no checkpoint in "):
-        open_run("cpu_small", {}, here / "a", True, (), told.append)
-    assert len(told) == (0 if also_gone else 2)
+        open_run("cpu_small", {}, here / "a", True, (), reported.append)
+    assert len(reported) == (0 if also_gone else 2)
 
 
 def test_resume_takes_the_very_same_command_again(here):
@@ -220,19 +220,19 @@ def test_what_must_not_change_is_refused_with_both_values_unless_allowed(here, k
         open_run(None, {key: value, "seed": 10, "optim.base_lr": 0.7}, here / "a", True, [key])
 
 
-def test_what_no_draw_depends_on_may_change_with_a_word_about_bits(here, told):
+def test_what_no_draw_depends_on_may_change_with_a_word_about_bits(here, reported):
     saved_run(here / "a")
-    run = open_run(None, FREE, here / "a", True, (), told.append)
-    assert [line.split()[0] for line in told] == ["data.decoder", "data.micro_batch_size"]
+    run = open_run(None, FREE, here / "a", True, (), reported.append)
+    assert [line.split()[0] for line in reported] == ["data.decoder", "data.micro_batch_size"]
     assert flatten(run.config) == flatten(resolved()) | FREE
 
 
-def test_a_shorter_run_is_allowed_with_the_warm_up_that_follows_and_not_beyond_its_position(stopped, told):
+def test_a_shorter_run_is_allowed_with_the_warm_up_that_follows_and_not_beyond_its_position(stopped, reported):
     run = open_run(None, {"trainer.epochs": 2}, stopped, True, ["trainer.epochs"])
     assert (run.config.trainer.epochs, run.config.optim.warmup_epochs) == (2, 0.2)
     plan = Plan(CurriculumConfig(), samples=64, distances=None, draws=8, batch_size=8, seed=0, hash64=hash64)
     with pytest.raises(ConfigError, match="draw 8, .*draw 16"):
-        resumed_at(stopped, told, ["trainer.epochs"], plan)
+        resumed_at(stopped, reported, ["trainer.epochs"], plan)
 
 
 def test_a_file_is_no_run_folder(here):
@@ -328,66 +328,66 @@ def stopped(here):
     return here / "a"
 
 
-def resumed_at(folder, told, allowed=(), plan=None, fingerprints=FINGERPRINTS):
-    run = open_run(None, {}, folder, True, allowed, told.append)
+def resumed_at(folder, reported, allowed=(), plan=None, fingerprints=FINGERPRINTS):
+    run = open_run(None, {}, folder, True, allowed, reported.append)
     trainer = small_trainer()
-    counts = resume_run(trainer, plan or small_plan(), run, fingerprints, True, told.append)
+    counts = resume_run(trainer, plan or small_plan(), run, fingerprints, True, reported.append)
     assert (counts.counts == trainer.position // 8).all()
     return trainer.position // 8, trainer.model.cls_token.unique().tolist()
 
 
-def test_the_newest_complete_checkpoint_is_loaded(stopped, told):
-    assert resumed_at(stopped, told) == (2, [2.0])
-    assert told == []
+def test_the_newest_complete_checkpoint_is_loaded(stopped, reported):
+    assert resumed_at(stopped, reported) == (2, [2.0])
+    assert reported == []
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "meta.json"])
-def test_a_damaged_one_is_passed_over_with_one_line_in_all(stopped, told, name):
+def test_a_damaged_one_is_passed_over_with_one_line_in_all(stopped, reported, name):
     flip(stopped / "checkpoints" / "00000002" / name, 100)
-    assert resumed_at(stopped, told) == (1, [1.0])
-    (line,) = told
+    assert resumed_at(stopped, reported) == (1, [1.0])
+    (line,) = reported
     assert line.endswith("trying the previous one")
     flip(stopped / "checkpoints" / "00000001" / "state.pt", 100)
     with pytest.raises(CheckpointError, match="no checkpoint in "):
-        resumed_at(stopped, told)
+        resumed_at(stopped, reported)
 
 
 @pytest.mark.parametrize(("what", "then"), [("index", "11aa"), ("prototypes", "None")])
-def test_other_data_are_refused_with_both_fingerprints_unless_allowed(stopped, told, what, then):
+def test_other_data_are_refused_with_both_fingerprints_unless_allowed(stopped, reported, what, then):
     now = FINGERPRINTS | {what: "22bb"}
     message = rf"the {what} changed .*00000002 .*\(fingerprint {then}, now 22bb\).*--allow-change {what}$"
     with pytest.raises(CheckpointError, match=message):
-        resumed_at(stopped, told, fingerprints=now)
+        resumed_at(stopped, reported, fingerprints=now)
     other = {"index": "prototypes", "prototypes": "index"}[what]
     with pytest.raises(CheckpointError, match=message):
-        resumed_at(stopped, told, [other], fingerprints=now)
-    assert resumed_at(stopped, told, [what], fingerprints=now) == (2, [2.0])
+        resumed_at(stopped, reported, [other], fingerprints=now)
+    assert resumed_at(stopped, reported, [what], fingerprints=now) == (2, [2.0])
 
 
-def test_another_plan_is_refused_unless_a_change_of_what_it_follows_from_was_allowed(stopped, told):
+def test_another_plan_is_refused_unless_a_change_of_what_it_follows_from_was_allowed(stopped, reported):
     for allowed in ((), ("trainer.compile",)):
         with pytest.raises(CheckpointError, match="window 0 of "):
-            resumed_at(stopped, told, allowed, plan=small_plan(seed=1))
-    assert resumed_at(stopped, told, ["seed"], plan=small_plan(seed=1)) == (2, [2.0])
+            resumed_at(stopped, reported, allowed, plan=small_plan(seed=1))
+    assert resumed_at(stopped, reported, ["seed"], plan=small_plan(seed=1)) == (2, [2.0])
 
 
-def test_a_checkpoint_of_another_model_is_refused_in_one_line(stopped, told):
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(stopped, reported):
     path = stopped / "checkpoints" / "00000002"
     saved = checkpoint.load(path)
     tensors = saved.tensors | {"cls_token": torch.zeros(1, 1, 17)}
     checkpoint.save(stopped / "checkpoints", 2, tensors, saved.state, saved.meta, keep_last=9)
     with pytest.raises(CheckpointError, match="00000002 .*cls_token") as raised:
-        resumed_at(stopped, told)
+        resumed_at(stopped, reported)
     assert "\n" not in str(raised.value)
 
 
-def test_a_checkpoint_without_what_the_masker_needs_is_refused_by_its_name(stopped, told):
+def test_a_checkpoint_without_what_the_masker_needs_is_refused_by_its_name(stopped, reported):
     trainer, path = small_trainer(), stopped / "checkpoints" / "00000002"
     trainer.masker.teacher = torch.nn.Linear(2, 2)
     run = open_run(None, {}, stopped, True)
     message = rf"^{path} does not fit the model of this run: it has no masker.teacher \(2 tensors missing\)"
     with pytest.raises(CheckpointError, match=message):
-        resume_run(trainer, small_plan(), run, FINGERPRINTS, True, told.append)
+        resume_run(trainer, small_plan(), run, FINGERPRINTS, True, reported.append)
 
 
 def test_length_is_whole_batches_that_hold_the_epochs():

@@ -18,7 +18,7 @@ BATCH = 16
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
@@ -27,7 +27,7 @@ def outcome(step, bad=0, grad_norm=1.0, loss=0.5):
 
 
 def lose(batch):
-    """A loss for each draw from which it can be told."""
+    """A loss for each draw from which it can be reported."""
     return torch.from_numpy(batch.draws) / 2
 
 
@@ -49,9 +49,9 @@ def go(health, bad, micro=8, start=0, until=10, nonfinite=()):
 
 
 @pytest.mark.parametrize("micro", [8, 16])
-def test_bad_samples_are_written_with_draw_sample_shard_and_reason(tmp_path, told, micro):
+def test_bad_samples_are_written_with_draw_sample_shard_and_reason(tmp_path, reported, micro):
     bad = {17: (bad_sample(17),), 30: (bad_sample(30, "b.tar"), bad_sample(30)), 47: (bad_sample(47),)}
-    go(Health(tmp_path, 0, BATCH, 0.001, True, told.append), bad, micro)
+    go(Health(tmp_path, 0, BATCH, 0.001, True, reported.append), bad, micro)
     assert [(row["draw"], row["shard"]) for row in rows_of(tmp_path)] == [
         (17, "train-000000.tar"),
         (30, "b.tar"),
@@ -65,42 +65,42 @@ def test_bad_samples_are_written_with_draw_sample_shard_and_reason(tmp_path, tol
         "shard": "train-000000.tar",
         "reason": "its checksum differs",
     }
-    assert told[0] == "sample 000000003 of train-000000.tar is bad and was replaced: its checksum differs"
-    assert len(told) == 4
+    assert reported[0] == "sample 000000003 of train-000000.tar is bad and was replaced: its checksum differs"
+    assert len(reported) == 4
 
 
-def test_of_many_in_a_step_three_are_told(tmp_path, told):
-    go(Health(tmp_path, 0, BATCH, 1, True, told.append), {draw: (bad_sample(draw),) for draw in range(16, 26)})
+def test_of_many_in_a_step_three_are_told(tmp_path, reported):
+    go(Health(tmp_path, 0, BATCH, 1, True, reported.append), {draw: (bad_sample(draw),) for draw in range(16, 26)})
     assert len(rows_of(tmp_path)) == 10
-    assert len(told) == 3
+    assert len(reported) == 3
 
 
-def test_a_resume_drops_what_will_be_met_again_and_counts_on(tmp_path, told):
+def test_a_resume_drops_what_will_be_met_again_and_counts_on(tmp_path, reported):
     bad = {draw: (bad_sample(draw),) for draw in (3, 5, 20, 21, 22, 40, 50, 66)}
-    go(Health(tmp_path, 0, BATCH, 0, True, told.append), bad, until=6)
+    go(Health(tmp_path, 0, BATCH, 0, True, reported.append), bad, until=6)
     assert len(rows_of(tmp_path)) == 8
     with open(tmp_path / "quarantine.jsonl", "a") as file:
         file.write('{"draw": 66, "sam')  # killed
-    health = Health(tmp_path, 32, BATCH, 0, True, told.append)
+    health = Health(tmp_path, 32, BATCH, 0, True, reported.append)
     assert [row["draw"] for row in rows_of(tmp_path)] == [3, 5, 20, 21, 22]
     bad |= {draw: (bad_sample(draw),) for draw in (67, 68)}
     go(health, bad, start=32)
     assert [row["draw"] for row in rows_of(tmp_path)] == sorted(bad)
     assert len(bad) == 10
-    health = Health(tmp_path, 80, BATCH, 0, True, told.append)
+    health = Health(tmp_path, 80, BATCH, 0, True, reported.append)
     go(health, {90: (bad_sample(90),)}, start=80)
     assert health.excess.startswith("11 bad samples in 96 draws are more than the 10 allowed")
 
 
-def test_a_fresh_run_begins_with_an_empty_quarantine(tmp_path, told):
-    go(Health(tmp_path, 0, BATCH, 1, True, told.append), {3: (bad_sample(3),)})
-    Health(tmp_path, 0, BATCH, 1, True, told.append)
+def test_a_fresh_run_begins_with_an_empty_quarantine(tmp_path, reported):
+    go(Health(tmp_path, 0, BATCH, 1, True, reported.append), {3: (bad_sample(3),)})
+    Health(tmp_path, 0, BATCH, 1, True, reported.append)
     assert rows_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(("share", "allowed"), [(0, 10), (0.1, 10), (0.25, 20), (1, 80)])
-def test_ten_may_be_bad_and_then_a_share_of_the_draws_so_far(tmp_path, told, share, allowed):
-    health = Health(tmp_path, 0, BATCH, share, True, told.append)
+def test_ten_may_be_bad_and_then_a_share_of_the_draws_so_far(tmp_path, reported, share, allowed):
+    health = Health(tmp_path, 0, BATCH, share, True, reported.append)
     for count in (allowed, 1):
         bad = {79: (bad_sample(79),) * count}
         (batch,) = next(iter(make_batches(make_plan(), BATCH, 16, bad=bad, start=64)))
@@ -114,27 +114,27 @@ def test_ten_may_be_bad_and_then_a_share_of_the_draws_so_far(tmp_path, told, sha
     assert len(rows_of(tmp_path)) == allowed + 1  # what ended the run is written too
 
 
-def test_the_worst_shards_are_named(tmp_path, told):
+def test_the_worst_shards_are_named(tmp_path, reported):
     shards = ["a.tar"] * 6 + ["b.tar"] * 3 + ["c.tar"] * 2 + ["d.tar"]
     bad = {16 + n: (bad_sample(16 + n, shard),) for n, shard in enumerate(shards)}
-    health = Health(tmp_path, 0, BATCH, 0, True, told.append)
+    health = Health(tmp_path, 0, BATCH, 0, True, reported.append)
     go(health, bad)
     assert "(6 in a.tar, 3 in b.tar, 2 in c.tar)" in health.excess
 
 
-def test_a_full_disk_delays_the_lines_of_quarantine(tmp_path, told):
-    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
+def test_a_full_disk_delays_the_lines_of_quarantine(tmp_path, reported):
+    health = Health(tmp_path, 0, BATCH, 1, True, reported.append)
     with limit_file_size(150):
         go(health, {draw: (bad_sample(draw),) for draw in (3, 20, 40)}, until=4)
-    assert sum("cannot be written" in line for line in told) == 1
+    assert sum("cannot be written" in line for line in reported) == 1
     go(health, {70: (bad_sample(70),)}, start=64)
     assert [row["draw"] for row in rows_of(tmp_path)] == [3, 20, 40, 70]
 
 
 @pytest.mark.parametrize("micro", [8, 16])
 @pytest.mark.parametrize("step", [1, 4, 5, 10])  # a window begins with step 5
-def test_a_dump_is_of_that_very_step(tmp_path, told, micro, step):
-    go(Health(tmp_path, 0, BATCH, 1, True, told.append), {}, micro, nonfinite=(step,))
+def test_a_dump_is_of_that_very_step(tmp_path, reported, micro, step):
+    go(Health(tmp_path, 0, BATCH, 1, True, reported.append), {}, micro, nonfinite=(step,))
     (path,) = (tmp_path / "nonfinite").iterdir()
     assert path.name == f"{step:08d}.json"
     dump = json.loads(path.read_text())
@@ -162,11 +162,11 @@ def test_a_dump_is_of_that_very_step(tmp_path, told, micro, step):
         "measured": [],
         "temperature": temperature,
     }
-    assert told == [f"step {step} had no finite gradient and was skipped; its draws are in {path}"]
+    assert reported == [f"step {step} had no finite gradient and was skipped; its draws are in {path}"]
 
 
-def test_infinite_and_missing_losses_are_text_in_a_dump(tmp_path, told):
-    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
+def test_infinite_and_missing_losses_are_text_in_a_dump(tmp_path, reported):
+    health = Health(tmp_path, 0, BATCH, 1, True, reported.append)
     (batch,) = next(iter(make_batches(make_plan(), BATCH, 16)))
     health.observe(batch, torch.tensor([math.inf, -math.inf, math.nan] + [0.0] * 13))
     health.check([outcome(1, grad_norm=math.inf, loss=math.nan)])
@@ -175,17 +175,17 @@ def test_infinite_and_missing_losses_are_text_in_a_dump(tmp_path, told):
     assert (dump["grad_norm"], dump["loss"]) == ("inf", "nan")
 
 
-def test_a_dump_that_cannot_be_written_is_a_word_and_no_error(tmp_path, told):
+def test_a_dump_that_cannot_be_written_is_a_word_and_no_error(tmp_path, reported):
     with limit_file_size(100):
-        go(Health(tmp_path, 0, BATCH, 1, True, told.append), {}, nonfinite=(2,))
-    (line,) = told
+        go(Health(tmp_path, 0, BATCH, 1, True, reported.append), {}, nonfinite=(2,))
+    (line,) = reported
     assert line.startswith("step 2 had no finite gradient and was skipped; ")
     assert line.endswith("00000002.json cannot be written (File too large)")
     assert list((tmp_path / "nonfinite").iterdir()) == []
 
 
-def test_images_are_let_go(tmp_path, told):
-    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
+def test_images_are_let_go(tmp_path, reported):
+    health = Health(tmp_path, 0, BATCH, 1, True, reported.append)
     (batch,) = next(iter(make_batches(make_plan(), BATCH, 16)))
     health.observe(batch, lose(batch))
     images = weakref.ref(batch.images)
@@ -195,8 +195,8 @@ def test_images_are_let_go(tmp_path, told):
     assert len(health._seen) == 1
 
 
-def test_steps_that_were_told_of_are_forgotten(tmp_path, told):
-    health = Health(tmp_path, 0, BATCH, 1, True, told.append)
+def test_steps_that_were_told_of_are_forgotten(tmp_path, reported):
+    health = Health(tmp_path, 0, BATCH, 1, True, reported.append)
     go(health, {})
     assert not health._seen
 
@@ -213,10 +213,10 @@ def test_windows_that_differ_stop_both_ranks(tmp_path):
 @pytest.mark.slow
 def test_rank_0_writes_what_all_ranks_met(tmp_path):
     bad = {draw: (bad_sample(draw),) for draw in (3, 12, 20, 31)}
-    (told, error), silent = run_ranks(2, watch_a_run, 2, tmp_path, (0, 0), bad, (2,), 1.0)
+    (reported, error), silent = run_ranks(2, watch_a_run, 2, tmp_path, (0, 0), bad, (2,), 1.0)
     assert (error, silent) == (None, ([], None))
     assert [row["draw"] for row in rows_of(tmp_path)] == [3, 12, 20, 31]
-    assert len(told) == 5
+    assert len(reported) == 5
     dump = json.loads((tmp_path / "nonfinite" / "00000002.json").read_text())
     assert [row["draw"] for row in dump["draws"]] == list(range(16, 32))
     assert [row["loss"] for row in dump["draws"]] == [draw / 2 for draw in range(16, 32)]

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the windows that had begun."""
+"""What a checkpoint says of the windows that had started."""
 
 import threading
 
@@ -35,13 +35,13 @@ def trainer():
     )
 
 
-@pytest.mark.parametrize(("done", "begun"), [(4, 5), (5, 5), (3, 3), (7, 8)])
-def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, trainer, done, begun):
-    """The run ends in step `begun` after `done` whole steps, four to a window, and goes on."""
+@pytest.mark.parametrize(("done", "started"), [(4, 5), (5, 5), (3, 3), (7, 8)])
+def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, trainer, done, started):
+    """The run ends in step `started` after `done` whole steps, four to a window, and is resumed."""
     config, plan, fingerprints = Config(data=DataConfig(batch_size=BATCH)), make_plan(), {"index": None}
     empty = DrawCounts(np.zeros(SAMPLES, np.uint32))
     recorder = RunRecorder(tmp_path, config, plan, trainer, fingerprints, empty, lambda *_: None, pytest.fail)
-    for (batch,) in list(make_batches(plan, BATCH, BATCH))[:begun]:
+    for (batch,) in list(make_batches(plan, BATCH, BATCH))[:started]:
         recorder.observe(batch, None)
     trainer.position = done * BATCH
     recorder.save()
