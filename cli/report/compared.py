@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mimcl.cli.report.chart import Chart, Format, XKind, series_of
-from mimcl.cli.report.curves import Curve, Values, mean_curve
+from mimcl.cli.report.curves import Curve, Values, json_values, mean_curve
 from mimcl.cli.report.run_record import EvaluationKey, RunRecord
 from mimcl.cli.report.several import Arm, accuracy_curve, nn_key
 from mimcl.cli.report.statistics import Summary, summarize
