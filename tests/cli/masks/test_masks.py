@@ -16,6 +16,7 @@ from mimcl.cli.encoders.reconstruction import Reconstruction, as_pixels, reconst
 from mimcl.cli.masks.masks import masks
 from mimcl.cli.masks.masks_picture import CELL, DPI, GAP, GROUP_GAP, MARGIN, panels
 from mimcl.cli.prototypes.gallery import images_of
+from mimcl.cli.run import builders
 from mimcl.curriculum.masking import factory
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker
@@ -83,6 +84,7 @@ def home(tmp_path_factory):
         patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
         patch.setattr(factory, "make_masker", make_masker)
         patch.setattr(restore, "make_masker", make_masker)
+        patch.setattr(builders, "make_masker", make_masker)
         patch.setattr(AsyncCheckpointer, "start", start_and_wait)
         assert mimcl(patch, folder, "shard", "images") == 0
         for masking, run in (("random", "random"), ("block", "scoring")):

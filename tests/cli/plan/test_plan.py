@@ -141,7 +141,7 @@ def test_the_order_does_not_change_what_is_drawn(home, monkeypatch, capsys):
         (("--curriculum", "proto", "--r0", "2"), "curriculum.r0 is 2"),
         (("--curriculum", "proto", "--temperature", "0.1"), "--temp-schedule constant"),
         (("--curriculum", "proto", "--temp-schedule", "sine"), "cosine"),
-        (("--recipe", "mae"), "unknown recipe"),
+        (("--recipe", "mae"), "cpu_small"),
         (("--out", "nowhere/plan.png"), "cannot be written"),
         (("--set", "data.batch_size=8", "--set", "curriculum.window=12", "--curriculum", "proto"), "multiple of"),
     ],
