@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,13 +76,14 @@ _KEYS = {
 }
 
 
-def config_values(config: Path | None, settings: list[str] | None, **flags: Any) -> dict[str, Any]:
-    """Return the dotted keys that a command line sets: --set wins over flags, and flags over the file `config`.
+def config_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dotted keys that a command line sets: --set wins over flags, and flags over the file of --config.
 
-    `flags` are named as in `_KEYS`; None is one that was not given. Raises ConfigError.
+    `parameters` are the command's, by name, as typer's context has them. Raises ConfigError.
     """
     from mimcl.cli.config import parse_settings, read_yaml
 
+    config, settings = parameters["config"], parameters["settings"]
     values = read_yaml(config) if config else {}
-    values |= {_KEYS[name]: value for name, value in flags.items() if value is not None}
+    values |= {key: parameters[name] for name, key in _KEYS.items() if parameters.get(name) is not None}
     return values | parse_settings(settings or [])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def train_command(
+    context: typer.Context,
     recipe: options.Recipe = None,
     data: options.Data = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. (default: runs/RECIPE-CURRICULUM-MASKING)")] = None,
@@ -86,31 +87,7 @@ def train_command(
     from mimcl.cli.run.folder import open_run
     from mimcl.model.distributed import World
 
-    values = options.config_values(
-        config,
-        settings,
-        data=data,
-        decoder=decoder,
-        max_bad=max_bad,
-        stall_timeout=stall_timeout,
-        curriculum=curriculum,
-        temp_schedule=temp_schedule,
-        r0=r0,
-        curriculum_share=curriculum_share,
-        temperature=temperature,
-        resampling=resampling,
-        order=order,
-        slice_epochs=slice_epochs,
-        masking=masking,
-        epochs=epochs,
-        online_knn=online_knn,
-        use_compile=use_compile,
-        max_nonfinite=max_nonfinite,
-        wandb=wandb,
-        mlflow=mlflow,
-        seed=seed,
-        init=init,
-    )
+    values = options.config_values(context.params)
     world = World.from_environment()
     run = open_run(recipe, values, out, resume, allow_change or [], warn if world.rank == 0 else lambda line: None)
     if temperature is not None:

@@ -30,6 +30,7 @@ class TempSchedule(StrEnum):
 
 
 def plan_command(
+    context: typer.Context,
     recipe: options.Recipe = None,
     data: options.Data = None,
     curriculum: options.Curriculum = None,
@@ -56,22 +57,9 @@ def plan_command(
     from mimcl.cli.run.folder import new_config
     from mimcl.pipeline.files import DataError, atomic_file
 
-    values = options.config_values(
-        config,
-        settings,
-        data=data,
-        curriculum=curriculum,
-        r0=r0,
-        curriculum_share=curriculum_share,
-        temperature=temperature,
-        resampling=resampling,
-        order=order,
-        slice_epochs=slice_epochs,
-        epochs=epochs,
-    )
-    schedules = [{"curriculum.temp_schedule": schedule.value} for schedule in dict.fromkeys(temp_schedule or [])] or [
-        {}
-    ]
+    values = options.config_values({**context.params, "temp_schedule": None})
+    names = [schedule.value for schedule in dict.fromkeys(temp_schedule or [])]
+    schedules = [{"curriculum.temp_schedule": name} for name in names] or [{}]
     plans = [plan(new_config(recipe, values | schedule)) for schedule in schedules]
     if temperature is not None:
         require_constant(*(planned.config.curriculum for planned in plans))
