@@ -1,4 +1,4 @@
-"""The loop: gradients summed over micro-batches, steps without a finite one skipped, exact resumption, accuracies."""
+"""The step loop: accumulation over micro-batches, skipped steps, outcomes one step late, exact resumption."""
 
 from dataclasses import dataclass
 
