@@ -22,6 +22,8 @@ from mimcl.model.distributed import (
     require_own_devices,
 )
 
+pytestmark = pytest.mark.slow  # starts processes
+
 DRAWS = 20
 
 

@@ -14,6 +14,8 @@ from mimcl.model import trackers
 from mimcl.model.tracker_services import ServiceConfig
 from mimcl.model.trackers import Tracker
 
+pytestmark = pytest.mark.slow  # starts the trackers' own services
+
 
 @pytest.fixture
 def warnings():

@@ -19,6 +19,8 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.progress import StallError
 
+pytestmark = pytest.mark.slow  # starts processes and waits for time-outs
+
 TIMEOUT = 0.4  # seconds
 
 

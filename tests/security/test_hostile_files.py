@@ -18,6 +18,8 @@ from mimcl.cli.main import main
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.verify import verify
 
+pytestmark = pytest.mark.slow  # trains
+
 TRAIN = ["train", "--data", "shards", "--recipe", "cpu_small", "--decoder", "reference", "--out", "new"]
 BUILD = ["prototypes", "build", "--features", "pixels", "--k", "3", "--decoder", "reference", "--name", "new"]
 

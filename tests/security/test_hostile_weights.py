@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.weights import read_weights
 
+pytestmark = pytest.mark.slow  # trains
+
 COMMANDS = (
     ["eval", "knn", "FILE"],
     ["export", "FILE", "--out", "new"],

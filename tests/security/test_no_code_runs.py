@@ -24,6 +24,8 @@ from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.stream import ReadOptions, Stream
 from mimcl.pipeline.verify import verify
 
+pytestmark = pytest.mark.slow  # starts processes
+
 PROTO = ["train", "--data", "shards", "--curriculum", "proto", "--recipe", "cpu_small", "--out", "new"]
 RESUME = ["train", "--out", "run", "--resume"]
 READERS = {  # a file, and the commands that read it

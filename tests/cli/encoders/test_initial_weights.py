@@ -19,6 +19,8 @@ from mimcl.curriculum.masking import factory
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.mae import build, encoder_weights, sin_cos_positions
 
+pytestmark = pytest.mark.slow  # trains
+
 SMALL = {
     "data.image_size": 32,
     "data.batch_size": 8,

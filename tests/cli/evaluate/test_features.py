@@ -29,6 +29,8 @@ from mimcl.model.evaluate.knn import knn as knn_accuracies
 from mimcl.model.jsonl import read_lines
 from mimcl.pipeline.index import ShardIndex
 
+pytestmark = pytest.mark.slow  # trains
+
 TRAIN, VAL = {"ant": 60, "bee": 60, "cow": 50}, {"ant": 30, "bee": 30, "cow": 30}  # 3 and 2 chunks
 PLAIN = FeatureOptions(decoder="reference")
 OPTIONS = ("--recipe", "cpu_small", "--epochs", "0.2", "--decoder", "reference", "--out", "run")

@@ -34,6 +34,8 @@ from mimcl.model.steps import StepLoop
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
+pytestmark = pytest.mark.slow  # trains
+
 TRAIN, VAL = 20, 11  # of each of three colours
 SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
 SHORT = {"epochs": 2, "batch_size": 24, "mixing_group": 4}  # 5 steps of 6 groups

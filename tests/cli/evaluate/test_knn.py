@@ -22,6 +22,8 @@ from mimcl.model.mae import build
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
+pytestmark = pytest.mark.slow  # trains
+
 TRAIN, VAL = {"ant": 14, "bee": 14, "cow": 12}, {"ant": 6, "bee": 5, "cow": 5}
 PLAIN = FeatureOptions(decoder="reference")
 TINY = (

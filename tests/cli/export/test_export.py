@@ -28,6 +28,8 @@ from mimcl.model.mae import MEAN, STD, encoder_weights, patchify, reconstruction
 from mimcl.pipeline.augment import evaluation_boxes
 from mimcl.pipeline.decode import decode_one
 
+pytestmark = pytest.mark.slow  # trains
+
 SETTINGS = (
     "data.image_size=32",
     "data.batch_size=8",

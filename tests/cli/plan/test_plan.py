@@ -15,6 +15,8 @@ from mimcl.cli.plan.plan_picture import DPI, HEIGHT, WIDTH, draw_picture
 from mimcl.cli.run.folder import new_config
 from mimcl.model import mae
 
+pytestmark = pytest.mark.slow  # trains
+
 FLAGS = ("--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "12", "--curriculum-share", "0.75")
 SETTINGS = ("data.image_size=32", "data.batch_size=8", "model.decoder_width=32", "model.decoder_depth=1")
 

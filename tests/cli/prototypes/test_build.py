@@ -25,6 +25,8 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 
+pytestmark = pytest.mark.slow  # builds sets of prototypes
+
 IMAGES, ROWS = 110, 30  # of a part: 4 of them
 BUILT = ["build", "--features", "pixels", "--k", "6", "--decoder", "reference"]
 PIXELS, SIFT = (BuildConfig(features, 6, decoder="reference") for features in ("pixels", "sift"))

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow  # starts processes
+
 PREAMBLE = """
 import ctypes, os, signal, sys, threading, time
 from mimcl.cli.run.signals import StopSignals
