@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,18 @@ import typer
 
 RecipeName = Literal["auto", "mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
 CurriculumName = Literal["none", "proto", "anti"]
-Schedule = Literal["cosine", "linear", "exponential", "step", "constant", "learned"]
+
+
+class TempSchedule(StrEnum):
+    """Temperature schedules; an Enum, since typer takes no list of Literals."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    EXPONENTIAL = "exponential"
+    STEP = "step"
+    CONSTANT = "constant"
+    LEARNED = "learned"
+
 
 Recipe = Annotated[RecipeName | None, typer.Option(help="Configuration to start from. (default: auto)")]
 Data = Annotated[
@@ -85,5 +97,7 @@ def config_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     config, settings = parameters["config"], parameters["settings"]
     values = read_yaml(config) if config else {}
-    values |= {key: parameters[name] for name, key in _KEYS.items() if parameters.get(name) is not None}
+    for name, key in _KEYS.items():
+        if (value := parameters.get(name)) is not None:
+            values[key] = value.value if isinstance(value, StrEnum) else value
     return values | parse_settings(settings or [])

@@ -31,7 +31,8 @@ def train_command(
     ] = None,
     curriculum: options.Curriculum = None,
     temp_schedule: Annotated[
-        options.Schedule | None, typer.Option(help="How the temperature rises over the curriculum. (default: cosine)")
+        options.TempSchedule | None,
+        typer.Option(help="How the temperature rises over the curriculum. (default: cosine)"),
     ] = None,
     r0: options.R0 = None,
     curriculum_share: options.CurriculumShare = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,24 +17,13 @@ if TYPE_CHECKING:
 _CURVE_POINTS = 121  # in the picture
 
 
-class TempSchedule(StrEnum):
-    """Choices of --temp-schedule."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
-    EXPONENTIAL = "exponential"
-    STEP = "step"
-    CONSTANT = "constant"
-    LEARNED = "learned"
-
-
 def plan_command(
     context: typer.Context,
     recipe: options.Recipe = None,
     data: options.Data = None,
     curriculum: options.Curriculum = None,
     temp_schedule: Annotated[
-        list[TempSchedule] | None,
+        list[options.TempSchedule] | None,
         typer.Option(help="Repeat it to compare schedules; learned cannot be planned. (default: cosine)"),
     ] = None,
     r0: options.R0 = None,

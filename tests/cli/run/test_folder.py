@@ -255,7 +255,7 @@ def test_resume_refuses_another_recipe(here):
     assert open_run("auto", {}, here / "a", resume=True).config.recipe == "cpu_small"
 
 
-def test_what_torchrun_starts_again_must_have_been_told_to_resume(here, monkeypatch):
+def test_a_run_restarted_by_torchrun_needs_resume(here, monkeypatch):
     saved_run(here / "a")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     open_run("cpu_small", {}, here / "b", resume=False)

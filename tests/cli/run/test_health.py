@@ -69,7 +69,7 @@ def test_bad_samples_are_written_with_draw_sample_shard_and_reason(tmp_path, rep
     assert len(reported) == 4
 
 
-def test_of_many_in_a_step_three_are_told(tmp_path, reported):
+def test_of_many_in_a_step_three_are_reported(tmp_path, reported):
     go(Health(tmp_path, 0, BATCH, 1, True, reported.append), {draw: (bad_sample(draw),) for draw in range(16, 26)})
     assert len(rows_of(tmp_path)) == 10
     assert len(reported) == 3
@@ -195,7 +195,7 @@ def test_images_are_let_go(tmp_path, reported):
     assert len(health._seen) == 1
 
 
-def test_steps_that_were_told_of_are_forgotten(tmp_path, reported):
+def test_reported_steps_are_forgotten(tmp_path, reported):
     health = Health(tmp_path, 0, BATCH, 1, True, reported.append)
     go(health, {})
     assert not health._seen

@@ -174,7 +174,7 @@ def test_saving_may_take_as_long_as_it_takes_and_no_second_sigterm_interrupts_it
     assert ended(process) == (0, "saved\n", "")
 
 
-def test_patience_that_comes_after_the_request_was_seen_is_in_time(start):
+def test_the_timeout_can_be_disabled_after_the_request(start):
     process = start(
         "with StopSignals(say, grace_seconds=0.8) as signals:\n"
         "    ready()\n"
