@@ -41,6 +41,7 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
     """
     from mimcl.pipeline.sources.labels import apply_class_list, join_val, read_class_list
     from mimcl.pipeline.sources.layout import hold_out
+    from mimcl.pipeline.sources.text_lines import read_text
     from mimcl.pipeline.sources.val_labels import label_val
 
     if options.val and options.holdout:
@@ -65,7 +66,7 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
         source = join_val(source, _open(options.val, kinds[1], options), options.val, class_list=classes)
     source = apply_class_list(source, classes)
     if options.val_labels:
-        source = label_val(source, options.val_labels, classes is not None)
+        source = label_val(source, read_text(options.val_labels, "label file"), options.val_labels, classes is not None)
     elif options.val and source.classes and all(item.label < 0 for item in source.splits["val"]):
         source.notes.append(f"{options.val} has no classes: its images have no label; give them with --val-labels")
     return hold_out(source, options.holdout, path)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mimcl.pipeline.files import DataError, open_regular
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
+from mimcl.pipeline.sources.text_lines import read_text, text_lines
 
-_MAX_TEXT_BYTES = 1 << 30  # of a list
 _MAX_CLASSES = 1_000_000
+NO_CLASS_FOLDERS = "{}/ has no class folders: its images have no label"  # a note about a split
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ClassList:
 
 def read_class_list(path: Path) -> ClassList:
     """Read a file with one class a line: its name is the first word, the rest describes it. Raises DataError."""
-    lines = [line for line in read_lines(path, "class list") if line]
+    lines = [line for line in text_lines(read_text(path, "class list"), path) if line]
     if not lines:
         raise DataError(f"the class list {path} is empty; give one class a line")
     first = [line.split()[0] for line in lines]
@@ -46,21 +47,6 @@ def read_class_list(path: Path) -> ClassList:
             raise DataError(f"the class list {path} lists {twice!r:.80} twice; list every class once")
         first = whole  # first words are ambiguous: names have several words
     return ClassList(path, first, whole)
-
-
-def read_lines(path: Path, kind: str) -> list[str]:
-    """Return the stripped lines of a text file. Raises DataError, which calls the file a `kind`."""
-    try:
-        with open_regular(path) as file:
-            text = file.read(_MAX_TEXT_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"the {kind} {path} cannot be read: {error.strerror or error}") from None
-    if len(text) > _MAX_TEXT_BYTES:
-        raise DataError(f"the {kind} {path} is larger than 1 GiB; give a text file")
-    try:
-        return [line.strip() for line in text.decode("utf-8-sig").split("\n")]
-    except UnicodeDecodeError:
-        raise DataError(f"the {kind} {path} is not UTF-8 text; convert it") from None
 
 
 def label_items(

@@ -10,9 +10,9 @@ import xxhash
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
+from mimcl.pipeline.sources.labels import NO_CLASS_FOLDERS
 
 T = TypeVar("T", bound=Item)
-NO_CLASS_FOLDERS = "{}/ has no class folders: its images have no label"
 
 
 def source_from_paths(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.sources.labels import read_lines, relabel
-from mimcl.pipeline.sources.layout import NO_CLASS_FOLDERS
+from mimcl.pipeline.sources.labels import NO_CLASS_FOLDERS, relabel
+from mimcl.pipeline.sources.text_lines import text_lines
 
 
-def label_val(source: Source, path: Path, has_class_list: bool) -> Source:
-    """Label the val split from the file at `path`; the source's classes have names already.
+def label_val(source: Source, text: bytes, where: object, has_class_list: bool) -> Source:
+    """Label the val split by the text of a file, `where` in messages; the source's classes have names already.
 
     Lines are FILENAME CLASS or FILENAME,CLASS (with or without folders and ending; further words are ignored; a
     comma-separated file may start with headings), or CLASS alone, in the sorted order of the file names. CLASS is a
@@ -20,15 +19,15 @@ def label_val(source: Source, path: Path, has_class_list: bool) -> Source:
     needs a label. Raises DataError.
     """
     if "val" not in source.splits:
-        raise DataError(f"--val-labels {path} needs a val split, and the source has none; give one with --val")
+        raise DataError(f"the label file {where} needs a val split, and the source has none; give one with --val")
     items = source.splits["val"]
-    lines = [line for line in read_lines(path, "label file") if line]
+    lines = [line for line in text_lines(text, where) if line]
     if not lines:
-        raise DataError(f"the label file {path} is empty; give one label a line")
+        raise DataError(f"the label file {where} is empty; give one label a line")
     classes = set(source.classes)
     alone = all(line in classes or line.isdecimal() for line in lines) or not any(_pair(line)[1] for line in lines)
-    words = _in_order(items, lines, path) if alone else _by_name(items, lines, path)
-    numbers, notes = _numbers(words, source.classes, path, has_class_list)
+    words = _in_order(items, lines, where) if alone else _by_name(items, lines, where)
+    numbers, notes = _numbers(words, source.classes, where, has_class_list)
     if not source.classes:
         source.classes = sorted(set(words))
         label_of = {name: number for number, name in enumerate(source.classes)}
@@ -45,13 +44,13 @@ def _pair(line: str) -> tuple[str, str]:
     return name.strip(), [*rest.split(), ""][0]
 
 
-def _in_order(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
+def _in_order(items: Sequence[Item], lines: list[str], where: object) -> list[str]:
     if len(lines) != len(items):
-        raise DataError(f"{path} has {len(lines):,} labels for {len(items):,} val images; give one line per image")
+        raise DataError(f"{where} has {len(lines):,} labels for {len(items):,} val images; give one line per image")
     return lines
 
 
-def _by_name(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
+def _by_name(items: Sequence[Item], lines: list[str], where: object) -> list[str]:
     places: dict[str, int] = {}
     ambiguous: set[str] = set()
     for place, item in enumerate(items):
@@ -65,21 +64,21 @@ def _by_name(items: Sequence[Item], lines: list[str], path: Path) -> list[str]:
         if name not in places:
             if number == 1 and "," in line:
                 continue  # headings
-            raise DataError(f"{path}, line {number}: {name!r:.120} is not a val image")
+            raise DataError(f"{where}, line {number}: {name!r:.120} is not a val image")
         if name in ambiguous:
-            raise DataError(f"{path}, line {number}: {name!r:.120} names several val images; give it with its folder")
+            raise DataError(f"{where}, line {number}: {name!r:.120} names several val images; give it with its folder")
         if not word:
-            raise DataError(f"{path}, line {number}: {name!r:.120} has no class; write FILENAME CLASS")
+            raise DataError(f"{where}, line {number}: {name!r:.120} has no class; write FILENAME CLASS")
         if found[places[name]] not in ("", word):
-            raise DataError(f"{path}, line {number}: {name!r:.120} already has class {found[places[name]]!r:.80}")
+            raise DataError(f"{where}, line {number}: {name!r:.120} already has class {found[places[name]]!r:.80}")
         found[places[name]] = word
     if "" in found:
         example = items[found.index("")].name
-        raise DataError(f"{path} has no label for {found.count(''):,} val images, for example {example!r:.120}")
+        raise DataError(f"{where} has no label for {found.count(''):,} val images, for example {example!r:.120}")
     return found
 
 
-def _numbers(words: list[str], classes: list[str], path: Path, has_class_list: bool) -> tuple[list[int], list[str]]:
+def _numbers(words: list[str], classes: list[str], where: object, has_class_list: bool) -> tuple[list[int], list[str]]:
     """Return positions in the classes, and notes; no positions if the words are names and no classes are known yet."""
     label_of = {name: number for number, name in enumerate(classes)}
     unknown = next((word for word in words if word not in label_of), None)
@@ -89,16 +88,16 @@ def _numbers(words: list[str], classes: list[str], path: Path, has_class_list: b
         if not classes:
             return [], []
         unknown = next(word for word in words if word not in label_of)
-        raise DataError(f"{path}: class {unknown!r:.80} is not one of the {len(classes):,} classes")
+        raise DataError(f"{where}: class {unknown!r:.80} is not one of the {len(classes):,} classes")
     if not has_class_list:
-        raise DataError(f"{path} has numbers, which are positions in a class list; give that list with --classes")
+        raise DataError(f"{where} has numbers, which are positions in a class list; give that list with --classes")
     try:
         numbers = [int(word) for word in words]
     except ValueError:  # thousands of digits
-        raise DataError(f"{path} has a number that is too large for a class") from None
+        raise DataError(f"{where} has a number that is too large for a class") from None
     first = 0 if 0 in numbers else 1
     if max(numbers) >= len(classes) + first:
-        raise DataError(f"{path}: {max(numbers)} is not a position in the class list of {len(classes):,} lines")
+        raise DataError(f"{where}: {max(numbers)} is not a position in the class list of {len(classes):,} lines")
     return [number - first for number in numbers], [
-        f"{path.name}: its numbers are positions in the class list, counted from {first}"
+        f"{where}: its numbers are positions in the class list, counted from {first}"
     ]

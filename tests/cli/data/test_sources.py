@@ -95,7 +95,7 @@ def test_sources(home, tmp_path, monkeypatch, arguments, expected):
         (["train.tar", "--classes", "images.txt"], "'n01' is not in the class list images.txt"),
         (["train.tar", "--val", "val.tar", "--val-labels", "none.txt"], "none.txt cannot be read"),
         (["train.tar", "--val", "val.tar", "--val-labels", "val.txt"], "--classes"),
-        (["train.tar", "--val-labels", "val.txt"], "--val-labels val.txt needs a val split"),
+        (["train.tar", "--val-labels", "val.txt"], "the label file val.txt needs a val split"),
         (["train.tar", "--val", "none.tar"], "none.tar not found"),
         (["x.tar", "--val", "val.tar"], "--val val.tar"),
         (["x.tar", "--val", "val.tar", "--holdout", "0.5"], "--val and --holdout"),

@@ -28,8 +28,7 @@ def class_list(tmp_path, text):
 
 
 def val_labels(tmp_path, text, given=None, has_class_list=True):
-    (tmp_path / "val.txt").write_text(text)
-    return label_val(given or source(), tmp_path / "val.txt", has_class_list)
+    return label_val(given or source(), text.encode(), "val.txt", has_class_list)
 
 
 def labels(found, split="val"):
@@ -174,5 +173,5 @@ def test_numbers_need_a_class_list(tmp_path):
 
 def test_no_val_split(tmp_path):
     given = Source({"train": items("ab")})
-    with pytest.raises(DataError, match="--val-labels .*needs a val split"):
+    with pytest.raises(DataError, match="val.txt needs a val split.*--val"):
         val_labels(tmp_path, "ant\n", given)
