@@ -24,7 +24,7 @@ from mimcl.pipeline.index import MAX_BYTES, file_digest
 from mimcl.pipeline.index_writer import table_of, write_index
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.sources.labels import ClassList, apply_class_list, label_items
-from mimcl.pipeline.sources.layout import to_utf8
+from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
 from mimcl.pipeline.sources.splits import group_by_split
 from mimcl.pipeline.sources.tar_headers import TarReader
 from mimcl.pipeline.sources.webdataset import LABEL_KEY, BadSample, Sample, iter_samples, require_shards
@@ -67,11 +67,10 @@ def adopt(
         raise DataError(
             f"adopted shards must be in one folder, but some are not in {folder}; adopt each folder separately"
         )
-    if wrong := [
-        path.name for path in shards if not ADOPTED_NAME.fullmatch(path.name) or to_utf8(path.name) != path.name
-    ]:
+    names = sorted(from_fs(path.name) for path in shards)
+    if wrong := [name for name in names if not ADOPTED_NAME.fullmatch(name) or to_utf8(name) != name]:
         raise DataError(f"shard name {to_utf8(wrong[0])!r} is not supported; rename the shard")
-    splits, notes = group_by_split(folder, ((path.name, path) for path in sorted(shards)))
+    splits, notes = group_by_split(folder, ((name, folder / to_fs(name)) for name in names))
     if "train" not in splits:
         raise DataError(f"{folder} has no shards of train; rename them, or move them there")
     chosen = [path for paths in splits.values() for path in paths]
@@ -84,7 +83,7 @@ def adopt(
     for split, paths in splits.items():
         read = partial(_read, split=split, label_key=label_key, decode=decode, on_progress=on_progress)
         parts[split] = list(bounded_map(read, paths, workers))
-    labels, names = _labels(parts, classes, folder)
+    labels, class_names = _labels(parts, classes, folder)
     columns = {}
     for split, indexed in parts.items():
         columns[split] = _rows(indexed, labels[split])
@@ -98,7 +97,7 @@ def adopt(
         if repeated := len(rows) - len({row[0] for row in rows}):
             notes.append(f"{split}: {repeated:,} keys occur in several shards; samples are identified by their rows")
     how = {**state, "label_key": label_key, "every_image_decoded": decode}
-    return _write(folder, columns, parts, rejected, names, how), notes
+    return _write(folder, columns, parts, rejected, class_names, how), notes
 
 
 def _state(shards: Sequence[Path], classes: ClassList | None, label_key: str, decode: bool) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def _state(shards: Sequence[Path], classes: ClassList | None, label_key: str, de
         except OSError as error:
             raise DataError(f"shard {path} cannot be read: {error.strerror}") from None
         modified = max(modified, status.st_mtime_ns)
-        digest.update(f"\n{path.name!r} {status.st_size}".encode())
+        digest.update(f"\n{from_fs(path.name)!r} {status.st_size}".encode())
     return {"source": digest.hexdigest(), "modified": modified}
 
 
@@ -151,6 +150,7 @@ def _existing_adoption(folder: Path, state: dict[str, Any], overwrite: bool) -> 
 def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _ShardContent:
     """Read a shard from start to end, every byte except headers once."""
     tar, hashed, at = TarReader(path), xxhash.xxh128(), 0
+    shard = from_fs(path.name)
     rows: list[tuple] = []
     labels: list[int | str | None] = []
     rejected: list[dict[str, str]] = []
@@ -171,13 +171,13 @@ def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Cal
             else:
                 digest = xxhash.xxh64_intdigest(data)
                 size = header.width, header.height
-                rows.append((sample.key, sample.offset, sample.nbytes, digest, *size, f"{path.name}/{sample.name}"))
+                rows.append((sample.key, sample.offset, sample.nbytes, digest, *size, f"{shard}/{sample.name}"))
                 labels.append(sample.label)
         if isinstance(sample, BadSample):
-            rejected.append({"split": split, "path": f"{path.name}/{sample.name}", "reason": sample.reason})
+            rejected.append({"split": split, "path": f"{shard}/{sample.name}", "reason": sample.reason})
         on_progress(1)
     _hash_until(tar, hashed, at, tar.size)
-    entry = {"name": path.name, "bytes": tar.size, "samples": len(rows), "xxh128": hashed.hexdigest()}
+    entry = {"name": shard, "bytes": tar.size, "samples": len(rows), "xxh128": hashed.hexdigest()}
     return _ShardContent(entry, rows, labels, rejected)
 
 

@@ -149,6 +149,7 @@ def _open(path: Path, kind: str, options: SourceOptions) -> Source:
 
         return zip_images(path)
     from mimcl.pipeline.sources.listed import listed_images, read_list
+    from mimcl.pipeline.sources.names import to_fs
     from mimcl.pipeline.sources.splits import find_files
     from mimcl.pipeline.sources.tars import tar_images
     from mimcl.pipeline.sources.webdataset import LABEL_KEY, webdataset_images
@@ -159,7 +160,7 @@ def _open(path: Path, kind: str, options: SourceOptions) -> Source:
     if kind == "list" and options.list_file:
         listing = read_list(options.list_file, path)
         if listing.lists_shards:
-            return webdataset_images([path / name for name in listing.labels], label_key, path)
+            return webdataset_images([path / to_fs(name) for name in listing.labels], label_key, path)
         return listed_images(path, listing)
     source = webdataset_images(find_files(path, ".tar"), label_key, path)
     return source if options.classes else _with_known_classes(source, path)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.sources.layout import source_from_paths, to_utf8
+from mimcl.pipeline.sources.layout import source_from_paths
+from mimcl.pipeline.sources.names import to_utf8
 
 _MACOS_METADATA = "__MACOSX"  # a folder that macOS adds to archives
 

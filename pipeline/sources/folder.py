@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import FileItem, Source
-from mimcl.pipeline.sources.layout import hold_out, source_from_paths, to_utf8
+from mimcl.pipeline.sources.layout import hold_out, source_from_paths
+from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
 
 
 def image_folder(root: Path, holdout: float = 0.0) -> Source:
@@ -42,7 +43,7 @@ class FileItemFactory:
         self.modified = 0  # ns since 1970
 
     def __call__(self, path: str, name: str, label: int) -> FileItem:
-        file = self._root / path
+        file = self._root / to_fs(path)
         try:
             status = file.stat()
         except (OSError, ValueError):  # a broken link or an invalid path; reading it reports the error
@@ -52,7 +53,7 @@ class FileItemFactory:
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in _entries(folder) if _is_folder(entry))
+    return sorted(from_fs(entry.name) for entry in _entries(folder) if _is_folder(entry))
 
 
 def _walk(folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
@@ -63,9 +64,9 @@ def _walk(folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] =
         return
     for entry in entries:
         if _is_folder(entry):
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*parents, identity))
+            yield from _walk(folder / entry.name, f"{prefix}{from_fs(entry.name)}/", (*parents, identity))
         else:
-            yield prefix + entry.name
+            yield prefix + from_fs(entry.name)
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -73,7 +74,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise DataError(f"{to_utf8(str(folder))} cannot be listed: {error.strerror}") from None
+        raise DataError(f"{to_utf8(from_fs(str(folder)))} cannot be listed: {error.strerror}") from None
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ import xxhash
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.sources.labels import NO_CLASS_FOLDERS
+from mimcl.pipeline.sources.names import to_utf8
 
 T = TypeVar("T", bound=Item)
 
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Item)
 def source_from_paths(
     where: object, paths: Iterable[str], folders: Iterable[str], item: Callable[[str, str, int], Item]
 ) -> Source:
-    """Return a source of the files at `paths`: distinct, relative to `where`, with forward slashes, in any order.
+    """Return a source of the files at `paths`: distinct, relative to `where`, as `from_fs` gives them, in any order.
 
     With a folder train/ (and perhaps val/) at the top, these are the splits and everything beside them is skipped; with
     val/ alone, all is val; otherwise all is train. Folders in a split are its classes, including empty ones in
@@ -70,11 +70,6 @@ def source_from_paths(
     if not any(splits.values()):
         raise DataError("; ".join([f"{where} has no files to pack", *notes, "give a folder of images"]))
     return Source(splits, [to_utf8(name) for name in classes], notes)
-
-
-def to_utf8(name: str) -> str:
-    """Return a file name that can be encoded in UTF-8; other bytes are escaped with backslashes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def hold_out(source: Source, share: float, where: object) -> Source:

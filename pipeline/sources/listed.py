@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.sources.folder import FileItemFactory
 from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.sources.labels import label_items
-from mimcl.pipeline.sources.layout import source_from_paths, to_utf8
+from mimcl.pipeline.sources.layout import source_from_paths
+from mimcl.pipeline.sources.names import from_fs, to_utf8
 
 _MAX_LINE_BYTES = 1 << 16
 
@@ -34,7 +35,7 @@ def read_list(path: Path, root: Path) -> Listing:
     Raises DataError if the list is missing, empty or mixes both kinds of line, or if a path is outside `root`.
     """
     labels: dict[str, int | str | None] = {}
-    base = root.absolute()
+    base = PurePath(from_fs(str(root.absolute())))
     with_class = None
     for number, line in enumerate(_lines(path), 1):
         name, _, label = line.partition("\t")
@@ -46,7 +47,7 @@ def read_list(path: Path, root: Path) -> Listing:
         with_class = bool(label)
         if name.startswith("/"):
             try:
-                name = Path(name).relative_to(base).as_posix()
+                name = PurePath(name).relative_to(base).as_posix()
             except ValueError:
                 raise DataError(f"{path}, line {number}: {name!r:.200} is not in {root}") from None
         parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -102,7 +103,7 @@ def _lines(path: Path) -> Iterator[str]:
                     raise DataError(
                         f"the list {path} has a line of over {_MAX_LINE_BYTES:,} bytes; give one path a line"
                     )
-                # As Python decodes file names, which may hold any bytes.
+                # As `from_fs` does: names may hold any bytes.
                 yield line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").rstrip("\r\n")
     except OSError as error:
         raise DataError(f"the list {path} cannot be read: {error.strerror or error}") from None

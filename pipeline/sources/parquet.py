@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import MAX_BYTES, Item, Source
 from mimcl.pipeline.sources.labels import label_items
+from mimcl.pipeline.sources.names import from_fs, to_utf8
 from mimcl.pipeline.sources.splits import find_files, group_by_split
 
 _UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)
@@ -83,7 +84,7 @@ def parquet_images(root: Path, image_column: str | None = None, label_column: st
     modified, first = 0, None
     for split, of_split in splits.items():
         for file in of_split:
-            name = file.relative_to(base).as_posix()
+            name = to_utf8(from_fs(file.relative_to(base).as_posix()))
             try:
                 modified = max(modified, file.stat().st_mtime_ns)
                 with pq.ParquetFile(file) as opened:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.names import from_fs
 
 T = TypeVar("T")
 _WORDS = {
@@ -47,4 +48,4 @@ def find_files(root: Path, ending: str) -> list[Path]:
     for folder, folders, names in os.walk(root, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(folder, name) for name in names if name.endswith(ending) and not name.startswith(".")]
-    return sorted(found, key=lambda path: path.relative_to(root).parts)
+    return sorted(found, key=lambda path: from_fs(str(path.relative_to(root))).split("/"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimcl.pipeline.files import DataError, open_regular
-from mimcl.pipeline.sources.layout import to_utf8
+from mimcl.pipeline.sources.names import to_utf8
 
 _BLOCK = 512
 _MAX_EXTENDED_BYTES = 1 << 20  # of long names and extended headers before a member; usually some hundred

@@ -12,7 +12,7 @@ from pathlib import Path
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import RangeItem, Source
 from mimcl.pipeline.sources.labels import label_items
-from mimcl.pipeline.sources.layout import to_utf8
+from mimcl.pipeline.sources.names import from_fs, to_utf8
 from mimcl.pipeline.sources.splits import group_by_split
 from mimcl.pipeline.sources.tar_headers import Member, TarReader
 
@@ -130,7 +130,7 @@ def webdataset_images(paths: Sequence[Path], label_key: str = LABEL_KEY, where: 
     label are skipped with a note. Raises DataError if a shard is missing or not a tar.
     """
     require_shards(paths)
-    names = {path: path.relative_to(where).as_posix() if where else path.name for path in paths}
+    names = {path: from_fs(path.relative_to(where).as_posix() if where else path.name) for path in paths}
     splits, notes = group_by_split(where or paths[0], ((names[path], path) for path in paths))
     items: dict[str, list[RangeItem]] = {}
     labels: dict[str, list[int | str | None]] = {}
