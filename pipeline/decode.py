@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mimcl.pipeline.colours import to_rgb
 from mimcl.pipeline.data_config import DecoderName
+from mimcl.pipeline.pillow import open_image
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: 
     """Decode one image, (image_size, image_size, 3) uint8; or return in one line why Pillow cannot."""
     left, top, width, height = box
     try:
-        with Image.open(io.BytesIO(data.data)) as image:
+        with open_image(data.data) as image:
             crop = to_rgb(image.crop((left, top, left + width, top + height)))
     except MemoryError:  # of the machine, not of the image
         raise

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 import struct
-import warnings
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
+from mimcl.pipeline.pillow import open_image
+
 MAX_PIXELS = 178_000_000  # larger images count as decompression bombs, as for Pillow
 EXTENSIONS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}  # Pillow's names of the formats
-
-# Pillow warns at half of its limit; ours is checked explicitly. Filters are not per thread, so this is global.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # In JPEG's entropy-coded data 0xff is followed by a stuffed zero, a restart marker or fill; otherwise it is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -47,7 +44,7 @@ def examine(data: bytes | memoryview, decode: bool = False) -> Header:
     if extension is None:
         raise NotUsable("not a JPEG, PNG or WebP image")
     try:
-        image = Image.open(io.BytesIO(data), formats=[EXTENSIONS[extension]])
+        image = open_image(data, EXTENSIONS[extension])
         width, height = image.size
     except Image.DecompressionBombError:
         raise NotUsable(f"more than {MAX_PIXELS:,} pixels") from None

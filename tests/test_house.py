@@ -49,6 +49,11 @@ def test_only_its_file_imports_dali():
     assert users == [ROOT / "pipeline" / "dali.py"]
 
 
+def test_only_its_file_opens_images():
+    users = [path for path in MODULES if "Image.open(" in path.read_text()]
+    assert users == [ROOT / "pipeline" / "pillow.py"]  # which raises Pillow's limits first
+
+
 def test_the_package_is_imported_by_its_own_name():
     assert not [(path, name) for path in MODULES for name in imported(path) if name.split(".")[0] in (*WINGS, "cli")]
 

@@ -18,6 +18,7 @@ from mimcl.cli.report.run_record import RunRecord
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.pillow import open_image
 
 _CHECKPOINTS, _IMAGES, _SIDE = 4, 6, 128  # pixels
 _LARGE, _OF_LARGE = 600e6, 2  # of models with more bytes of weights (ViT-L) only so many checkpoints are shown
@@ -86,7 +87,7 @@ def _file_size(path: Path) -> int:
 def gallery(prototypes: Path) -> Picture:
     """Return a prototype set's gallery.png, shrunk. Raises OSError or ValueError if it cannot be read."""
     path = prototypes / "gallery.png"
-    with Image.open(path, formats=["PNG"]) as image:
+    with open_image(path, "PNG") as image:
         if image.width * image.height > _MAX_PIXELS:
             raise ValueError(f"{path} has {image.width} x {image.height} pixels")
         picture = image.convert("RGB")

@@ -12,6 +12,7 @@ from mimcl.pipeline.colours import to_rgb
 from mimcl.pipeline.examine import EXTENSIONS, Header, NotUsable, examine
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.packing.pack_config import PackConfig
+from mimcl.pipeline.pillow import open_image
 from mimcl.pipeline.sources.item import Item
 
 JPEG_QUALITY = 95
@@ -58,7 +59,7 @@ def _shrink(data: bytes, header: Header, short_side: int) -> tuple[bytes, Header
     scale = short_side / min(header.width, header.height)
     size = (max(1, round(header.width * scale)), max(1, round(header.height * scale)))
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image: Image.Image = open_image(data)
         image.draft("RGB", size)  # decodes a JPEG at 1/2, 1/4 or 1/8, at least at `size`
         image = to_rgb(image).resize(size, Image.Resampling.LANCZOS)
     except Exception as error:
