@@ -22,8 +22,9 @@ from mimcl.pipeline.examine import NotUsable, examine
 from mimcl.pipeline.files import DataError, write_json, write_json_lines
 from mimcl.pipeline.index import MAX_BYTES, file_digest
 from mimcl.pipeline.index_writer import table_of, write_index
+from mimcl.pipeline.sources.class_list import ClassList
 from mimcl.pipeline.sources.item import Item
-from mimcl.pipeline.sources.labels import ClassList, apply_class_list, label_items
+from mimcl.pipeline.sources.labels import apply_class_list, classes_without_train, label_items
 from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
 from mimcl.pipeline.sources.splits import group_by_split
 from mimcl.pipeline.sources.tar_headers import TarReader
@@ -83,7 +84,8 @@ def adopt(
     for split, paths in splits.items():
         read = partial(_read, split=split, label_key=label_key, decode=decode, on_progress=on_progress)
         parts[split] = list(bounded_map(read, paths, workers))
-    labels, class_names = _labels(parts, classes, folder)
+    labels, class_names, more = _labels(parts, classes, folder)
+    notes += more
     columns = {}
     for split, indexed in parts.items():
         columns[split] = _rows(indexed, labels[split])
@@ -102,7 +104,7 @@ def adopt(
 
 def _state(shards: Sequence[Path], classes: ClassList | None, label_key: str, decode: bool) -> dict[str, Any]:
     """Return what an adoption depends on: the newest shard's time of modification, and a digest of the rest."""
-    digest = xxhash.xxh128(repr((classes and (classes.first, classes.whole), label_key, decode)).encode())
+    digest = xxhash.xxh128(repr((classes and classes.lines, label_key, decode)).encode())
     modified = 0
     for path in shards:
         try:
@@ -198,14 +200,15 @@ def _hash_until(tar: TarReader, hashed: xxhash.xxh128, at: int, stop: int) -> in
 
 def _labels(
     parts: dict[str, list[_ShardContent]], classes: ClassList | None, folder: Path
-) -> tuple[dict[str, list[int]], list[str]]:
-    """Return the labels of each split as positions in the classes, and the classes."""
+) -> tuple[dict[str, list[int]], list[str], list[str]]:
+    """Return the labels of each split as positions in the classes, the classes, and notes."""
     raw = {split: [label for shard in indexed for label in shard.labels] for split, indexed in parts.items()}
     blank = Item("", -1, 0)
     source = apply_class_list(
         label_items({split: [blank] * len(found) for split, found in raw.items()}, raw, folder), classes
     )
-    return {split: [item.label for item in items] for split, items in source.splits.items()}, source.classes
+    labels = {split: [item.label for item in items] for split, items in source.splits.items()}
+    return labels, source.classes, [*source.notes, *classes_without_train(source)]
 
 
 def _rows(indexed: list[_ShardContent], labels: list[int]) -> list[tuple]:

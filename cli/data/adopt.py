@@ -42,7 +42,7 @@ def adopt_shards(
     """
     from mimcl.cli.console import console, image_bar
     from mimcl.pipeline.adopt import adopt
-    from mimcl.pipeline.sources.labels import read_class_list
+    from mimcl.pipeline.sources.class_list import read_class_list
     from mimcl.pipeline.sources.listed import read_list
     from mimcl.pipeline.sources.splits import find_files
     from mimcl.pipeline.sources.webdataset import LABEL_KEY

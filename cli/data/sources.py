@@ -39,7 +39,8 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
 
     Raises DataError if it cannot be read, and ConfigError for conflicting options.
     """
-    from mimcl.pipeline.sources.labels import apply_class_list, join_val, read_class_list
+    from mimcl.pipeline.sources.class_list import read_class_list
+    from mimcl.pipeline.sources.labels import apply_class_list, classes_without_train, join_val
     from mimcl.pipeline.sources.layout import hold_out
     from mimcl.pipeline.sources.text_lines import read_text
     from mimcl.pipeline.sources.val_labels import label_val
@@ -69,7 +70,9 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
         source = label_val(source, read_text(options.val_labels, "label file"), options.val_labels, classes is not None)
     elif options.val and source.classes and all(item.label < 0 for item in source.splits["val"]):
         source.notes.append(f"{options.val} has no classes: its images have no label; give them with --val-labels")
-    return hold_out(source, options.holdout, path)
+    source = hold_out(source, options.holdout, path)
+    source.notes += classes_without_train(source)
+    return source
 
 
 _KIND_NAMES = {
@@ -169,12 +172,14 @@ def _open(path: Path, kind: str, options: SourceOptions) -> Source:
 def _with_known_classes(source: Source, folder: Path) -> Source:
     """Name the classes by dataset.json if the folder was packed by mimcl and the labels fit."""
     from mimcl.pipeline.dataset_json import read_dataset
-    from mimcl.pipeline.sources.labels import ClassList, apply_class_list
+    from mimcl.pipeline.sources.class_list import ClassList, Reading
+    from mimcl.pipeline.sources.labels import apply_class_list
 
     if not (folder / "dataset.json").is_file():
         return source
     try:
         classes = next(part["classes"] for part in read_dataset(folder)["splits"].values())
-        return apply_class_list(source, ClassList(folder / "dataset.json", classes, classes)) if classes else source
+        known = ClassList(folder / "dataset.json", classes, [Reading("", classes, first_number=0)])
+        return apply_class_list(source, known) if classes else source
     except DataError:  # not packed by mimcl, or with other shards since
         return source

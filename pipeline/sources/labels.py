@@ -6,47 +6,16 @@ In a source without class names, labels of 0 and above are the numbers that the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.class_list import ClassList, Reading
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.sources.text_lines import read_text, text_lines
 
 _MAX_CLASSES = 1_000_000
+_NAMES_IN_NOTE = 5
 NO_CLASS_FOLDERS = "{}/ has no class folders: its images have no label"  # a note about a split
-
-
-@dataclass(frozen=True)
-class ClassList:
-    """The classes in order: the first word of each line, and the whole lines."""
-
-    path: Path
-    first: list[str]
-    whole: list[str]
-
-    def names(self, found: Sequence[str]) -> list[str]:
-        """Return the first words or the whole lines, whichever include all of `found`. Raises DataError if neither."""
-        for names in (self.first, self.whole):
-            if set(found) <= set(names):
-                return names
-        missing = next(name for name in found if name not in set(self.first))
-        raise DataError(f"class {missing!r:.80} is not in the class list {self.path}; add a line for it")
-
-
-def read_class_list(path: Path) -> ClassList:
-    """Read a file with one class a line: its name is the first word, the rest describes it. Raises DataError."""
-    lines = [line for line in text_lines(read_text(path, "class list"), path) if line]
-    if not lines:
-        raise DataError(f"the class list {path} is empty; give one class a line")
-    first = [line.split()[0] for line in lines]
-    whole = lines
-    if len(set(first)) < len(first):
-        if len(set(whole)) < len(whole):
-            twice = next(line for place, line in enumerate(whole) if line in whole[:place])
-            raise DataError(f"the class list {path} lists {twice!r:.80} twice; list every class once")
-        first = whole  # first words are ambiguous: names have several words
-    return ClassList(path, first, whole)
 
 
 def label_items(
@@ -86,11 +55,14 @@ def join_val(train: Source, val: Source, where: object, class_list: ClassList | 
     if len(val.splits) > 1:
         raise DataError(f"--val {where} has {' and '.join(val.splits)}; give one split only")
     (items,) = val.splits.values()
+    notes: list[str] = []
     if (_has_numbers(train) and val.classes) or (_has_numbers(val) and train.classes):
         if class_list is None:
             raise DataError(
                 f"labels are numbers in one of the source and --val {where}, but names in the other; give --classes"
             )
+        reading, notes = class_list.choose([*train.classes, *val.classes])  # one reading for both
+        class_list = replace(class_list, readings=[reading])
         train, val = apply_class_list(train, class_list), apply_class_list(val, class_list)
         (items,) = val.splits.values()
     classes = sorted({*train.classes, *val.classes})
@@ -98,7 +70,9 @@ def join_val(train: Source, val: Source, where: object, class_list: ClassList | 
         "train": _remap_labels(train.splits["train"], train.classes, classes),
         "val": _remap_labels(items, val.classes, classes),
     }
-    return Source(joined, classes, [*train.notes, *val.notes], max(train.modified, val.modified))
+    return Source(
+        joined, classes, list(dict.fromkeys([*train.notes, *val.notes, *notes])), max(train.modified, val.modified)
+    )
 
 
 def _has_numbers(source: Source) -> bool:
@@ -107,26 +81,63 @@ def _has_numbers(source: Source) -> bool:
 
 
 def apply_class_list(source: Source, classes: ClassList | None) -> Source:
-    """Put the classes in the order of the list; labels that are numbers are positions in it.
+    """Put the classes in the order of the list; labels that are numbers are positions in it, or its own numbers.
 
-    Without a list, numbers become class names. Raises DataError if a class is not in the list.
+    Without a list, numbers become class names. Raises DataError if a class is not in the list, or if it is unclear
+    which line a number means.
     """
     if classes is None:
         if _has_numbers(source):
             largest = max(item.label for items in source.splits.values() for item in items)
             source.classes = [str(number) for number in range(largest + 1)]
         return source
-    names = classes.names(source.classes)
+    reading, notes = classes.choose(source.classes)
     if _has_numbers(source):
-        largest = max(item.label for items in source.splits.values() for item in items)
-        if largest >= len(names):
-            raise DataError(
-                f"label {largest} is not in the class list {classes.path}: it has {len(names):,} lines, counted from 0"
-            )
+        first, more = _first_number(source, reading, classes.path)
+        notes += more
+        if first:  # so that positions count from 0
+            source.splits = {
+                split: [item if item.label < 0 else replace(item, label=item.label - first) for item in items]
+                for split, items in source.splits.items()
+            }
     else:
-        source.splits = {split: _remap_labels(items, source.classes, names) for split, items in source.splits.items()}
-    source.classes = list(names)
+        source.splits = {
+            split: _remap_labels(items, source.classes, reading.names) for split, items in source.splits.items()
+        }
+    source.notes += [note for note in notes if note not in source.notes]
+    source.classes = list(reading.names)
     return source
+
+
+def _first_number(source: Source, reading: Reading, path: Path) -> tuple[int, list[str]]:
+    """Return the number that means the first class of the list, and notes."""
+    used = {item.label for items in source.splits.values() for item in items} - {-1}
+    least, largest, count = min(used), max(used), len(reading.names)
+    firsts = [first for first in sorted({0, reading.first_number or 0}) if first <= least and largest < first + count]
+    if not firsts:
+        raise DataError(f"label {largest} is not in the class list {path}: it has {count:,} lines, counted from 0")
+    if len(firsts) > 1:
+        raise DataError(
+            f"labels {least} to {largest} may be positions in the class list {path}, counted from 0, or the numbers in "
+            "its lines, from 1; remove these numbers, or number the lines from 0"
+        )
+    if firsts[0]:
+        return 1, [f"labels are the numbers in the lines of {path}, from 1"]
+    if least and reading.first_number is None:
+        return 0, [f"no label is 0: labels are positions in {path}, counted from 0"]
+    return 0, []
+
+
+def classes_without_train(source: Source) -> list[str]:
+    """Return a note that names the classes of val images that no train image has, if train has labels."""
+    of_split = {split: {item.label for item in items} - {-1} for split, items in source.splits.items()}
+    train, val = of_split.get("train", set()), of_split.get("val", set())
+    if not train or not (missing := sorted(val - train)):
+        return []
+    names = [source.classes[label] if source.classes else str(label) for label in missing[:_NAMES_IN_NOTE]]
+    more = ", ..." if len(missing) > len(names) else ""
+    listed = ", ".join(f"{name:.80}" for name in names)
+    return [f"classes without train images: {listed}{more} ({len(missing):,} of {len(val):,} in val)"]
 
 
 def relabel(items: Sequence[Item], label_of: Callable[[int], int]) -> list[Item]:

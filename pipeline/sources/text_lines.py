@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from pathlib import Path
 
 from mimcl.pipeline.files import DataError, open_regular
@@ -22,8 +24,10 @@ def read_text(path: Path, kind: str) -> bytes:
 
 
 def text_lines(text: bytes, where: object) -> list[str]:
-    """Return the stripped lines of a text in UTF-8, with or without a byte order mark. Raises DataError."""
+    """Return the lines of a text in UTF-8, with or without a byte order mark. Raises DataError."""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in text:
+        raise DataError(f"{where} is not UTF-8 text but UTF-16 or binary; convert it to UTF-8")
     try:
-        return [line.strip() for line in text.decode("utf-8-sig").split("\n")]
-    except UnicodeDecodeError:
-        raise DataError(f"{where} is not UTF-8 text; convert it") from None
+        return re.split("\r\n|\n|\r", text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 text (byte {error.start:,}); convert it to UTF-8") from None

@@ -21,7 +21,7 @@ def label_val(source: Source, text: bytes, where: object, has_class_list: bool) 
     if "val" not in source.splits:
         raise DataError(f"the label file {where} needs a val split, and the source has none; give one with --val")
     items = source.splits["val"]
-    lines = [line for line in text_lines(text, where) if line]
+    lines = [line.strip() for line in text_lines(text, where) if line.strip()]
     if not lines:
         raise DataError(f"the label file {where} is empty; give one label a line")
     classes = set(source.classes)

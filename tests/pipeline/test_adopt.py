@@ -16,8 +16,8 @@ from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources.class_list import read_class_list
 from mimcl.pipeline.sources.folder import image_folder
-from mimcl.pipeline.sources.labels import read_class_list
 from mimcl.pipeline.store import ShardStore
 from mimcl.pipeline.verify import verify
 
@@ -112,6 +112,13 @@ def test_the_class_list_names_the_numbers(shards, tmp_path):
         adopted(folder)
 
 
+def test_classes_without_train_images_are_noted(tmp_path):
+    write_shard(tmp_path / "train.tar", [{"__key__": "a", "jpg": pictures(1)[0], "cls": "tiger"}])
+    write_shard(tmp_path / "val.tar", [{"__key__": "b", "jpg": pictures(1)[0], "cls": "tiger shark"}])
+    _, notes = adopted(tmp_path)
+    assert notes == ["classes without train images: tiger shark (1 of 1 in val)"]
+
+
 def test_unusable_samples_are_listed(tmp_path):
     one, two = pictures(2)
     members = {
@@ -156,8 +163,8 @@ def test_a_read_only_folder_is_refused_before_shards_are_read(shards, monkeypatc
 def test_keys_in_several_shards_are_noted(tmp_path):
     for name in ("a.tar", "b.tar"):
         write_shard(tmp_path / name, [{"__key__": f"{n}", "jpg": image} for n, image in enumerate(pictures(3))])
-    _, notes = adopted(tmp_path)
-    (note,) = notes
+    _, (unlabelled, note) = adopted(tmp_path)
+    assert unlabelled == "without a label: 6 images"
     assert note.startswith("train: 3 keys")
     assert ShardIndex.load(tmp_path).keys() == ["0", "1", "2"] * 2
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.class_list import read_class_list
 from mimcl.pipeline.sources.item import FileItem, Source
-from mimcl.pipeline.sources.labels import apply_class_list, join_val, label_items, read_class_list
+from mimcl.pipeline.sources.labels import apply_class_list, classes_without_train, join_val, label_items
 from mimcl.pipeline.sources.val_labels import label_val
 
 VAL = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)]
@@ -35,19 +36,6 @@ def labels(found, split="val"):
     return [item.label for item in found.splits[split]]
 
 
-def test_a_class_list_gives_the_order_of_labels(tmp_path):
-    found = apply_class_list(source(), class_list(tmp_path, "cat a small tiger\nnone\nemu, a bird\nant x\nbee\n"))
-    assert found.classes == ["cat", "none", "emu,", "ant", "bee"]
-    assert labels(found, "train") == [3, 4, 0]
-
-
-def test_names_of_several_words(tmp_path):
-    whole = ["tench, Tinca tinca", "goldfish, Carassius", "great white shark"]
-    found = apply_class_list(source(whole), class_list(tmp_path, "\n".join(reversed(whole))))
-    assert found.classes == whole[::-1]
-    assert labels(found, "train") == [2, 1, 0]
-
-
 def test_numbers_are_positions_in_the_list_or_names(tmp_path):
     numbers = label_items({"train": items("ab")}, {"train": [2, 0]}, "x")
     assert apply_class_list(numbers, class_list(tmp_path, "ant\nbee\ncat\n")).classes == ["ant", "bee", "cat"]
@@ -58,28 +46,6 @@ def test_numbers_are_positions_in_the_list_or_names(tmp_path):
         apply_class_list(numbers, class_list(tmp_path, "ant\nbee\n"))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("ant\ncat\n", "'bee'.*classes.txt"),
-        ("\n", "is empty"),
-        ("ant\nbee\nant\n", "'ant' twice"),
-    ],
-)
-def test_class_lists_that_are_refused(tmp_path, text, message):
-    with pytest.raises(DataError, match=message) as error:
-        apply_class_list(source(), class_list(tmp_path, text))
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_class_list(tmp_path):
-    with pytest.raises(DataError, match=r"classes.txt.*No such file"):
-        read_class_list(tmp_path / "classes.txt")
-    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="UTF-8"):
-        read_class_list(tmp_path / "classes.txt")
-
-
 def test_joined_sources_share_their_classes():
     train = Source({"train": items("ab", [0, 1])}, ["ant", "cat"], ["one"], 5)
     val = Source({"train": items("cd", [1, 0])}, ["bee", "cat"], ["two"], 9)
@@ -87,6 +53,37 @@ def test_joined_sources_share_their_classes():
     assert found.classes == ["ant", "bee", "cat"]
     assert (labels(found, "train"), labels(found)) == ([0, 2], [2, 1])
     assert (found.notes, found.modified) == (["one", "two"], 9)
+
+
+def test_joined_sources_read_the_class_list_in_one_way(tmp_path):
+    """With names of several words beside numbers, the first words must not become further classes."""
+    listed = class_list(tmp_path, "great white shark\ntench, Tinca tinca\ngoldfish\n")
+    for val, expected in ((["great white shark"], 0), (["goldfish"], 2)):
+        numbers = label_items({"train": items("ab")}, {"train": [0, 2]}, "x")
+        joined = apply_class_list(join_val(numbers, Source({"train": items("c", [0])}, val), "x", listed), listed)
+        assert len(joined.classes) == 3
+        assert {item.name: joined.classes[item.label] for item in joined.splits["val"]} == {"c": val[0]}
+        assert (labels(joined, "train"), labels(joined)) == ([0, 2], [expected])
+
+
+@pytest.mark.parametrize(
+    ("classes", "train", "val", "note"),
+    [
+        (["ant", "bee", "tiger shark"], [0, -1], [0, 2, 1], "bee, tiger shark (2 of 3 in val)"),
+        ([], [4, 5], [5, 7], "7 (1 of 2 in val)"),
+        ([f"c{n}" for n in range(9)], [0], range(9), "c1, c2, c3, c4, c5, ... (8 of 9 in val)"),
+        (["ant", "bee"], [0, 1], [1, -1], None),
+        (["ant", "bee"], [-1], [1, 0], None),
+    ],
+    ids=["names", "numbers", "many", "none", "no-labels"],
+)
+def test_classes_of_val_that_no_train_image_has(classes, train, val, note):
+    splits = {
+        name: items([str(n) for n in range(len(found))], list(found))
+        for name, found in (("train", train), ("val", val))
+    }
+    expected = [f"classes without train images: {note}"] if note else []
+    assert classes_without_train(Source(splits, classes)) == expected
 
 
 def test_sources_that_do_not_join(tmp_path):
