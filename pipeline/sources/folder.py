@@ -3,36 +3,86 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.holdout import hold_out
 from mimcl.pipeline.sources.item import FileItem, Source
-from mimcl.pipeline.sources.layout import hold_out, source_from_paths
+from mimcl.pipeline.sources.junk import is_junk
+from mimcl.pipeline.sources.layout import source_from_tree
 from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
 
 
 def image_folder(root: Path, holdout: float = 0.0) -> Source:
     """Return the images of a folder with train/ (and val/), with class folders, or flat without labels.
 
-    `holdout` moves that share of a source without val/ into a val split. Symbolic links are followed, except into a
-    parent folder. Raises DataError if the folder is missing, empty or cannot be listed.
+    `holdout` moves that share of a source without val/ into a val split. Raises DataError if the folder is missing,
+    has no images, can be read in two ways, or cannot be listed.
     """
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; give a folder of images, of class folders, or with train/ in it")
-    folders = _folders(root)
-    if "train" in folders:
-        walked = [name for name in ("train", "val") if name in folders]
-        paths = [f"{split}/{path}" for split in walked for path in _walk(root / split)]
-        folders += [f"{split}/{name}" for split in walked for name in _folders(root / split)]
-    elif "val" in folders:
-        paths = []  # source_from_paths refuses it
-    else:
-        paths = list(_walk(root))
-    make = FileItemFactory(root)
-    source = source_from_paths(root, paths, folders, make)
+    return hold_out(tree_source(FolderTree(root)), holdout, root)
+
+
+def tree_source(tree: FolderTree) -> Source:
+    """Return the images of a folder that may have been listed in part already. Raises DataError."""
+    make = FileItemFactory(tree.root)
+    source = source_from_tree(tree.root, tree, make)
     source.modified = make.modified
-    return hold_out(source, holdout, root)
+    return source
+
+
+class FolderTree:
+    """The files below a folder, each folder listed once, when it is first looked into.
+
+    Symbolic links are followed, except into a parent folder. Raises DataError for a folder that cannot be listed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise DataError(f"{root} is not a folder; give a folder of images, of class folders, or with train/ in it")
+        self.root = root
+        self.skipped: set[str] = set()
+        self._listed: dict[str, tuple[list[str], list[str]]] = {}  # files and folders of each folder
+        self._identities: dict[str, tuple[int, int]] = {}  # device and inode
+
+    def files(self, folder: str) -> list[str]:
+        return self._list(folder)[0]
+
+    def folders(self, folder: str) -> list[str]:
+        return self._list(folder)[1]
+
+    def _list(self, folder: str) -> tuple[list[str], list[str]]:
+        if (listed := self._listed.get(folder)) is None:
+            listed = self._listed[folder] = self._scan(folder)
+        return listed
+
+    def _scan(self, folder: str) -> tuple[list[str], list[str]]:
+        path = self.root / to_fs(folder)
+        files: list[str] = []
+        folders: list[str] = []
+        try:
+            if self._is_loop(folder, path):
+                return [], []
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name, is_folder = from_fs(entry.name), _is_folder(entry)
+                    if is_junk(name):
+                        self.skipped.add(f"{name}/" if is_folder else name)
+                    else:
+                        (folders if is_folder else files).append(name)
+        except OSError as error:
+            raise DataError(f"{to_utf8(from_fs(str(path)))} cannot be listed: {error.strerror}") from None
+        return sorted(files), sorted(folders)
+
+    def _is_loop(self, folder: str, path: Path) -> bool:
+        """Whether links have led back into a folder around this one."""
+        status = path.stat()
+        identity = self._identities[folder] = status.st_dev, status.st_ino
+        around = folder
+        while around:
+            around = around[: around.rfind("/", 0, -1) + 1]
+            if self._identities.get(around) == identity:
+                return True
+        return False
 
 
 class FileItemFactory:
@@ -50,31 +100,6 @@ class FileItemFactory:
             return FileItem(name, label, 0, file)
         self.modified = max(self.modified, status.st_mtime_ns)
         return FileItem(name, label, status.st_size, file)
-
-
-def _folders(folder: Path) -> list[str]:
-    return sorted(from_fs(entry.name) for entry in _entries(folder) if _is_folder(entry))
-
-
-def _walk(folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Yield the files below `folder` as relative paths with forward slashes; cycles of links are skipped."""
-    entries, status = _entries(folder), folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in parents:
-        return
-    for entry in entries:
-        if _is_folder(entry):
-            yield from _walk(folder / entry.name, f"{prefix}{from_fs(entry.name)}/", (*parents, identity))
-        else:
-            yield prefix + from_fs(entry.name)
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise DataError(f"{to_utf8(from_fs(str(folder)))} cannot be listed: {error.strerror}") from None
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

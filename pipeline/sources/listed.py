@@ -9,9 +9,11 @@ from pathlib import Path, PurePath
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.sources.folder import FileItemFactory
 from mimcl.pipeline.sources.item import Item, Source
+from mimcl.pipeline.sources.junk import junk_note
 from mimcl.pipeline.sources.labels import label_items
-from mimcl.pipeline.sources.layout import source_from_paths
+from mimcl.pipeline.sources.layout import Layout, source_from_tree
 from mimcl.pipeline.sources.names import from_fs, to_utf8
+from mimcl.pipeline.sources.tree import PathTree, walk
 
 _MAX_LINE_BYTES = 1 << 16
 
@@ -25,14 +27,14 @@ class Listing:
 
     @property
     def lists_shards(self) -> bool:
-        """Whether all paths are shards (.tar)."""
-        return all(path.endswith(".tar") for path in self.labels)
+        """Whether the paths are shards (.tar)."""
+        return next(iter(self.labels)).endswith(".tar")
 
 
 def read_list(path: Path, root: Path) -> Listing:
     """Read a list of lines PATH, or PATH, a tab and the name or number of a class; paths are relative or below `root`.
 
-    Raises DataError if the list is missing, empty or mixes both kinds of line, or if a path is outside `root`.
+    Raises DataError if the list is missing, empty or mixes kinds of lines or of files, or if a path is outside `root`.
     """
     labels: dict[str, int | str | None] = {}
     base = PurePath(from_fs(str(root.absolute())))
@@ -57,6 +59,9 @@ def read_list(path: Path, root: Path) -> Listing:
         if name in labels:
             raise DataError(f"{path}, line {number}: {name!r:.200} is listed twice; list every image once")
         labels[name] = None if not label else int(label) if _is_number(label) else to_utf8(label)
+    shards = sum(name.endswith(".tar") for name in labels)
+    if 0 < shards < len(labels):
+        raise DataError(f"{path} lists shards and other files; give a list of one kind")
     if not labels:
         raise DataError(f"{path} is empty; give one path a line, relative to {root}")
     return Listing(path, labels)
@@ -68,26 +73,25 @@ def listed_images(root: Path, listing: Listing) -> Source:
     Files that do not exist are rejected when they are read. Takes up to 950 bytes of memory a line. Raises DataError.
     """
     make = FileItemFactory(root)
+    tree = PathTree(listing.labels)
     has_classes = next(iter(listing.labels.values())) is not None
-    source = _with_classes(listing, make) if has_classes else source_from_paths(root, listing.labels, (), make)
+    source = _with_classes(root, listing, tree, make) if has_classes else source_from_tree(root, tree, make)
     source.modified = make.modified
     return source
 
 
-def _with_classes(listing: Listing, make: FileItemFactory) -> Source:
-    paths = sorted(listing.labels, key=lambda path: path.split("/"))
-    prefixes = {"train": ""}
-    if any(path.startswith("train/") for path in paths):
-        prefixes = {"train": "train/", "val": "val/"}
+def _with_classes(root: Path, listing: Listing, tree: PathTree, make: FileItemFactory) -> Source:
+    layout = Layout(root, tree, make)
     items: dict[str, list[Item]] = {}
     labels: dict[str, list[int | str | None]] = {}
-    for split, prefix in prefixes.items():
-        if found := [path for path in paths if path.startswith(prefix)]:
-            items[split] = [make(path, to_utf8(path.removeprefix(prefix)), -1) for path in found]
+    for split, folder in layout.split_folders().items():
+        if found := sorted(walk(tree, folder), key=lambda path: path.split("/")):
+            items[split] = [make(path, to_utf8(path.removeprefix(folder)), -1) for path in found]
             labels[split] = [listing.labels[path] for path in found]
     source = label_items(items, labels, listing.path)
-    if skipped := len(paths) - source.num_items:
-        source.notes.append(f"skipped beside train/ and val/: {skipped:,} lines")
+    source.notes[:0] = layout.notes + junk_note(map(to_utf8, tree.skipped))
+    if skipped := len(listing.labels) - source.num_items:
+        source.notes.append(f"skipped in the list: {skipped:,} lines")
     return source
 
 

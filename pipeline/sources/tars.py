@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from mimcl.pipeline.sources.archive import archive_source
 from mimcl.pipeline.sources.item import RangeItem, Source
@@ -15,9 +15,9 @@ from mimcl.pipeline.sources.webdataset import HEADER_THREADS, LABEL_KEY, has_lab
 def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
     """Return the images of a tar as byte ranges of the file, in the order and with the labels of the unpacked folder.
 
-    A tar that holds only tars has one per class: each counts as a folder of its name, inside the folder that it lies in
-    if some of the tars, but not all, are below train/. A tar with members KEY.cls, or any tar if `label_key` is not the
-    default, is read as a shard of a webdataset. Raises DataError, also if the tar is compressed or truncated.
+    A tar that holds only tars has one per class: each counts as a folder of its name. A tar with members KEY.cls, or
+    any tar if `label_key` is not the default, is read as a shard of a webdataset. Raises DataError, also if the tar is
+    compressed or truncated.
     """
     tar = TarReader(path)
     members = list(tar.members())
@@ -26,8 +26,8 @@ def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             inner = list(pool.map(partial(_inner_members, tar), files))
         members = [
-            Member(f"{folder}/{member.name}", *member[1:])
-            for folder, found in zip(_class_folders([outer.name for outer in files]), inner, strict=True)
+            Member(f"{outer.name.removesuffix('.tar')}/{member.name}", *member[1:])
+            for outer, found in zip(files, inner, strict=True)
             for member in found
         ]
     elif label_key != LABEL_KEY or has_labels(member.name for member in files):
@@ -38,12 +38,6 @@ def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
 
 def _inner_members(tar: TarReader, outer: Member) -> list[Member]:
     return list(tar.members(outer.offset, outer.offset + outer.nbytes, outer.name))
-
-
-def _class_folders(names: list[str]) -> list[str]:
-    folders = [PurePath(name.removesuffix(".tar")) for name in names]
-    has_splits = len({"train" in folder.parent.parts for folder in folders}) > 1
-    return [str(folder) if has_splits else folder.name for folder in folders]
 
 
 def _range_item(path: Path, name: str, label: int, place: tuple[int, int]) -> RangeItem:
