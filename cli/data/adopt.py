@@ -24,6 +24,7 @@ def refuse_packing(folder: Path, out: Path | None, config: PackConfig, options: 
         "--val-labels": options.val_labels,
         "--image-column": options.image_column,
         "--label-column": options.label_column,
+        "--source-kind": options.kind and options.kind != "webdataset",
     }
     if wrong := [name for name, value in given.items() if value]:
         raise ConfigError(f"--adopt does not rewrite shards, but {wrong[0]} would; give one of them only")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimcl.cli.data.packing_ranks import default_workers, packing_ranks
+from mimcl.cli.data.sources import SourceKind, SourceOptions
 
 if TYPE_CHECKING:
-    from mimcl.cli.data.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig, Ranks
 
 
@@ -38,6 +38,9 @@ def shard_command(
     val_labels: Annotated[
         Path | None,
         typer.Option(help="Text file of val labels: FILENAME CLASS lines, or CLASS lines in file name order."),
+    ] = None,
+    source_kind: Annotated[
+        SourceKind | None, typer.Option(help="What SRC is, if its files may be read in two ways. (default: found out)")
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="Parquet column with the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Parquet column with the labels.")] = None,
@@ -68,10 +71,11 @@ def shard_command(
     If it is killed, the same command resumes. Under torchrun, each process packs its share.
     """
     from mimcl.cli.data.adopt import adopt_shards, refuse_packing
-    from mimcl.cli.data.sources import SourceOptions
     from mimcl.pipeline.shards import PackConfig
 
-    options = SourceOptions(list_file, classes, val, val_labels, holdout, image_column, label_column, label_key)
+    options = SourceOptions(
+        list_file, classes, val, val_labels, holdout, image_column, label_column, label_key, source_kind
+    )
     with packing_ranks() as mine:
         config = PackConfig(shard_mb, short_side, workers or default_workers(), decode, dedup)
         if adopt:
@@ -119,7 +123,7 @@ def shard(
     for conflicting options.
     """
     from mimcl.cli.console import busy, console, image_bar
-    from mimcl.cli.data.sources import SourceOptions, open_source
+    from mimcl.cli.data.sources import open_source
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import SINGLE_PROCESS, PackConfig, pack
 

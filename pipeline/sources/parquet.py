@@ -182,6 +182,15 @@ def _columns(file: Path, opened: pq.ParquetFile, image: str | None, label: str |
     return _Columns(image + inside, f"{image}.path" if with_path else None, label, names)
 
 
+def has_image_column(file: Path) -> bool:
+    """Whether a parquet file has a column of bytes; True if it cannot be read, which reading it reports."""
+    try:
+        with pq.ParquetFile(file) as opened:
+            return any(_bytes_in(field.type) is not None for field in opened.schema_arrow)
+    except _UNREADABLE:
+        return True
+
+
 def _features(schema: pa.Schema) -> dict[str, dict]:
     """Return what Hugging Face's metadata say about the columns; empty if they are missing or unreadable."""
     try:

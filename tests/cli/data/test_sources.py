@@ -10,9 +10,9 @@ from helpers.archives import pictures, tar_bytes, tar_of, write_parquet, write_s
 from helpers.images import write_classes, write_flat, write_train_val
 from helpers.typed import mimcl
 
-from mimcl.cli.data.sources import source_kind
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.sources.kinds import file_kind
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def home(tmp_path_factory):
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), home / "text.parquet")
     write_shards(home / "wds", {"set-train-0.tar": 4, "set-val-0.tar": 2}, classes=2)
     (home / "shards.txt").write_text("set-train-0.tar\nset-train-1.tar\n")
+    (home / "mixed.txt").write_text("set-train-0.tar\n1.jpg\n")
     (home / "images.txt").write_text("train/n01/00000.jpg\nval/n01/00001.jpg\n")
     return home
 
@@ -116,6 +117,15 @@ def test_sources(home, tmp_path, monkeypatch, arguments, expected):
         (["wds", "--adopt", "--holdout", "0.5"], "--holdout"),
         (["folder", "--adopt"], "folder has no shards (.tar)"),
         (["x.tar", "--adopt"], "x.tar is not a folder"),
+        (["folder", "--source-kind", "zip"], "folder is a folder; --source-kind zip is for a file"),
+        (["x.tar", "--source-kind", "folder"], "x.tar is a file; --source-kind folder is for a folder"),
+        (["x.tar", "--source-kind", "zip"], "x.tar is not a readable zip"),
+        (["folder", "--source-kind", "webdataset"], "folder has no shards"),
+        (["folder", "--source-kind", "parquet"], "folder has no .parquet files"),
+        (["folder", "--source-kind", "tarball"], "'tarball'"),
+        (["folder", "--source-kind", "folder", "--list", "images.txt"], "--list and --source-kind"),
+        (["wds", "--adopt", "--source-kind", "folder"], "--source-kind"),
+        (["wds", "--list", "mixed.txt"], "mixed.txt lists shards and other files"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
@@ -131,7 +141,7 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
 def test_an_empty_file_is_not_read_as_a_list(tmp_path):
     (tmp_path / "x.tar").touch()
     with pytest.raises(DataError, match=r"x.tar is empty"):
-        source_kind(tmp_path / "x.tar")
+        file_kind(tmp_path / "x.tar")
 
 
 def test_an_output_folder_inside_the_val_source_is_refused(home, monkeypatch, capfd):
@@ -181,22 +191,43 @@ def test_adopting_somewhere_else_is_refused(home, monkeypatch, capfd):
     assert "--adopt writes the index into wds" in capfd.readouterr().err
 
 
-def test_kinds_of_sources(home, tmp_path):
-    kinds = {
-        "folder": "images",
-        "flat": "images",
-        "x.tar": "tar",
-        "x.zip": "zip",
-        "hub": "parquet",
-        "wds": "webdataset",
-    }
-    assert {name: source_kind(home / name) for name in kinds} == kinds
-    assert source_kind(home / "text.parquet") == "parquet"
-    write_shards(tmp_path / "in" / "train", {"0.tar": 1})
-    assert source_kind(tmp_path / "in") == "webdataset"
-    write_classes(tmp_path / "unpacked" / "train", {"a": 1})
-    write_shards(tmp_path / "unpacked", {"train.tar": 1})
-    assert source_kind(tmp_path / "unpacked") == "images"
-    with tarfile.open(tmp_path / "x.bin", "w:gz") as tar:  # refused later, by its content
-        tar.add(home / "flat", ".")
-    assert source_kind(tmp_path / "x.bin") == "tar"
+def test_the_kind_of_a_source_with_two_kinds_of_files_is_given(home, tmp_path, monkeypatch, capfd):
+    """A backup among class folders must neither be packed instead of them nor along with them."""
+    write_classes(tmp_path / "src", {"a": 3, "b": 2})
+    write_shards(tmp_path / "src", {"backup.tar": 4})
+    arguments = ["src", "--workers", "1", "--out"]
+    assert mimcl(monkeypatch, tmp_path, "shard", *arguments, "none") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "images (a/00000.jpg) and shards (backup.tar)" in line
+    assert not (tmp_path / "none").exists()
+    assert mimcl(monkeypatch, tmp_path, "shard", *arguments, "one", "--source-kind", "folder") == 0
+    assert "skipped beside the class folders of train: backup.tar" in capfd.readouterr().out
+    assert tops(tmp_path, "one")["train"] == (5, ["a", "b"], [0, 0, 0, 1, 1])
+    assert mimcl(monkeypatch, tmp_path, "shard", *arguments, "two", "--source-kind", "webdataset") == 0
+    assert tops(tmp_path, "two")["train"][0] == 4
+
+
+def test_tiny_imagenet_with_classes_and_val_labels(tmp_path, monkeypatch, capfd):
+    for name in ("n02", "n01"):
+        write_flat(tmp_path / "tiny" / "train" / name / "images", 2)
+    val = write_flat(tmp_path / "tiny" / "val" / "images", 2)
+    text = "".join(f"{path.name}\tn0{2 - row}\t0\t1\t2\t3\n" for row, path in enumerate(val))
+    (tmp_path / "tiny" / "val" / "val_annotations.txt").write_text(text)
+    (tmp_path / "wnids.txt").write_text("n02\nn01\n")
+    more = ["--val-labels", "tiny/val/val_annotations.txt"]
+    for number, options in enumerate(([], more, ["--classes", "wnids.txt"], [*more, "--classes", "wnids.txt"])):
+        arguments = ["tiny", "--workers", "1", "--out", f"out{number}", *options]
+        assert mimcl(monkeypatch, tmp_path, "shard", *arguments) == 0
+        found = tops(tmp_path, f"out{number}")
+        classes = ["n02", "n01"] if "--classes" in options else ["n01", "n02"]
+        assert found["val"] == (2, classes, [classes.index("n02"), classes.index("n01")])
+        assert found["train"][1] == classes
+    capfd.readouterr()
+
+
+def test_classes_of_val_beside_train_come_from_its_own_folder(home, tmp_path, monkeypatch):
+    write_classes(tmp_path / "a" / "train", {"x": 1, "y": 1})
+    write_classes(tmp_path / "b" / "test", {"y": 2})
+    arguments = ["a", "--val", "b", "--workers", "1", "--out", "out"]
+    assert mimcl(monkeypatch, tmp_path, "shard", *arguments) == 0
+    assert tops(tmp_path, "out")["val"] == (2, ["x", "y"], [1, 1])
