@@ -1,6 +1,9 @@
 """Image folders as a source: layouts, labels, links, names, the held-out share."""
 
 import os
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from helpers.images import write_classes, write_flat, write_train_val
@@ -9,6 +12,7 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources import folder as sources
 from mimcl.pipeline.sources import item as items
 from mimcl.pipeline.sources.folder import image_folder
+from mimcl.pipeline.sources.splits import find_files
 
 
 def names(source, split="train"):
@@ -226,13 +230,29 @@ def test_empty_folders(tmp_path):
     one_line(error)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root lists every folder")
-def test_a_folder_that_cannot_be_listed(tmp_path):
-    write_classes(tmp_path, {"a": 1, "b": 1})
-    (tmp_path / "b").chmod(0)
+@contextmanager
+def without_root():
+    """Lose the privilege to list every folder while the block runs; nothing changes for other users."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
     try:
-        with pytest.raises(DataError, match="cannot be listed") as error:
-            image_folder(tmp_path)
+        yield
     finally:
-        (tmp_path / "b").chmod(0o755)
-    one_line(error)
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("place", ["b", "train/b", "a/deep/er", "val"])
+def test_a_folder_that_cannot_be_listed_is_named_itself(place):
+    with TemporaryDirectory(dir="/tmp") as name:  # whose parents other users may pass
+        folder = Path(name)
+        folder.chmod(0o755)
+        write_classes(folder / "train" if place.startswith(("train", "val")) else folder, {"a": 1, "c": 1})
+        write_flat(folder / place, 1)
+        (folder / place).chmod(0)
+        with without_root(), pytest.raises(DataError) as error:
+            image_folder(folder)
+        assert one_line(error) == f"{folder / place} cannot be listed: Permission denied"
+        with without_root(), pytest.raises(DataError, match=f"{folder / place} cannot be listed: Permission denied"):
+            find_files(folder, ".tar")
