@@ -32,12 +32,12 @@ def shard_command(
         ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Text file of classes in label order, one per line; the first word is the name.")
+        Path | None, typer.Option(help="Text file of classes in label order, one per line, perhaps with descriptions.")
     ] = None,
     val: Annotated[Path | None, typer.Option(help="Source of the val split, of any kind that SRC may be.")] = None,
     val_labels: Annotated[
         Path | None,
-        typer.Option(help="Text file of val labels: FILENAME CLASS lines, or CLASS lines in file name order."),
+        typer.Option(help="Text file of val labels: FILENAME CLASS lines (or CSV), or CLASS lines in file name order."),
     ] = None,
     source_kind: Annotated[
         SourceKind | None, typer.Option(help="What SRC is, if its files may be read in two ways. (default: found out)")
