@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-_errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+from mimcl.cli.screen import printable
+
+
+class _Screen(Console):
+    """A console that prints a string as one line, whatever is in it."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+console = _Screen()
+_errors = _Screen(stderr=True)
 
 
 def warn(line: str) -> None:
     """Print a warning on stderr, above a progress bar if one is shown."""
     _errors.print(f"mimcl: {line}")
+
+
+def print_path(path: Path) -> None:
+    """Print a path as a line of its own; for other programs, its exact bytes."""
+    if console.is_terminal or not isinstance(sys.stdout, io.TextIOWrapper):
+        console.print(str(path))
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def warn_before_exit(line: str) -> None:
@@ -47,7 +75,7 @@ def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Cal
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not shown) as progress:
-        task = progress.add_task(label, total=total)
+        task = progress.add_task(printable(label), total=total)
         try:
             yield lambda images: progress.advance(task, images)
         finally:
@@ -60,7 +88,8 @@ def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Cal
 @contextmanager
 def busy(label: str, shown: bool = True) -> Iterator[None]:
     """Show a spinner with a label on a terminal while the block runs."""
-    with console.status(label) if shown else nullcontext():
+    spinner = "line" if console.options.ascii_only else "dots"
+    with console.status(Text(printable(label)), spinner=spinner) if shown else nullcontext():
         yield
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 
 def to_json(value: Any) -> str:
-    """Return a dataclass as indented JSON text, converted by `json_ready`."""
-    return json.dumps(json_ready(value), indent=1, ensure_ascii=False)
+    """Return a dataclass as indented JSON text, converted by `json_ready`; in ASCII, which every encoding has."""
+    return json.dumps(json_ready(value), indent=1)
 
 
 def json_ready(value: Any, nonfinite: Callable[[float], str | None] = lambda number: None) -> Any:

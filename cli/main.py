@@ -1,75 +1,24 @@
-"""The `mimcl` program: its commands and error handling. Heavy libraries are imported inside the commands."""
+"""The `mimcl` program: how it starts, reports errors and ends. The commands are in `app`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from importlib import metadata
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import typer
+from mimcl.cli import interrupt
 
-from mimcl.cli.compare.compare import compare_command
-from mimcl.cli.data.repack import repack_command
-from mimcl.cli.data.shard import shard_command
-from mimcl.cli.data.verify import verify_command
-from mimcl.cli.demo.demo import demo_command
-from mimcl.cli.doctor.doctor import doctor_command
-from mimcl.cli.evaluate.evaluate import evaluate
-from mimcl.cli.export.export import export_command
-from mimcl.cli.inspect.inspect import inspect_command
-from mimcl.cli.masks.masks import masks_command
-from mimcl.cli.plan.plan import plan_command
-from mimcl.cli.prototypes.build import prototypes
-from mimcl.cli.report.report import report_command
-from mimcl.cli.train import train_command
-from mimcl.pipeline.restart import RestartNeeded
-
-_INTERRUPTED = 130
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Pre-train masked autoencoders on a data stream that gets harder over time.",
-    epilog="Typical order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
-)
-_DATA, _TRAINING, _RESULTS, _HELP = "Data", "Training", "Results", "Help"
-app.command("shard", rich_help_panel=_DATA)(shard_command)
-app.command("verify", rich_help_panel=_DATA)(verify_command)
-app.add_typer(prototypes, name="prototypes", rich_help_panel=_DATA)
-app.command("repack", rich_help_panel=_DATA)(repack_command)
-app.command("inspect", rich_help_panel=_DATA)(inspect_command)
-app.command("plan", rich_help_panel=_TRAINING)(plan_command)
-app.command("train", rich_help_panel=_TRAINING)(train_command)
-app.command("compare", rich_help_panel=_TRAINING)(compare_command)
-app.add_typer(evaluate, name="eval", rich_help_panel=_RESULTS)
-app.command("report", rich_help_panel=_RESULTS)(report_command)
-app.command("masks", rich_help_panel=_RESULTS)(masks_command)
-app.command("export", rich_help_panel=_RESULTS)(export_command)
-app.command("doctor", rich_help_panel=_HELP)(doctor_command)
-app.command("demo", rich_help_panel=_HELP)(demo_command)
+if TYPE_CHECKING:
+    from mimcl.pipeline.restart import RestartNeeded
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"mimcl {version()}")
-        raise typer.Exit
+def program() -> None:
+    """Run `mimcl`: `main` in a process of its own."""
+    with interrupt.exit_at_once():  # while libraries are imported, and at exit
+        from mimcl.cli.screen import accept_any_text
 
-
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors; works anywhere.")] = False,
-) -> None:
-    pass
-
-
-def version() -> str:
-    """Return the installed version, or "unknown" if mimcl is used without an installation."""
-    try:
-        return metadata.version("mimcl")
-    except metadata.PackageNotFoundError:
-        return "unknown"
+        accept_any_text()
+        main()
 
 
 def main() -> None:
@@ -77,29 +26,38 @@ def main() -> None:
 
     Exit codes: 0 success, 1 failure, 2 bad usage, 75 stopped and saved, 130 interrupted.
     """
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
-    try:
-        code = app(arguments, prog_name="mimcl", standalone_mode=False)
-    except typer.TyperException as error:  # bad usage, raised by typer or by a command
-        _print_error(error.format_message())
-        code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except RestartNeeded as error:
-        from mimcl.model.distributed import is_connected
+    with interrupt.raised() as interrupted:
+        import typer
 
-        if not is_connected():  # otherwise the other processes would lose this one
-            _restart(error)
-        _print_error(str(error))
-        code = 1
-    except Exception as error:
-        if debug:
-            raise
-        _print_error(str(error) or type(error).__name__)
-        code = 1
-    if code == _INTERRUPTED:  # typer may return this code instead of raising
-        _print_error("interrupted")
+        from mimcl.cli.app import app
+        from mimcl.pipeline.restart import RestartNeeded
+
+        arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+        debug = len(arguments) < len(sys.argv) - 1
+        try:
+            code = app(arguments, prog_name="mimcl", standalone_mode=False)
+        except typer.TyperException as error:  # bad usage, raised by typer or by a command
+            _print_error(error.format_message())
+            code = error.exit_code
+        except (KeyboardInterrupt, typer.Abort):
+            code = interrupt.EXIT_CODE
+        except RestartNeeded as error:
+            from mimcl.model.distributed import is_connected
+
+            if not is_connected():  # otherwise the other processes would lose this one
+                _restart(error)
+            _print_error(str(error))
+            code = 1
+        except Exception as error:
+            if debug:
+                raise
+            if interrupted():  # some libraries turn a KeyboardInterrupt into another error
+                code = interrupt.EXIT_CODE
+            else:
+                _print_error(str(error) or type(error).__name__)
+                code = 1
+        if code == interrupt.EXIT_CODE:  # typer may return this code instead of raising
+            _print_error(interrupt.LINE)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -114,8 +72,10 @@ def _restart(error: RestartNeeded) -> NoReturn:
 
 
 def _print_error(message: str) -> None:
-    typer.echo("mimcl: " + " ".join(message.split()), err=True)
+    from mimcl.cli.screen import printable
+
+    print("mimcl: " + printable(" ".join(message.split())), file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    program()

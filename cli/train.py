@@ -84,7 +84,7 @@ def train_command(
     Ctrl-C, SIGTERM or SIGHUP stops the run after its step and saves it (exit code 75); a second Ctrl-C exits at once.
     """
     from mimcl.cli.config import require_constant
-    from mimcl.cli.console import warn
+    from mimcl.cli.console import print_path, warn
     from mimcl.cli.run.folder import open_run
     from mimcl.model.distributed import World
 
@@ -96,8 +96,8 @@ def train_command(
     finished = train(run, world)
     if world.rank == 0:
         if not finished:
-            typer.echo(f"stopped and saved; continue with: mimcl train --out {run.folder} --resume", err=True)
-        typer.echo(run.folder)
+            warn(f"stopped and saved; continue with: mimcl train --out {run.folder} --resume")
+        print_path(run.folder)
     if not finished:
         raise typer.Exit(STOPPED_EXIT_CODE)
 

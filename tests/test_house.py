@@ -158,7 +158,7 @@ def test_only_commands_import_commands():
     found = [
         (name, target)
         for name, path in names.items()
-        if name not in commands and name != "mimcl.cli.main"
+        if name not in commands and name != "mimcl.cli.app"
         for target in modules_of(imported(path), names) & commands
     ]
     assert not found
@@ -191,7 +191,7 @@ def modules_of(imports: set[str], names: dict[str, Path]) -> set[str]:
 
 
 def is_command(path: Path) -> bool:
-    """Return whether the module defines a command: a function that `mimcl.cli.main` or a Typer group registers."""
+    """Return whether the module defines a command: a function that `mimcl.cli.app` or a Typer group registers."""
     functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     return path.is_relative_to(ROOT / "cli") and any(
         function.name.endswith("_command") or any("command" in ast.unparse(d) for d in function.decorator_list)

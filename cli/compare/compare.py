@@ -148,7 +148,8 @@ def compare(config: CompareConfig) -> Comparison:
         warn(warning)
     if any(settings["curriculum.name"] != "none" for settings in config.arms.values()):
         console.print("training times do not include making the prototypes, which all runs share")
-    console.print(f"{page}\n{trials.out / 'comparison.json'}")
+    for path in (page, trials.out / "comparison.json"):
+        console.print(str(path))
     return comparison
 
 

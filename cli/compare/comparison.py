@@ -155,7 +155,8 @@ def show(comparison: Comparison) -> None:
         title = "loss" if quality is None else f"{quality.evaluation} {quality.name}, %"
         against = f"against {of_quality[0].arm}"
         heads = f"{title:>18}{against:>{max(20, len(against) + 2)}}{'loss':>20}{'training':>18}{'draws':>12}"
-        console.print(f"\n{'arm':{width}}{'seeds':>5}{heads}")
+        console.print()
+        console.print(f"{'arm':{width}}{'seeds':>5}{heads}")
         scale, digits = (1, 4) if quality is None else (100, 1)
         for row in of_quality:
             value = _interval(row.value, scale, digits)
@@ -165,7 +166,8 @@ def show(comparison: Comparison) -> None:
                 f"{row.arm:{width}}{row.value.n:>5}{value:>18}{difference:>{max(20, len(against) + 2)}}"
                 f"{_interval(row.loss, 1, 4):>20}{time:>18}{row.draws:>12,}"
             )
-    console.print("\nmean over seeds ± half of Student's 95 % interval; differences are paired by seed")
+    console.print()
+    console.print("mean over seeds ± half of Student's 95 % interval; differences are paired by seed")
 
 
 def unequal_time(comparison: Comparison) -> str | None:

@@ -57,7 +57,8 @@ def demo(out: Path, config: DemoConfig) -> Result:
         raise DataError(f"{out} exists; delete it, or give another --out")
 
     def announce(what: str) -> None:
-        console.print(f"\n== {what}")
+        console.print()
+        console.print(f"== {what}")
 
     announce(f"drawing {config.train + config.val:,} images of textured shapes")
     write_images(out / "images", config.train, config.val, config.seed)
@@ -95,12 +96,14 @@ def print_results(out: Path, result: Result, seconds: float) -> None:
     """Print the results, where they are, and the next commands."""
     from mimcl.cli.console import console
 
-    console.print(f"\nnn: share of the {result.val:,} val images whose nearest train image has the same class")
+    console.print()
+    console.print(f"nn: share of the {result.val:,} val images whose nearest train image has the same class")
     for name, shares in (("untrained encoder", result.untrained), ("trained encoder", result.trained)):
         console.print(f"  {name:22}{100 * shares['nn']:5.1f} ± {100 * result.standard_error(shares['nn']):.1f} %")
     gain = 100 * (result.trained["nn"] - result.untrained["nn"])
     console.print(f"  {'gain':22}{gain:+5.1f} points; the demo took {seconds / 60:.1f} minutes")
-    console.print("\nresults")
+    console.print()
+    console.print("results")
     for name, content in (
         ("demo.png", "typical and atypical images, the curriculum, crops with masks and reconstructions"),
         ("images/", "SPLIT/CLASS/NUMBER_ATYPICALITY.jpg, the atypicality in percent"),
@@ -108,6 +111,7 @@ def print_results(out: Path, result: Result, seconds: float) -> None:
         ("run/", "configuration, metrics, checkpoints, report.html"),
     ):
         console.print(f"  {out / name!s:20}  {content}")
-    console.print("\nnext, with your own images")
+    console.print()
+    console.print("next, with your own images")
     for command in ("shard YOUR_IMAGES/", "prototypes build", "train --curriculum proto --temp-schedule cosine"):
         console.print(f"  mimcl {command}")

@@ -48,7 +48,7 @@ def doctor_command(
 
     found = doctor(data, recipe, seconds, try_compile)
     if json_format:
-        typer.echo(to_json(found))
+        print(to_json(found))
     else:
         for section, findings in found.sections.items():
             console.print(section)

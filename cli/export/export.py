@@ -45,7 +45,8 @@ def export_command(
     found = export(path, target, out)
     console.print(f"wrote {found.folder}/: {', '.join(map(str, found.files))}")
     for call in found.calls:
-        console.print(call)
+        for line in call.splitlines():
+            console.print(line)
     if target == "hf" and not found.decoder:
         console.print(f"no vit_mae: {path} has no decoder")
     console.print(

@@ -28,7 +28,7 @@ def inspect_command(
 
     found = inspect(path)
     if json_format:
-        typer.echo(to_json(found))
+        print(to_json(found))
         return
     lines = found.lines()
     width = max(len(label) for label, _ in lines) + 2

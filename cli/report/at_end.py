@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimcl.cli.console import console, warn
+from mimcl.cli.interrupt import raised_in_imports
 
 
 def report_at_end(folder: Path, finished: bool) -> None:
@@ -13,9 +14,10 @@ def report_at_end(folder: Path, finished: bool) -> None:
     Everything else has been saved by then, so any failure is only a warning.
     """
     try:
-        from mimcl.cli.report.writer import write_report
+        with raised_in_imports():
+            from mimcl.cli.report.writer import write_report
 
-        path = write_report([folder], pictures=finished)
+            path = write_report([folder], pictures=finished)
     except KeyboardInterrupt:
         warn(f"the report was interrupted; write it with `mimcl report {folder}`")
     except Exception as error:

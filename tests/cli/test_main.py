@@ -12,7 +12,7 @@ pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 PROGRAM = """
 import os, sys
 import torch, typer
-from mimcl.cli import main
+from mimcl.cli import app, main
 from mimcl.pipeline import dali, decoder_choice
 
 class Unsupported(dali.DaliDecoder):
@@ -29,7 +29,7 @@ ALWAYS = {always}
 dali.DaliDecoder = Unsupported
 torch.cuda.is_available = lambda: True
 
-@main.app.command("decoder")
+@app.app.command("decoder")
 def command(name: str) -> None:
     typer.echo(decoder_choice.make_decoder(name, 32, 4, 1, 100)[1])
 

@@ -172,7 +172,7 @@ knn(Path("run"), options=FeatureOptions(decoder="reference"))
 EVALUATED = """
 from contextlib import nullcontext
 from mimcl.cli.evaluate import features
-from mimcl.cli.main import app
+from mimcl.cli.app import app
 from mimcl.model.distributed import World, connected
 world = World.from_environment()
 with connected(world, world.device(), 200):

@@ -113,7 +113,7 @@ def test_who_is_asked_to_stop_does_not_begin_to_look_up(home, monkeypatch):
 def test_two_processes_share_it(home):
     log = home / "log"
     words = [*WORDS, *EVERY, "--out", "shared"]
-    code = f"from mimcl.cli.main import app; app({words!r})"
+    code = f"from mimcl.cli.app import app; app({words!r})"
     process = torchruns.start(log, ["--nproc-per-node", "2"], [str(torchruns.BIN / "python"), "-c", code], home)
     try:
         assert process.wait(200) == 0, log.read_text()
