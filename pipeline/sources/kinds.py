@@ -47,7 +47,7 @@ def folder_kind(tree: FolderTree) -> FolderKind:
         raise DataError(f"{tree.root} has {examples}; give {options}")
     if not found and archive:
         raise DataError(
-            f"{tree.root} has no images, only archives ({to_utf8(archive)}); unpack it, or give a zip alone"
+            f"{tree.root} has no images, only archives such as {to_utf8(archive)}; unpack them, or give a zip itself"
         )
     return next(iter(found), "folder")
 

@@ -71,13 +71,15 @@ class Layout:
                 self.notes.append(f"{to_utf8(split.root)} is no class of train, so it is not read as a class")
             splits.append(split)
         classes = sorted({name for split in splits for name in split.classes})
+        if len(classes) == 1 and not splits[0].around:
+            self.notes.append(f"all images are of one class, named by their folder: {to_utf8(classes[0])}")
         items = {split.name: self._items(split, classes) for split in splits}
         self.notes += junk_note(map(to_utf8, self._tree.skipped))
         if not any(items.values()):
             raise DataError("; ".join([f"{self._where} has no images", *self.notes, "give a folder of images"]))
         source = Source(items, [to_utf8(name) for name in classes], self.notes)
         for split in splits:
-            if not split.classes and not self._annotated(source, split) and classes:
+            if items[split.name] and not split.classes and not self._annotated(source, split) and classes:
                 source.notes.append(NO_CLASS_FOLDERS.format(split.name))
         return source
 
@@ -100,7 +102,8 @@ class Layout:
             self._note_unwrapped(folder)
         images = sum(map(has_image_ending, tree.files(folder)))
         if skipped := [f"{to_utf8(name)}/" for name in beside] + ([f"{images:,} images"] if images else []):
-            self.notes.append(f"skipped beside {to_utf8(next(iter(found.values())))}/: {', '.join(skipped)}")
+            first = found.get("train") or next(iter(found.values()))
+            self.notes.append(f"skipped beside {to_utf8(first)}/: {', '.join(skipped)}")
         if "test" in found and len(found) > 1:
             self.notes.append(f"skipped: {to_utf8(found.pop('test'))}/, the test split")
         return {name: f"{folder}{found[name]}/" for name in ("train", "val", "test") if name in found}
@@ -158,11 +161,12 @@ class Layout:
     def _find_classes(self, split: _Split) -> None:
         """Find the class folders of a split: those with images, and empty ones."""
         tree, root = self._tree, split.root
-        empty, other = [], []
+        empty, other, inside = [], [], []
         for name in tree.folders(root):
             inner = f"{root}{name}/"
             if self._has_images(inner):
                 split.classes.append(name)
+                inside += [f"{name}/{folder}/" for folder in tree.folders(inner) if folder.lower() not in _HOLDS_ALL]
                 nested = split_folders(self._shown(inner), tree.folders(inner))
                 if "train" in nested and len(nested) > 1:
                     raise DataError(
@@ -173,6 +177,8 @@ class Layout:
                 empty.append(name)
             else:
                 other.append(name)
+        if inside:
+            self.notes.append(f"folders within a class of {split.name} are no classes of their own: {_few(inside)}")
         if split.classes:
             split.classes = sorted(split.classes + empty)
         else:

@@ -87,7 +87,7 @@ def test_nested_folders_belong_to_their_class(tmp_path):
 
 
 def test_files_beside_class_folders_are_skipped_and_named(tmp_path):
-    write_classes(tmp_path, {"a": 3})
+    write_classes(tmp_path, {"a": 3, "b": 0})
     write_flat(tmp_path, 3)
     source = image_folder(tmp_path)
     assert names(source) == ["a/00000.jpg", "a/00001.jpg", "a/00002.jpg"]

@@ -161,6 +161,12 @@ def test_layouts_with_two_readings_are_refused(tmp_path, kind, layout):
         (["cat/1.jpg", "dog/2.jpg", "a.txt", "b.zip"], "skipped beside the class folders of train: a.txt, b.zip"),
         (["train/cat/1.jpg", "train/dog/2.jpg", "val/new/3.jpg"], "val/new/ is no class of train"),
         (["train/cat/1.jpg", "val/3.jpg"], "val/ has no class folders"),
+        (["train/a/1.jpg", "train/b/2.jpg", "test/a/3.jpg", "truth/4.jpg"], "skipped beside train/: truth/"),
+        (["photos/1.jpg", "photos/2.jpg"], "all images are of one class, named by their folder: photos"),
+        (
+            ["a/abbey/1.jpg", "a/apse/2.jpg", "b/bar/3.jpg"],
+            "folders within a class of train are no classes",
+        ),
         (["1.jpg", "metadata.csv"], "not read: metadata.csv"),
         (["train/1.jpg", "train/metadata.jsonl"], "not read: train/metadata.jsonl"),
     ],

@@ -87,7 +87,7 @@ def test_links_and_macos_metadata_are_skipped(tmp_path):
     source = zip_images(tmp_path / "x.zip")
     assert [item.name for item in source.splits["train"]] == ["a/1.jpg"]
     assert source.classes == ["a"]
-    junk, links = source.notes
+    _, junk, links = source.notes
     assert junk.endswith(": __MACOSX/")
     assert "x.zip: 1 links" in links
 
