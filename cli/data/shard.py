@@ -43,7 +43,7 @@ def shard_command(
         SourceKind | None, typer.Option(help="What SRC is, if its files may be read in two ways. (default: found out)")
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="Parquet column with the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Parquet column with the labels.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Parquet column with the labels, or none.")] = None,
     label_key: Annotated[
         str | None,
         typer.Option(help="Field of KEY.json with the label, for webdatasets. (default: KEY.cls, then label)"),

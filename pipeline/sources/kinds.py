@@ -9,7 +9,7 @@ from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.sources.folder import FolderTree
 from mimcl.pipeline.sources.names import to_fs, to_utf8
-from mimcl.pipeline.sources.parquet import has_image_column
+from mimcl.pipeline.sources.parquet_columns import has_image_column
 from mimcl.pipeline.sources.splits import split_folders
 from mimcl.pipeline.sources.tree import has_image_ending, walk
 

@@ -37,6 +37,11 @@ def split_of(name: str) -> str:
     return SPLIT_WORDS[words[-1]] if words else "train"
 
 
+def without_split_words(name: str) -> str:
+    """Return a name without the words of splits, so that train-0 and val-0 are the same."""
+    return _WORD.sub(lambda found: "" if found[0].lower() in SPLIT_WORDS else found[0], name)
+
+
 def split_folders(where: object, folders: Iterable[str]) -> dict[str, str]:
     """Return the folder of each split among sibling folders; empty if none is a split.
 

@@ -98,6 +98,98 @@ def test_rows_without_an_image_are_rejected(tmp_path):
     assert "no image in this row" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [
+        (pa.binary(), pa.string()),
+        (pa.large_binary(), pa.large_string()),
+        (pa.binary_view(), pa.string_view()),
+        (pa.dictionary(pa.int32(), pa.binary()), pa.dictionary(pa.int8(), pa.string())),
+        (pa.struct({"bytes": pa.binary_view(), "path": pa.string_view()}), pa.string()),
+        (pa.struct({"path": pa.string(), "data": pa.large_binary()}), pa.string()),
+        (pa.struct({"bytes": pa.binary(), "thumbnail": pa.binary()}), pa.string()),
+    ],
+    ids=str,
+)
+def test_every_type_of_bytes_and_text(tmp_path, kind, label):
+    images = pictures(4)
+    values = images
+    if pa.types.is_struct(kind):
+        held = "data" if "data" in kind.names else "bytes"
+        values = [{name: image if name == held else None for name in kind.names} for image in images]
+    column = pa.array(images).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(values, kind)
+    names = pa.array(["b", "a", None, "b"])
+    names = names.dictionary_encode() if pa.types.is_dictionary(label) else names.cast(label)
+    pq.write_table(pa.table({"picture": column, "label": names}), tmp_path / "x.parquet")
+    source = parquet_images(tmp_path / "x.parquet")
+    assert [item.read() for item in source.splits["train"]] == images
+    assert (source.classes, [item.label for item in source.splits["train"]]) == (["a", "b"], [1, 0, -1, 1])
+
+
+def test_columns_whose_names_look_like_fields(tmp_path):
+    image, other = pictures(2)
+    table = pa.table({"image.bytes": [other], "image": [{"bytes": image, "path": "a.jpg"}], "label.path": ["x"]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    (item,) = parquet_images(tmp_path / "x.parquet").splits["train"]
+    assert (item.read(), item.name) == (image, "x.parquet/000000000/a.jpg")
+    (item,) = parquet_images(tmp_path / "x.parquet", "image.bytes").splits["train"]
+    assert item.read() == other
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        (pa.array([0.0, 1.0]), r"type double, .*; cast it to int64, with null"),
+        (pa.array([0, 1]).cast(pa.float16()), "type halffloat"),
+        (pa.array([True, False]), "type bool, .*; cast it to int8 or to names"),
+        (pa.array([[1], [2, 3]]), "type list<.*; keep one number or name per image"),
+        (pa.array([{"id": 1}, {"id": 2}]), "type struct<.*; keep one"),
+        (pa.array([0, 1]).cast(pa.decimal128(30, 2)), "type decimal128.*; cast it to int64"),
+        (pa.array([0, 1], pa.date32()), r"type date32.*; cast it to int64 or string"),
+        (pa.nulls(2), "type null, .*; it has no values"),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_labels_of_other_types_are_refused(tmp_path, values, hint):
+    """By their name or by --label-column; they would otherwise be lost without a word."""
+    for name, given in (("label", None), ("class", None), ("score", "score")):
+        pq.write_table(pa.table({"image": pictures(2), name: values}), tmp_path / "x.parquet")
+        with pytest.raises(DataError, match=f"x.parquet: column '{name}' has {hint}.*--label-column none") as error:
+            parquet_images(tmp_path / "x.parquet", label_column=given)
+        assert "\n" not in str(error.value)
+        source = parquet_images(tmp_path / "x.parquet", label_column="none")
+        assert [item.label for item in source.splits["train"]] == [-1, -1]
+
+
+def test_a_column_that_is_no_label_gives_way(tmp_path):
+    """To one that is, and segmentation masks are no labels."""
+    table = pa.table({"image": pictures(2), "labels": [[1], [2]], "label": [4, 3]})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert [item.label for item in parquet_images(tmp_path / "x.parquet").splits["train"]] == [4, 3]
+    pq.write_table(pa.table({"image": pictures(2), "label": pictures(2)}), tmp_path / "x.parquet")
+    source = parquet_images(tmp_path / "x.parquet")
+    assert [item.label for item in source.splits["train"]] == [-1, -1]
+    assert source.notes == ["without a label: 2 images"]
+
+
+@pytest.mark.parametrize(
+    "image", [[[1, 2]] * 2, ["a.jpg", "b.jpg"], pa.array([b"ab"] * 2, pa.binary(2))], ids=["list", "text", "fixed"]
+)
+def test_columns_that_hold_no_images_are_refused(tmp_path, image):
+    pq.write_table(pa.table({"image": image, "label": [0, 1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x.parquet has no column of images \(bytes\); its columns are image \("):
+        parquet_images(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"column 'image' does not hold images \(bytes\)"):
+        parquet_images(tmp_path / "x.parquet", "image")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = pa.table([pa.array(pictures(1)), pa.array([1]), pa.array([2])], names=["image", "label", "label"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="several columns named 'label'"):
+        parquet_images(tmp_path / "x.parquet")
+
+
 def test_a_file_without_an_image_column_is_refused(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), tmp_path / "x.parquet")
     message = r"no column of images.*text \(string\), label \(int64\)"
@@ -118,7 +210,7 @@ def test_an_ambiguous_image_column_has_to_be_chosen(tmp_path):
         parquet_images(tmp_path / "x.parquet", "middle")
     with pytest.raises(DataError, match="'fine' does not hold"):
         parquet_images(tmp_path / "x.parquet", "fine")
-    with pytest.raises(DataError, match="'left' does not hold"):
+    with pytest.raises(DataError, match="'left' has type binary, not numbers or names; cast it"):
         parquet_images(tmp_path / "x.parquet", "right", "left")
 
 
