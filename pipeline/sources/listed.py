@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,7 +13,7 @@ from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.sources.junk import junk_note
 from mimcl.pipeline.sources.labels import label_items
 from mimcl.pipeline.sources.layout import Layout, source_from_tree
-from mimcl.pipeline.sources.names import from_fs, to_utf8
+from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
 from mimcl.pipeline.sources.tree import PathTree, walk
 
 _MAX_LINE_BYTES = 1 << 16
@@ -40,10 +41,14 @@ def read_list(path: Path, root: Path) -> Listing:
     base = PurePath(from_fs(str(root.absolute())))
     with_class = None
     for number, line in enumerate(_lines(path), 1):
-        name, _, label = line.partition("\t")
-        label = label.strip()
-        if not (name := name.strip()):
+        if "\0" in line:
+            raise DataError(f"{path}, line {number} has a NUL character (UTF-16?); convert the list to UTF-8")
+        name, *cells = (cell.strip() for cell in line.rstrip().split("\t"))
+        label = "".join(cells[:1])
+        if not name:
             continue
+        if len(cells) > 1:
+            raise DataError(f"{path}, line {number} has {len(cells) + 1} columns; keep the path and the class")
         if with_class not in (None, bool(label)):
             raise DataError(f"{path}, line {number}: some lines have a class and some do not; give all or none")
         with_class = bool(label)
@@ -53,9 +58,11 @@ def read_list(path: Path, root: Path) -> Listing:
             except ValueError:
                 raise DataError(f"{path}, line {number}: {name!r:.200} is not in {root}") from None
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts or "\0" in name or not parts:
+        if ".." in parts or not parts:
             raise DataError(f"{path}, line {number}: {name!r:.200} is not in {root}")
         name = "/".join(parts)
+        if not labels:
+            _require_path(path, number, root, name)
         if name in labels:
             raise DataError(f"{path}, line {number}: {name!r:.200} is listed twice; list every image once")
         labels[name] = None if not label else int(label) if _is_number(label) else to_utf8(label)
@@ -65,6 +72,19 @@ def read_list(path: Path, root: Path) -> Listing:
     if not labels:
         raise DataError(f"{path} is empty; give one path a line, relative to {root}")
     return Listing(path, labels)
+
+
+def _require_path(path: Path, number: int, root: Path, name: str) -> None:
+    """Refuse a first line that is a heading, or whose class is not behind a tab: no file could be read."""
+    if os.path.lexists(root / to_fs(name)):
+        return
+    for end in (place for place, character in enumerate(name) if character in " ,;"):
+        if os.path.isfile(root / to_fs(name[:end])):
+            raise DataError(
+                f"{path}, line {number}: write a tab between {name[:end]!r:.200} and {name[end + 1 :]!r:.80}"
+            )
+    if not set(name) & set("./"):
+        raise DataError(f"{path}, line {number}: {name!r:.80} is not in {root}; if it is a heading, remove that line")
 
 
 def listed_images(root: Path, listing: Listing) -> Source:

@@ -66,6 +66,33 @@ def test_a_path_that_does_not_exist_is_rejected_when_it_is_read(tmp_path):
     assert "No such file or directory" in rejected
 
 
+def test_classes_and_paths_with_spaces_stay_whole(tmp_path):
+    write_classes(tmp_path / "src", {"my cats": 2})
+    lines = "my cats/00000.jpg\ttiger shark\r\n\n my cats/00001.jpg \t tiger, a cat\t\n"
+    source = listed(tmp_path / "src", b"\xef\xbb\xbf" + lines.encode())
+    assert source.classes == ["tiger shark", "tiger, a cat"]
+    assert labels(source) == [("my cats/00000.jpg", 0), ("my cats/00001.jpg", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a/00000.jpg 0\na/00001.jpg 0\n", r"line 1: write a tab between 'a/00000.jpg' and '0'"),
+        ("a/00000.jpg,my cat\n", r"line 1: write a tab between 'a/00000.jpg' and 'my cat'"),
+        ("path\tlabel\na/00000.jpg\tcat\n", r"line 1: 'path' is not in .*heading, remove"),
+        ("image\na/00000.jpg\n", r"line 1: 'image' is not in .*heading, remove"),
+        ("a/00000.jpg\tcat\t0\n", r"line 1 has 3 columns; keep the path and the class"),
+        ("a/00000.jpg".encode("utf-16"), r"line 1 has a NUL character \(UTF-16\?\)"),
+    ],
+)
+def test_lists_in_other_formats_are_refused(tmp_path, text, message):
+    """They would make no image readable, or classes of what is none."""
+    write_classes(tmp_path / "src", {"a": 2})
+    with pytest.raises(DataError, match=message) as error:
+        listed(tmp_path / "src", text)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -75,7 +102,7 @@ def test_a_path_that_does_not_exist_is_rejected_when_it_is_read(tmp_path):
         ("a.jpg\n./a.jpg\n", "line 2: 'a.jpg' is listed twice"),
         ("\n\n", "list.txt is empty"),
         ("x" * 100_000, "over 65,536 bytes"),
-        ("a\0b\n", "line 1: "),
+        ("a\0b\n", "line 1 has a NUL"),
     ],
     ids=["above", "elsewhere", "mixed", "twice", "empty", "long", "zero"],
 )

@@ -55,6 +55,15 @@ def test_labels_in_json(tmp_path):
     assert [item.label for item in source.splits["train"]] == [-1, -1, 1]
 
 
+def test_classes_of_several_words_stay_whole(tmp_path):
+    classes = [b"tiger shark\n", b"tiger", b" tench, Tinca tinca \r\n"]
+    members = {f"{n}.{end}": data for n, name in enumerate(classes) for end, data in (("jpg", b"1"), ("cls", name))}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    source = webdataset_images([tmp_path / "x.tar"])
+    names = [source.classes[item.label] for item in source.splits["train"]]
+    assert names == ["tiger shark", "tiger", "tench, Tinca tinca"]
+
+
 def test_a_given_label_key_takes_precedence_over_cls(tmp_path):
     samples = [
         {"__key__": str(number), "jpg": image, "cls": number, "json": {"label": 7, "animal": animal}}
