@@ -26,9 +26,10 @@ from mimcl.pipeline.sources.class_list import ClassList
 from mimcl.pipeline.sources.item import Item
 from mimcl.pipeline.sources.labels import apply_class_list, classes_without_train, label_items
 from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
+from mimcl.pipeline.sources.shard_files import require_shards
 from mimcl.pipeline.sources.splits import group_by_split
-from mimcl.pipeline.sources.tar_headers import TarReader
-from mimcl.pipeline.sources.webdataset import LABEL_KEY, BadSample, Sample, iter_samples, require_shards
+from mimcl.pipeline.sources.tar_reader import TarReader, tar_notes
+from mimcl.pipeline.sources.webdataset import LABEL_KEY, BadSample, Sample, iter_samples
 
 _CHUNK = 1 << 20  # bytes read and hashed at once between images
 _MAX_KEY_BYTES = 1000
@@ -37,12 +38,17 @@ _WRITTEN = ("rejected.jsonl", *(f"{split}.arrow" for split in SPLITS))
 
 @dataclass(frozen=True)
 class _ShardContent:
-    """A shard that has been read: its entry in dataset.json, rows without labels, labels, rejected samples."""
+    """A shard that has been read: its entry in dataset.json, rows without labels, labels, rejected samples.
+
+    Rows and labels are in the order of the offsets, as an index must be: where an image is a hard link, not the order
+    of the members.
+    """
 
     entry: dict[str, Any]
     rows: list[tuple]  # key, offset, nbytes, xxh64, width, height, name
     labels: list[int | str | None]
     rejected: list[dict[str, str]]
+    oddities: list[tuple[str, str]]
 
 
 def adopt(
@@ -85,7 +91,8 @@ def adopt(
         read = partial(_read, split=split, label_key=label_key, decode=decode, on_progress=on_progress)
         parts[split] = list(bounded_map(read, paths, workers))
     labels, class_names, more = _labels(parts, classes, folder)
-    notes += more
+    odd = (oddity for indexed in parts.values() for shard in indexed for oddity in shard.oddities)
+    notes += tar_notes(odd) + more
     columns = {}
     for split, indexed in parts.items():
         columns[split] = _rows(indexed, labels[split])
@@ -150,20 +157,19 @@ def _existing_adoption(folder: Path, state: dict[str, Any], overwrite: bool) -> 
 
 
 def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _ShardContent:
-    """Read a shard from start to end, every byte except headers once."""
+    """Read a shard from start to end, every byte once except headers and the images of hard links."""
     tar, hashed, at = TarReader(path), xxhash.xxh128(), 0
-    shard = from_fs(path.name)
-    rows: list[tuple] = []
-    labels: list[int | str | None] = []
+    found: list[tuple[tuple, int | str | None]] = []
     rejected: list[dict[str, str]] = []
     for sample in iter_samples(tar, label_key):
         if isinstance(sample, Sample) and (reason := _refusal(sample)):
             sample = BadSample(sample.name, reason)
         if isinstance(sample, Sample):
             at = _hash_until(tar, hashed, at, sample.offset)
-            data = tar.read(at, sample.nbytes)
-            hashed.update(data)
-            at += len(data)
+            data = tar.read(sample.offset, sample.nbytes)
+            if at == sample.offset:  # not a hard link, whose bytes have been hashed
+                hashed.update(data)
+                at += len(data)
             try:
                 if len(data) < sample.nbytes:
                     raise NotUsable("the shard was truncated while it was read")
@@ -173,14 +179,15 @@ def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Cal
             else:
                 digest = xxhash.xxh64_intdigest(data)
                 size = header.width, header.height
-                rows.append((sample.key, sample.offset, sample.nbytes, digest, *size, f"{shard}/{sample.name}"))
-                labels.append(sample.label)
+                row = sample.key, sample.offset, sample.nbytes, digest, *size, f"{path.name}/{sample.name}"
+                found.append((row, sample.label))
         if isinstance(sample, BadSample):
-            rejected.append({"split": split, "path": f"{shard}/{sample.name}", "reason": sample.reason})
+            rejected.append({"split": split, "path": f"{path.name}/{sample.name}", "reason": sample.reason})
         on_progress(1)
     _hash_until(tar, hashed, at, tar.size)
-    entry = {"name": shard, "bytes": tar.size, "samples": len(rows), "xxh128": hashed.hexdigest()}
-    return _ShardContent(entry, rows, labels, rejected)
+    found.sort(key=lambda sample: sample[0][1])
+    entry = {"name": path.name, "bytes": tar.size, "samples": len(found), "xxh128": hashed.hexdigest()}
+    return _ShardContent(entry, [row for row, _ in found], [label for _, label in found], rejected, tar.oddities)
 
 
 def _refusal(sample: Sample) -> str:

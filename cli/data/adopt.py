@@ -45,7 +45,8 @@ def adopt_shards(
     from mimcl.pipeline.adopt import adopt
     from mimcl.pipeline.sources.class_list import read_class_list
     from mimcl.pipeline.sources.listed import read_list
-    from mimcl.pipeline.sources.splits import find_files
+    from mimcl.pipeline.sources.names import from_fs, to_utf8
+    from mimcl.pipeline.sources.shard_files import find_shards
     from mimcl.pipeline.sources.webdataset import LABEL_KEY
 
     if not folder.is_dir():
@@ -56,11 +57,17 @@ def adopt_shards(
             raise DataError(f"{options.list_file} lists files that are not shards (.tar); list only shards for --adopt")
         shards = [folder / name for name in listing.labels]
     else:
-        shards = [path for path in find_files(folder, ".tar") if path.parent == folder]
+        found = find_shards(folder)
+        shards = [path for path in found if path.parent == folder]
+        below = [path for path in found if path.parent != folder]
         if not shards:
-            below = any(folder.glob("*/*.tar"))
             hint = "adopt its subfolders one by one, or pack it" if below else "leave out --adopt"
             raise DataError(f"{folder} has no shards (.tar) at its top level; {hint}")
+        if below:
+            raise DataError(
+                f"{folder} has shards at its top level and in subfolders ({to_utf8(from_fs(str(below[0])))}); adopted "
+                "shards must be in one folder, so move them, or name the ones to adopt with --list"
+            )
     classes = read_class_list(options.classes) if options.classes else None
     with image_bar("reading", None) as advance:
         description, notes = adopt(

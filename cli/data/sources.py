@@ -129,7 +129,7 @@ def _open(found: _Found, options: SourceOptions) -> Source:
         from mimcl.pipeline.sources.zips import zip_images
 
         return zip_images(path)
-    from mimcl.pipeline.sources.splits import find_files
+    from mimcl.pipeline.sources.shard_files import find_shards
     from mimcl.pipeline.sources.tars import tar_images
     from mimcl.pipeline.sources.webdataset import LABEL_KEY, webdataset_images
 
@@ -138,7 +138,7 @@ def _open(found: _Found, options: SourceOptions) -> Source:
         return tar_images(path, label_key)
     if not path.is_dir():
         return webdataset_images([path], label_key)
-    if not (shards := find_files(path, ".tar")):
+    if not (shards := find_shards(path)):
         raise DataError(f"{path} has no shards (.tar); leave out --source-kind webdataset")
     source = webdataset_images(shards, label_key, path)
     return source if options.classes else _with_known_classes(source, path)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.sources.layout import source_from_tree
 from mimcl.pipeline.sources.tree import PathTree
+from mimcl.pipeline.sources.unpacked import unpacked
 
 
 def archive_source(
@@ -16,29 +18,20 @@ def archive_source(
 ) -> Source:
     """Return the source of the archive at `path`, last modified at `modified` (ns since 1970).
 
-    A member is (name, kind, place): kind is "file", "folder" or "other" (skipped), place is passed to
-    `item(name, label, place)`. If a name occurs more than once the last member counts, as in unpacking. Raises
-    DataError if nothing is left.
+    `members` are those of `unpacked`; the place of a file is passed to `item(name, label, place)`. Raises DataError if
+    nothing is left.
     """
-    places: dict[str, Any] = {}
-    folders: set[str] = set()
-    others = outside = 0
-    for name, kind, place in members:
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if name.startswith("/") or ".." in parts or "\0" in name:
-            outside += 1
-        elif kind == "other":
-            others += 1
-        elif parts and kind == "file":
-            places["/".join(parts)] = place
-        elif parts:
-            folders.add("/".join(parts))
-    source = source_from_tree(
-        path, PathTree(places, folders), lambda name, recorded, label: item(recorded, label, places[name])
-    )
-    if others:
-        source.notes.append(f"skipped in {path.name}: {others:,} links, devices and sparse files")
-    if outside:
-        source.notes.append(f"skipped in {path.name}: {outside:,} names that lead out of the archive")
+    found = unpacked(path.name, members)
+    if not found.files:
+        raise DataError("; ".join([f"{path} has no images", *found.notes]))
+    try:
+        source = source_from_tree(
+            path,
+            PathTree(found.files, found.folders),
+            lambda name, recorded, label: item(recorded, label, found.files[name]),
+        )
+    except DataError as error:
+        raise DataError("; ".join([str(error), *found.notes])) from None
+    source.notes += found.notes
     source.modified = modified
     return source

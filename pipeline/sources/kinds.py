@@ -10,6 +10,7 @@ from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.sources.folder import FolderTree
 from mimcl.pipeline.sources.names import to_fs, to_utf8
 from mimcl.pipeline.sources.parquet_columns import has_image_column
+from mimcl.pipeline.sources.shard_files import is_compressed_tar
 from mimcl.pipeline.sources.splits import split_folders
 from mimcl.pipeline.sources.tree import has_image_ending, walk
 
@@ -17,7 +18,7 @@ FolderKind = Literal["folder", "webdataset", "parquet"]
 FileKind = Literal["tar", "zip", "parquet"]
 _MAGIC: dict[bytes, FileKind] = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"PAR1": "parquet"}
 _ENDINGS: dict[str, FolderKind] = {".tar": "webdataset", ".parquet": "parquet"}
-_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar")
+_ARCHIVES = (".zip", ".7z", ".rar")
 _WORDS = {"folder": "images", "webdataset": "shards", "parquet": "parquet"}
 
 
@@ -33,9 +34,9 @@ def folder_kind(tree: FolderTree) -> FolderKind:
     archive = ""
     for folder in [f"{name}/" for name in splits.values()] if "train" in splits else [""]:
         for path in walk(tree, folder):
-            if kind := "folder" if has_image_ending(path) else _ENDINGS.get(path[path.rfind(".") :]):
+            if kind := "folder" if has_image_ending(path) else _ENDINGS.get(path[path.rfind(".") :].lower()):
                 found.setdefault(kind, path)
-            elif path.lower().endswith(_ARCHIVES):
+            elif path.lower().endswith(_ARCHIVES) or is_compressed_tar(path):
                 archive = path
     if {"folder", "parquet"} <= found.keys() and not has_image_column(tree.root / to_fs(found["parquet"])):
         del found["parquet"]
@@ -46,9 +47,8 @@ def folder_kind(tree: FolderTree) -> FolderKind:
         options = " or ".join(f"--source-kind {kind}" for kind in sorted(found))
         raise DataError(f"{tree.root} has {examples}; give {options}")
     if not found and archive:
-        raise DataError(
-            f"{tree.root} has no images, only archives such as {to_utf8(archive)}; unpack them, or give a zip itself"
-        )
+        advice = "decompress them" if is_compressed_tar(archive) else "unpack them, or give a zip itself"
+        raise DataError(f"{tree.root} has no images, only archives such as {to_utf8(archive)}; {advice}")
     return next(iter(found), "folder")
 
 

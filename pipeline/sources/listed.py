@@ -14,6 +14,7 @@ from mimcl.pipeline.sources.junk import junk_note
 from mimcl.pipeline.sources.labels import label_items
 from mimcl.pipeline.sources.layout import Layout, source_from_tree
 from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
+from mimcl.pipeline.sources.shard_files import is_tar
 from mimcl.pipeline.sources.tree import PathTree, walk
 
 _MAX_LINE_BYTES = 1 << 16
@@ -28,8 +29,8 @@ class Listing:
 
     @property
     def lists_shards(self) -> bool:
-        """Whether the paths are shards (.tar)."""
-        return next(iter(self.labels)).endswith(".tar")
+        """Whether the paths are tars by their names, even compressed ones, which cannot be used."""
+        return is_tar(next(iter(self.labels)))
 
 
 def read_list(path: Path, root: Path) -> Listing:
@@ -66,7 +67,7 @@ def read_list(path: Path, root: Path) -> Listing:
         if name in labels:
             raise DataError(f"{path}, line {number}: {name!r:.200} is listed twice; list every image once")
         labels[name] = None if not label else int(label) if _is_number(label) else to_utf8(label)
-    shards = sum(name.endswith(".tar") for name in labels)
+    shards = sum(map(is_tar, labels))
     if 0 < shards < len(labels):
         raise DataError(f"{path} lists shards and other files; give a list of one kind")
     if not labels:

@@ -6,34 +6,64 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.archive import archive_source
 from mimcl.pipeline.sources.item import RangeItem, Source
-from mimcl.pipeline.sources.tar_headers import Member, TarReader
+from mimcl.pipeline.sources.junk import is_junk
+from mimcl.pipeline.sources.names import to_utf8
+from mimcl.pipeline.sources.shard_files import is_compressed_tar
+from mimcl.pipeline.sources.tar_reader import Member, TarReader, tar_notes
+from mimcl.pipeline.sources.tree import has_image_ending
 from mimcl.pipeline.sources.webdataset import HEADER_THREADS, LABEL_KEY, has_labels, webdataset_images
 
 
 def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
     """Return the images of a tar as byte ranges of the file, in the order and with the labels of the unpacked folder.
 
-    A tar that holds only tars has one per class: each counts as a folder of its name. A tar with members KEY.cls, or
-    any tar if `label_key` is not the default, is read as a shard of a webdataset. Raises DataError, also if the tar is
-    compressed or truncated.
+    A tar that holds tars has one per class: each counts as a folder of its name. A tar with members KEY.cls, or any tar
+    if `label_key` is not the default, is read as a shard of a webdataset. Raises DataError, also if a tar is compressed
+    or truncated, or if there are images beside the tars.
     """
     tar = TarReader(path)
     members = list(tar.members())
-    files = [member for member in members if member.kind == "file"]
-    if files and all(member.name.endswith(".tar") for member in files):
+    notes = []
+    if inner := _inner_tars(path, members):
+        rest = set(members).difference(inner)
+        if beside := sorted(member.name for member in rest if member.kind != "folder"):
+            notes.append(
+                f"skipped in {path.name} beside its tars: {len(beside):,} members, such as {to_utf8(beside[0])}"
+            )
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
-            inner = list(pool.map(partial(_inner_members, tar), files))
+            found = list(pool.map(partial(_inner_members, tar), inner))
         members = [
-            Member(f"{outer.name.removesuffix('.tar')}/{member.name}", *member[1:])
-            for outer, found in zip(files, inner, strict=True)
-            for member in found
+            member._replace(name=f"{outer.name.removesuffix('.tar')}/{member.name}")
+            for outer, of_outer in zip(inner, found, strict=True)
+            for member in of_outer
         ]
-    elif label_key != LABEL_KEY or has_labels(member.name for member in files):
+    elif label_key != LABEL_KEY or has_labels(members):
         return webdataset_images([path], label_key)
-    places = ((member.name, member.kind, (member.offset, member.nbytes)) for member in members)
-    return archive_source(path, places, partial(_range_item, path), tar.modified)
+    places = (
+        (member.name, member.kind, member.target if member.kind == "symbolic link" else (member.offset, member.nbytes))
+        for member in members
+    )
+    source = archive_source(path, places, partial(_range_item, path), tar.modified)
+    source.notes += notes + tar_notes(tar.oddities)
+    return source
+
+
+def _inner_tars(path: Path, members: list[Member]) -> list[Member]:
+    """Return the tars that a tar holds. Raises DataError for images beside them, and for compressed tars instead."""
+    files = [member for member in members if member.kind == "file" and not is_junk(member.name.rpartition("/")[2])]
+    inner = [member for member in files if member.name.endswith(".tar")]
+    image = next((member.name for member in files if has_image_ending(member.name)), None)
+    if inner and image:
+        raise DataError(
+            f"{path} has images ({to_utf8(image)}) beside tars ({to_utf8(inner[0].name)}); unpack it, move one of the "
+            "kinds elsewhere and pack the folder"
+        )
+    if not image and (compressed := next((member.name for member in files if is_compressed_tar(member.name)), None)):
+        raise DataError(f"{path} has compressed tars ({to_utf8(compressed)}); unpack it and decompress them")
+    return inner
 
 
 def _inner_members(tar: TarReader, outer: Member) -> list[Member]:

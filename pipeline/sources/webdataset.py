@@ -13,11 +13,13 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import RangeItem, Source
 from mimcl.pipeline.sources.labels import label_items
 from mimcl.pipeline.sources.names import from_fs, to_utf8
+from mimcl.pipeline.sources.shard_files import require_shards
 from mimcl.pipeline.sources.splits import group_by_split
-from mimcl.pipeline.sources.tar_headers import Member, TarReader
+from mimcl.pipeline.sources.tar_reader import Member, TarReader, tar_notes
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # extensions of a sample's image
 HEADER_THREADS = 16  # they mostly wait for the disk: headers are far apart
+_SHOWN_EXTENSIONS = 5
 _MAX_LABEL_BYTES = 1 << 20  # of a member with a label
 LABEL_KEY = "label"
 
@@ -44,16 +46,16 @@ class BadSample:
 def iter_samples(tar: TarReader, label_key: str = LABEL_KEY) -> Iterator[Sample | BadSample]:
     """Yield the samples of a shard in order: consecutive members with the same name up to the first dot.
 
-    Members without a name before a dot (README, macOS's ._0001.jpg) are ignored, as webdataset does. The label comes
-    from KEY.cls, else from the field `label_key` of KEY.json; a `label_key` that is not the default comes first. Raises
-    DataError if the file is not a tar.
+    Members without a name before a dot (README, macOS's ._0001.jpg) are ignored, as webdataset does. A hard link is the
+    file that it links to, so offsets may descend. The label comes from KEY.cls, else from the field `label_key` of
+    KEY.json; a `label_key` that is not the default comes first. Raises DataError if the file is not a tar.
     """
     key = ""
     group: list[Member] = []
     seen: set[str] = set()
     for member in tar.members():
         own = sample_key(member.name)
-        if member.kind != "file" or own is None:
+        if member.kind == "folder" or own is None:
             continue
         if own != key and group:
             yield _sample(tar, key, group, label_key, seen)
@@ -79,8 +81,14 @@ def _sample(tar: TarReader, key: str, group: list[Member], label_key: str, seen:
     by_extension = {_extension(member.name): member for member in reversed(group)}  # the first of each extension counts
     image = next((member for member in group if _extension(member.name) in IMAGES), None)
     if image is None:
-        return BadSample(to_utf8(group[0].name), f"no image ({', '.join(IMAGES)}) in the sample")
+        found = ", ".join(map(to_utf8, list(by_extension)[::-1][:_SHOWN_EXTENSIONS]))
+        return BadSample(
+            to_utf8(group[0].name),
+            f"no image in the sample: after the first dot its names have {found}, not {', '.join(IMAGES)}",
+        )
     name = to_utf8(image.name)
+    if image.kind != "file":
+        return BadSample(name, f"a {image.kind}, not a file")
     if key in seen:
         return BadSample(name, f"its key {to_utf8(key)!r} occurs twice in this shard")
     seen.add(key)
@@ -98,7 +106,7 @@ def _sample(tar: TarReader, key: str, group: list[Member], label_key: str, seen:
 
 def _label(tar: TarReader, member: Member, label_key: str) -> int | str | None:
     """Return the label, or None if the json lacks the field. Raises ValueError if it cannot be read."""
-    if member.nbytes > _MAX_LABEL_BYTES:
+    if member.kind != "file" or member.nbytes > _MAX_LABEL_BYTES:
         raise ValueError
     text = tar.read(member.offset, member.nbytes).decode()
     if _extension(member.name) == "cls":
@@ -111,16 +119,9 @@ def _label(tar: TarReader, member: Member, label_key: str) -> int | str | None:
     return label
 
 
-def has_labels(names: Iterable[str]) -> bool:
+def has_labels(members: Iterable[Member]) -> bool:
     """Whether some of these members are labels of a webdataset, KEY.cls."""
-    return any(name.endswith(".cls") for name in names)
-
-
-def require_shards(paths: Sequence[Path]) -> None:
-    """Raise DataError for the first shard that does not exist."""
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"shard {path} not found; restore it, or remove it from the list")
+    return any(member.kind == "file" and member.name.endswith(".cls") for member in members)
 
 
 def webdataset_images(paths: Sequence[Path], label_key: str = LABEL_KEY, where: Path | None = None) -> Source:
@@ -136,11 +137,15 @@ def webdataset_images(paths: Sequence[Path], label_key: str = LABEL_KEY, where: 
     labels: dict[str, list[int | str | None]] = {}
     modified = 0
     bad: list[str] = []
+    oddities: list[tuple[str, str]] = []
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for split, shards in splits.items():
             items[split], labels[split] = [], []
-            for path, (found, changed) in zip(shards, pool.map(partial(_read_headers, label_key), shards), strict=True):
+            for path, (found, changed, odd) in zip(
+                shards, pool.map(partial(_read_headers, label_key), shards), strict=True
+            ):
                 modified = max(modified, changed)
+                oddities += odd
                 for sample in found:
                     if isinstance(sample, BadSample):
                         bad.append(f"{to_utf8(names[path])}/{sample.name}: {sample.reason}")
@@ -155,11 +160,11 @@ def webdataset_images(paths: Sequence[Path], label_key: str = LABEL_KEY, where: 
     source = label_items(items, labels, where or paths[0])
     if len(paths) > 1 and not any(label is not None for of_split in labels.values() for label in of_split):
         notes.append("no shard has labels; if each of these tars is a class, put them into one tar and pack that")
-    source.notes[:0] = notes
+    source.notes[:0] = notes + tar_notes(oddities)
     source.modified = modified
     return source
 
 
-def _read_headers(label_key: str, path: Path) -> tuple[list[Sample | BadSample], int]:
+def _read_headers(label_key: str, path: Path) -> tuple[list[Sample | BadSample], int, list[tuple[str, str]]]:
     tar = TarReader(path)
-    return list(iter_samples(tar, label_key)), tar.modified
+    return list(iter_samples(tar, label_key)), tar.modified, tar.oddities

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -105,3 +107,35 @@ def write_shards(folder: Path, counts: dict[str, int], classes: int = 3) -> list
         write_shard(folder / name, samples)
         every += samples
     return every
+
+
+def raw_zip(
+    path: Path,
+    members: dict[bytes, bytes],
+    *,
+    system: int = 3,
+    flags: int = 0,
+    modes: dict[bytes, int] | None = None,
+    extra: Callable[[bytes], bytes] = lambda name: b"",
+) -> Path:
+    """Write a zip whose names are these bytes, as a tool on `system` (3 is Unix, 0 is Windows) writes them."""
+    file = io.BytesIO()
+    stand_ins = {name: f"{number:0{len(name)}d}" for number, name in enumerate(members, 10)}
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(stand_ins[name])
+            info.create_system, info.extra, info.external_attr = system, extra(name), (modes or {}).get(name, 0) << 16
+            opened.writestr(info, content)
+    written = bytearray(file.getvalue())
+    for name, stand_in in stand_ins.items():
+        for magic, length in ((b"PK\x03\x04", 30), (b"PK\x01\x02", 46)):
+            at = next(
+                found.start()
+                for found in re.finditer(magic, written)
+                if written[found.start() + length :].startswith(stand_in.encode())
+            )
+            written[at + length : at + length + len(name)] = name
+            at += 6 if length == 30 else 8
+            written[at : at + 2] = flags.to_bytes(2, "little")
+    path.write_bytes(written)
+    return path

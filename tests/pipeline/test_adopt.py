@@ -1,7 +1,9 @@
 """Adopted shards: unchanged, indexed exactly, indexed again only after changes, verified."""
 
+import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +143,7 @@ def test_unusable_samples_are_listed(tmp_path):
     reasons = {row["path"][:8]: row["reason"] for row in rejected}
     assert reasons == {
         "x.tar/2.": "truncated: the jpg data end before the image does",
-        "x.tar/3.": "no image (jpg, jpeg, png, webp) in the sample",
+        "x.tar/3.": "no image in the sample: after the first dot its names have txt, not jpg, jpeg, png, webp",
         "x.tar/4.": "not a JPEG, PNG or WebP image",
         "x.tar/5.": "empty file",
         "x.tar/1.": "its key '1' occurs twice in this shard",
@@ -167,6 +169,56 @@ def test_keys_in_several_shards_are_noted(tmp_path):
     assert unlabelled == "without a label: 6 images"
     assert note.startswith("train: 3 keys")
     assert ShardIndex.load(tmp_path).keys() == ["0", "1", "2"] * 2
+
+
+def test_joined_shards_are_adopted_completely(tmp_path):
+    """Though webdataset itself reads only the first of the tars."""
+    samples = write_shards(tmp_path, {"a.tar": 3, "b.tar": 2})
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    (tmp_path / "b.tar").unlink()
+    _, (note,) = adopted(tmp_path)
+    assert note == (
+        f"{tmp_path}/a.tar: several tars joined; all are read, as tar -i does (other programs read only the first)"
+    )
+    index = ShardIndex.load(tmp_path)
+    assert index.keys() == [sample["__key__"] for sample in samples]
+    assert [bytes(data) for data in ShardStore(index).read(np.arange(5))] == [sample["jpg"] for sample in samples]
+    assert verify(tmp_path, True, 1, lambda count: None) == []
+
+
+def test_hard_links_are_adopted_as_the_files_that_they_link_to(tmp_path):
+    """They are in the order of the images' bytes, as an index must be."""
+    one, two = pictures(2)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, content, target in (
+            ("1.jpg", one, ""),
+            ("1.cls", b"0", ""),
+            ("2.jpg", two, ""),
+            ("2.cls", b"1", ""),
+            ("3.jpg", b"", "1.jpg"),
+            ("3.cls", b"", "2.cls"),
+            ("4.jpg", b"", "3.jpg"),
+            ("5.jpg", b"", "6.jpg"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if target:
+                info.type, info.linkname = tarfile.LNKTYPE, target
+            tar.addfile(info, io.BytesIO(content))
+    description, _ = adopted(tmp_path)
+    index = ShardIndex.load(tmp_path)
+    read = [bytes(data) for data in ShardStore(index).read(np.arange(4))]
+    assert list(zip(index.keys(), index.label.tolist(), read, strict=True)) == [
+        ("1", 0, one),
+        ("3", 1, one),
+        ("4", -1, one),
+        ("2", 1, two),
+    ]
+    (rejected,) = (tmp_path / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected) == {"split": "train", "path": "x.tar/5.jpg", "reason": "a broken hard link, not a file"}
+    (shard,) = description["splits"]["train"]["shards"]
+    assert shard["xxh128"] == xxhash.xxh128_hexdigest((tmp_path / "x.tar").read_bytes())
+    assert verify(tmp_path, True, 1, lambda count: None) == []
 
 
 def test_verify_finds_damage_in_adopted_shards(shards):
@@ -216,6 +268,15 @@ def strange_name(folder):
     write_shards(folder, {"a\n.tar": 1})
 
 
+def compressed(folder):
+    write_shards(folder, {"a.tar": 1, "b.tar.gz": 1})
+
+
+def rubbish_after_the_end(folder):
+    write_shards(folder, {"a.tar": 1})
+    (folder / "a.tar").write_bytes((folder / "a.tar").read_bytes() + b"rubbish" * 200)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -226,13 +287,15 @@ def strange_name(folder):
         (val_alone, "no shards of train"),
         (no_images, "no sample of train.*a.tar/1.txt: no image"),
         (strange_name, "shard name .*rename"),
+        (compressed, "b.tar.gz is compressed.*decompress"),
+        (rubbish_after_the_end, "a.tar ends before byte .* no tar"),
     ],
 )
 def test_invalid_folders_are_refused(tmp_path, make, message):
     make(tmp_path / "wds")
     before = state(tmp_path / "wds")
     with pytest.raises(DataError, match=message) as error:
-        adopted(tmp_path / "wds")
+        adopt(tmp_path / "wds", sorted((tmp_path / "wds").glob("*.tar*")), on_progress=lambda count: None)
     assert "\n" not in str(error.value)
     assert state(tmp_path / "wds") == before
     assert not [path for path in (tmp_path / "wds").iterdir() if path.is_dir()]

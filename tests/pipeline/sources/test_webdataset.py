@@ -1,6 +1,8 @@
 """Shards of a webdataset as a source: keys, labels, splits, what is skipped."""
 
+import io
 import json
+import tarfile
 
 import pytest
 from helpers.archives import pictures, tar_bytes, write_shard, write_shards
@@ -128,6 +130,53 @@ def test_hostile_labels_are_skipped(tmp_path, label):
     members = {"1.jpg": b"1", "1.cls": b"0", "2.jpg": b"2", "2.json": b'{"label": ' + label + b"}"}
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
     assert len(webdataset_images([tmp_path / "x.tar"]).splits["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "extensions"),
+    [
+        (["img_0.image.jpg"], "image.jpg"),
+        (["img_0.cls", "img_0.IMAGE.JPG", "img_0.json"], "cls, image.jpg, json"),
+        (["v1.0/img_0.seg.png"], "seg.png"),
+        ([f"img_0.{number}" for number in range(9)], "0, 1, 2, 3, 4"),
+    ],
+)
+def test_extensions_are_named_as_they_were_read(tmp_path, names, extensions):
+    (tmp_path / "x.tar").write_bytes(tar_bytes(dict.fromkeys(names, b"1") | {"other.jpg": b"2"}))
+    note = webdataset_images([tmp_path / "x.tar"]).notes[0]
+    assert note == (
+        f"skipped: 1 samples, for example x.tar/{names[0]}: no image in the sample: after the first dot its names have "
+        f"{extensions}, not jpg, jpeg, png, webp"
+    )
+
+
+def test_joined_shards_are_read_completely_with_a_note(tmp_path):
+    samples = write_shards(tmp_path, {"a.tar": 2, "b.tar": 3, "c.tar": 1})
+    joined = b"".join((tmp_path / f"{name}.tar").read_bytes() for name in "abc")
+    for name in "abc":
+        (tmp_path / f"{name}.tar").write_bytes(joined)
+    source = webdataset_images([tmp_path / f"{name}.tar" for name in "abc"])
+    assert [item.read() for item in source.splits["train"]] == [sample["jpg"] for sample in samples] * 3
+    (note,) = source.notes
+    assert note.startswith(f"{tmp_path}/a.tar and 2 more tars: several tars joined; all are read")
+
+
+def test_links_are_the_files_or_named(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, kind, target in (
+            ("1.jpg", tarfile.REGTYPE, ""),
+            ("2.jpg", tarfile.LNKTYPE, "1.jpg"),
+            ("3.jpg", tarfile.SYMTYPE, "1.jpg"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = kind, target, 0 if target else 5
+            tar.addfile(info, None if target else io.BytesIO(b"image"))
+    source = webdataset_images([tmp_path / "x.tar"])
+    assert {item.name: item.read() for item in source.splits["train"]} == {
+        "x.tar/1.jpg": b"image",
+        "x.tar/2.jpg": b"image",
+    }
+    assert source.notes[0] == "skipped: 1 samples, for example x.tar/3.jpg: a symbolic link, not a file"
 
 
 def test_a_missing_shard_is_refused(tmp_path):
