@@ -4,7 +4,7 @@ import pickle
 import zipfile
 
 import pytest
-from helpers.archives import pictures, zip_of
+from helpers.archives import pictures, raw_zip, zip_of
 from helpers.images import write_flat
 
 from mimcl.pipeline.files import DataError
@@ -77,19 +77,20 @@ def test_unreadable_members_are_rejected_with_the_reason(tmp_path):
     assert "unreadable: compressed by method 12" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
-def test_links_and_macos_metadata_are_skipped(tmp_path):
-    link = zipfile.ZipInfo("a/link.jpg")
-    link.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:
-        opened.writestr("a/1.jpg", b"1")
-        opened.writestr(link, b"/etc/passwd")
-        opened.writestr("__MACOSX/a/._1.jpg", b"rubbish")
-    source = zip_images(tmp_path / "x.zip")
-    assert [item.name for item in source.splits["train"]] == ["a/1.jpg"]
-    assert source.classes == ["a"]
-    _, junk, links = source.notes
+def test_links_are_followed_and_macos_metadata_are_skipped(tmp_path):
+    members = {
+        b"a/1.jpg": b"1",
+        b"b/link.jpg": b"../a/1.jpg",
+        b"a/out.jpg": b"/etc/passwd",
+        b"__MACOSX/a/._1.jpg": b"x",
+    }
+    modes = dict.fromkeys((b"b/link.jpg", b"a/out.jpg"), 0o120777)
+    source = zip_images(raw_zip(tmp_path / "x.zip", members, modes=modes))
+    assert [(item.name, item.read()) for item in source.splits["train"]] == [("a/1.jpg", b"1"), ("b/link.jpg", b"1")]
+    assert source.classes == ["a", "b"]
+    junk, links = source.notes
     assert junk.endswith(": __MACOSX/")
-    assert "x.zip: 1 links" in links
+    assert links == "skipped in x.zip: 1 unresolved symbolic link"
 
 
 @pytest.mark.parametrize("cut", [10, 300, -3])
@@ -100,3 +101,40 @@ def test_a_truncated_zip_is_refused(tmp_path, cut):
     with pytest.raises(DataError, match="x.zip is not a readable zip") as error:
         zip_images(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_part_of_a_split_zip_is_refused(tmp_path):
+    path = raw_zip(tmp_path / "x.zip", {b"1.jpg": b"1"})
+    content = bytearray(path.read_bytes())
+    put(content, content.rindex(b"PK\x05\x06") + 4, 2, 2)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="x.zip is the last of 3 parts of a zip; join them with `zip -s 0 x.zip"):
+        zip_images(path)
+
+
+@pytest.mark.parametrize("comment", [b"", b"with a comment"])
+def test_joined_zips_are_refused(tmp_path, comment):
+    for name in ("a", "b"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as opened:
+            opened.writestr(f"{name}/1.jpg", name)
+            opened.comment = comment
+    first = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "x.zip").write_bytes(first + (tmp_path / "b.zip").read_bytes())
+    with pytest.raises(DataError, match=f"x.zip is several zips joined .*byte {len(first):,}"):
+        zip_images(tmp_path / "x.zip")
+
+
+def test_a_zip64(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened, opened.open("1.jpg", "w", force_zip64=True) as member:
+        member.write(b"one")
+    assert [item.read() for item in zip_images(tmp_path / "x.zip").splits["train"]] == [b"one"]
+
+
+def test_the_last_of_several_members_with_one_name_counts(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as opened:
+        opened.writestr("1.jpg", b"old")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            opened.writestr("1.jpg", b"new")
+    source = zip_images(tmp_path / "x.zip")
+    assert [item.read() for item in source.splits["train"]] == [b"new"]
+    assert source.notes == ["x.zip has 1 name more than once, such as '1.jpg'; the last one counts, as in unpacking"]
