@@ -130,7 +130,8 @@ def test_hard_links_are_the_files_that_they_link_to(tmp_path, kind, name):
     )
     source = tar_images(path)
     assert (len(names(source)), set(contents(source).values())) == (3, {b"one"})
-    assert (source.classes, source.notes) == (["a", "b"], [])
+    assert source.classes == ["a", "b"]
+    assert not any("x.tar" in note for note in source.notes)
 
 
 @pytest.mark.parametrize(("name", "target"), [("./1.jpg", "1.jpg"), ("1.jpg", "./1.jpg"), ("./1.jpg", "./1.jpg")])
@@ -168,7 +169,7 @@ def test_symbolic_links_to_files_of_the_archive_are_followed(tmp_path):
     source = tar_images(tar_of(tmp_path / "src", tmp_path / "x.tar"))
     expected = {f"{name}/{image.name}": (tmp_path / "src" / name / image.name).read_bytes() for name in "ab"}
     assert contents(source) == expected | dict.fromkeys(links, image.read_bytes())
-    assert source.notes == ["skipped in x.tar: 1 unresolved symbolic link"]
+    assert source.notes[-1] == "skipped in x.tar: 1 unresolved symbolic link"
 
 
 def test_sparse_files_are_skipped_completely(tmp_path):

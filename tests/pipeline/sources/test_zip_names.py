@@ -20,12 +20,16 @@ def names(source) -> list[str]:
     return [item.name for item in source.splits["train"]]
 
 
+def guesses(source) -> list[str]:
+    return [note for note in source.notes if note.startswith("x.zip: ")]
+
+
 @pytest.mark.parametrize("system", [UNIX, DARWIN])
 @pytest.mark.parametrize("name", ["é/1.jpg", "e\u0301/1.jpg", "日本/1.jpg", "sp ace/1.jpg", "плюс/1.jpg", "😀.jpg"])
 def test_names_from_unix_are_utf8_without_the_flag(tmp_path, system, name):
     """As Info-ZIP writes them under a UTF-8 locale."""
     source = opened(tmp_path, name.encode(), system=system)
-    assert (names(source), source.notes) == ([name], [])
+    assert (names(source), guesses(source)) == ([name], [])
 
 
 def test_the_order_of_classes_is_that_of_the_names_in_utf8(tmp_path):
@@ -43,14 +47,14 @@ def test_names_from_unix_in_other_encodings_keep_their_bytes(tmp_path, raw):
 def test_other_names_are_cp437_with_a_note(tmp_path, system, raw):
     source = opened(tmp_path, raw, b"a/1.jpg", system=system)
     assert names(source) == ["a/1.jpg", raw.decode("cp437")]
-    (note,) = source.notes
+    (note,) = guesses(source)
     assert note.startswith(f"x.zip: 1 names are read as cp437, such as '{raw.decode('cp437')}'")
 
 
 @pytest.mark.parametrize("system", [UNIX, FAT])
 def test_the_flag_says_utf8(tmp_path, system):
     source = opened(tmp_path, "é.jpg".encode(), "日本.jpg".encode(), system=system, flags=0x800)
-    assert (names(source), source.notes) == (["é.jpg", "日本.jpg"], [])
+    assert (names(source), guesses(source)) == (["é.jpg", "日本.jpg"], [])
 
 
 def test_a_name_that_is_not_utf8_as_the_flag_says_is_refused(tmp_path):
@@ -69,7 +73,7 @@ def unicode_path(unicode: bytes, crc: int | None = None, version: int = 1):
 @pytest.mark.parametrize("system", [UNIX, FAT])
 def test_the_unicode_path_field_takes_precedence(tmp_path, system):
     source = opened(tmp_path, b"a_\x82.jpg", system=system, extra=unicode_path("日本/é.jpg".encode()))
-    assert (names(source), source.notes) == (["日本/é.jpg"], [])
+    assert (names(source), guesses(source)) == (["日本/é.jpg"], [])
 
 
 @pytest.mark.parametrize(
