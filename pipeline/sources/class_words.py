@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import islice
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.label_file import Rows
@@ -50,9 +49,11 @@ def class_words(rows: Rows, classes: Mapping[str, str], where: object) -> tuple[
             f"{where}, line {row.line} has two readings: class {row.text!r:.80}, or {first!r:.80} and further words; "
             "give --classes, or separate columns by tabs"
         )
-    cut = ((first, row.text) for row, first in pairs if first != row.text and row.text not in classes)
+    cut = [(first, row.text) for row, first in pairs if first != row.text and row.text not in classes]
     return words, [
-        f"{where}: classes are the first words, such as {first!r:.80} of {text!r:.80}" for first, text in islice(cut, 1)
+        f"{where}: classes are the first words in {len(cut):,} of {len(pairs):,} lines, "
+        f"such as {first!r:.80} of {text!r:.80}"
+        for first, text in cut[:1]
     ]
 
 

@@ -131,6 +131,7 @@ def _spaces(lines: Lines, images: ImageNames, is_label: Callable[[str], bool], w
         elif text in images:
             raise DataError(f"{where}, line {number}: {text!r:.120} has no class; write FILENAME CLASS")
         elif place or not ways or is_label(ways[0].text) or len(lines) == 1:
+            number, text = (number, text) if rows else lines[0]
             name = re.split(r"[\t,]" if re.search(r"[\t,]", text) else r"\s", text)[0]
             raise DataError(f"{where}, line {number}: {name!r:.120} is not a val image")
     return Rows("its columns are separated by spaces", rows)

@@ -97,9 +97,7 @@ def _readings(
     try:
         yield from possible_rows(lines, images, is_label, where)
     except DataError as error:
-        if not any(text in images for text in texts) and (
-            all(map(is_label, texts)) or not any(set(text) & set("\t ,") for text in texts)
-        ):
+        if not any(text in images or set(text) & set("\t ,") for text in texts):
             yield in_order
         errors.append(error)
 
