@@ -20,6 +20,7 @@ _CONVERSIONS = (  # of types that are no label
     (pa.types.is_boolean, "cast it to int8 or to names"),
     (pa.types.is_nested, "keep one number or name per image"),
     (pa.types.is_null, "it has no values"),
+    (lambda kind: _is_bytes(kind), "cast it to string"),
 )
 
 
@@ -78,7 +79,7 @@ def _label_column(
     candidates = candidates or [name for name in types if features.get(name, {}).get("_type") == "ClassLabel"]
     if not candidates:
         # Images beside the images, such as segmentation masks, are no labels whatever their name.
-        named = [name for name in types if name in LABELS and bytes_field(types[name]) is None]
+        named = [name for name in types if name in LABELS and not bytes_field(types[name])]
         candidates = [name for name in named if _is_label(types[name])] or named
     for name in candidates:
         if not _is_label(types[name]):

@@ -147,6 +147,7 @@ def test_columns_whose_names_look_like_fields(tmp_path):
         (pa.array([0, 1]).cast(pa.decimal128(30, 2)), "type decimal128.*; cast it to int64"),
         (pa.array([0, 1], pa.date32()), r"type date32.*; cast it to int64 or string"),
         (pa.nulls(2), "type null, .*; it has no values"),
+        (pa.array([b"cat", b"dog"]), "type binary, .*; cast it to string"),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
 )
@@ -166,7 +167,8 @@ def test_a_column_that_is_no_label_gives_way(tmp_path):
     table = pa.table({"image": pictures(2), "labels": [[1], [2]], "label": [4, 3]})
     pq.write_table(table, tmp_path / "x.parquet")
     assert [item.label for item in parquet_images(tmp_path / "x.parquet").splits["train"]] == [4, 3]
-    pq.write_table(pa.table({"image": pictures(2), "label": pictures(2)}), tmp_path / "x.parquet")
+    masks = [{"bytes": mask, "path": None} for mask in pictures(2)]
+    pq.write_table(pa.table({"image": pictures(2), "label": masks}), tmp_path / "x.parquet")
     source = parquet_images(tmp_path / "x.parquet")
     assert [item.label for item in source.splits["train"]] == [-1, -1]
     assert source.notes == ["without a label: 2 images"]
