@@ -92,6 +92,7 @@ class _Found:
 
     path: Path
     kind: SourceKind
+    chosen: bool  # by an option
     tree: FolderTree | None = None
 
 
@@ -109,10 +110,10 @@ def _find(path: Path, kind: SourceKind | None = None) -> _Found:
         if kind in ("tar", "zip"):
             raise DataError(f"{path} is a folder; --source-kind {kind} is for a file")
         tree = FolderTree(path)
-        return _Found(path, kind or folder_kind(tree), tree)
+        return _Found(path, kind or folder_kind(tree), kind is not None, tree)
     if kind == "folder":
         raise DataError(f"{path} is a file; --source-kind folder is for a folder")
-    return _Found(path, kind or file_kind(path))
+    return _Found(path, kind or file_kind(path), kind is not None)
 
 
 def _open(found: _Found, options: SourceOptions) -> Source:
@@ -135,7 +136,7 @@ def _open(found: _Found, options: SourceOptions) -> Source:
 
     label_key = options.label_key or LABEL_KEY
     if kind == "tar":
-        return tar_images(path, label_key)
+        return tar_images(path, label_key, unpacked=found.chosen)
     if not path.is_dir():
         return webdataset_images([path], label_key)
     if not (shards := find_shards(path)):

@@ -166,7 +166,8 @@ class Layout:
             inner = f"{root}{name}/"
             if self._has_images(inner):
                 split.classes.append(name)
-                inside += [f"{name}/{folder}/" for folder in tree.folders(inner) if folder.lower() not in _HOLDS_ALL]
+                within = [folder for folder in tree.folders(inner) if folder.lower() not in _HOLDS_ALL]
+                inside += [f"{name}/{folder}/" for folder in within if self._has_images(f"{inner}{folder}/")]
                 nested = split_folders(self._shown(inner), tree.folders(inner))
                 if "train" in nested and len(nested) > 1:
                     raise DataError(

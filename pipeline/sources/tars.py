@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.archive import archive_source
@@ -14,15 +14,16 @@ from mimcl.pipeline.sources.names import to_utf8
 from mimcl.pipeline.sources.shard_files import is_compressed_tar
 from mimcl.pipeline.sources.tar_reader import Member, TarReader, tar_notes
 from mimcl.pipeline.sources.tree import has_image_ending
-from mimcl.pipeline.sources.webdataset import HEADER_THREADS, LABEL_KEY, has_labels, webdataset_images
+from mimcl.pipeline.sources.webdataset import HEADER_THREADS, LABEL_KEY, sample_key, webdataset_images
 
 
-def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
+def tar_images(path: Path, label_key: str = LABEL_KEY, unpacked: bool = False) -> Source:
     """Return the images of a tar as byte ranges of the file, in the order and with the labels of the unpacked folder.
 
     A tar that holds tars has one per class: each counts as a folder of its name. A tar with members KEY.cls, or any tar
-    if `label_key` is not the default, is read as a shard of a webdataset. Raises DataError, also if a tar is compressed
-    or truncated, or if there are images beside the tars.
+    if `label_key` is not the default, is read as a shard of a webdataset unless it is to be read as `unpacked`. Raises
+    DataError, also if a tar is compressed or truncated, if there are images beside the tars, or if a tar with a few
+    KEY.cls may as well have class folders.
     """
     tar = TarReader(path)
     members = list(tar.members())
@@ -40,7 +41,7 @@ def tar_images(path: Path, label_key: str = LABEL_KEY) -> Source:
             for outer, of_outer in zip(inner, found, strict=True)
             for member in of_outer
         ]
-    elif label_key != LABEL_KEY or has_labels(members):
+    elif not unpacked and (label_key != LABEL_KEY or _is_webdataset(path, members)):
         return webdataset_images([path], label_key)
     places = (
         (member.name, member.kind, member.target if member.kind == "symbolic link" else (member.offset, member.nbytes))
@@ -64,6 +65,22 @@ def _inner_tars(path: Path, members: list[Member]) -> list[Member]:
     if not image and (compressed := next((member.name for member in files if is_compressed_tar(member.name)), None)):
         raise DataError(f"{path} has compressed tars ({to_utf8(compressed)}); unpack it and decompress them")
     return inner
+
+
+def _is_webdataset(path: Path, members: list[Member]) -> bool:
+    """Whether images have labels, KEY.cls. Raises DataError if some have none and lie in folders, as in classes."""
+    files = [member.name for member in members if member.kind == "file"]
+    labelled = {sample_key(name): name for name in files if name.endswith(".cls")}
+    if not labelled:
+        return False
+    images = [name for name in files if has_image_ending(name)]
+    without = [name for name in images if sample_key(name) not in labelled and PurePath(name).parent.name]
+    if without:
+        raise DataError(
+            f"{path} has labels ({to_utf8(min(labelled.values()))}), but none for {len(without):,} of {len(images):,} "
+            f"images ({to_utf8(without[0])}); give --source-kind webdataset, or tar if folders are classes"
+        )
+    return True
 
 
 def _inner_members(tar: TarReader, outer: Member) -> list[Member]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -117,11 +117,6 @@ def _label(tar: TarReader, member: Member, label_key: str) -> int | str | None:
     if label is not None and type(label) not in (int, str):
         raise ValueError
     return label
-
-
-def has_labels(members: Iterable[Member]) -> bool:
-    """Whether some of these members are labels of a webdataset, KEY.cls."""
-    return any(member.kind == "file" and member.name.endswith(".cls") for member in members)
 
 
 def webdataset_images(paths: Sequence[Path], label_key: str = LABEL_KEY, where: Path | None = None) -> Source:

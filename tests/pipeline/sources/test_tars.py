@@ -303,3 +303,29 @@ def test_invalid_tars_are_refused(tmp_path, content, message):
 def test_a_missing_tar_is_refused(tmp_path):
     with pytest.raises(DataError, match="x.tar.*No such file"):
         tar_images(tmp_path / "x.tar")
+
+
+STRAY = {"cat/1.jpg": b"1", "dog/2.jpg": b"2", "notes.cls": b"0"}
+PARTLY = {"a/1.jpg": b"1", "a/1.cls": b"0", "a/2.jpg": b"2"}
+
+
+@pytest.mark.parametrize(("members", "count"), [(STRAY, "2 of 2"), (PARTLY, "1 of 2")])
+def test_a_few_labels_among_folders_are_refused(tmp_path, members, count):
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    with pytest.raises(DataError, match=rf"none for {count} images.*--source-kind webdataset, or tar") as error:
+        tar_images(tmp_path / "x.tar")
+    assert "\n" not in str(error.value)
+
+
+def test_a_tar_read_as_unpacked_has_class_folders_whatever_else_is_in_it(tmp_path):
+    (tmp_path / "x.tar").write_bytes(tar_bytes(STRAY))
+    source = tar_images(tmp_path / "x.tar", unpacked=True)
+    assert (source.classes, names(source)) == (["cat", "dog"], ["cat/1.jpg", "dog/2.jpg"])
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"cat/1.jpg": b"1", "cat/1.cls": b"7"}))
+    assert tar_images(tmp_path / "x.tar", unpacked=True).classes == ["cat"]
+    assert [item.label for item in tar_images(tmp_path / "x.tar").splits["train"]] == [7]
+
+
+def test_a_flat_tar_with_labels_for_some_images_is_a_webdataset(tmp_path):
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"1.jpg": b"1", "1.cls": b"3", "2.jpg": b"2"}))
+    assert [item.label for item in tar_images(tmp_path / "x.tar").splits["train"]] == [3, -1]
