@@ -61,7 +61,7 @@ class PrototypeSet:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         table = pa.record_batch([pa.array(getattr(self, name)) for name in _COLUMNS], names=_COLUMNS)
-        with pa.OSFile(str(folder / "train.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        with open(folder / "train.arrow", "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_batch(table)
         np.save(folder / "centroids.npy", self.centroids, allow_pickle=False)
         info = {**self.info, "xxh128": {name: _digest(folder / name) for name in _ARRAYS}}
@@ -183,5 +183,5 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _digest(path: Path) -> str:
-    with pa.memory_map(str(path)) as file:
-        return xxhash.xxh128_hexdigest(file.read_buffer())
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return xxhash.xxh128_hexdigest(mapped)

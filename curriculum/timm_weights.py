@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -46,9 +47,13 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Load every parameter and buffer of `model` from a file, which may contain more."""
     if not path.is_file():
         raise ValueError(f"{path} not found; give a file of weights")
+    state: Any
     try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            with open(path, "rb") as file:  # the library itself opens only paths in UTF-8
+                state = load_file(f"/dev/fd/{file.fileno()}")
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each reader raises its own kinds of errors
         raise ValueError(
             f"{path} is damaged or contains more than tensors ({type(error).__name__}); give another file of weights"

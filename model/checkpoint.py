@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mimcl.model.ascii_path import ascii_path
+
 T = TypeVar("T")
 FORMAT = "mimcl-checkpoint/1"
 _PAYLOAD = ("weights.safetensors", "state.pt")
@@ -67,8 +69,8 @@ def save(
         digests = {name: _sha256(aside / name) for name in _PAYLOAD}
         content = {"format": FORMAT, "step": step, **meta, "sha256": digests}
         content["sha256"] = digests | {"meta.json": _meta_digest(content)}
-        (aside / "meta.json").write_text(json.dumps(content, indent=1))
-        pointer.write_text(final.name + "\n")
+        (aside / "meta.json").write_text(json.dumps(content, indent=1), "utf-8")
+        pointer.write_text(final.name + "\n", "utf-8")
         for path in (*aside.iterdir(), aside, pointer):
             _flush(path)
         # From here on no disk space is needed.
@@ -92,7 +94,7 @@ def save(
 def candidates(folder: Path) -> list[Path]:
     """Return the checkpoints in order of preference: the one that `latest` names, then the others, newest first."""
     try:
-        named = (folder / "latest").read_text().strip()
+        named = (folder / "latest").read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         named = ""
     return sorted(_saved(folder), key=lambda path: (path.name == named, path.name), reverse=True)
@@ -130,7 +132,8 @@ def load(path: Path, with_state: bool = True) -> Checkpoint:
         for name in _PAYLOAD if with_state else _PAYLOAD[:1]:
             if _sha256(path / name) != meta["sha256"][name]:
                 raise DamagedError(f"checkpoint {path} is damaged: the checksum of {name} differs")
-        tensors = load_file(path / _PAYLOAD[0])
+        with ascii_path(path / _PAYLOAD[0]) as weights:
+            tensors = load_file(weights)
         state = torch.load(path / _PAYLOAD[1], map_location="cpu", weights_only=True) if with_state else {}
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError) as error:
         raise DamagedError(f"checkpoint {path} cannot be read ({_first_line(error)})") from None
@@ -140,7 +143,7 @@ def load(path: Path, with_state: bool = True) -> Checkpoint:
 def read_meta(path: Path) -> dict[str, Any]:
     """Read and verify meta.json. Raises DamagedError, or CheckpointError for a newer format."""
     try:
-        meta = json.loads((path / "meta.json").read_text())
+        meta = json.loads((path / "meta.json").read_bytes())
         kind, digest = meta["format"], meta["sha256"].pop("meta.json", None)
         damaged = digest != _meta_digest(meta)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,9 @@ class TensorBoard:
         self._folder, self._warn = folder, warn
         self._writer: SummaryWriter | None = None
         with self._errors_as_warning():
-            self._writer = SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = os.fsencode(folder).decode()  # TensorBoard encodes paths in UTF-8, whatever the locale
+            self._writer = SummaryWriter(path, purge_step=None if resumed_at is None else resumed_at + 1)
 
     def write(self, draw: int, values: Mapping[str, float]) -> None:
         with self._errors_as_warning():
@@ -87,10 +90,11 @@ class TensorBoard:
         """SummaryWriter writes in a thread, which ends at the first error; each later call raises that error again."""
         try:
             yield
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             self._writer = None
+            reason = error.strerror if isinstance(error, OSError) else "the path is not UTF-8"
             self._warn(
-                f"TensorBoard events in {self._folder} cannot be written ({error.strerror}); TensorBoard is disabled "
+                f"TensorBoard events in {self._folder} cannot be written ({reason}); TensorBoard is disabled "
                 "for the rest of this run, metrics.jsonl has everything"
             )
 

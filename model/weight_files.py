@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mimcl.model.ascii_path import ascii_path
 from mimcl.model.checkpoint import CheckpointError
 
 _INSIDE = ("model", "state_dict")  # keys of the weights in a training checkpoint
@@ -51,7 +52,7 @@ def read_description(path: Path) -> dict[str, Any]:
 def _read_metadata(path: Path) -> dict[str, Any]:
     """Read the metadata that `mimcl export` wrote into the file."""
     try:
-        with safe_open(path, "pt") as file:
+        with ascii_path(path) as name, safe_open(name, "pt") as file:
             texts = file.metadata() or {}
         return {name: json.loads(texts[name]) for name in METADATA if name in texts}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
@@ -73,8 +74,13 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    found: Any
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
+        if path.suffix == ".safetensors":
+            with ascii_path(path) as name:
+                found = load_file(name)
+        else:
+            found = _read_pickle(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     for key in _INSIDE:

@@ -51,6 +51,6 @@ def _groups(controller: str) -> Iterator[Path]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text("utf-8").strip()
     except OSError:
         return ""

@@ -58,5 +58,5 @@ def _launcher_cores() -> int:
 
 
 def _parent(pid: int) -> int:
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("utf-8").splitlines())
     return int(fields["PPid"])

@@ -176,6 +176,17 @@ def test_no_parameter_shadows_a_builtin():
     assert not found
 
 
+def test_text_files_have_an_encoding():
+    """By default Python takes the locale's."""
+    found = [
+        (str(path.relative_to(ROOT)), node.lineno)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and depends_on_locale(node)
+    ]
+    assert not found
+
+
 @pytest.mark.parametrize("wing", [*WINGS, "cli"])
 def test_files_are_small(wing):
     """One idea per file: about 250 lines, and never more than 300."""
@@ -197,3 +208,13 @@ def is_command(path: Path) -> bool:
         function.name.endswith("_command") or any("command" in ast.unparse(d) for d in function.decorator_list)
         for function in functions
     )
+
+
+def depends_on_locale(call: ast.Call) -> bool:
+    """Return whether the call reads or writes text in the locale's encoding."""
+    name, given = ast.unparse(call.func).rpartition(".")[2], len(call.args)
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if name == "open" and isinstance(call.func, ast.Name):
+        return given < 2 or "b" not in ast.unparse(call.args[1])
+    return (name == "read_text" and given < 1) or (name == "write_text" and given < 2)

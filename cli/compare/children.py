@@ -86,6 +86,6 @@ def _name(words: Sequence[str]) -> str:
 
 
 def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("mimcl: ")]
     return (ours or lines or ["no output"])[-1].removeprefix("mimcl: ")

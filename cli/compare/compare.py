@@ -196,7 +196,7 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     out = trials.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            known = {"protocols": {}} | json.loads((out / "comparison.json").read_text())
+            known = {"protocols": {}} | json.loads((out / "comparison.json").read_bytes())
             known = {key: known[key] for key in head}
             known["seconds_per_step"] = {arm: float(seconds) for arm, seconds in known["seconds_per_step"].items()}
             known["protocols"] = current_protocols(known["protocols"], trials.labelled)

@@ -143,7 +143,7 @@ def write_comparison(path: Path, head: dict[str, Any], comparison: Comparison) -
 def update_comparison(out: Path, **values: Any) -> None:
     """Replace values in comparison.json."""
     path = out / "comparison.json"
-    write_json(path, json.loads(path.read_text()) | values)
+    write_json(path, json.loads(path.read_bytes()) | values)
 
 
 def show(comparison: Comparison) -> None:

@@ -49,7 +49,7 @@ def _typicality(figure: SubFigure, index: ShardIndex, found: PrototypeSet) -> No
 
 def _difficulty(figure: SubFigure, run: Path) -> None:
     """Draw temperature, effective fraction and loss over the draws, from the run's metrics."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     windows, steps = [line for line in lines if "window" in line], [line for line in lines if "step" in line]
     panels = (
         ("temperature", windows, "temperature"),

@@ -42,7 +42,7 @@ def cores() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    rows = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    rows = (line.split() for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
     sizes = {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows}
     total, available, limit = sizes["MemTotal"], sizes["MemAvailable"], memory_limit()
     text = f"{format_bytes(total)}, {format_bytes(available)} available"

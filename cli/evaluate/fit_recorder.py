@@ -111,6 +111,6 @@ class FitRecorder(Recorder):
 def _read(path: Path) -> dict[str, Any] | None:
     """Read a JSON file; None where there is none, or not a complete one."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None

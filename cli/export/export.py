@@ -97,7 +97,7 @@ def export(path: Path, target: Format, out: Path) -> Exported:
                 )
             check = f"{difference:.1e} in float64 and {rounding:.1e} in float32, with {versions(target)} ({compared})"
             card = model_card(encoder, target, [part.example for part in parts], check)
-            (aside / "README.md").write_text(card)
+            (aside / "README.md").write_text(card, "utf-8")
             files = sorted(file.relative_to(aside) for file in aside.rglob("*") if file.is_file())
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"--out {out} cannot be written ({error}); give another folder, or make room") from None

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimcl.pipeline.files import DataError
+from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.sources.item import MAX_BYTES, Item, Source
 from mimcl.pipeline.sources.labels import label_items
 from mimcl.pipeline.sources.parquet_columns import NO_LABEL, UNREADABLE, Columns, find_columns
@@ -51,7 +51,8 @@ class RowItem(Item):
 
 @lru_cache(maxsize=2)  # at the end of a group, threads still need the previous one
 def _images(file: Path, column: str, field: str, group: int) -> pa.ChunkedArray:
-    with pq.ParquetFile(file) as opened:
+    # Opened here, since Arrow encodes paths in UTF-8, whatever the locale.
+    with open_regular(file) as content, pq.ParquetFile(content) as opened:
         leaf = f"{column}.{field}" if field else column
         found = opened.read_row_group(group, columns=[leaf], use_threads=False).column(column)
     if not field:
@@ -76,7 +77,7 @@ def parquet_images(root: Path, image_column: str | None = None, label_column: st
         for name, file in of_split:
             try:
                 modified = max(modified, file.stat().st_mtime_ns)
-                with pq.ParquetFile(file) as opened:
+                with open_regular(file) as content, pq.ParquetFile(content) as opened:
                     if not opened.metadata.num_rows:
                         notes.append(f"skipped, no rows: {name}")
                         continue

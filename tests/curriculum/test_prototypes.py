@@ -72,8 +72,9 @@ def made():
     return build(blobs(5)[0])
 
 
-def test_stored_set_comes_back_memory_mapped(tmp_path, made):
-    folder = tmp_path / "prototypes" / "default"
+@pytest.mark.parametrize("where", [b"prototypes", "é 日".encode(), b"raw\xe9"])
+def test_stored_set_comes_back_memory_mapped(tmp_path, made, where):
+    folder = tmp_path / os.fsdecode(where) / "default"
     made.save(folder)
     assert sorted(os.listdir(folder)) == ["centroids.npy", "prototypes.json", "train.arrow"]
     assert os.listdir(folder.parent) == ["default"]
@@ -84,7 +85,7 @@ def test_stored_set_comes_back_memory_mapped(tmp_path, made):
         assert not after.flags.writeable
         np.testing.assert_array_equal(before, after)
     assert back.info == made.info
-    with pa.memory_map(str(folder / "train.arrow")) as file:
+    with open(folder / "train.arrow", "rb") as file:
         stored = pa.ipc.open_file(file)
         assert stored.num_record_batches == 1
         assert stored.schema.names == ["cluster", "raw_distance", "distance"]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -35,9 +36,11 @@ def found(folder, read=checkpoint.load):
     return (loaded if isinstance(loaded, dict) else loaded.meta)["step"], said
 
 
-def test_what_is_saved_is_loaded(tmp_path):
-    path = save(tmp_path, 5)
-    assert path == tmp_path / "00000005"
+@pytest.mark.parametrize("name", [b"run", "é 日".encode(), b"raw\xe9"])
+def test_what_is_saved_is_loaded(tmp_path, name):
+    folder = tmp_path / os.fsdecode(name)
+    path = save(folder, 5)
+    assert path == folder / "00000005"
     loaded = checkpoint.load(path)
     assert torch.equal(loaded.tensors["a"], TENSORS["a"])
     assert torch.equal(loaded.tensors["masker.b"], TENSORS["masker.b"])

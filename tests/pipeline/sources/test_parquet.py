@@ -1,5 +1,6 @@
 """Parquet as on the Hugging Face hub: columns, splits and names are found, row groups are read once."""
 
+import os
 import pickle
 
 import pyarrow as pa
@@ -35,6 +36,15 @@ def test_the_hub_s_layout(tmp_path):
     assert "label: 1 images" in unlabelled
     newest = max(path.stat().st_mtime_ns for path in (tmp_path / "data").glob("[tv][ra]*"))
     assert source.modified == newest
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = write_parquet(tmp_path / "images.parquet", pictures(3), [0, 1, 1])
+    raw = path.rename(tmp_path / os.fsdecode(b"raw\xe9.parquet"))
+    for root in (raw, tmp_path):
+        source = parquet_images(root)
+        assert [item.read() for item in source.splits["train"]] == pictures(3)
+        assert source.splits["train"][0].name.startswith("raw\\xe9.parquet/000000000")
 
 
 @pytest.mark.parametrize("labels", [["b", "a", "c"], [2, 1, 0]])
