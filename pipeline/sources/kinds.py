@@ -16,7 +16,13 @@ from mimcl.pipeline.sources.tree import has_image_ending, walk
 
 FolderKind = Literal["folder", "webdataset", "parquet"]
 FileKind = Literal["tar", "zip", "parquet"]
-_MAGIC: dict[bytes, FileKind] = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"PAR1": "parquet"}
+_MAGIC: dict[bytes, FileKind] = {
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"PK\x07\x08": "zip",  # of the first of several parts
+    b"PK00PK": "zip",  # made as a part, but single
+    b"PAR1": "parquet",
+}
 _ENDINGS: dict[str, FolderKind] = {".tar": "webdataset", ".parquet": "parquet"}
 _ARCHIVES = (".zip", ".7z", ".rar")
 _WORDS = {"folder": "images", "webdataset": "shards", "parquet": "parquet"}
@@ -53,7 +59,10 @@ def folder_kind(tree: FolderTree) -> FolderKind:
 
 
 def file_kind(path: Path) -> FileKind:
-    """Return zip, parquet or else tar by a file's first bytes. Raises DataError for a text, and if it is unreadable."""
+    """Return zip, parquet or else tar by a file's first bytes; a zip may begin with others, and is named .zip then.
+
+    Raises DataError for a text, and if it is unreadable.
+    """
     try:
         with open_regular(path) as file:
             start = file.read(512)
@@ -62,6 +71,8 @@ def file_kind(path: Path) -> FileKind:
     if not start:
         raise DataError(f"{path} is empty; download it again")
     kind = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if kind is None and path.suffix.lower() == ".zip":  # such as a zip that unpacks itself
+        kind = "zip"
     if kind is None and b"\0" not in start and start.isascii():
         raise DataError(f"{path} is a text file; to pack a list of images, give --list {path} and their folder as SRC")
     return kind or "tar"

@@ -31,7 +31,7 @@ def decoded_names(archive: str, infos: Sequence[zipfile.ZipInfo]) -> tuple[list[
     notes = []
     if guessed:
         notes.append(
-            f"{archive}: {len(guessed):,} names are read as cp437, such as {guessed[0]!r:.200}; if that looks wrong, "
+            f"{archive}: {len(guessed):,} names are read as cp437, such as {guessed[0]:.200}; if that looks wrong, "
             "unpack it and pack the folder"
         )
     any_slash = any("/" in name for name in names)
@@ -45,7 +45,7 @@ def decoded_names(archive: str, infos: Sequence[zipfile.ZipInfo]) -> tuple[list[
                 names[number] = name.replace("\\", "/")
     for found, what in ((split, "backslashes are separators"), (kept, "backslashes are parts of names")):
         if found:
-            notes.append(f"{archive}: {what} in {len(found):,} members, such as {to_utf8(found[0])!r:.200}")
+            notes.append(f"{archive}: {what} in {len(found):,} members, such as {to_utf8(found[0]):.200}")
     return names, notes
 
 

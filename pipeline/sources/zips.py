@@ -86,7 +86,7 @@ def zip_images(path: Path) -> Source:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path} has a name that is not UTF-8 as it says ({error.object!r:.200}); make it anew"
+            f"{path} has a name that is not UTF-8 as it says ({error.object!r:.200}); unpack it and pack the folder"
         ) from None
     # A damaged directory makes the library raise errors of many kinds.
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError, MemoryError) as error:
@@ -103,14 +103,15 @@ def zip_images(path: Path) -> Source:
 
 
 def _require_whole(path: Path, file: BinaryIO) -> None:
-    """Raise DataError for the last part of a zip over several files, as `zip -s` makes them."""
+    """Raise DataError for a part of a zip over several files, as `zip -s` makes them."""
+    join = f"join them with `zip -s 0 {path.with_suffix('.zip').name} --out whole.zip`"
     start = max(0, os.fstat(file.fileno()).st_size - _MAX_END)
     tail = os.pread(file.fileno(), _MAX_END, start)
     at = tail.rfind(_END_MAGIC)
     if 0 <= at <= len(tail) - _END.size and (disk := _END.unpack_from(tail, at)[1]) not in (0, 0xFFFF):
-        raise DataError(
-            f"{path} is the last of {disk + 1:,} parts of a zip; join them with `zip -s 0 {path.name} --out whole.zip`"
-        )
+        raise DataError(f"{path} is the last of {disk + 1:,} parts of a zip; {join}")
+    if at < 0 and os.pread(file.fileno(), 4, 0) == b"PK\x07\x08":
+        raise DataError(f"{path} is the first of several parts of a zip; {join}")
 
 
 def _require_single(path: Path, file: BinaryIO, infos: Sequence[zipfile.ZipInfo]) -> None:

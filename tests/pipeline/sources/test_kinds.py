@@ -28,6 +28,10 @@ def test_files(tmp_path):
     assert file_kind(tar_of(tmp_path / "flat", tmp_path / "x.tar")) == "tar"
     assert file_kind(zip_of(tmp_path / "flat", tmp_path / "x.zip")) == "zip"
     assert file_kind(write_parquet(tmp_path / "x.parquet", pictures(1))) == "parquet"
+    zipped = (tmp_path / "x.zip").read_bytes()
+    for number, before in enumerate((b"#!/bin/sh\n", b"MZ\0\0", b"PK00", b"PK\7\10")):
+        (tmp_path / f"{number}.ZIP").write_bytes(before + zipped)
+        assert file_kind(tmp_path / f"{number}.ZIP") == "zip"
     with tarfile.open(tmp_path / "x.bin", "w:gz") as tar:  # refused later, by its content
         tar.add(tmp_path / "flat", ".")
     assert file_kind(tmp_path / "x.bin") == "tar"

@@ -196,7 +196,7 @@ def test_absolute_names_are_refused_with_the_reason(tmp_path):
         tar_images(tmp_path / "x.tar")
     assert str(error.value) == (
         f"{tmp_path}/x.tar has no images; skipped in x.tar: 3 names that lead out of the archive, such as "
-        f"'{tmp_path}/src/'; make it inside the folder, with relative names (tar without -P)"
+        f"{tmp_path}/src/; make it inside the folder, with relative names (tar without -P)"
     )
 
 
@@ -209,7 +209,7 @@ def test_the_last_of_several_members_with_one_name_counts(tmp_path):
     (tmp_path / "x.tar").write_bytes(both.getvalue())
     source = tar_images(tmp_path / "x.tar")
     assert contents(source) == {"1.jpg": b"new"}
-    assert source.notes == ["x.tar has 1 name more than once, such as '1.jpg'; the last one counts, as in unpacking"]
+    assert source.notes == ["x.tar has 1 name more than once, such as 1.jpg; the last one counts, as in unpacking"]
 
 
 def test_a_folder_around_train_is_removed_from_the_names(tmp_path):

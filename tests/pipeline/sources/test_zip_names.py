@@ -48,7 +48,7 @@ def test_other_names_are_cp437_with_a_note(tmp_path, system, raw):
     source = opened(tmp_path, raw, b"a/1.jpg", system=system)
     assert names(source) == ["a/1.jpg", raw.decode("cp437")]
     (note,) = guesses(source)
-    assert note.startswith(f"x.zip: 1 names are read as cp437, such as '{raw.decode('cp437')}'")
+    assert note.startswith(f"x.zip: 1 names are read as cp437, such as {raw.decode('cp437')}; ")
 
 
 @pytest.mark.parametrize("system", [UNIX, FAT])
@@ -93,19 +93,19 @@ def test_an_invalid_unicode_path_field_is_ignored(tmp_path, extra):
 def test_backslashes_are_separators_in_a_zip_without_slashes(tmp_path, system):
     source = opened(tmp_path, b"train\\cat\\1.jpg", b"train\\dog\\1.jpg", b"train\\empty\\", system=system)
     assert (names(source), source.classes) == (["cat/1.jpg", "dog/1.jpg"], ["cat", "dog", "empty"])
-    assert "x.zip: backslashes are separators in 3 members, such as 'train\\\\cat\\\\1.jpg'" in source.notes
+    assert "x.zip: backslashes are separators in 3 members, such as train\\cat\\1.jpg" in source.notes
 
 
 def test_backslashes_from_windows_are_separators_beside_slashes(tmp_path):
     source = opened(tmp_path, b"cat/1.jpg", b"dog\\1.jpg", b"dog/", system=FAT)
     assert (names(source), source.classes) == (["cat/1.jpg", "dog/1.jpg"], ["cat", "dog"])
-    assert "x.zip: backslashes are separators in 1 members, such as 'dog\\\\1.jpg'" in source.notes
+    assert "x.zip: backslashes are separators in 1 members, such as dog\\1.jpg" in source.notes
 
 
 def test_backslashes_from_unix_beside_slashes_are_parts_of_names(tmp_path):
     source = opened(tmp_path, b"cat/1.jpg", b"dog/1\\2.jpg")
     assert (names(source), source.classes) == (["cat/1.jpg", "dog/1\\2.jpg"], ["cat", "dog"])
-    assert "x.zip: backslashes are parts of names in 1 members, such as 'dog/1\\\\2.jpg'" in source.notes
+    assert "x.zip: backslashes are parts of names in 1 members, such as dog/1\\2.jpg" in source.notes
 
 
 @pytest.mark.parametrize("name", [b"..\\..\\out.jpg", b"\\root.jpg", b"a\\..\\..\\b.jpg"])

@@ -112,6 +112,13 @@ def test_a_part_of_a_split_zip_is_refused(tmp_path):
         zip_images(path)
 
 
+def test_the_first_part_of_a_split_zip_is_refused(tmp_path):
+    path = raw_zip(tmp_path / "x.zip", {b"1.jpg": b"1"})
+    (tmp_path / "x.z01").write_bytes(b"PK\x07\x08" + path.read_bytes()[:-30])
+    with pytest.raises(DataError, match="x.z01 is the first of several parts of a zip; join them with `zip -s 0 x.zip"):
+        zip_images(tmp_path / "x.z01")
+
+
 @pytest.mark.parametrize("comment", [b"", b"with a comment"])
 def test_joined_zips_are_refused(tmp_path, comment):
     for name in ("a", "b"):
@@ -137,4 +144,4 @@ def test_the_last_of_several_members_with_one_name_counts(tmp_path):
             opened.writestr("1.jpg", b"new")
     source = zip_images(tmp_path / "x.zip")
     assert [item.read() for item in source.splits["train"]] == [b"new"]
-    assert source.notes == ["x.zip has 1 name more than once, such as '1.jpg'; the last one counts, as in unpacking"]
+    assert source.notes == ["x.zip has 1 name more than once, such as 1.jpg; the last one counts, as in unpacking"]
