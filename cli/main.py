@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -32,6 +33,8 @@ def main() -> None:
         from mimcl.cli.app import app
         from mimcl.pipeline.restart import RestartNeeded
 
+        if not (log := logging.getLogger("mimcl")).handlers:
+            log.addHandler(_Warnings(logging.WARNING))
         arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
         debug = len(arguments) < len(sys.argv) - 1
         try:
@@ -69,6 +72,15 @@ def _restart(error: RestartNeeded) -> NoReturn:
     sys.stderr.flush()
     os.environ.update(error.environment)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class _Warnings(logging.Handler):
+    """Prints the warnings of mimcl's modules, such as that a server asks to wait, as those of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from mimcl.cli.console import warn
+
+        warn(record.getMessage())
 
 
 def _print_error(message: str) -> None:

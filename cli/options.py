@@ -46,8 +46,10 @@ Resampling = Annotated[
     typer.Option(help="How a window draws: independently, or evenly spaced. (default: multinomial)"),
 ]
 Order = Annotated[
-    Literal["random", "shard"] | None,
-    typer.Option(help="Order of the draws in a window; shard makes reads sequential. (default: random)"),
+    Literal["auto", "random", "shard"] | None,
+    typer.Option(
+        help="Order of the draws in a window; shard makes reads sequential. (default: auto: shard for hf://, or random)"
+    ),
 ]
 Slice = Annotated[
     float | None,

@@ -117,7 +117,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.run.health import Health
     from mimcl.cli.run.malloc import keep_freed_memory
     from mimcl.cli.run.online_knn import OnlineKnn
-    from mimcl.cli.run.resolve import resolve
+    from mimcl.cli.run.resolve import resolve, resolve_order
     from mimcl.cli.run.resume import resume_run
     from mimcl.cli.run.run_recorder import RunRecorder
     from mimcl.cli.run.signals import StopSignals
@@ -131,7 +131,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.remote.urls import shown
 
-    requested, world = run.config, world or World()
+    requested, world = resolve_order(run.config), world or World()
     is_first = world.rank == 0
     require_libraries(requested.log)
     with busy(f"opening {shown(requested.data.root)}", shown=is_first):

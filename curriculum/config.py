@@ -29,7 +29,8 @@ class CurriculumConfig:
     learned_may_fall: bool = False  # the learned schedule may also lower the temperature
     resampling: Literal["multinomial", "systematic"] = "multinomial"
     uniform: Literal["epochs", "replacement"] = "epochs"  # after the curriculum: each image once a pass, or i.i.d.
-    order: Literal["random", "shard"] = "random"  # of a window's draws; "shard" makes reads sequential
+    # Of a window's draws: "shard" makes reads sequential; "auto" is "shard" where a server limits requests
+    order: Literal["auto", "random", "shard"] = "auto"
     slice: float = 1 / 16  # length of a window in epochs; larger makes sequential reads longer
     # Length of a window in draws; None: batch_size * max(4, ceil(slice * samples / batch_size))
     window: int | None = None

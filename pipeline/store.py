@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
@@ -49,6 +50,9 @@ class Store(Protocol):
 
     def activity(self) -> str:
         """What is being read, or was read last, as in "reading sample 000000042 of train-000000.tar"."""
+
+    def paused_until(self) -> float:
+        """When the last pause that a server asked for ends or ended: time.monotonic(), -inf without one."""
 
     def close(self) -> None:
         """Stop reading ahead. The store may be used again."""
@@ -142,6 +146,10 @@ class ShardStore:
     def close(self) -> None:
         """End the threads that read; advice to the kernel needs no undoing. The store may be used again."""
         self._pool.close()
+
+    def paused_until(self) -> float:
+        """Files are never paused."""
+        return -math.inf
 
     def activity(self) -> str:
         """The first sample not read yet, which is the one that hangs once all others are read; else the last one."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -145,11 +146,13 @@ class Stream:
         return Producer(batches, self._ahead)
 
     def _take(self, producer: Producer[Batch]) -> Batch | None:
-        try:
-            return producer.take(self._stall_timeout)
-        except queue.Empty:
-            self._stop(timeout_s=0)
-            raise self._stalled() from None
+        """Take the next batch. Raises StallError after the timeout, which starts again at the end of a pause."""
+        since = time.monotonic()
+        while (left := max(since, self._samples.store.paused_until()) + self._stall_timeout - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                return producer.take(left)
+        self._stop(timeout_s=0)
+        raise self._stalled()
 
     def _stalled(self) -> StallError:
         return StallError(

@@ -70,12 +70,15 @@ def plan(config: Config) -> PlannedRun:
     """
     from mimcl.cli.errors import ConfigError, usage_errors
     from mimcl.cli.plan.planned_run import PlannedRun
+    from mimcl.cli.run.requests import request_lines
+    from mimcl.cli.run.resolve import resolve_order
     from mimcl.cli.run.summary import curriculum_line
     from mimcl.cli.run.training_data import TrainingData
     from mimcl.curriculum.forecast import forecast
 
     if config.curriculum.learns:
         raise ConfigError("--temp-schedule learned depends on the losses and cannot be planned; choose another one")
+    order, config = config.curriculum.order, resolve_order(config)
     data = TrainingData.open(config)
     with usage_errors():
         found = data.plan(config)
@@ -83,7 +86,8 @@ def plan(config: Config) -> PlannedRun:
     curriculum = config.curriculum
     name = "none" if curriculum.name == "none" else f"{curriculum.name}, {curriculum.temp_schedule}"
     sizes = found.samples, found.draws, found.window_length, found.windows
-    return PlannedRun(name, config, *sizes, curriculum_line(config, found), forecast(found, shown))
+    requests = request_lines(found, data.index, config.data.batch_size, order)
+    return PlannedRun(name, config, *sizes, curriculum_line(config, found), requests, forecast(found, shown))
 
 
 def table(planned: PlannedRun, rows: int) -> list[str]:
@@ -95,6 +99,7 @@ def table(planned: PlannedRun, rows: int) -> list[str]:
         f"{planned.samples:,} images in {shown(config.data.root)}, {config.trainer.epochs:g} epochs: "
         f"{planned.draws:,} draws in {planned.draws // config.data.batch_size:,} steps and {planned.windows:,} windows",
         planned.curriculum,
+        *planned.requests,
         f"{'':39}{'mean':>9}   {'different images, expected':>28}   {'drawn most':>10}",
         f"{'epoch':>8}{'draw':>15}{'tau':>9}{'r':>7}{'distance':>9}   {'in the window':>13}{'so far':>15}"
         f"   {'times':>10}",

@@ -21,6 +21,7 @@ class PlannedRun:
     window_length: int
     windows: int
     curriculum: str  # description of the curriculum, one line
+    requests: list[str]  # lines about the requests for remote data
     forecasts: list[WindowForecast]
 
     def rows(self, count: int) -> list[WindowForecast]:

@@ -22,12 +22,16 @@ def config_diff(config: Config, samples: int | None) -> dict[str, tuple[Any, Any
     if config.recipe not in RECIPES:
         return {}
     recipe = RECIPES[config.recipe]()
-    as_long = replace(recipe, trainer=replace(recipe.trainer, epochs=config.trainer.epochs))
+    of_length, of_data = (
+        replace(recipe.trainer, epochs=config.trainer.epochs),
+        replace(recipe.data, root=config.data.root),
+    )
+    alike = replace(recipe, trainer=of_length, data=of_data)
     window = recipe.curriculum.window or config.curriculum.window
     if samples is not None and recipe.curriculum.window is None:
         as_sliced = replace(recipe.curriculum, slice=config.curriculum.slice)
         window = as_sliced.window_length(samples, config.data.batch_size)
-    left_open, had, has = flatten(recipe), flatten(resolve(as_long, window, config.data.decoder)), flatten(config)
+    left_open, had, has = flatten(recipe), flatten(resolve(alike, window, config.data.decoder)), flatten(config)
     had["trainer.epochs"] = recipe.trainer.epochs
     return {
         key: (had[key], value)

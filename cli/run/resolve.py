@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from mimcl.cli.config import Config
 from mimcl.pipeline.data_config import DecoderName
+from mimcl.pipeline.remote.request_limit import has_request_limit
 
 
 def draws_of(config: Config, samples: int) -> int:
@@ -24,12 +26,21 @@ def warmup_epochs(config: Config) -> float:
     return min(config.optim.warmup_epochs, config.trainer.epochs / 10)
 
 
+def resolve_order(config: Config) -> Config:
+    """Return `config` with the order of its draws: if left open, by shard where the data's server limits requests."""
+    if config.curriculum.order != "auto":
+        return config
+    order: Literal["random", "shard"] = "shard" if has_request_limit(config.data.root) else "random"
+    return replace(config, curriculum=replace(config.curriculum, order=order))
+
+
 def resolve(config: Config, window: int | None, decoder: DecoderName, steps: int | None = None) -> Config:
     """Return `config` with its open values filled in.
 
-    They are the window in draws, the decoder, the precision, a warm-up that fits the run's length and, where the run's
-    number of `steps` is known, which checkpoints are kept permanently.
+    They are the window in draws, their order, the decoder, the precision, a warm-up that fits the run's length and,
+    where the run's number of `steps` is known, which checkpoints are kept permanently.
     """
+    config = resolve_order(config)
     precision = config.trainer.precision
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16() else "float32"

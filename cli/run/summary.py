@@ -10,6 +10,7 @@ import torch
 from mimcl.cli.config import Config
 from mimcl.cli.console import console, format_duration
 from mimcl.cli.run.folder import Run
+from mimcl.cli.run.requests import request_lines
 from mimcl.curriculum.plan import Plan
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.index import ShardIndex
@@ -32,6 +33,8 @@ def print_settings(run: Run, config: Config, plan: Plan, index: ShardIndex, devi
     console.print(curriculum_line(config, plan))
     if config.curriculum.order == "shard":
         console.print(f"draws come shard by shard within windows of {plan.window_length:,} draws")
+    for line in request_lines(plan, index, data.batch_size, run.config.curriculum.order):
+        console.print(line)
     by_epochs = config.masking.name in ("hard-patches", "learned") and config.masking.clock == "epoch"
     if by_epochs and config.trainer.epochs <= 1:
         console.print("masks do not get harder within one epoch; --set masking.clock=step moves them at each step")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-RETRYABLE_STATUSES = {408, 425, 429}  # besides 500 and above
+from collections.abc import Iterator
+
+RETRYABLE_STATUSES = {408, 425, 429}  # besides most of 500 and above
+NOT_IMPLEMENTED = {501, 505}  # the server will not do it later either
 NO_CREDENTIALS = {  # names of exceptions, since the libraries that define them may not be installed
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"),
     *("TokenRetrievalError", "DefaultCredentialsError", "RefreshError", "LocalTokenNotFoundError"),
+}
+NO_CONNECTION = {  # names of exceptions: unknown host, nobody listens, no route
+    *("ClientConnectorError", "ClientConnectorDNSError", "ConnectionTimeoutError"),
+    *("ConnectError", "ConnectTimeout", "EndpointConnectionError", "ConnectTimeoutError"),
 }
 INVALID_CALL = (TypeError, ValueError, AttributeError, NotImplementedError)  # a retry would fail too
 CREDENTIALS_HINTS = {
@@ -19,31 +26,33 @@ CREDENTIALS_HINTS = {
 
 def status_of(error: BaseException | None) -> int | None:
     """Return the HTTP status behind an error, or the equivalent one; None for a transport error."""
-    first = error
-    while error is not None:
-        response = getattr(error, "response", None)
+    last = error
+    for last in causes(error):
+        response = getattr(last, "response", None)
         metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
         found = (
-            getattr(error, "status", None),
-            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,  # gcsfs
+            getattr(last, "status", None),
+            getattr(last, "code", None) if type(last).__name__ == "HttpError" else None,  # gcsfs
             getattr(response, "status_code", None),
             metadata.get("HTTPStatusCode"),
         )
         for status in found:
             if isinstance(status, int) and status >= 100:
                 return status
-        last, error = error, error.__cause__
     if isinstance(last, FileNotFoundError):
         return 404
-    if isinstance(last, PermissionError) or (isinstance(first, OSError) and str(first).startswith("Forbidden")):
+    if isinstance(last, PermissionError) or (isinstance(error, OSError) and str(error).startswith("Forbidden")):
         return 403
     return None
 
 
 def is_caused_by(error: BaseException | None, names: set[str]) -> bool:
     """Whether the error or one of its causes is of a class with one of these names."""
+    return any(type(cause).__name__ in names for cause in causes(error))
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, its cause, the cause of that, and so on: libraries wrap the original errors."""
     while error is not None:
-        if type(error).__name__ in names:
-            return True
+        yield error
         error = error.__cause__
-    return False

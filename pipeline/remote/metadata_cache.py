@@ -15,7 +15,8 @@ import xxhash
 from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import DataError, atomic_file, open_regular
 from mimcl.pipeline.folder_lock import FolderLock
-from mimcl.pipeline.remote.remote_folder import NotFound, RemoteFolder
+from mimcl.pipeline.remote.refusals import NotFound
+from mimcl.pipeline.remote.remote_folder import RemoteFolder
 from mimcl.pipeline.verify_cache import check_once
 
 _MAX_TEXT_BYTES = 1 << 28  # of a description

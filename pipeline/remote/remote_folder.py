@@ -1,11 +1,12 @@
 """Read and write the files of a remote folder through fsspec, with retries and one-line errors.
 
-Timeouts, broken connections, HTTP 5xx and 429, and bodies of the wrong length are retried with exponential backoff;
-refused credentials and missing files are not.
+Timeouts, broken connections, HTTP 5xx and 429, and bodies of the wrong length are retried with exponential backoff, or
+once the pause is over that the server asks for; what no retry can change is not: refused credentials, missing files.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,14 +17,10 @@ import xxhash
 
 from mimcl.pipeline.files import DataError, atomic_file
 from mimcl.pipeline.remote.clients import get_client
-from mimcl.pipeline.remote.errors import (
-    CREDENTIALS_HINTS,
-    INVALID_CALL,
-    NO_CREDENTIALS,
-    RETRYABLE_STATUSES,
-    is_caused_by,
-    status_of,
-)
+from mimcl.pipeline.remote.errors import NO_CONNECTION, is_caused_by
+from mimcl.pipeline.remote.hub import HubFiles, server_of
+from mimcl.pipeline.remote.pause import LONGEST_PAUSE_S, Pause, Paused, asked_pause_s
+from mimcl.pipeline.remote.refusals import NotFound, reason_of, refusal
 from mimcl.pipeline.remote.retry import RETRY_POLICY
 from mimcl.pipeline.remote.urls import is_http, joined, shown
 
@@ -31,6 +28,7 @@ T = TypeVar("T")
 
 CHUNK = 8 << 20  # most bytes of a request, where the server supports ranges
 CHECKSUM_ATTEMPTS = 3  # downloads with a wrong checksum before the remote file itself is considered wrong
+_log = logging.getLogger(__name__)
 _ETAG_KEYS = ("ETag", "etag", "blob_id", "xet_hash", "Last-Modified", "LastModified", "generation")
 
 
@@ -45,10 +43,6 @@ class BadResponse(Exception):
     """The server's answer is not what was requested; the request is retried."""
 
 
-class NotFound(DataError):
-    """The remote file does not exist."""
-
-
 class RemoteFolder:
     """The folder at a URL as returned by `urls.url_of`. Thread-safe; all methods raise DataError."""
 
@@ -59,6 +53,9 @@ class RemoteFolder:
         self.kind = "http" if scheme == "https" else scheme
         self._policy = RETRY_POLICY
         self._client = get_client(self.kind, self._policy)
+        self._hub = HubFiles(self._client, self._policy) if self.kind == "hf" else None
+        self._pause = self._hub.pause if self._hub else Pause(server_of(url))
+        self._said_no_connection = False
         self.activity = "starting"  # the latest request
 
     def stat(self, name: str, *, anew: bool = False) -> Stat:
@@ -69,7 +66,10 @@ class RemoteFolder:
                 self._client.invalidate_cache(self._path(name))
             info = self._client.info(self._path(name))
             if not isinstance(info.get("size"), int):
-                raise BadResponse("the server does not report the size")
+                raise DataError(
+                    f"{self.address(name)}: the server reports no size (neither Content-Length nor Content-Range); use "
+                    "a server that does, such as nginx or `python -m http.server`"
+                )
             etag = next((str(info[key]) for key in _ETAG_KEYS if info.get(key)), "")
             return Stat(info["size"], etag)
 
@@ -82,8 +82,8 @@ class RemoteFolder:
             return False
         return True
 
-    def fetch(self, name: str, start: int, stop: int, size: int) -> tuple[int, bytes]:
-        """Return `start` and bytes [start, stop) of an object of `size` bytes.
+    def fetch(self, name: str, start: int, stop: int, stat: Stat) -> tuple[int, bytes]:
+        """Return `start` and bytes [start, stop) of an object.
 
         A server without range requests sends the whole object: then 0 and all bytes are returned.
         """
@@ -91,30 +91,34 @@ class RemoteFolder:
         options = {} if self._client.async_impl else {"cache_type": "none"}  # without it, blocking clients read ahead
 
         def get() -> tuple[int, bytes]:
-            data = self._client.cat_file(path, start=start, end=stop, **options)
+            if self._hub:
+                data = self._hub.read(path, start, stop, stat.etag)
+            else:
+                data = self._client.cat_file(path, start=start, end=stop, **options)
             if len(data) == stop - start:
                 return start, data
-            if len(data) == size:
+            if len(data) == stat.size:
                 return 0, data
             raise BadResponse(f"received {len(data):,} bytes instead of {stop - start:,}")
 
-        return self._retry(f"{name} {start} {stop}", name, get)
+        # A pause of the hub is none of the storage behind it.
+        return self._retry(f"{name} {start} {stop}", name, get, checks_pauses=self._hub is not None)
 
     def read_whole(self, name: str, max_bytes: int) -> bytes:
         """Return the content of a small file. Raises DataError if it has more than `max_bytes`."""
-        size = self.stat(name).size
-        if size > max_bytes:
-            raise DataError(f"{self.address(name)} has {size:,} bytes, more than the limit of {max_bytes:,}")
-        return self.fetch(name, 0, size, size)[1] if size else b""
+        stat = self.stat(name)
+        if stat.size > max_bytes:
+            raise DataError(f"{self.address(name)} has {stat.size:,} bytes, more than the limit of {max_bytes:,}")
+        return self.fetch(name, 0, stat.size, stat)[1] if stat.size else b""
 
     def download(self, name: str, path: Path, digest: str) -> None:
         """Download a file of any size to `path`, atomically. Raises DataError unless `digest` is its xxh128."""
         for attempt in range(CHECKSUM_ATTEMPTS):
-            size, done, found = self.stat(name).size, 0, xxhash.xxh128()
+            stat, done, found = self.stat(name), 0, xxhash.xxh128()
             try:
                 with atomic_file(path) as file:
-                    while done < size:
-                        begin, data = self.fetch(name, done, min(done + CHUNK, size), size)
+                    while done < stat.size:
+                        begin, data = self.fetch(name, done, min(done + CHUNK, stat.size), stat)
                         data = data[done - begin :]
                         file.write(data)
                         found.update(data)
@@ -147,61 +151,58 @@ class RemoteFolder:
         """Return the URL of a file, without secrets."""
         return joined(self.shown, name)
 
-    def _retry(self, request: str, name: str, act: Callable[[], T]) -> T:
-        """Call `act` until it returns or the policy is exhausted; `request` seeds the jitter of the waits."""
+    def _retry(self, request: str, name: str, act: Callable[[], T], checks_pauses: bool = False) -> T:
+        """Call `act` until it returns or the policy is exhausted; `request` seeds the jitter of the waits.
+
+        A pause that a server asks for counts neither as an attempt nor as part of its time. With `checks_pauses`, `act`
+        raises Paused itself and extends pauses.
+        """
         self.activity = f"fetching {name}"
-        policy, began, attempt = self._policy, time.monotonic(), 0
+        policy, began, attempt, paused = self._policy, time.monotonic(), 0, 0.0
         while True:
             try:
+                if not checks_pauses:
+                    self._pause.require_over()
                 return act()
             except DataError:
                 raise
+            except Paused as error:
+                if paused > LONGEST_PAUSE_S:
+                    raise self._too_long(name, paused) from None
+                slept = error.pause.wait()
+                began, paused = began + slept, paused + slept
+                continue
             except Exception as error:
-                self._raise_if_final(error, name)
+                reason = reason_of(error, self.kind, self.url != self.shown)
+                if final := refusal(error, self.kind, self.address(name), reason):
+                    raise final from None
+                if (asked := asked_pause_s(error)) is not None:
+                    if asked > LONGEST_PAUSE_S:
+                        raise self._too_long(name, asked) from None
+                    if not checks_pauses:
+                        self._pause.extend(asked)
+                    continue
                 attempt += 1
                 wait = policy.wait(f"{self.url} {request}", attempt - 1)
                 elapsed = time.monotonic() - began
                 if attempt >= policy.max_attempts or elapsed + wait > policy.total_timeout:
                     raise DataError(
                         f"{self.address(name)} could not be fetched in {attempt} attempts and {elapsed:.0f} s "
-                        f"({self._reason(error)}); check the server and the network, then start again (a run with "
-                        "--resume)"
+                        f"({reason}); check the server and the network, then start again (a run with --resume)"
                     ) from None
+                if is_caused_by(error, NO_CONNECTION) and not self._said_no_connection:
+                    self._said_no_connection = True
+                    _log.warning("%s: no connection (%s); retrying", self.address(name), reason)
             time.sleep(wait)
+
+    def _too_long(self, name: str, seconds: float) -> DataError:
+        return DataError(
+            f"{self.address(name)}: the server asks to wait for {seconds:,.0f} s, more than {LONGEST_PAUSE_S:,.0f}; "
+            "start again later (a run with --resume)"
+        )
 
     def _path(self, name: str) -> str:
         return self._client._strip_protocol(joined(self.url, name))
-
-    def _raise_if_final(self, error: Exception, name: str) -> None:
-        """Raise DataError for an error that a retry cannot fix."""
-        where, status = self.address(name), status_of(error)
-        if status in (401, 403):
-            raise DataError(
-                f"{where}: credentials refused (HTTP {status}), or the file does not exist; "
-                f"{CREDENTIALS_HINTS[self.kind]}"
-            ) from None
-        if is_caused_by(error, NO_CREDENTIALS):
-            raise DataError(
-                f"{where}: no credentials ({self._reason(error)}); {CREDENTIALS_HINTS[self.kind]}"
-            ) from None
-        if status in (404, 410):
-            raise NotFound(f"{where} not found (HTTP {status}); check the URL, or upload the file again") from None
-        if status is not None and 300 <= status < 500 and status not in RETRYABLE_STATUSES:
-            raise DataError(f"{where}: request refused ({self._reason(error)}); check the URL") from None
-        if isinstance(error, INVALID_CALL) or is_caused_by(error, {"ParamValidationError"}):
-            raise DataError(f"{where}: invalid request ({self._reason(error)}); check the URL") from None
-
-    def _reason(self, error: BaseException) -> str:
-        """Describe the error in one line, without the URL, which may contain secrets."""
-        status = status_of(error)
-        while error.__cause__ is not None:  # libraries wrap the original error
-            error = error.__cause__
-        text = " ".join(str(error).split())
-        if status is not None and self.kind == "http":  # aiohttp's messages contain the URL
-            return f"HTTP {status}"
-        if self.url != self.shown:
-            text = ""
-        return f"{type(error).__name__}: {text:.200}".removesuffix(": ")
 
 
 def can_write(url: str) -> bool:

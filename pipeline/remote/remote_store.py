@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.read_plan import ReadPlan
 from mimcl.pipeline.read_pool import ReadPool
+from mimcl.pipeline.remote.pause import paused_until
 from mimcl.pipeline.remote.range_plan import plan_requests
 from mimcl.pipeline.remote.remote_folder import CHECKSUM_ATTEMPTS, RemoteFolder
 from mimcl.pipeline.remote.remote_shards import RemoteShard, RemoteShards
@@ -97,6 +98,10 @@ class RemoteStore:
     def activity(self) -> str:
         """Return what is being fetched, or was fetched last."""
         return self._remote.activity
+
+    def paused_until(self) -> float:
+        """When the last pause that a server asked for ends or ended: time.monotonic(), -inf without one."""
+        return paused_until()
 
     def close(self) -> None:
         """Cancel queued prefetches; running requests finish. The store can be used again."""
@@ -196,7 +201,7 @@ class RemoteStore:
         """Fetch from the first to the last wanted sample in one request and cache every sample that is intact."""
         index, first, last = self._index, wanted[0], wanted[-1] + 1
         start, stop = int(index.offset[first]), int(index.offset[last - 1] + index.nbytes[last - 1])
-        begin, data = self._remote.fetch(shard.name, start, stop, shard.stat.size)
+        begin, data = self._remote.fetch(shard.name, start, stop, shard.stat)
         self._ranges = len(data) == stop - start
         if begin != start:  # the server sent the whole shard
             first, last = shard.first, shard.last

@@ -8,5 +8,5 @@ Batches and runs: `streams` and `plan_batches` give batches; `run_folders` write
 
 Processes: `typed` runs a command in this process, `ranks` in forked ones, `torchruns` and `two_hosts` under torchrun;
 `gloo_ranks` runs functions in several ranks; `killed` and `killed_packing` die at a chosen point; `full_disk` limits
-file sizes; `servers` are file, S3, hub and faulty servers; `tracker_stores` reads what trackers stored.
+file sizes; `servers` are file, S3 and faulty servers, `hub` a model hub; `tracker_stores` reads what trackers stored.
 """

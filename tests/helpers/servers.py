@@ -1,9 +1,8 @@
-"""Servers on 127.0.0.1, each in a process: files with ranges, S3, a hub, and a proxy that injects faults."""
+"""Servers on 127.0.0.1, each in a process: files with ranges, S3, and a proxy that injects faults."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 import subprocess
@@ -18,8 +17,15 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 
 @contextmanager
 def started(*arguments: str) -> Iterator[str]:
-    """Run this file with `files FOLDER`, `s3`, `hub FOLDER` or `proxy URL`; yield its URL at a free port."""
-    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    """Run this file with `files FOLDER`, `s3` or `proxy URL`; yield its URL at a free port."""
+    with run_server(__file__, *arguments) as url:
+        yield url
+
+
+@contextmanager
+def run_server(file: str, *arguments: str) -> Iterator[str]:
+    """Run a file that prints its port on 127.0.0.1, and yield the URL."""
+    process = subprocess.Popen([sys.executable, file, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
     finally:
@@ -36,10 +42,10 @@ class Proxy:
     def inject(self, *rules: dict) -> None:
         """Set the faults, and clear the log of requests.
 
-        A rule has `path`, a regular expression to search for; `what`: delay (by `value` seconds), status (`value`),
-        reset (in the middle of a body), truncate (the body ends early), short (less than requested, without saying
-        so), corrupt, whole (ranges are ignored), etag (another one); `times` (default: always);
-        `method` (default: any).
+        A rule has `path`, a regular expression to search for; `what`: delay (by `value` seconds), status (`value`, with
+        the `headers`), reset (in the middle of a body), truncate (the body ends early), short (less than requested,
+        without saying so), corrupt, whole (ranges are ignored), endless (no length is given), etag (another one);
+        `times` (default: always); `method` (default: any).
         """
         self._ask("POST", json.dumps(rules).encode())
 
@@ -88,43 +94,6 @@ def s3() -> None:
     server._thread.join()
 
 
-def hub(folder: str) -> None:
-    """Serve what hf://datasets/user/set needs of a model hub."""
-    from aiohttp import web
-
-    root, api = Path(folder), "/api/datasets/user/set"
-
-    def entry(path: Path) -> dict:
-        known = {"path": path.relative_to(root).as_posix(), "type": "directory", "oid": "0" * 40, "size": 0}
-        if path.is_dir():
-            return known
-        return known | {
-            "type": "file",
-            "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
-            "size": path.stat().st_size,
-        }
-
-    async def listed(request: web.Request) -> web.Response:
-        path = root / request.match_info["path"].strip("/")
-        if not path.is_dir():
-            return web.json_response({}, status=404, headers={"X-Error-Code": "EntryNotFound"})
-        return web.json_response([entry(below) for below in sorted(path.iterdir())])
-
-    async def sent(request: web.Request) -> web.StreamResponse:
-        path = root / request.match_info["path"]
-        return web.FileResponse(path) if path.is_file() else web.Response(status=404)
-
-    async def described(request: web.Request) -> web.Response:
-        return web.json_response({"id": "user/set", "sha": "0" * 40, "tags": [], "siblings": []})
-
-    app = web.Application()
-    app.router.add_get(api + "/tree/main{path:.*}", listed)
-    app.router.add_get("/datasets/user/set/resolve/main/{path:.*}", sent)
-    app.router.add_get(api, described)
-    app.router.add_get(api + "/revision/main", described)
-    asyncio.run(_serve(app))
-
-
 def proxy(url: str) -> None:
     import aiohttp
     import yarl
@@ -153,14 +122,15 @@ def proxy(url: str) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         line = {"path": request.path, "method": request.method, "range": request.headers.get("Range"), "bytes": 0}
         log.append(line)
-        chosen = {rule["what"]: rule.get("value") for rule in harm_of(request)}
+        harm = list(harm_of(request))
+        chosen = {rule["what"]: rule.get("value") for rule in harm}
         if "delay" in chosen:
             await asyncio.sleep(chosen["delay"])
         if "status" in chosen:
             line["status"] = chosen["status"]
-            return web.Response(status=chosen["status"])
+            return web.Response(status=chosen["status"], headers=harm[-1].get("headers"))
         headers = {key: value for key, value in request.headers.items() if key.lower() not in HOP_BY_HOP}
-        if "whole" in chosen:
+        if {"whole", "endless"} & chosen.keys():
             headers.pop("Range", None)
         address = yarl.URL(url + request.raw_path, encoded=True)
         body = await request.read()
@@ -176,7 +146,10 @@ def proxy(url: str) -> None:
         if "short" in chosen:
             data, length = data[: len(data) // 2], str(len(data) // 2)
         response = web.StreamResponse(status=line["status"], headers=kept)
-        response.content_length = int(length)
+        if "endless" in chosen:
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = int(length)
         await response.prepare(request)
         if request.method == "HEAD":
             return response
@@ -205,4 +178,4 @@ def proxy(url: str) -> None:
 
 
 if __name__ == "__main__":
-    {"files": files, "s3": s3, "hub": hub, "proxy": proxy}[sys.argv[1]](*sys.argv[2:])
+    {"files": files, "s3": s3, "proxy": proxy}[sys.argv[1]](*sys.argv[2:])

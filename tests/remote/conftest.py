@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.hub import started_hub, use_hub
 from helpers.images import write_classes, write_train_val
 from helpers.servers import Proxy, started
 from PIL import Image
 
 from mimcl.curriculum.prototypes import build_prototypes
+from mimcl.pipeline.remote import pause
 from mimcl.pipeline.remote import remote_folder as remote
 from mimcl.pipeline.remote import remote_store as remote_store
 from mimcl.pipeline.shards import PackConfig, pack
@@ -61,6 +63,28 @@ def _s3_environment(patch, url):
     patch.setenv("AWS_ACCESS_KEY_ID", "tester")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(scope="session")
+def _hub(shards):
+    with started_hub(shards) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(_hub, monkeypatch):
+    """A stand-in for the hub with the shards at hf://datasets/user/set, without limits that matter."""
+    _hub.set()
+    use_hub(monkeypatch, _hub.url)
+    return _hub
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    """Forget the pauses of other tests, which ask the same servers."""
+    monkeypatch.setattr(pause, "_until", {})
+    monkeypatch.setattr(pause, "_announced", set())
+    monkeypatch.setattr(pause, "_latest", -float("inf"))
 
 
 @pytest.fixture(autouse=True)

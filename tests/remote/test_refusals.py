@@ -2,17 +2,13 @@
 
 import builtins
 import dataclasses
-import os
-import shutil
-import subprocess
-import sys
 import time
 
 import fsspec
 import numpy as np
 import pytest
 from helpers.full_disk import limit_file_size
-from helpers.servers import started
+from helpers.hub import use_hub
 from helpers.typed import mimcl
 
 from mimcl.pipeline.cache_dir import cache_dir
@@ -93,8 +89,39 @@ def test_timeouts_are_retried_and_reported(server, monkeypatch):
     assert len(open_store(index).read(np.array([0]))[0]) == index.nbytes[0]
 
 
-def test_no_server_listens():
-    assert "8 attempts" in refused(lambda: ShardIndex.load("http://127.0.0.1:1/shards"))
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:1/shards", "http://no-such-host.invalid/shards", "s3://bucket/x", "hf://datasets/user/set"],
+)
+def test_no_connection_is_said_before_the_retries(url, monkeypatch, caplog):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://no-such-host.invalid")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    use_hub(monkeypatch, "http://no-such-host.invalid")
+    assert "8 attempts" in refused(lambda: ShardIndex.load(url))
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("mimcl")]
+    assert [line.partition(" (")[0] for line in lines] == [f"{url}/dataset.json: no connection"]
+
+
+@pytest.mark.parametrize("status", [400, 405, 409, 416, 451, 501, 505])
+def test_permanent_statuses_are_not_retried(server, status):
+    server.inject(dict(path=r"\.tar", what="status", value=status))
+    assert "request refused" in refused(lambda: read(server.root))
+    assert len(server.requests()) <= 2  # the library tries HEAD, then GET
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_transient_statuses_are_retried(server, status):
+    server.inject(dict(path=r"\.tar", what="status", value=status, times=4))
+    assert len(read(server.root)[0]) > 0
+    assert len(server.requests()) > 4
+
+
+def test_a_server_without_sizes_is_refused_at_once(web):
+    web.inject(dict(path=r"dataset", what="endless"))
+    message = refused(lambda: ShardIndex.load(web.root))
+    assert f"{web.root}/dataset.json: the server reports no size (neither Content-Length nor Content-Range)" in message
+    assert len(web.requests("dataset")) == 2
 
 
 def test_a_shard_that_changed_is_refused(server, shards):
@@ -103,38 +130,6 @@ def test_a_shard_that_changed_is_refused(server, shards):
     server.inject(dict(path=r"\.tar", what="corrupt"), dict(path=r"\.tar", what="etag"))
     message = refused(lambda: store.read(np.array([1])))
     assert f"{server.root}/train-000000.tar changed" in message
-
-
-def test_a_shard_on_a_hub_that_changed_is_refused(shards, tmp_path):
-    here = tmp_path / "hub"
-    shutil.copytree(shards, here)
-    with started("hub", str(here)) as url:
-        # In a process of its own: the library reads its endpoint once.
-        environment = os.environ | {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0"}
-        command = [sys.executable, "-c", READ_OF_A_HUB, here / "train-000000.tar"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stderr
-    assert "DataError: shard hf://datasets/user/set/train-000000.tar changed" in done.stderr
-
-
-READ_OF_A_HUB = """
-import shutil, sys
-from pathlib import Path
-
-import numpy as np
-
-from mimcl.pipeline.cache_dir import cache_dir
-from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.open_store import open_store
-
-path = Path(sys.argv[1])
-store = open_store(ShardIndex.load("hf://datasets/user/set"))
-(found,) = store.read(np.array([0]))
-assert found.tobytes() in path.read_bytes()
-path.write_bytes(bytes(path.stat().st_size))
-shutil.rmtree(cache_dir() / "shards")
-store.read(np.array([1]))
-"""
 
 
 def test_a_shard_of_another_size_is_refused(web, shards, tmp_path):
