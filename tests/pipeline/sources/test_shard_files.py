@@ -65,6 +65,17 @@ def test_shards_are_found_in_any_case_and_sorted(folder):
     assert found == ["Y.TAR", "a/z.tar", "a.tar", "x.tar"]
 
 
+@pytest.mark.parametrize("beside", ["original.tar", "raw/all.tar", "val-0.tar"])
+def test_shards_in_folders_of_splits_and_beside_them_are_refused(tmp_path, beside):
+    """They would be packed twice if the folders were unpacked from the others."""
+    for name in ("train/0.tar", "val/0.tar", "test/0.tar", "test.tar"):
+        write_shards((tmp_path / name).parent, {name.rpartition("/")[2]: 1})
+    assert len(find_shards(tmp_path)) == 4
+    write_shards((tmp_path / beside).parent, {beside.rpartition("/")[2]: 1})
+    with pytest.raises(DataError, match=rf"shards in train/ and beside it \({beside}\); move .*--list"):
+        find_shards(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["x.tar.idx", "tar", "x.tar/1.jpg", "x.gz", "x_tar", "x.tar.part"])
 def test_other_names_are_no_tars(name):
     assert not is_tar(name)
