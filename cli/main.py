@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 def program() -> None:
     """Run `mimcl`: `main` in a process of its own."""
     with interrupt.exit_at_once():  # while libraries are imported, and at exit
+        from mimcl.cli.file_limit import raise_file_limit
         from mimcl.cli.screen import accept_any_text
 
+        raise_file_limit()
         accept_any_text()
         main()
 
@@ -84,9 +86,10 @@ class _Warnings(logging.Handler):
 
 
 def _print_error(message: str) -> None:
+    from mimcl.cli.errors import with_remedy
     from mimcl.cli.screen import printable
 
-    print("mimcl: " + printable(" ".join(message.split())), file=sys.stderr)
+    print("mimcl: " + printable(" ".join(with_remedy(message).split())), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,8 @@ class PrototypeSet:
         except PrototypeError:
             raise
         except Exception as error:  # the libraries raise many kinds for damaged files
+            if isinstance(error, OSError) and error.errno:  # of the disk or the process, not of the content
+                raise PrototypeError(f"{folder} cannot be read ({error.strerror})") from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PrototypeError(f"{folder} is damaged ({reason}); {advice}") from error
         return cls(**arrays, info=info)

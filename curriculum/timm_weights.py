@@ -54,6 +54,8 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
                 state = load_file(f"/dev/fd/{file.fileno()}")
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # each reader raises its own kinds of errors
         raise ValueError(
             f"{path} is damaged or contains more than tensors ({type(error).__name__}); give another file of weights"

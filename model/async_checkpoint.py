@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mimcl.model import checkpoint
-from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.checkpoint import CheckpointError, room_advice
 
 
 class AsyncCheckpointer:
@@ -65,7 +65,9 @@ class AsyncCheckpointer:
             return writing.result() if writing else None
         except OSError as error:
             what = error.filename or f"files that belong to the checkpoints in {self._folder}"
-            raise CheckpointError(f"{what} cannot be written ({error.strerror or error}); make room") from error
+            raise CheckpointError(
+                f"{what} cannot be written ({error.strerror or error}){room_advice(error)}"
+            ) from error
 
     def flush(self) -> int | None:
         """Like `finish`, but a failure is only a warning."""

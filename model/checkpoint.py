@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,8 @@ from mimcl.model.ascii_path import ascii_path
 T = TypeVar("T")
 FORMAT = "mimcl-checkpoint/1"
 _PAYLOAD = ("weights.safetensors", "state.pt")
+# Errors of the process or of its rights: such a file is not damaged, and no room on the disk is missing.
+_NOT_OF_THE_DISK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
 
 
 class CheckpointError(Exception):
@@ -82,7 +85,7 @@ def save(
         shutil.rmtree(aside, ignore_errors=True)
         with suppress(OSError):
             pointer.unlink()
-        raise CheckpointError(f"checkpoint {final} cannot be written ({error}); make room on the disk") from error
+        raise CheckpointError(f"checkpoint {final} cannot be written ({error}){room_advice(error)}") from error
     saved = _saved(folder)
     count = saved.index(final) + 1
     for old in (*_to_delete(saved[:count], keep_last, keep_every_steps), *saved[count:]):
@@ -123,7 +126,9 @@ def resolve(path: Path) -> Path:
 
 
 def load(path: Path, with_state: bool = True) -> Checkpoint:
-    """Read and verify one checkpoint, onto the CPU. Raises DamagedError, or CheckpointError for a newer format.
+    """Read and verify one checkpoint, onto the CPU.
+
+    Raises DamagedError, or CheckpointError for a newer format or if the process cannot open its files.
 
     With `with_state` false, `state` is empty and its file, twice the size of the weights, is neither read nor verified.
     """
@@ -136,23 +141,28 @@ def load(path: Path, with_state: bool = True) -> Checkpoint:
             tensors = load_file(weights)
         state = torch.load(path / _PAYLOAD[1], map_location="cpu", weights_only=True) if with_state else {}
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        raise DamagedError(f"checkpoint {path} cannot be read ({_first_line(error)})") from None
+        raise _unreadable(path, error) from None
     return Checkpoint(path, tensors, state, meta)
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Read and verify meta.json. Raises DamagedError, or CheckpointError for a newer format."""
+    """Read and verify meta.json. Raises DamagedError or CheckpointError like `load`."""
     try:
         meta = json.loads((path / "meta.json").read_bytes())
         kind, digest = meta["format"], meta["sha256"].pop("meta.json", None)
         damaged = digest != _meta_digest(meta)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"checkpoint {path} cannot be read ({_first_line(error)})") from None
+        raise _unreadable(path, error) from None
     if kind != FORMAT:
         raise CheckpointError(f"{path} has format {kind!r}, but this version reads {FORMAT!r}; upgrade mimcl")
     if damaged:
         raise DamagedError(f"checkpoint {path} is damaged: the checksum of meta.json differs")
     return meta
+
+
+def room_advice(error: Exception) -> str:
+    """Return what to do about an error in writing, as the end of a message; empty where room would not help."""
+    return "" if _is_of_process(error) else "; make room on the disk"
 
 
 def clean(folder: Path) -> None:
@@ -187,6 +197,15 @@ def _remove(path: Path) -> None:
 def _meta_digest(content: dict[str, Any]) -> str:
     """Return the SHA-256 of meta.json without this digest itself."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_of_process(error: Exception) -> bool:
+    return any(os.strerror(number) in str(error) for number in _NOT_OF_THE_DISK)  # libraries keep only the words
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    kind = CheckpointError if _is_of_process(error) else DamagedError
+    return kind(f"checkpoint {path} cannot be read ({_first_line(error)})")
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ import xxhash
 from mimcl.pipeline.bounded_map import bounded_map
 from mimcl.pipeline.dataset_json import ADOPTED_NAME, DATASET_FORMAT, SPLITS, read_dataset
 from mimcl.pipeline.examine import NotUsable, examine
-from mimcl.pipeline.files import DataError, write_json, write_json_lines
+from mimcl.pipeline.files import DataError, remedy, write_json, write_json_lines
 from mimcl.pipeline.index import MAX_BYTES, file_digest
 from mimcl.pipeline.index_writer import table_of, write_index
 from mimcl.pipeline.sources.class_list import ClassList
@@ -265,7 +265,8 @@ def _write(
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
-            f"the index cannot be written to {folder} ({error.strerror or error}); free some space and adopt again"
+            f"the index cannot be written to {folder} ({error.strerror or error}); "
+            f"{remedy(error, 'free some space')} and adopt again"
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)

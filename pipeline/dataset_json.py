@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mimcl.pipeline.files import DataError, open_regular
+from mimcl.pipeline.files import DataError, open_regular, remedy
 from mimcl.pipeline.remote.metadata_cache import fetch_description
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 
@@ -37,7 +37,9 @@ def read_dataset(root: str | Path) -> dict[str, Any]:
                 _check_split(shown(root), split, part, adopted)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{where} cannot be read ({error.strerror or error}); {remedy(error, PACK_AGAIN)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"  # some errors contain the whole content
         raise DataError(f"{where} cannot be read ({reason:.200}); {PACK_AGAIN}") from None
     if kind != DATASET_FORMAT:

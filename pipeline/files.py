@@ -1,7 +1,8 @@
-"""Atomic files and folders: written to a temporary name, flushed to disk, renamed."""
+"""Files and folders: opened with errors that name their remedy; written to a temporary name, flushed, renamed."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,15 +13,50 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# Errors of the process or the machine rather than of a file, and what to do about them. ENFILE comes first: its words
+# begin with those of EMFILE.
+EXHAUSTED = {
+    errno.ENFILE: "end other programs, which have used up the machine's file descriptors",
+    errno.EMFILE: "raise the limit of open files, for example with `ulimit -n 4096`",
+    errno.ENOMEM: "free some memory",
+}
+_CHECKS = {
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EIO: "check the disk",
+}
+
 
 class DataError(Exception):
     """An error in images, shards or indices that the user has to fix; one line that says what and how."""
 
 
+def open_descriptor(path: str | Path, flags: int) -> int:
+    """Open a file as os.open does. Raises OSError, and DataError if descriptors or memory are exhausted.
+
+    These are no errors of the file: code that takes an OSError for a missing or damaged file must not see them.
+    """
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise DataError(f"{path} cannot be opened ({error.strerror}); {EXHAUSTED[error.errno]}") from error
+        raise
+
+
+def remedy(error: OSError, usual: str) -> str:
+    """What to do about a file that cannot be opened, read or written: `usual`, unless the reason is another one."""
+    number = error.errno or 0
+    return EXHAUSTED.get(number) or (f"{_CHECKS[number]}, or {usual}" if number in _CHECKS else usual)
+
+
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading. Raises OSError also for a pipe, a device or a folder, which could block or never end."""
+    """Open a file for reading. Raises OSError also for a pipe, a device or a folder, which could block or never end.
+
+    Raises DataError where `open_descriptor` does.
+    """
     # Without O_NONBLOCK, opening a pipe waits for a writer; for regular files the flag has no effect.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
+    file = open(path, "rb", opener=lambda name, flags: open_descriptor(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - returned
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(f"{path.name} is not a regular file")

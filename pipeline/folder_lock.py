@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from mimcl.pipeline.files import open_descriptor
+
 _POLL_S = 0.05
 
 
@@ -21,7 +23,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.held = False
-        self._descriptor = os.open(folder, os.O_RDONLY)
+        self._descriptor = open_descriptor(folder, os.O_RDONLY)
 
     def acquire(self, timeout_s: float | None = None) -> bool:
         """Wait up to `timeout_s` seconds (None: without a limit); returns False if another process still has it."""

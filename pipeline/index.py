@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from mimcl.pipeline.dataset_json import PACK_AGAIN, read_dataset
 from mimcl.pipeline.examine import MAX_PIXELS
-from mimcl.pipeline.files import DataError, open_regular
+from mimcl.pipeline.files import DataError, open_regular, remedy
+from mimcl.pipeline.map_file import map_file
 from mimcl.pipeline.remote.metadata_cache import fetch_index, fetch_prototypes, has_prototypes, metadata_folder
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.verify_cache import check_once
@@ -39,8 +39,8 @@ COLUMNS = {
 
 def file_digest(path: Path) -> str:
     """xxh128 of a whole file. Raises OSError."""
-    with open_regular(path) as file, pa.memory_map(file.name) as mapped:
-        return xxhash.xxh128_hexdigest(mapped.read_buffer())
+    with open_regular(path) as file:
+        return xxhash.xxh128_hexdigest(map_file(file))
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,16 @@ class ShardIndex:
         path = root / f"{split}.arrow"
         try:
             with open_regular(path) as file:
-                mapped = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                mapped = map_file(file)
                 if recheck:
                     _check(path, mapped, part)
                 else:
                     claim = json.dumps([_CHECK_VERSION, part])
                     check_once([file], claim, lambda: _check(path, mapped, part))
             batch, _ = _parsed(mapped)
-        except (OSError, ValueError, IndexError, pa.ArrowException) as error:
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror or error}); {remedy(error, PACK_AGAIN)}") from None
+        except (ValueError, IndexError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(f"{path} cannot be read ({reason}); {PACK_AGAIN}") from None
         numbers = [name for name, kind in COLUMNS.items() if not pa.types.is_large_string(kind)]

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from mimcl.pipeline.files import DataError, write_json, write_json_lines
+from mimcl.pipeline.files import DataError, remedy, write_json, write_json_lines
 from mimcl.pipeline.packing.cuts import find_cuts
 from mimcl.pipeline.packing.duplicates import find_duplicates, hash_jobs
 from mimcl.pipeline.packing.finish import move_into_place, write_description
@@ -223,7 +223,7 @@ def _one_line_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"packing into {out} failed ({error.strerror or error}); free some space or fix the disk, then run the "
+            f"packing into {out} failed ({error.strerror or error}); {remedy(error, 'free some space')}, then run the "
             "same command again to resume"
         ) from error
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-import stat
 import threading
-from functools import lru_cache
+import weakref
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.open_shards import OPEN_SHARDS, OpenShard
 from mimcl.pipeline.read_plan import ReadPlan, plan_reads
 from mimcl.pipeline.read_pool import ReadPool
 
-_OPEN_SHARDS = 512  # file descriptors kept, of the usual limit of 1,024 a process; opening a shard takes microseconds
 # Of a longer range the kernel would read ahead only the beginning: this is as much as the device takes at once.
 _ADVICE_BYTES = 128 << 10
+_owners = itertools.count()  # of open shards, a number for each store
 
 
 class Defect(NamedTuple):
@@ -64,17 +64,15 @@ def defect_of(index: ShardIndex, sample_id: int, reason: str) -> Defect:
 
 
 class ShardStore:
-    """Reads samples of local shards.
-
-    Not through a memory map: if the disk fails or a file is truncated, touching a map kills the process.
-    """
+    """Reads samples of local shards, which all stores of a process keep open together (see OPEN_SHARDS)."""
 
     wants_read_plans = False  # reads at random are best left to the kernel
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
         self._advising: threading.Thread | None = None
-        self._opened = lru_cache(maxsize=_OPEN_SHARDS)(self._open)
+        self._owner = next(_owners)
+        weakref.finalize(self, OPEN_SHARDS.close, self._owner).atexit = False
         self._pool = ReadPool()
         self._progress = [0], bytearray(1)  # sample ids of the current or last read, and whether each is finished
 
@@ -144,8 +142,9 @@ class ShardStore:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """End the threads that read; advice to the kernel needs no undoing. The store may be used again."""
+        """End the threads that read, and close the shards. The store may be used again."""
         self._pool.close()
+        OPEN_SHARDS.close(self._owner)
 
     def paused_until(self) -> float:
         """Files are never paused."""
@@ -157,65 +156,13 @@ class ShardStore:
         key, shard, _ = defect_of(self._index, ids[finished.find(False)], "")
         return f"reading sample {key} of {shard}"
 
-    def _open(self, shard: int) -> _Shard:
+    def _opened(self, shard: int) -> OpenShard:
+        return OPEN_SHARDS.get(self._owner, shard, self._open)
+
+    def _open(self, shard: int) -> OpenShard:
         if not 0 <= shard < len(self._index.shards):
             raise DataError(f"the index of {self._index.root} is damaged (no shard {shard}); pack again")
-        return _Shard(self._path(shard), self._index.shards[shard]["bytes"])
+        return OpenShard(self._path(shard), self._index.shards[shard]["bytes"])
 
     def _path(self, shard: int) -> Path:
         return self._index.root / self._index.shards[shard]["name"]
-
-
-class _Shard:
-    """An open shard, closed with the last reference to it."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._path, self._size, self._descriptor = path, size, -1
-        self._has_nowait = True  # whether its file system can read without waiting for the device
-        try:
-            regular = stat.S_ISREG(os.stat(path).st_mode)  # before it is opened: opening a pipe waits for a writer
-            if regular:
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                found = os.fstat(self._descriptor).st_size
-        except OSError as error:
-            raise DataError(f"shard {path} cannot be read ({error.strerror}); restore it or pack again") from None
-        if not regular:
-            raise DataError(f"shard {path} is not a regular file; restore it or pack again")
-        if found != size:
-            raise DataError(f"shard {path} has {found:,} bytes, the index says {size:,}; restore it or pack again")
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def read_cached(self, offset: int, nbytes: int, xxh64: int) -> NDArray[np.uint8] | None:
-        """The bytes with that hash; None if they are not in the page cache, or if something is wrong."""
-        self._require_within(offset, nbytes)
-        if not self._has_nowait:
-            return None
-        data = np.empty(nbytes, np.uint8)
-        try:
-            count = os.preadv(self._descriptor, [data.data], offset, os.RWF_NOWAIT)
-        except BlockingIOError:  # not cached
-            return None
-        except OSError:  # not supported by this file system, or unreadable
-            self._has_nowait = False
-            return None
-        return data if count == nbytes and xxhash.xxh64_intdigest(data.data) == xxh64 else None
-
-    def read(self, offset: int, nbytes: int, xxh64: int) -> NDArray[np.uint8] | str:
-        """The bytes with that hash, or why there are none."""
-        self._require_within(offset, nbytes)
-        try:
-            data = os.pread(self._descriptor, nbytes, offset)
-        except OSError as error:
-            return f"its bytes cannot be read ({error.strerror})"
-        if len(data) < nbytes:  # in a regular file: the rest is beyond its end, or cannot be read
-            return f"only {len(data):,} of its {nbytes:,} bytes can be read"
-        if xxhash.xxh64_intdigest(data) != xxh64:
-            return "its bytes do not match the index"
-        return np.frombuffer(data, np.uint8)
-
-    def _require_within(self, offset: int, nbytes: int) -> None:
-        if not 0 <= offset < offset + nbytes <= self._size:
-            raise DataError(f"the index is damaged (a sample outside of {self._path}); pack again")

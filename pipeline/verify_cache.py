@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mimcl.pipeline.cache_dir import cache_dir
-from mimcl.pipeline.files import open_regular, write_json
+from mimcl.pipeline.files import DataError, open_regular, write_json
 
 _CLOCK_RESOLUTION_S = 2.0  # of the coarsest file system: a write so soon after another may not change the times
 _MAX_BYTES = 1 << 16  # of a cache entry
@@ -64,5 +64,5 @@ def _read_entry(entry: Path) -> object:
             if os.fstat(file.fileno()).st_uid != os.geteuid():
                 return None
             return json.loads(file.read(_MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, DataError, ValueError, RecursionError):
         return None

@@ -181,6 +181,7 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     from mimcl.cli.compare.evaluations import current_protocols
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.errors import ConfigError
+    from mimcl.pipeline.files import remedy
 
     trials = Trials.prepare(
         config.recipe, config.arms, config.settings, config.out, bool(config.evaluations), config.processes
@@ -200,8 +201,11 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
             known = {key: known[key] for key in head}
             known["seconds_per_step"] = {arm: float(seconds) for arm, seconds in known["seconds_per_step"].items()}
             known["protocols"] = current_protocols(known["protocols"], trials.labelled)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(f"{out} exists and is not a comparison; give another --out") from None
+        except OSError as error:
+            advice = remedy(error, "give another --out")
+            raise ConfigError(f"{out}/comparison.json cannot be read ({error.strerror}); {advice}") from None
         for key in ("format", "recipe", "budget", "epochs"):
             if known[key] != head[key]:
                 raise ConfigError(

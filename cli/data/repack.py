@@ -83,7 +83,7 @@ def repack(
     from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.pipeline.augment import hash64
     from mimcl.pipeline.dataset_json import read_dataset
-    from mimcl.pipeline.files import DataError
+    from mimcl.pipeline.files import DataError, remedy
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.remote.urls import is_address
     from mimcl.pipeline.shards import SINGLE_PROCESS, PackConfig, pack
@@ -126,8 +126,8 @@ def repack(
             _copy_set(found, index.root / "prototypes" / prototypes, out, order)
         except OSError as error:
             raise DataError(
-                f"{out / 'prototypes'} cannot be written ({error.strerror or error}); free some space and run the same "
-                "command again"
+                f"{out / 'prototypes'} cannot be written ({error.strerror or error}); "
+                f"{remedy(error, 'free some space')} and run the same command again"
             ) from None
     return description
 

@@ -16,9 +16,10 @@ from mimcl.pipeline.cgroup import memory_limit
 from mimcl.pipeline.cores import usable_cores
 from mimcl.pipeline.files import open_regular
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.open_shards import open_shards_limit
 from mimcl.pipeline.remote.shard_cache import cache_limit
 
-_MIN_OPEN_FILES = 1024  # reading shards uses 512
+_MIN_OPEN_FILES = 1024
 _MIN_MEMORY = 4 << 30
 _MIN_SHARED_MEMORY = 1 << 30
 _MIN_DISK = 5 * 10**9
@@ -65,7 +66,9 @@ def open_files() -> Iterator[Finding]:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = limit != resource.RLIM_INFINITY and limit < _MIN_OPEN_FILES
     text = "no limit" if limit == resource.RLIM_INFINITY else f"limit {limit:,}"
-    text += f"; too low: ulimit -n {_MIN_OPEN_FILES}" if few else ""
+    if few:
+        text += f", so at most {open_shards_limit()} shards are open at once, which is slow on a file server: "
+        text += f"ulimit -n {_MIN_OPEN_FILES}"
     yield Finding("open files", text, "warning" if few else "ok", {"limit": limit})
 
 

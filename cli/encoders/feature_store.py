@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ import numpy as np
 import xxhash
 from numpy.typing import DTypeLike, NDArray
 
-from mimcl.pipeline.files import DataError, atomic_file, open_regular
+from mimcl.pipeline.files import DataError, atomic_file, open_regular, remedy
+from mimcl.pipeline.map_file import map_file, npy_view
 
 BATCH = 64  # images that a feature extractor gets at a time
 _MAX_CHUNK_BATCHES = 64  # 12.6 MB of ViT-B features
@@ -32,15 +34,25 @@ class ChunkedArray:
         self._dtype, self._row_shape = np.dtype(dtype), row_shape
 
     def read(self, chunk: int) -> NDArray | None:
-        """Verify the checksum of a chunk and return its rows, memory-mapped."""
+        """Verify the checksum of a chunk and return its rows, memory-mapped.
+
+        Raises DataError if its file exists but cannot be opened.
+        """
         path = self._path(chunk)
         try:
             with open_regular(path) as file:
-                content = np.memmap(file, mode="r")
-            if xxhash.xxh128_digest(content[:-_DIGEST].data) != content[-_DIGEST:].tobytes():
+                content = map_file(file)
+        except OSError as error:
+            if error.errno in (None, errno.ENOENT):  # None: not a regular file
                 return None
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+            advice = remedy(error, "remove it to compute it again")
+            raise DataError(f"{path} cannot be read ({error.strerror}); {advice}") from None
+        array = content.slice(0, max(0, content.size - _DIGEST))
+        if xxhash.xxh128_digest(array) != content.slice(array.size).to_pybytes():
+            return None
+        try:
+            rows = npy_view(array)
+        except ValueError:
             return None
         fits = len(rows) == len(self.chunks[chunk]) and rows.shape[1:] == (self._row_shape or rows.shape[1:2])
         return rows if fits and rows.dtype == self._dtype else None
@@ -57,9 +69,9 @@ class ChunkedArray:
                 file.write(xxhash.xxh128_digest(content))
         except OSError as error:
             gigabytes = 1e-9 * len(content) / len(rows) * sum(map(len, self.chunks))
+            advice = remedy(error, f"make room ({gigabytes:.2g} GB in all)")
             raise DataError(
-                f"cannot write to {self.folder} ({error.strerror}); make room ({gigabytes:.2g} GB in all) and run the "
-                "same command again to continue"
+                f"cannot write to {self.folder} ({error.strerror}); {advice} and run the same command again to continue"
             ) from None
 
     def _path(self, chunk: int) -> Path:

@@ -13,7 +13,7 @@ from mimcl.cli.evaluate.results_file import SPREAD, UNTRAINED, format_settings
 from mimcl.cli.run.trackers import existing_trackers
 from mimcl.model.jsonl import add_line
 from mimcl.model.run_log import Sink, TensorBoard
-from mimcl.pipeline.files import DataError
+from mimcl.pipeline.files import DataError, remedy
 from mimcl.pipeline.index import ShardIndex
 
 _DETAILS = ("learning_rate", "held_out", "held_out_lowest")  # how a result was obtained; no measure of the encoder
@@ -67,7 +67,8 @@ def record(encoder: Encoder, result: Result, val: ShardIndex) -> None:
         add_line(path, line)
     except OSError as error:
         raise DataError(
-            f"cannot write the result to {path} ({error.strerror}); make room and run the same command again"
+            f"cannot write the result to {path} ({error.strerror}); {remedy(error, 'make room')} and run the same "
+            "command again"
         ) from None
     events = encoder.home / "evaluation"
     events.mkdir(exist_ok=True)

@@ -72,7 +72,7 @@ def export(path: Path, target: Format, out: Path) -> Exported:
     from mimcl.cli.export.model_card import model_card
     from mimcl.cli.export.parts import differences, parts_of, samples_of, versions, write
     from mimcl.model.checkpoint import CheckpointError
-    from mimcl.pipeline.files import atomic_folder
+    from mimcl.pipeline.files import atomic_folder, remedy
 
     if target not in get_args(Format):
         raise ConfigError(f"--format is {target!r}; it must be one of {', '.join(get_args(Format))}")
@@ -100,6 +100,8 @@ def export(path: Path, target: Format, out: Path) -> Exported:
             (aside / "README.md").write_text(card, "utf-8")
             files = sorted(file.relative_to(aside) for file in aside.rglob("*") if file.is_file())
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"--out {out} cannot be written ({error}); give another folder, or make room") from None
+        advice = "give another folder, or make room"
+        advice = remedy(error, advice) if isinstance(error, OSError) else advice
+        raise ConfigError(f"--out {out} cannot be written ({error}); {advice}") from None
     calls = tuple(part.call(out) for part in parts)
     return Exported(out, tuple(files), calls, difference, rounding, compared, encoder.has_decoder)

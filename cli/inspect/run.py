@@ -21,7 +21,7 @@ from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.jsonl import read_lines
 from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.draw_counts import DrawCounts
-from mimcl.pipeline.files import DataError
+from mimcl.pipeline.files import DataError, remedy
 from mimcl.pipeline.remote.urls import shown, url_of
 
 
@@ -208,7 +208,9 @@ def _counts(path: Path) -> NDArray[np.uint32] | None:
         if counts.dtype != np.uint32 or counts.ndim != 1 or not len(counts):
             raise ValueError("not draw counts")
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}); mimcl train --resume writes it again") from None
+        advice = "mimcl train --resume writes it again"
+        advice = remedy(error, advice) if isinstance(error, OSError) else advice
+        raise DataError(f"{path} cannot be read ({error}); {advice}") from None
     return counts
 
 

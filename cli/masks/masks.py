@@ -36,7 +36,7 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
     from mimcl.cli.masks.masks_picture import Snapshot, draw_picture
     from mimcl.cli.prototypes.gallery import images_of
     from mimcl.model import checkpoint
-    from mimcl.pipeline.files import DataError, atomic_file
+    from mimcl.pipeline.files import DataError, atomic_file, remedy
     from mimcl.pipeline.index import ShardIndex
 
     found = sorted(checkpoint.candidates(run / "checkpoints")) or [checkpoint.resolve(run)]
@@ -58,5 +58,5 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
         with atomic_file(out) as file:
             file.write(picture)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); give another --out") from None
+        raise DataError(f"{out} cannot be written ({error.strerror}); {remedy(error, 'give another --out')}") from None
     return [snapshot.step for snapshot in snapshots]

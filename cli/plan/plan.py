@@ -43,7 +43,7 @@ def plan_command(
     from mimcl.cli.console import console
     from mimcl.cli.plan.plan_picture import draw_picture
     from mimcl.cli.run.folder import new_config
-    from mimcl.pipeline.files import DataError, atomic_file
+    from mimcl.pipeline.files import DataError, atomic_file, remedy
 
     values = options.config_values({**context.params, "temp_schedule": None})
     names = [schedule.value for schedule in dict.fromkeys(temp_schedule or [])]
@@ -59,7 +59,7 @@ def plan_command(
         with atomic_file(out) as file:
             file.write(picture)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); give another --out") from None
+        raise DataError(f"{out} cannot be written ({error.strerror}); {remedy(error, 'give another --out')}") from None
     console.print(f"wrote {out}")
 
 

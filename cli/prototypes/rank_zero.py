@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mimcl.curriculum.prototypes import PrototypeError
 from mimcl.model.distributed import World, gather
-from mimcl.pipeline.files import DataError
+from mimcl.pipeline.files import DataError, remedy
 
 
 def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:
@@ -19,6 +19,7 @@ def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:
         except (PrototypeError, DataError, ValueError) as error:
             message = str(error)
         except OSError as error:
-            message = f"{folder} cannot be written ({error.strerror or error}); make room and run the command again"
+            advice = remedy(error, "make room")
+            message = f"{folder} cannot be written ({error.strerror or error}); {advice} and run the command again"
     if message := gather(message)[0]:
         raise PrototypeError(message)

@@ -22,7 +22,7 @@ from mimcl.cli.encoders.feature_store import ChunkedArray
 from mimcl.curriculum.clustering import Clusters, Standardiser, make_clusters
 from mimcl.curriculum.features import FeatureExtractor
 from mimcl.model.digest import weights_digest
-from mimcl.pipeline.files import DataError, atomic_file, write_json
+from mimcl.pipeline.files import DataError, atomic_file, open_regular, remedy, write_json
 from mimcl.pipeline.index import ShardIndex
 
 MAX_PART_ROWS = 16_384  # 25 MB of DINO ViT-S features
@@ -161,16 +161,16 @@ class BuildFolder:
 def _require(store: ChunkedArray, part: int) -> NDArray:
     if (rows := store.read(part)) is None:
         raise DataError(
-            f"part {part} of {store.folder} cannot be read; check the disk, give all processes the same folder of "
-            "shards, and run the same command again"
+            f"part {part} of {store.folder} is missing or damaged; give all processes the same folder of shards, and "
+            "run the same command again"
         )
     return rows
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(_content(path) or b"{}")
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -181,7 +181,21 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor] | None:
-    try:
-        return safetensors.torch.load(path.with_suffix(".safetensors").read_bytes())
-    except (OSError, SafetensorError):
+    if (content := _content(path.with_suffix(".safetensors"))) is None:
         return None
+    try:
+        return safetensors.torch.load(content)
+    except SafetensorError:
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a file contains, None if there is no file. Raises DataError if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        advice = remedy(error, f"remove {path.parent} to start over")
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); {advice}") from None

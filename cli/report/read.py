@@ -15,6 +15,7 @@ from mimcl.cli.report.run_record import Evaluation, EvaluationKey, RunRecord, Ta
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError, open_regular
+from mimcl.pipeline.map_file import map_file, npy_view
 
 _MAX_COLUMNS = 200
 _NOT_COLUMNS = {"draw", "window", "digest"}
@@ -108,9 +109,9 @@ def _evaluations(rows: Iterable[dict[str, Any]], run_index: str) -> list[Evaluat
 
 def _counts(path: Path) -> NDArray[np.uint32] | None:
     try:
-        with open_regular(path):  # mapped, to save memory: a run that has just ended still holds its own counts
-            counts = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with open_regular(path) as file:  # mapped, to save memory: a run that has just ended still holds its own counts
+            counts = npy_view(map_file(file))
+    except (OSError, ValueError):
         return None
     return counts if counts.ndim == 1 and counts.dtype == np.uint32 and len(counts) else None
 

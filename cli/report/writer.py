@@ -10,7 +10,7 @@ from mimcl.cli.report.read import read_run
 from mimcl.cli.report.several import arms_of
 from mimcl.cli.report.several_page import SeveralPage, several_page
 from mimcl.cli.report.single import RunPage, run_page
-from mimcl.pipeline.files import DataError, atomic_file
+from mimcl.pipeline.files import DataError, atomic_file, remedy
 
 
 def write_report(
@@ -41,5 +41,5 @@ def write_report(
         with atomic_file(out) as file:
             file.write(content)
     except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); give another --out") from None
+        raise DataError(f"{out} cannot be written ({error.strerror}); {remedy(error, 'give another --out')}") from None
     return out

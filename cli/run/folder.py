@@ -20,6 +20,7 @@ from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resolve import resolve
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
+from mimcl.pipeline.files import remedy
 from mimcl.pipeline.folder_lock import FolderLock
 
 # What may change when a run is resumed: no draw and no mask depends on it.
@@ -129,7 +130,8 @@ def claimed(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(folder)
     except OSError as error:
-        raise ConfigError(f"cannot create the run folder {folder}: {error.strerror}; give another --out") from None
+        advice = remedy(error, "give another --out")
+        raise ConfigError(f"cannot create the run folder {folder}: {error.strerror}; {advice}") from None
     # After a restart by torchrun the former process may be on a machine that has not yet noticed that it is cut off.
     timeout_s = _LOCK_TIMEOUT_S if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) else 0
     with lock:

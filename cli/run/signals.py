@@ -86,9 +86,10 @@ class StopSignals:
     def _watch(self) -> None:
         requested_at: float | None = None
         interrupts = 0
+        pipe = select.poll()  # select() takes descriptors below 1,024 only
+        pipe.register(self._reader, select.POLLIN)
         while True:
-            ready, _, _ = select.select([self._reader], [], [], None if requested_at is None else 0.2)
-            if ready:
+            if pipe.poll(None if requested_at is None else 200):
                 numbers = os.read(self._reader, 64)
                 if not numbers:
                     return

@@ -14,7 +14,7 @@ from mimcl.cli.config import Config, flatten
 from mimcl.cli.errors import ConfigError
 from mimcl.model.tracker_services import ServiceConfig, ServiceName
 from mimcl.model.trackers import LogConfig, Tracker
-from mimcl.pipeline.files import DataError, open_regular, write_json
+from mimcl.pipeline.files import DataError, open_regular, remedy, write_json
 
 _FILE = "trackers.json"
 _SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)
@@ -83,6 +83,9 @@ def _read(path: Path) -> dict[str, str]:
             return content
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except OSError as error:
+        advice = remedy(error, "delete it to start a new run at the trackers")
+        raise DataError(f"{path} cannot be read ({error.strerror or error}); {advice}") from None
+    except ValueError:
         pass
     raise DataError(f"{path} is damaged; delete it to start a new run at the trackers")

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from mimcl.pipeline.files import atomic_file
+from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.index import COLUMNS
+from mimcl.pipeline.map_file import map_file
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.sample import prepare, read
 from mimcl.pipeline.sources.item import Item
@@ -49,8 +50,8 @@ class PackedShard:
 
     def rows(self) -> pa.Table:
         """Return the index's columns except `shard`, memory-mapped."""
-        with pa.memory_map(str(rows_path(self.tar))) as file:
-            return pa.ipc.open_file(file).read_all()
+        with open_regular(rows_path(self.tar)) as file:
+            return pa.ipc.open_file(map_file(file)).read_all()
 
 
 def rows_path(tar: Path) -> Path:
@@ -92,8 +93,8 @@ def pack_shard(job: ShardJob, advance: Advance) -> None:
 def load_packed_shard(tar: Path) -> PackedShard | None:
     """Return a finished shard, or None if it is not finished or was moved."""
     try:
-        with pa.memory_map(str(rows_path(tar))) as file:
-            summary: dict[str, Any] = json.loads(pa.ipc.open_file(file).schema.metadata[b"about"])
+        with open_regular(rows_path(tar)) as file:
+            summary: dict[str, Any] = json.loads(pa.ipc.open_file(map_file(file)).schema.metadata[b"about"])
     except FileNotFoundError:
         return None
     return PackedShard(tar, **summary)

@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from mimcl.pipeline.cache_dir import cache_dir
-from mimcl.pipeline.files import DataError, atomic_file, open_regular
+from mimcl.pipeline.files import DataError, atomic_file, open_regular, remedy
 from mimcl.pipeline.folder_lock import FolderLock
 from mimcl.pipeline.remote.refusals import NotFound
 from mimcl.pipeline.remote.remote_folder import RemoteFolder
@@ -133,7 +133,8 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder} cannot be created ({error.strerror}); set MIMCL_CACHE to another folder") from None
+        advice = remedy(error, "set MIMCL_CACHE to another folder")
+        raise DataError(f"{folder} cannot be created ({error.strerror}); {advice}") from None
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -141,9 +142,8 @@ def _write(path: Path, content: bytes) -> None:
         with atomic_file(path) as file:
             file.write(content)
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be written ({error.strerror}); free some space, or set MIMCL_CACHE to another folder"
-        ) from None
+        advice = remedy(error, "free some space, or set MIMCL_CACHE to another folder")
+        raise DataError(f"{path} cannot be written ({error.strerror}); {advice}") from None
 
 
 def _description(folder: Path) -> bytes | None:

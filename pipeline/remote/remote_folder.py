@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import xxhash
 
-from mimcl.pipeline.files import DataError, atomic_file
+from mimcl.pipeline.files import DataError, atomic_file, remedy
 from mimcl.pipeline.remote.clients import get_client
 from mimcl.pipeline.remote.errors import NO_CONNECTION, is_caused_by
 from mimcl.pipeline.remote.hub import HubFiles, server_of
@@ -128,10 +128,8 @@ class RemoteFolder:
             except BadResponse:
                 time.sleep(self._policy.wait(f"{self.url} {name}", attempt))
             except OSError as error:
-                raise DataError(
-                    f"{path} cannot be written ({error.strerror}); free some space, or set MIMCL_CACHE to another "
-                    "folder"
-                ) from None
+                advice = remedy(error, "free some space, or set MIMCL_CACHE to another folder")
+                raise DataError(f"{path} cannot be written ({error.strerror}); {advice}") from None
             else:
                 return
         raise DataError(

@@ -24,7 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mimcl.pipeline.cache_dir import cache_dir
-from mimcl.pipeline.files import DataError
+from mimcl.pipeline.files import DataError, open_descriptor, remedy
 from mimcl.pipeline.folder_lock import FolderLock
 from mimcl.pipeline.remote.remote_folder import Stat
 
@@ -130,9 +130,12 @@ class ShardCache:
         try:
             yield
         except OSError as error:
+            usual = (
+                "free some space there, set MIMCL_CACHE to another folder, or set MIMCL_CACHE_GB to less than "
+                f"{self.limit / 1e9:g}"
+            )
             raise DataError(
-                f"the cache {self.folder} cannot be written ({error.strerror}): free some space there, set MIMCL_CACHE "
-                f"to another folder, or set MIMCL_CACHE_GB to less than {self.limit / 1e9:g}"
+                f"the cache {self.folder} cannot be written ({error.strerror}): {remedy(error, usual)}"
             ) from None
 
     def _remove(self, target: int) -> None:
@@ -165,7 +168,7 @@ class CachedShard:
 
     def __init__(self, path: Path, size: int, samples: int, flags: int) -> None:
         self._descriptor = -1
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o666)
+        self._descriptor = open_descriptor(path, os.O_RDWR | os.O_NOFOLLOW | flags)
         self._size = size
         if os.fstat(self._descriptor).st_size != size + samples:
             os.ftruncate(self._descriptor, size + samples)

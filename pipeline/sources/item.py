@@ -11,6 +11,8 @@ from typing import ClassVar
 
 import xxhash
 
+from mimcl.pipeline.files import open_descriptor
+
 MAX_BYTES = 2**31 - 1  # of an image: readers count in 32 bits
 
 
@@ -46,7 +48,8 @@ class FileItem(Item):
             raise OSError("not a regular file")
         if status.st_size > MAX_BYTES:
             raise OSError("larger than 2 GiB")
-        return self.file.read_bytes()
+        with open(self.file, "rb", opener=open_descriptor) as file:
+            return file.read()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class RangeItem(Item):
         """Return the bytes. Raises OSError, also if the file is too short."""
         if self.nbytes > MAX_BYTES:
             raise OSError("larger than 2 GiB")
-        descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_descriptor(self.file, os.O_RDONLY)
         try:
             data = os.pread(descriptor, self.nbytes, self.offset)
         finally:

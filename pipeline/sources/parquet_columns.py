@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimcl.pipeline.files import DataError
+from mimcl.pipeline.files import DataError, open_regular
 
 UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)  # what a damaged file raises
 LABELS = ("label", "labels", "cls", "class", "target")  # names of a label column without metadata
@@ -96,7 +96,7 @@ def _label_column(
 def has_image_column(file: Path) -> bool:
     """Whether a parquet file has a column of bytes; True if it cannot be read, which reading it reports."""
     try:
-        with pq.ParquetFile(file) as opened:
+        with open_regular(file) as stream, pq.ParquetFile(stream) as opened:
             return any(bytes_field(column.type) is not None for column in opened.schema_arrow)
     except UNREADABLE:
         return True

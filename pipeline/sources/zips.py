@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from mimcl.pipeline.files import DataError, open_regular
+from mimcl.pipeline.files import DataError, open_descriptor, open_regular
 from mimcl.pipeline.sources.archive import archive_source
 from mimcl.pipeline.sources.item import MAX_BYTES, Item, Source
 from mimcl.pipeline.sources.zip_names import decoded_names
@@ -50,7 +50,7 @@ class ZipItem(Item):
             raise OSError("no member at the offset in the zip's directory")
         if self.nbytes > max(_BOMB_BYTES, 100 * self.stored):
             raise OSError("expands over 100 times, not plausible for an image")
-        descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_descriptor(self.file, os.O_RDONLY)
         try:
             header = os.pread(descriptor, _LOCAL.size, self.offset)
             if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):

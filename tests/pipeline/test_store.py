@@ -13,9 +13,9 @@ import pytest
 import xxhash
 from helpers.bad_samples import flip_byte, reading_can_fail, unreadable
 
-from mimcl.pipeline import store
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.open_shards import OPEN_SHARDS
 from mimcl.pipeline.read_pool import READ_THREADS
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import Defect, ShardStore
@@ -154,7 +154,7 @@ def open_shards(folder) -> int:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="descriptors are counted in /proc")
 def test_more_shards_than_stay_open(copy, labelled, monkeypatch):
-    monkeypatch.setattr(store, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(OPEN_SHARDS, "_limit", lambda: 2)
     index = ShardIndex.load(copy)
     assert len(index.shards) > 2
     items = image_folder(labelled[0]).splits["train"]

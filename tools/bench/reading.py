@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 
 from mimcl.cli.doctor.machine import forget_shards
-from mimcl.pipeline import read_pool, store
+from mimcl.pipeline import open_shards, read_pool
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import ShardStore
 
@@ -59,7 +59,7 @@ def one_at_a_time(run: Callable[[], int]) -> Callable[[], int]:
 
     def run_one_at_a_time() -> int:
         one_thread = mock.patch.object(read_pool, "READ_THREADS", 1)
-        with one_thread, mock.patch.object(store._Shard, "read_cached", _not_cached):
+        with one_thread, mock.patch.object(open_shards.OpenShard, "read_cached", _not_cached):
             return run()
 
     return run_one_at_a_time
