@@ -11,7 +11,7 @@ from mimcl.pipeline.sources.archive import archive_source
 from mimcl.pipeline.sources.item import RangeItem, Source
 from mimcl.pipeline.sources.junk import is_junk
 from mimcl.pipeline.sources.names import to_utf8
-from mimcl.pipeline.sources.shard_files import is_compressed_tar
+from mimcl.pipeline.sources.shard_files import is_compressed_tar, is_tar
 from mimcl.pipeline.sources.tar_reader import Member, TarReader, tar_notes
 from mimcl.pipeline.sources.tree import has_image_ending
 from mimcl.pipeline.sources.webdataset import HEADER_THREADS, LABEL_KEY, sample_key, webdataset_images
@@ -37,10 +37,15 @@ def tar_images(path: Path, label_key: str = LABEL_KEY, unpacked: bool = False) -
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             found = list(pool.map(partial(_inner_members, tar), inner))
         members = [
-            member._replace(name=f"{outer.name.removesuffix('.tar')}/{member.name}")
+            member._replace(name=f"{outer.name[: -len('.tar')]}/{member.name}")
             for outer, of_outer in zip(inner, found, strict=True)
             for member in of_outer
         ]
+        label = next(
+            (member.name for member in members if member.kind == "file" and member.name.endswith(".cls")), None
+        )
+        if label and not unpacked:
+            raise DataError(f"{path} holds shards of a webdataset ({to_utf8(label)}); unpack it and pack the folder")
     elif not unpacked and (label_key != LABEL_KEY or _is_webdataset(path, members)):
         return webdataset_images([path], label_key)
     places = (
@@ -55,7 +60,7 @@ def tar_images(path: Path, label_key: str = LABEL_KEY, unpacked: bool = False) -
 def _inner_tars(path: Path, members: list[Member]) -> list[Member]:
     """Return the tars that a tar holds. Raises DataError for images beside them, and for compressed tars instead."""
     files = [member for member in members if member.kind == "file" and not is_junk(member.name.rpartition("/")[2])]
-    inner = [member for member in files if member.name.endswith(".tar")]
+    inner = [member for member in files if is_tar(member.name) and not is_compressed_tar(member.name)]
     image = next((member.name for member in files if has_image_ending(member.name)), None)
     if inner and image:
         raise DataError(
