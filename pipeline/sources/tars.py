@@ -22,8 +22,8 @@ def tar_images(path: Path, label_key: str = LABEL_KEY, unpacked: bool = False) -
 
     A tar that holds tars has one per class: each counts as a folder of its name. A tar with members KEY.cls, or any tar
     if `label_key` is not the default, is read as a shard of a webdataset unless it is to be read as `unpacked`. Raises
-    DataError, also if a tar is compressed or truncated, if there are images beside the tars, or if a tar with a few
-    KEY.cls may as well have class folders.
+    DataError, also if a tar is compressed or truncated, if there are images beside the tars, if these are shards, or if
+    a tar with a few KEY.cls may as well have class folders.
     """
     tar = TarReader(path)
     members = list(tar.members())
@@ -41,10 +41,8 @@ def tar_images(path: Path, label_key: str = LABEL_KEY, unpacked: bool = False) -
             for outer, of_outer in zip(inner, found, strict=True)
             for member in of_outer
         ]
-        label = next(
-            (member.name for member in members if member.kind == "file" and member.name.endswith(".cls")), None
-        )
-        if label and not unpacked:
+        labels = (member.name for member in members if member.kind == "file" and member.name.endswith(".cls"))
+        if not unpacked and (label := next(labels, None)):
             raise DataError(f"{path} holds shards of a webdataset ({to_utf8(label)}); unpack it and pack the folder")
     elif not unpacked and (label_key != LABEL_KEY or _is_webdataset(path, members)):
         return webdataset_images([path], label_key)
