@@ -95,11 +95,13 @@ class OpenShards:
     def get(self, owner: int, number: int, open_shard: Callable[[int], OpenShard]) -> OpenShard:
         """The shard `number` of that owner, opened by `open_shard(number)` unless it is open."""
         key = owner, number
-        with self._lock:
-            if (found := self._shards.get(key)) is not None:
-                self._shards.move_to_end(key)
-                return found
-        opened = open_shard(number)  # without the lock: a file server may not answer
+        try:  # without the lock, which takes longer than the rest: both calls are atomic
+            found = self._shards[key]
+            self._shards.move_to_end(key)
+            return found
+        except KeyError:  # not open, or closed between the two
+            pass
+        opened = open_shard(number)  # without the lock: a file server may not answer for minutes
         limit, closing = self._limit(), []
         with self._lock:
             self._shards[key] = opened

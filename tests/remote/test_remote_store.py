@@ -1,10 +1,12 @@
 """Remote samples have the bytes of local files despite injected faults; the index is hashed once."""
 
+import gc
 import os
 import threading
 
 import numpy as np
 import pytest
+from helpers.few_descriptors import descriptors_of
 
 from mimcl.pipeline import index, verify_cache
 from mimcl.pipeline.cache_dir import cache_dir
@@ -37,6 +39,15 @@ def refused(url, ids=(0,)) -> str:
 def test_remote_samples_have_the_bytes_of_local_ones(server, shards):
     rng = np.random.default_rng(0)
     same_bytes(server.root, shards, rng.integers(0, 40, 100))
+
+
+def test_shards_in_the_cache_are_closed_after_each_read(web, shards):
+    store = same_bytes(web.root, shards)
+    same = store.read(np.arange(40))
+    gc.collect()
+    assert len(same) == 40
+    assert len(list((cache_dir() / "shards").glob("*.shard"))) >= 3
+    assert descriptors_of(cache_dir() / "shards") == 0
 
 
 def test_cached_samples_are_read_in_parallel(web, shards, monkeypatch):
