@@ -6,10 +6,13 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.store import ShardStore, Store
 
 
-def open_store(index: ShardIndex) -> Store:
-    """Open the store of a split's shards. Raises DataError if a remote folder needs a library that is missing."""
+def open_store(index: ShardIndex, whole_shards: bool = False) -> Store:
+    """Open the store of a split's shards. Raises DataError if a remote folder needs a library that is missing.
+
+    With `whole_shards`, remote shards are prefetched whole: the cache must have room for all of them.
+    """
     if index.url is None:
         return ShardStore(index)
     from mimcl.pipeline.remote.remote_store import RemoteStore
 
-    return RemoteStore(index)
+    return RemoteStore(index, whole_shards)

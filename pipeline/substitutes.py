@@ -48,9 +48,12 @@ class MicroBatch:
 class SampleReader:
     """Reads the samples of micro-batches, and substitutes for bad ones."""
 
-    def __init__(self, plan: Plan, index: ShardIndex, transform: Transform, progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, index: ShardIndex, transform: Transform, progress: Progress, whole_shards: bool = False
+    ) -> None:
+        """`whole_shards` is passed to `open_store`."""
         self._plan, self._index, self._transform, self._progress = plan, index, transform, progress
-        self.store = open_store(index)
+        self.store = open_store(index, whole_shards)
 
     def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[MicroBatch, Encoded]:
         """Read the draws' images, with boxes; only a decoder can still find them bad.

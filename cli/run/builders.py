@@ -7,6 +7,7 @@ import torch
 from mimcl.cli.config import Config
 from mimcl.cli.encoders.initial_weights import InitResult, load_initial_weights
 from mimcl.cli.run.folder import Run
+from mimcl.cli.run.requests import keeps_whole_shards
 from mimcl.cli.run.training_data import TrainingData
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
@@ -94,7 +95,12 @@ def build_stream(
         decoder,
         random_crops(config.seed),
         shares,
-        ReadOptions(config.data.prefetch, config.curriculum.order == "shard", config.data.stall_timeout),
+        ReadOptions(
+            config.data.prefetch,
+            config.curriculum.order == "shard",
+            config.data.stall_timeout,
+            keeps_whole_shards(plan, data.index),
+        ),
         seed=config.seed,
         start=trainer.position,
         device=trainer.model.device,

@@ -12,9 +12,15 @@ from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.read_plan import ReadPlanner
-from mimcl.pipeline.remote.request_limit import request_limit
+from mimcl.pipeline.remote.request_limit import has_request_limit, request_limit
+from mimcl.pipeline.remote.shard_cache import cache_limit
 
 _WINDOWS = 8  # that are planned for the forecast, evenly spaced
+
+
+def keeps_whole_shards(plan: Plan, index: ShardIndex) -> bool:
+    """Whether a run fetches shards whole, once: from a server that limits requests, if the cache has room for all."""
+    return _may_keep_shards(plan, index) and _nbytes(index) <= cache_limit()
 
 
 def request_lines(plan: Plan, index: ShardIndex, batch_size: int, order: str) -> list[str]:
@@ -24,26 +30,48 @@ def request_lines(plan: Plan, index: ShardIndex, batch_size: int, order: str) ->
     """
     if index.url is None:
         return []
-    requests, nbytes = _forecast(plan, index, batch_size)
-    lines = [f"requests: about {requests:,} for {format_bytes(nbytes)}, less what is cached"]
-    if limit := request_limit(index.url):
-        shards = len(index.shards)
-        allowed = f"{limit.requests:,} requests in {limit.window_s / 60:g} minutes"
-        waits = math.ceil(shards / limit.requests) - 1
-        needs = f"; for all shards that takes {format_duration(waits * limit.window_s)} or more" if waits else ""
+    if whole := keeps_whole_shards(plan, index):
+        lines = [f"requests: {_of_whole_shards(index)}, for whole shards, which the cache keeps"]
+    else:
+        requests, nbytes = _forecast(plan, index, batch_size)
+        lines = [f"requests: about {requests:,} for {format_bytes(nbytes)}, less what is cached"]
+    limit = request_limit(index.url)
+    if limit is None:
+        return lines
+    shards = len(index.shards)
+    waits = math.ceil(shards / limit.requests) - 1
+    needs = f"; for all shards that takes {format_duration(waits * limit.window_s)} or more" if waits else ""
+    lines.append(
+        f"the hub allows {limit.requests:,} requests in {limit.window_s / 60:g} minutes and counts those for addresses "
+        f"only: one for each of {shards:,} shards, and again when it expires, often after an hour{needs}"
+    )
+    if order == "auto":
+        lines.append("draws come in the order of the shards, since requests are limited; --order random mixes more")
+    if not whole and _may_keep_shards(plan, index):
+        room = math.ceil(_nbytes(index) / 1e9)
+        lines.append(f"with MIMCL_CACHE_GB={room} or more the cache keeps all shards: {_of_whole_shards(index)} in all")
+    elif order == "random":
+        hours = format_duration(requests / limit.requests * limit.window_s)
         lines.append(
-            f"the hub allows {allowed} and counts those for addresses only: one for each of {shards:,} shards, and "
-            f"again when it expires, often after an hour{needs}"
+            "--order random makes a request for nearly every image; --order shard makes fewer. Where the hub sends the "
+            f"shards itself, instead of redirecting to addresses, its limit makes that {hours}"
         )
-        if order == "auto":
-            lines.append("draws come in the order of the shards, since requests are limited; --order random mixes more")
-        elif order == "random":
-            hours = format_duration(requests / limit.requests * limit.window_s)
-            lines.append(
-                "--order random makes a request for nearly every image; --order shard makes fewer. Where the hub sends "
-                f"the shards itself, instead of redirecting to addresses, its limit makes that {hours}"
-            )
     return lines
+
+
+def _may_keep_shards(plan: Plan, index: ShardIndex) -> bool:
+    """Whether it is worth fetching whole shards: not if a run draws fewer images than there are."""
+    limited = index.url is not None and has_request_limit(index.url)
+    return limited and plan.config.order == "shard" and plan.draws >= plan.samples
+
+
+def _nbytes(index: ShardIndex) -> int:
+    return sum(shard["bytes"] for shard in index.shards)
+
+
+def _of_whole_shards(index: ShardIndex) -> str:
+    whole = open_store(index, whole_shards=True).plan_reads(np.arange(index.samples))
+    return f"about {len(whole.start):,} for {format_bytes(whole.fetched)}"
 
 
 def _forecast(plan: Plan, index: ShardIndex, batch_size: int) -> tuple[int, float]:

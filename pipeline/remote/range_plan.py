@@ -19,10 +19,13 @@ REQUEST_COST = 1 << 19  # bytes that take about as long to transfer as a request
 MAX_GAP = 1 << 16  # bytes between samples that are always fetched too
 
 
-def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whole: int = 0) -> ReadPlan:
+def plan_requests(
+    index: ShardIndex, sample_ids: NDArray[np.int64], largest_whole: int = 0, all_whole: bool = False
+) -> ReadPlan:
     """Return a byte range for each request; shards of up to `largest_whole` bytes may be fetched whole.
 
-    A range has at most about CHUNK bytes, unless a single sample is larger.
+    They are where that is cheaper for these samples or, with `all_whole`, wherever a sample is needed. A range has at
+    most about CHUNK bytes, unless a single sample is larger.
     """
     reads = plan_reads(index, sample_ids, near=MAX_GAP)
     touched, begin = np.unique(reads.shard, return_index=True)
@@ -32,7 +35,7 @@ def plan_requests(index: ShardIndex, sample_ids: NDArray[np.int64], largest_whol
     start, stop = index.offset[ends[0]], index.offset[ends[1] - 1] + index.nbytes[ends[1] - 1]
     sizes = np.array([index.shards[shard]["bytes"] for shard in touched.tolist()])
     whole = sizes <= largest_whole
-    whole &= _cost(stop - start) <= np.add.reduceat(_cost(reads.stop - reads.start), begin)
+    whole &= all_whole or _cost(stop - start) <= np.add.reduceat(_cost(reads.stop - reads.start), begin)
     needed, opened = reads.sample_ids, np.zeros(len(reads.sample_ids), bool)
     opened[reads.first[:-1]] = True
     rows, opens = [], []

@@ -40,12 +40,14 @@ class RemoteStore:
 
     wants_read_plans = True
 
-    def __init__(self, index: ShardIndex) -> None:
-        self._index = index
+    def __init__(self, index: ShardIndex, whole_shards: bool = False) -> None:
+        """With `whole_shards`, plans have all of each shard that is needed; the cache must have room for all shards."""
+        self._index, self._whole_shards = index, whole_shards
         if index.url is None:
             raise ValueError("RemoteStore needs an index loaded from a URL")
         self._remote, self._cache = RemoteFolder(index.url), ShardCache()
         self._shards = RemoteShards(index, self._remote)
+        self._most_ahead = self._cache.limit // (1 if whole_shards else _PREFETCH_SHARE)  # bytes prefetched at once
         self._bad: dict[int, str] = {}  # reasons, kept so that a bad sample is fetched only once
         self._read_pool, self._prefetch_pool = (
             WorkerPool("fetch", _READ_THREADS),
@@ -80,14 +82,11 @@ class RemoteStore:
 
     def plan_reads(self, sample_ids: NDArray[np.int64]) -> ReadPlan:
         """Plan whole shards or ranges, whichever is cheaper; whole only if the shard is small beside the cache."""
-        return plan_requests(self._index, sample_ids, self._cache.limit // _PREFETCH_SHARE)
+        return plan_requests(self._index, sample_ids, self._most_ahead, self._whole_shards)
 
     def prefetch(self, reads: ReadPlan) -> None:
-        """Prefetch what is not cached, in the background.
-
-        At most a share of the cache is prefetched, so that it does not evict samples that are needed earlier.
-        """
-        ahead = np.count_nonzero(np.cumsum(reads.stop - reads.start) <= self._cache.limit // _PREFETCH_SHARE)
+        """Prefetch in the background what is not cached, but not so much that it evicts samples needed earlier."""
+        ahead = np.count_nonzero(np.cumsum(reads.stop - reads.start) <= self._most_ahead)
         ranges_of: dict[int, list[NDArray[np.int64]]] = {}
         for shard, rows in zip(reads.shard[:ahead].tolist(), _requested(reads), strict=False):
             ranges_of.setdefault(shard, []).append(rows)

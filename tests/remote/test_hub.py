@@ -47,6 +47,23 @@ def test_each_shard_is_resolved_once_for_all_threads_and_stores(hub, shards):
     assert len(hub.stored(r"train.*\.tar")) > 2 * len(index.shards)
 
 
+def test_whole_shards_are_fetched_once_where_the_cache_has_room_for_all(hub, shards):
+    index = ShardIndex.load(URL)
+    store = open_store(index, whole_shards=True)
+    few = np.flatnonzero(np.diff(index.shard, prepend=-1))[1:]  # one of each shard but the first
+    planned = store.plan_reads(few)
+    np.testing.assert_array_equal(planned.sample_ids, np.flatnonzero(index.shard > 0))
+    store.prefetch(planned)
+    deadline = time.monotonic() + 60
+    while len(store._read_cached(planned.sample_ids)) < len(planned.sample_ids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(hub.stored()) == len(planned.start)
+    assert read(store, planned.sample_ids) == expected(shards, planned.sample_ids)
+    assert len(hub.stored()) == len(planned.start)
+    assert len(hub.resolved()) == len(index.shards) - 1
+
+
 def read_all(url):
     """Read every sample in random order; runs in its own process."""
     index = ShardIndex.load(URL)

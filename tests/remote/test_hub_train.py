@@ -38,6 +38,7 @@ def test_a_run_makes_as_many_counted_requests_as_planned(hub, local, tmp_path, m
     planned = shards_planned(out)
     assert "the hub allows 3,000 requests in 5 minutes" in out
     assert "draws come in the order of the shards, since requests are limited" in out
+    assert "for whole shards, which the cache keeps" in out
     hub.set()
     assert mimcl(monkeypatch, tmp_path, *words, "--data", URL) == 0
     assert shards_planned(capfd.readouterr().out) == planned == len(hub.resolved()) == len(ShardIndex.load(URL).shards)
@@ -56,6 +57,17 @@ def test_the_watchdog_does_not_count_pauses(hub, local, tmp_path, monkeypatch, c
     lines = [line for line in capfd.readouterr().err.splitlines() if "asks to wait" in line]
     assert len(lines) == 1
     assert lines[0].startswith(f"mimcl: {hub.url} asks to wait ")
+
+
+def test_a_cache_without_room_for_all_shards_gets_what_is_drawn(hub, local, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MIMCL_CACHE_GB", "0.0009")
+    words = train("run", FEW_PATCHES, steps=STEPS)
+    assert mimcl(monkeypatch, tmp_path, *words, "--data", URL) == 0
+    assert re.search(
+        r"with MIMCL_CACHE_GB=1 or more the cache keeps all shards: about \d+ for [\d.]+ MB in all\n",
+        capfd.readouterr().out,
+    )
+    assert weights(tmp_path / "run") == weights(local)
 
 
 def test_an_order_that_was_asked_for_is_kept(hub, tmp_path, monkeypatch, capfd):

@@ -68,6 +68,15 @@ def test_shards_too_large_for_the_cache_are_never_fetched_whole():
     np.testing.assert_array_equal(plan_requests(index, many, size - 1).sample_ids, many)
 
 
+def test_all_shards_are_whole_where_that_is_wanted():
+    index = made(np.full(ROWS, 3000))
+    one = np.array([ROWS + 7])  # for which the whole shard is not cheaper
+    np.testing.assert_array_equal(plan_requests(index, one, 1 << 40).sample_ids, one)
+    whole = plan_requests(index, one, 1 << 40, all_whole=True)
+    np.testing.assert_array_equal(whole.sample_ids, np.arange(ROWS, 2 * ROWS))
+    assert whole.needed == 3000
+
+
 def test_a_plan_of_no_samples_is_empty():
     reads = plan_requests(made(np.full(ROWS, 3000)), np.empty(0, np.int64), 1 << 40)
     assert (len(reads.start), reads.fetched, reads.needed) == (0, 0, 0)
