@@ -86,6 +86,7 @@ def train_command(
     from mimcl.cli.config import require_constant
     from mimcl.cli.console import print_path, warn
     from mimcl.cli.run.folder import open_run
+    from mimcl.cli.suggest import command
     from mimcl.model.distributed import World
 
     values = options.config_values(context.params)
@@ -96,7 +97,7 @@ def train_command(
     finished = train(run, world)
     if world.rank == 0:
         if not finished:
-            warn(f"stopped and saved; continue with: mimcl train --out {run.folder} --resume")
+            warn(f"stopped and saved; continue with: {command('train', out=run.folder)} --resume")
         print_path(run.folder)
     if not finished:
         raise typer.Exit(STOPPED_EXIT_CODE)

@@ -69,16 +69,21 @@ class PrototypeSet:
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike, index_fingerprint: str | None, check_once: CheckOnce = check_always
+        cls,
+        folder: str | os.PathLike,
+        index_fingerprint: str | None,
+        check_once: CheckOnce = check_always,
+        build: str = "mimcl prototypes build",
     ) -> PrototypeSet:
         """Load the set in `folder`, with memory-mapped arrays.
 
         Raises PrototypeError if it is missing, damaged, or made for another index than `index_fingerprint`; None
-        accepts any index. `check_once` may skip reading all of the files if they were checked before.
+        accepts any index. `check_once` may skip reading all of the files if they were checked before. `build` is the
+        command that errors suggest.
         """
-        folder, advice = Path(folder), "run `mimcl prototypes build`"
+        folder, advice = Path(folder), f"run `{build} --overwrite`"
         if not (folder / "prototypes.json").is_file():
-            raise PrototypeError(f"no prototypes in {folder}; {advice}")
+            raise PrototypeError(f"no prototypes in {folder}; run `{build}`")
         try:
             info = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
             if info["format"] != FORMAT:

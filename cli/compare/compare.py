@@ -82,7 +82,9 @@ def compare_command(
     from mimcl.cli.compare.arms import arms as read_arms
     from mimcl.cli.compare.children import StoppedError
     from mimcl.cli.config import parse_settings
+    from mimcl.cli.console import warn
     from mimcl.cli.errors import ConfigError
+    from mimcl.cli.suggest import quote
 
     names = [name.strip() for name in evaluations.split(",") if name.strip()]
     if unknown := [name for name in names if name not in EVALUATIONS]:
@@ -104,7 +106,7 @@ def compare_command(
     try:
         compare(config)
     except StoppedError:
-        typer.echo(f"stopped and saved; resume with the same command: mimcl {shlex.join(sys.argv[1:])}", err=True)
+        warn(f"stopped and saved; resume with the same command: mimcl {' '.join(map(quote, sys.argv[1:]))}")
         raise typer.Exit(STOPPED_EXIT_CODE) from None
 
 

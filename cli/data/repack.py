@@ -41,10 +41,13 @@ def repack_command(
     """
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
+    from mimcl.cli.suggest import command, unless_default
     from mimcl.pipeline.shards import PackConfig
 
     if not re.fullmatch(r"[\w-][\w.-]*", prototypes):
-        raise ConfigError(f"--prototypes {prototypes!r} is not a valid name; `mimcl inspect {data}` lists the sets")
+        raise ConfigError(
+            f"--prototypes {prototypes!r} is not a valid name; `{command('inspect', data)}` lists the sets"
+        )
     config = PackConfig(shard_mb, workers=workers or default_workers())
     with packing_ranks() as place:
         description = repack(data, out, prototypes, config, bands=bands, seed=seed, overwrite=overwrite, ranks=place)
@@ -52,8 +55,9 @@ def repack_command(
         return
     train = description["splits"]["train"]
     console.print(f"{train['samples']:,} images, nearest first, in {len(train['shards']):,} shards")
-    named = "" if prototypes == "default" else f" --set curriculum.prototypes={prototypes}"
-    console.print(f"wrote {out}/ with its prototypes · next: mimcl train --curriculum proto --data {out}{named}")
+    chosen = None if prototypes == "default" else f"curriculum.prototypes={prototypes}"
+    train = command("train", curriculum="proto", data=unless_default(out), set=chosen)
+    console.print(f"wrote {out}/ with its prototypes · next: {train}")
 
 
 def repack(

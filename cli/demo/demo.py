@@ -48,6 +48,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     from mimcl.cli.prototypes.build import BuildConfig, build
     from mimcl.cli.report.writer import write_report
     from mimcl.cli.run.folder import open_run
+    from mimcl.cli.suggest import command
     from mimcl.cli.train import train
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex
@@ -62,17 +63,18 @@ def demo(out: Path, config: DemoConfig) -> Result:
 
     announce(f"drawing {config.train + config.val:,} images of textured shapes")
     write_images(out / "images", config.train, config.val, config.seed)
-    announce(f"mimcl shard {out}/images --out {out}/shards")
     shards = out / "shards"
+    announce(command("shard", out / "images", out=shards))
     shard(out / "images", shards, PackConfig())
-    announce(f"mimcl prototypes build --data {shards} --features sift")
+    announce(command("prototypes build", data=shards, features="sift"))
     _, found = build(shards, BuildConfig(features="sift", seed=config.seed))
     index, val = ShardIndex.load(shards), ShardIndex.load(shards, "val")
     drawn = [atypicality(index.path(sample_id)) for sample_id in range(index.samples)]
     agreement = np.corrcoef(drawn, found.distance)[0, 1]
     console.print(f"correlation of the distances with the atypicality of the generated images: {agreement:.2f}")
     settings = "".join(f" --set {key}={value:g}" for key, value in _SETTINGS.items())
-    announce(f"mimcl train --recipe cpu_small --curriculum proto --data {shards} --epochs {config.epochs:g}{settings}")
+    asked = {"recipe": "cpu_small", "curriculum": "proto", "data": shards, "epochs": f"{config.epochs:g}"}
+    announce(command("train", **asked) + settings)
     values = {
         "data.root": str(shards),
         "curriculum.name": "proto",
@@ -84,10 +86,10 @@ def demo(out: Path, config: DemoConfig) -> Result:
     run = open_run("cpu_small", values, out / "run", resume=False)
     if not train(run):
         raise KeyboardInterrupt
-    announce(f"mimcl eval knn {run.folder}")
+    announce(command("eval knn", run.folder))
     result = knn(run.folder)
     draw_picture(out / "demo.png", run.folder, index, val, found)
-    announce(f"mimcl report {run.folder}")
+    announce(command("report", run.folder))
     write_report([run.folder])
     return result
 

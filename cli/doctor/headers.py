@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mimcl.cli.doctor.findings import Finding
+from mimcl.cli.suggest import command
 from mimcl.pipeline.image_headers import dali_can_decode
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
@@ -35,5 +36,5 @@ def headers(index: ShardIndex, seconds: float) -> Iterator[Finding]:
     text = f"{slow / seen:.1%} of {seen:,} images are decoded by Pillow, which is slower than DALI"
     yield Finding("formats", text, "ok" if slow <= 0.01 * seen else "warning", {"images": slow, "looked_at": seen})
     if bad:
-        text = f"{bad:,} of {seen:,} do not match the index; list them with `mimcl verify`"
+        text = f"{bad:,} of {seen:,} do not match the index; list them with `{command('verify', index.shown)}`"
         yield Finding("damaged images", text, "broken", {"images": bad})

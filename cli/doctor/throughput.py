@@ -21,6 +21,7 @@ from mimcl.cli.doctor.machine import forget_shards
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.cli.run.resolve import has_bfloat16
+from mimcl.cli.suggest import command
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model.mae import MaskedAutoencoderViT, build
@@ -96,7 +97,8 @@ class Trials:
         def read_batch() -> int:
             found = store.read(next(remaining))
             if bad := [data for data in found if isinstance(data, Defect)]:
-                raise ValueError(f"sample {bad[0].key} of {bad[0].shard}: {bad[0].reason}; run mimcl verify")
+                verify = command("verify", self._index.shown)
+                raise ValueError(f"sample {bad[0].key} of {bad[0].shard}: {bad[0].reason}; run `{verify}`")
             return len(found)
 
         remaining = batches()

@@ -10,6 +10,7 @@ import numpy as np
 
 from mimcl.cli.console import first_few, format_bytes
 from mimcl.cli.data.prototype_sets import prototype_set_folders
+from mimcl.cli.suggest import command, unless_default
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.index import ShardIndex
@@ -95,7 +96,8 @@ class ShardsDescription:
         if self.prototypes is None:
             lines.append(("prototypes", "remote; mimcl train fetches the set that it needs"))
         elif not self.prototypes:
-            lines.append(("prototypes", "none; make them with `mimcl prototypes build`"))
+            build = command("prototypes build", data=unless_default(self.path))
+            lines.append(("prototypes", f"none; make them with `{build}`"))
         return lines
 
 

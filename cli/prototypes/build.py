@@ -75,6 +75,7 @@ def build_command(
     """
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
+    from mimcl.cli.suggest import command, unless_default
     from mimcl.model.distributed import World
     from mimcl.pipeline.remote.urls import shown
 
@@ -103,11 +104,9 @@ def build_command(
     console.print(
         f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
     )
-    where = "" if data == "shards" else f" --data {shown(data)}"
-    where += "" if name == "default" else f" --set curriculum.prototypes={name}"
-    console.print(
-        f"wrote {shown(data)}/prototypes/{name}/ with gallery.png · next: mimcl train --curriculum proto{where}"
-    )
+    chosen = None if name == "default" else f"curriculum.prototypes={name}"
+    train = command("train", curriculum="proto", data=unless_default(shown(data)), set=chosen)
+    console.print(f"wrote {shown(data)}/prototypes/{name}/ with gallery.png · next: {train}")
 
 
 def build(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mimcl.cli.console import console, warn
 from mimcl.cli.interrupt import raised_in_imports
+from mimcl.cli.suggest import command
 
 
 def report_at_end(folder: Path, finished: bool) -> None:
@@ -19,9 +20,9 @@ def report_at_end(folder: Path, finished: bool) -> None:
 
             path = write_report([folder], pictures=finished)
     except KeyboardInterrupt:
-        warn(f"the report was interrupted; write it with `mimcl report {folder}`")
+        warn(f"the report was interrupted; write it with `{command('report', folder)}`")
     except Exception as error:
         reason = " ".join((str(error) or type(error).__name__).split())
-        warn(f"the report could not be written ({reason}); the run is complete, try `mimcl report {folder}`")
+        warn(f"the report could not be written ({reason}); the run is complete, try `{command('report', folder)}`")
     else:
         console.print(f"report: {path}")

@@ -15,6 +15,7 @@ from mimcl.cli.encoders.reconstruction import reconstruct
 from mimcl.cli.evenly_spaced import evenly_spaced
 from mimcl.cli.prototypes.gallery import images_of
 from mimcl.cli.report.run_record import RunRecord
+from mimcl.cli.suggest import command
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.index import ShardIndex
@@ -57,7 +58,7 @@ def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], lis
     wanted = _CHECKPOINTS
     if max(_file_size(path / "weights.safetensors") for path in run.checkpoints) > _LARGE:
         wanted = _OF_LARGE
-        missing.append(f"at most {wanted} checkpoints for a large model; `mimcl masks {run.folder}` draws more")
+        missing.append(f"at most {wanted} checkpoints for a large model; `{command('masks', run.folder)}` draws more")
     for place in evenly_spaced(len(run.checkpoints), wanted):
         try:
             saved = checkpoint.load(run.checkpoints[place], with_state=False)

@@ -19,6 +19,7 @@ from mimcl.cli.report.pictures import Picture, Strip, gallery, reconstructions
 from mimcl.cli.report.run_record import Evaluation, EvaluationKey, RunRecord
 from mimcl.cli.report.settings import Setting, settings, train_command_line
 from mimcl.cli.run.training_data import fingerprints
+from mimcl.cli.suggest import command
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError
@@ -90,7 +91,7 @@ def run_page(run: RunRecord, pictures: bool = True) -> RunPage:
         warnings=_warnings(run),
     )
     if not page.tables:
-        page.missing.append(f"evaluations: none yet; run `mimcl eval knn {run.folder}`")
+        page.missing.append(f"evaluations: none yet; run `{command('eval knn', run.folder)}`")
     if run.counts is None:
         page.missing.append("how often images were drawn: no draw_counts.npy before the first checkpoint")
     else:
@@ -112,7 +113,7 @@ def _add_shard_parts(page: RunPage, run: RunRecord, index: ShardIndex, pictures:
     if run.config.get("curriculum.name") != "none":
         page.gallery = _or_missing(page, "prototype gallery", lambda: _gallery(run, index))
     if not pictures:
-        page.missing.append(f"reconstructions: not drawn, to save time; run `mimcl report {run.folder}`")
+        page.missing.append(f"reconstructions: not drawn, to save time; run `{command('report', run.folder)}`")
     elif not run.checkpoints:
         page.missing.append("reconstructions: no checkpoint yet")
     else:

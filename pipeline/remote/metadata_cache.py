@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,9 +61,8 @@ def fetch_prototypes(url: str, name: str) -> Path:
     try:
         description = remote.read_whole(f"{remote_name}/prototypes.json", _MAX_TEXT_BYTES)
     except NotFound:
-        raise DataError(
-            f"no prototypes in {remote.address(remote_name)}; run `mimcl prototypes build --data {remote.shown}`"
-        ) from None
+        build = f"mimcl prototypes build --data {shlex.quote(remote.shown)}"
+        raise DataError(f"no prototypes in {remote.address(remote_name)}; run `{build}`") from None
     try:
         digests = json.loads(description)["xxh128"]
         # The names are joined to a folder: allow only plain ones.

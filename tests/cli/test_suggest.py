@@ -1,0 +1,104 @@
+"""Suggested commands can be pasted into a shell and run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from helpers.images import write_train_val
+
+from mimcl.cli.suggest import command, quote, unless_default
+
+# What bash reads `mimcl` as.
+SHELL = f'mimcl() {{ {shlex.quote(sys.executable)} -m mimcl.cli.main "$@"; }}\n'
+PATHS = [
+    "plain",
+    "a b",
+    "it's",
+    '$HOME `x` "y"',
+    "é 日",
+    "a\nb\t\x1b[2J",
+    "back\\slash'\n",
+    os.fsdecode(b"raw\xe9 0"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_shell_reads_what_was_quoted(path, encoding):
+    code = (
+        "import sys; from mimcl.cli import suggest, screen; screen.accept_any_text(); print(suggest.quote(sys.argv[1]))"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", code, path]
+    printed = subprocess.run(command, capture_output=True, env=environment, check=True).stdout
+    assert printed.count(b"\n") == 1
+    assert b"\x1b" not in printed
+    word = printed.decode(encoding).strip()
+    read = subprocess.run(["bash", "-c", f"printf '%s' {word}"], capture_output=True, check=True).stdout
+    assert read == os.fsencode(path)
+
+
+def test_options_that_are_none_are_left_out():
+    assert command("train", data=None, out="a b") == "mimcl train --out 'a b'"
+    assert command("report", "runs/x") == "mimcl report runs/x"
+    assert command("prototypes build", data=unless_default("shards")) == "mimcl prototypes build"
+    assert command("prototypes build", data=unless_default("shards2")) == "mimcl prototypes build --data shards2"
+    assert quote("") == "''"
+
+
+def bash(line, folder, **environment):
+    done = subprocess.run(
+        ["bash", "-c", SHELL + line], capture_output=True, text=True, cwd=folder, env=os.environ | environment
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def suggested(text):
+    """Return the last command in the text: after `next:` or `with:`, or in backquotes."""
+    return re.findall(r"(?:next: |with: |`)(mimcl [^`\n]*)", text)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a b", "it's é", os.fsdecode(b"raw\xe9\n")])
+def test_suggested_commands_run(tmp_path, name):
+    write_train_val(tmp_path / "src", {"a": 12, "b": 12}, {"a": 3, "b": 3})
+    out, run = quote(f"{name}/shards"), quote(f"{name}/run")
+    short = "--recipe cpu_small --set data.batch_size=8 --set data.image_size=32 --epochs 0.7"
+    code, text, errors = bash(f"mimcl shard src --out {out}", tmp_path)
+    assert code == 0, errors
+    packed = suggested(text)
+
+    code, _, errors = bash(f"mimcl train --curriculum proto --data {out} --out {run} {short}", tmp_path)
+    assert code == 1
+    assert suggested(errors) == packed
+    code, text, _ = bash(f"mimcl inspect {out}", tmp_path)
+    assert suggested(text) == packed
+
+    code, text, errors = bash(f"{packed} --features pixels --k 2", tmp_path)
+    assert code == 0, errors
+    code, text, errors = bash(f"{suggested(text)} --out {run} {short}", tmp_path)
+    assert code == 0, errors
+    code, text, errors = bash(f"mimcl report {run}", tmp_path)
+    assert code == 0, errors
+
+    (tmp_path / name / "shards" / "prototypes" / "default" / "train.arrow").write_bytes(b"damaged")
+    code, _, errors = bash(f"mimcl plan --curriculum proto --data {out} {short}", tmp_path)
+    assert code == 1
+    code, _, errors = bash(f"{suggested(errors)} --features pixels --k 2", tmp_path)
+    assert code == 0, errors
+
+
+@pytest.mark.slow
+def test_a_set_of_another_name_is_in_the_suggestion(tmp_path):
+    write_train_val(tmp_path / "src", {"a": 12, "b": 12}, {"a": 3, "b": 3})
+    code, _, errors = bash("mimcl shard src --out 'x y'", tmp_path)
+    assert code == 0, errors
+    asked = "mimcl plan --curriculum proto --data 'x y' --set curriculum.prototypes=mine --recipe cpu_small"
+    code, _, errors = bash(asked, tmp_path)
+    assert code == 1
+    assert suggested(errors) == "mimcl prototypes build --data 'x y' --name mine"
+    assert bash(f"{suggested(errors)} --features pixels --k 2", tmp_path)[0] == 0
+    assert bash(f"{asked} --set data.batch_size=8", tmp_path)[0] == 0
