@@ -68,9 +68,14 @@ class TensorBoard:
 
         self._folder, self._warn = folder, warn
         self._writer: SummaryWriter | None = None
+        self._descriptor = -1  # of the folder, if TensorBoard cannot open its path
         with self._errors_as_warning():
-            folder.mkdir(parents=True, exist_ok=True)
-            path = os.fsencode(folder).decode()  # TensorBoard encodes paths in UTF-8, whatever the locale
+            path = str(folder)
+            # TensorBoard encodes paths in UTF-8, and Python by the locale.
+            if os.fsencode(path) != path.encode("utf-8", "surrogatepass"):
+                folder.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(folder, os.O_RDONLY)
+                path = f"/dev/fd/{self._descriptor}"
             self._writer = SummaryWriter(path, purge_step=None if resumed_at is None else resumed_at + 1)
 
     def write(self, draw: int, values: Mapping[str, float]) -> None:
@@ -84,17 +89,19 @@ class TensorBoard:
         with self._errors_as_warning():
             if self._writer:
                 self._writer.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     @contextmanager
     def _errors_as_warning(self) -> Iterator[None]:
         """SummaryWriter writes in a thread, which ends at the first error; each later call raises that error again."""
         try:
             yield
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             self._writer = None
-            reason = error.strerror if isinstance(error, OSError) else "the path is not UTF-8"
             self._warn(
-                f"TensorBoard events in {self._folder} cannot be written ({reason}); TensorBoard is disabled "
+                f"TensorBoard events in {self._folder} cannot be written ({error.strerror}); TensorBoard is disabled "
                 "for the rest of this run, metrics.jsonl has everything"
             )
 

@@ -18,6 +18,7 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_shards import OPEN_SHARDS, OpenShard
 from mimcl.pipeline.read_plan import ReadPlan, plan_reads
 from mimcl.pipeline.read_pool import ReadPool
+from mimcl.pipeline.sources.names import to_fs
 
 # Of a longer range the kernel would read ahead only the beginning: this is as much as the device takes at once.
 _ADVICE_BYTES = 128 << 10
@@ -165,4 +166,4 @@ class ShardStore:
         return OpenShard(self._path(shard), self._index.shards[shard]["bytes"])
 
     def _path(self, shard: int) -> Path:
-        return self._index.root / self._index.shards[shard]["name"]
+        return self._index.root / to_fs(self._index.shards[shard]["name"])

@@ -21,6 +21,7 @@ from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.index_writer import fingerprint_of
+from mimcl.pipeline.sources.names import to_fs
 from mimcl.pipeline.verify_samples import Shard, Tar, check_adopted_samples, check_end, check_samples, is_own_key
 from mimcl.pipeline.writer import BLOCK, idx_text
 
@@ -57,12 +58,12 @@ def _split_jobs(root: Path, split: str, part: dict[str, Any], packed: dict[str, 
         yield 0, partial(_check_index, index, bool(packed.get("adopted")))
     for number, entry in enumerate(part["shards"]):
         try:
-            tar = Tar(root / entry["name"], entry["bytes"])
+            tar = Tar(root / to_fs(entry["name"]), entry["bytes"])
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             yield entry["samples"], partial(list, [f"{entry['name']}: {reason}"])
             continue
-        yield 0, partial(_check_checksum, root / entry["name"], entry["xxh128"])
+        yield 0, partial(_check_checksum, root / to_fs(entry["name"]), entry["xxh128"])
         if index is None:  # nothing to compare with
             yield entry["samples"], list
         elif packed.get("adopted"):

@@ -54,7 +54,7 @@ def _states(files: Sequence[BinaryIO]) -> list[list[int]]:
 def _entry_path(files: Sequence[BinaryIO], kind: str) -> Path:
     """The cache entry of these files, by their paths, whatever their content."""
     paths = "\0".join([kind, *(os.path.realpath(file.name) for file in files)])
-    return cache_dir() / "checked" / f"{hashlib.sha256(paths.encode()).hexdigest()[:32]}.json"
+    return cache_dir() / "checked" / f"{hashlib.sha256(os.fsencode(paths)).hexdigest()[:32]}.json"
 
 
 def _read_entry(entry: Path) -> object:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimcl.cli.data.packing_ranks import default_workers, packing_ranks
+from mimcl.cli.suggest import command, unless_default
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,6 @@ def repack_command(
     """
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
-    from mimcl.cli.suggest import command, unless_default
     from mimcl.pipeline.shards import PackConfig
 
     if not re.fullmatch(r"[\w-][\w.-]*", prototypes):

@@ -18,6 +18,7 @@ from mimcl.pipeline.files import open_regular
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_shards import open_shards_limit
 from mimcl.pipeline.remote.shard_cache import cache_limit
+from mimcl.pipeline.sources.names import to_fs
 
 _MIN_OPEN_FILES = 1024
 _MIN_MEMORY = 4 << 30
@@ -92,5 +93,5 @@ def cache() -> Iterator[Finding]:
 def forget_shards(index: ShardIndex) -> None:
     """Drop local shards from the page cache; shards that cannot be opened are skipped."""
     for shard in index.shards if index.url is None else ():
-        with suppress(OSError), open_regular(index.root / shard["name"]) as file:
+        with suppress(OSError), open_regular(index.root / to_fs(shard["name"])) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.sources.item import Item, RangeItem
+from mimcl.pipeline.sources.names import to_fs
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class PackedItems(Sequence[Item]):
         self, index: ShardIndex, rows: NDArray[np.int64], json: Callable[[int], bytes] = lambda row: b""
     ) -> None:
         self._index, self._rows, self._json = index, rows, json
-        self._files = [index.root / shard["name"] for shard in index.shards]
+        self._files = [index.root / to_fs(shard["name"]) for shard in index.shards]
         if missing := [file for file in self._files if not file.is_file()]:
             raise DataError(f"{missing[0]} not found; restore it, or download a remote data set first")
 
