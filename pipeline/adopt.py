@@ -158,7 +158,7 @@ def _existing_adoption(folder: Path, state: dict[str, Any], overwrite: bool) -> 
 
 def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Callable[[int], None]) -> _ShardContent:
     """Read a shard from start to end, every byte once except headers and the images of hard links."""
-    tar, hashed, at = TarReader(path), xxhash.xxh128(), 0
+    tar, shard, hashed, at = TarReader(path), from_fs(path.name), xxhash.xxh128(), 0
     found: list[tuple[tuple, int | str | None]] = []
     rejected: list[dict[str, str]] = []
     for sample in iter_samples(tar, label_key):
@@ -179,14 +179,14 @@ def _read(path: Path, split: str, label_key: str, decode: bool, on_progress: Cal
             else:
                 digest = xxhash.xxh64_intdigest(data)
                 size = header.width, header.height
-                row = sample.key, sample.offset, sample.nbytes, digest, *size, f"{path.name}/{sample.name}"
+                row = sample.key, sample.offset, sample.nbytes, digest, *size, f"{shard}/{sample.name}"
                 found.append((row, sample.label))
         if isinstance(sample, BadSample):
-            rejected.append({"split": split, "path": f"{path.name}/{sample.name}", "reason": sample.reason})
+            rejected.append({"split": split, "path": f"{shard}/{sample.name}", "reason": sample.reason})
         on_progress(1)
     _hash_until(tar, hashed, at, tar.size)
     found.sort(key=lambda sample: sample[0][1])
-    entry = {"name": path.name, "bytes": tar.size, "samples": len(found), "xxh128": hashed.hexdigest()}
+    entry = {"name": shard, "bytes": tar.size, "samples": len(found), "xxh128": hashed.hexdigest()}
     return _ShardContent(entry, [row for row, _ in found], [label for _, label in found], rejected, tar.oddities)
 
 

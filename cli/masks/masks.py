@@ -35,9 +35,11 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
     from mimcl.cli.evenly_spaced import evenly_spaced
     from mimcl.cli.masks.masks_picture import Snapshot, draw_picture
     from mimcl.cli.prototypes.gallery import images_of
+    from mimcl.cli.screen import printable
     from mimcl.model import checkpoint
     from mimcl.pipeline.files import DataError, atomic_file, remedy
     from mimcl.pipeline.index import ShardIndex
+    from mimcl.pipeline.sources.names import from_fs, to_utf8
 
     found = sorted(checkpoint.candidates(run / "checkpoints")) or [checkpoint.resolve(run)]
     config = checkpoint.read_meta(found[-1])["config"]
@@ -49,8 +51,9 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
         epoch = saved.meta["position"] / samples_of(saved)
         snapshots.append(Snapshot(saved.meta["step"], epoch, reconstruct(saved, crops, config["seed"])))
     model, masking = config["model"], config["masking"]
+    name = printable(to_utf8(from_fs(str(run))))
     title = (
-        f"{run}: {model['name']}/{model['patch_size']} at {config['data']['image_size']} px, "
+        f"{name}: {model['name']}/{model['patch_size']} at {config['data']['image_size']} px, "
         f"masking {masking['name']} {masking['mask_ratio']:g}"
     )
     picture = draw_picture(title, crops, snapshots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -118,11 +119,13 @@ class _Sheet:
 
     def text(self, left: float, top: float, text: str, points: int, align: str = "center", weight: str = "") -> None:
         place = left / self._width, 1 - top / self._height
-        self._figure.text(*place, text, fontsize=points, ha=align, va="top", fontweight=weight or "normal")
+        shown = self._figure.text(*place, text, fontsize=points, ha=align, va="top", fontweight=weight or "normal")
+        shown.set_parse_math(False)
 
     def png(self) -> bytes:
         file = io.BytesIO()
-        self._figure.savefig(file, format="png", dpi=DPI)
+        with warnings.catch_warnings(action="ignore"):  # of characters that the font lacks
+            self._figure.savefig(file, format="png", dpi=DPI)
         return file.getvalue()
 
     def _panel(self, left: float, top: float, height: float) -> Axes:
