@@ -79,7 +79,8 @@ class MaskedObjective:
         return self._optimizers if self._second else self._optimizers[:1]
 
     def learning_rate(self, position: int) -> float:
-        return learning_rate(position / self._samples, self._epochs, self._batch_size, self._optim_config)
+        epoch, step = position / self._samples, self._batch_size / self._samples
+        return learning_rate(epoch, self._epochs, self._batch_size, self._optim_config, step)
 
     def end_step(self, loss: Tensor, averages: Tensor, finite: Tensor) -> None:
         self._masker.after_step(self._model, self._progress, finite)

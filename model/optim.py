@@ -9,10 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+_ROUNDING = 1e-9  # of quotients of epochs
+
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The learning rate is base_lr * batch_size / 256, warmed up linearly, then a half cosine down to 0."""
+    """The learning rate is base_lr * batch_size / 256, warmed up linearly, then a half cosine down to 0.
+
+    A step has the rate at its beginning, so a warm-up of less than a step would only waste the first one: it is left
+    out, as is that of a run of a single step.
+    """
 
     base_lr: float = 1.5e-4
     weight_decay: float = 0.05
@@ -27,13 +33,22 @@ class OptimConfig:
             raise ValueError(f"optim.betas are {self.betas}; both must be at least 0 and below 1")
 
 
-def learning_rate(epoch: float, epochs: float, batch_size: int, config: OptimConfig) -> float:
-    """The rate at a fractional epoch in [0, epochs]."""
+def learning_rate(
+    epoch: float, epochs: float, batch_size: int, config: OptimConfig, step: float = 0.0, min_lr: float = 0.0
+) -> float:
+    """The rate at a fractional epoch in [0, epochs]; `step` is the length of a step in epochs.
+
+    The half cosine ends at `min_lr`.
+    """
     peak = config.base_lr * batch_size / 256
-    if epoch < config.warmup_epochs:
-        return peak * epoch / config.warmup_epochs
-    share = (epoch - config.warmup_epochs) / max(epochs - config.warmup_epochs, 1e-12)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    warmup = config.warmup_epochs
+    if warmup < step * (1 - _ROUNDING) or epochs < step * (1 + _ROUNDING):
+        warmup = 0.0
+    if epoch < warmup:
+        return peak * epoch / warmup
+    share = (epoch - warmup) / max(epochs - warmup, 1e-12)
+    lr = peak * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    return min_lr + (1 - min_lr / peak) * lr if peak else 0.0
 
 
 def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:

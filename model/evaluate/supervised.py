@@ -101,9 +101,4 @@ def rate_at(
     position: int, samples: int, epochs: float, batch_size: int, optim: OptimConfig, min_lr: float = 0.0
 ) -> float:
     """The learning rate at a draw: as in pre-training, but the half cosine ends at `min_lr`; warm-up starts at 0."""
-    epoch = position / samples
-    lr = learning_rate(epoch, epochs, batch_size, optim)
-    if epoch < optim.warmup_epochs:
-        return lr
-    peak = optim.base_lr * batch_size / 256
-    return min_lr + (1 - min_lr / peak) * lr if peak else 0.0
+    return learning_rate(position / samples, epochs, batch_size, optim, batch_size / samples, min_lr)

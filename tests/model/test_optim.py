@@ -29,6 +29,34 @@ def test_no_warm_up_starts_at_the_peak():
     assert learning_rate(0, 10, 512, OptimConfig(base_lr=1e-3, warmup_epochs=0)) == pytest.approx(2e-3)
 
 
+@pytest.mark.parametrize("warmup", [0, 0.1, 1, 40, 800])
+@pytest.mark.parametrize("samples", [1, 64, 640, 1_281_167])
+@pytest.mark.parametrize("steps", [0.1, 1, 1.01, 2, 2.5, 3, 9, 10, 11])
+def test_no_run_is_so_short_that_nothing_is_learned(steps, samples, warmup):
+    """The last step of a cosine may have a rate near 0, the first one of a warm-up has 0; never all of them."""
+    batch, step = 64, 64 / samples
+    epochs = steps * step
+    config = OptimConfig(base_lr=1e-3, warmup_epochs=warmup * step)
+    peak = 1e-3 * batch / 256
+    rates = [learning_rate(n * step, epochs, batch, config, step) for n in range(math.ceil(steps))]
+    assert (0.2 * peak if warmup < steps else 0) < max(rates) <= peak
+    if warmup < 1 or steps <= 1:
+        assert rates[0] == pytest.approx(peak)  # the first step does not wait for a warm-up that it is longer than
+    else:
+        assert rates[0] == 0
+
+
+@pytest.mark.parametrize(("steps", "samples"), [(10, 500), (10, 1_281_167), (391, 500), (250_225, 1_281_167)])
+def test_the_rates_of_longer_runs_are_those_of_the_formula(steps, samples):
+    batch, step = 64, 64 / samples
+    epochs = steps * step
+    config = OptimConfig(base_lr=1e-3, warmup_epochs=epochs / 10)
+    for number in {0, 1, 2, steps // 2, steps - 1}:
+        assert learning_rate(number * step, epochs, batch, config, step) == learning_rate(
+            number * step, epochs, batch, config
+        )
+
+
 def test_biases_norms_and_fixed_positions_do_not_decay():
     model = build(ModelConfig("vit_tiny", 8, 32, 1), 32, seed=0)
     decayed, kept = adamw(model.named_parameters(), OptimConfig(weight_decay=0.3)).param_groups

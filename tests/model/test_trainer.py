@@ -4,6 +4,7 @@ import copy
 import random
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -124,6 +125,25 @@ def test_a_run_is_adamw_on_the_mean_loss_over_removed_patches():
     run(trainer, stream())
     expected = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     torch.testing.assert_close(weights_of(trainer), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_shortest_runs_change_the_weights(steps):
+    model = make().model
+    trainer: Trainer = Trainer(
+        model,
+        RandomMasker(model.num_patches, 0.75),
+        TrainerConfig(epochs=steps),
+        OptimConfig(base_lr=0.03, warmup_epochs=steps / 10),
+        samples=BATCH,
+        draws=steps * BATCH,
+        batch_size=BATCH,
+        micro_batches=1,
+        precision="float32",
+    )
+    before, (_, report) = weights_of(trainer), run(trainer, islice(stream(), steps))[0]
+    assert report.lr == pytest.approx(0.03 * BATCH / 256)
+    assert not torch.equal(weights_of(trainer), before)
 
 
 def test_reports_come_first_last_and_between_with_mean_losses():
