@@ -75,11 +75,10 @@ def pack(
     held before, and a folder .packing. If everything is packed already, nothing is done. `on_progress(n)` is called
     for each n further items of this rank; the sum over a rank is its even share (n may be negative at the end). With
     `dedup` every item counts twice, hashed and packed. `on_message(line)` gets lines for the user. Raises DataError if
-    `out` has other files, if the source has changed since packing started, if a split has no usable image, or if the
-    disk is full.
+    `out` has other files, if the source has changed since packing started, if a split has no file or no usable image,
+    or if the disk is full.
     """
-    if empty := [split for split, items in source.splits.items() if not items]:
-        raise DataError(f"none of the 0 files of {empty[0]} is a usable image")
+    _require_files(source)
     first = ranks.rank == 0
     with _one_line_errors(out), locked_output(out) if first else nullcontext(), _cleaned_up(out if first else None):
         plan = packing_plan(source, config)
@@ -101,6 +100,17 @@ def pack(
                 on_progress(uneven)
             ranks.broadcast("")
         return _on_rank_zero(ranks, lambda: _finish(source, out, plan, jobs, layout))
+
+
+def _require_files(source: Source) -> None:
+    """Raise DataError if a split has no files."""
+    counts = {split: len(items) for split, items in source.splits.items()}
+    if empty := next((split for split, count in counts.items() if not count), None):
+        others = ", ".join(f"{count:,} in {split}" for split, count in counts.items() if count) or "none elsewhere"
+        advice = "fill it" if empty == "train" else f"fill it, or remove {empty}/ from the source"
+        raise DataError(
+            f"{empty} is empty: the source has no files for it ({others}), at most empty class folders; {advice}"
+        )
 
 
 def _share(source: Source, ranks: Ranks) -> int:

@@ -102,15 +102,6 @@ def test_fingerprint_is_sensitive_to_what_it_covers(tmp_path, column, row):
     assert same == (column not in ("key", "nbytes", "xxh64", "label"))
 
 
-def test_a_split_without_images_is_not_packed(tmp_path):
-    (tmp_path / "src" / "val").mkdir(parents=True)
-    (tmp_path / "src" / "val" / "text.jpg").write_text("no image")
-    write_flat(tmp_path / "src" / "train", 2)
-    with pytest.raises(DataError, match="none of the 1 files of val is a usable image, for example text.jpg"):
-        pack(image_folder(tmp_path / "src"), tmp_path / "out", PackConfig(), on_progress=lambda count: None)
-    assert not (tmp_path / "out").exists()
-
-
 def test_no_data_set(tmp_path):
     assert "no dataset.json" in refused(tmp_path)
     assert "no dataset.json" in refused(tmp_path / "missing")
