@@ -28,6 +28,12 @@ Recipe = Annotated[RecipeName | None, typer.Option(help="Configuration to start 
 Data = Annotated[
     str | None, typer.Option(help="Folder of shards, or an s3://, gs://, hf:// or http(s):// URL. (default: shards)")
 ]
+Prototypes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SET", help="Prototype set: its name beside the shards, or its folder, with a /. (default: default)"
+    ),
+]
 Curriculum = Annotated[
     CurriculumName | None,
     typer.Option(help="Data curriculum: proto draws typical images first, anti atypical ones. (default: none)"),
@@ -71,6 +77,7 @@ _KEYS = {
     "max_bad": "data.max_bad",
     "stall_timeout": "data.stall_timeout",
     "curriculum": "curriculum.name",
+    "prototypes": "curriculum.prototypes",
     "temp_schedule": "curriculum.temp_schedule",
     "r0": "curriculum.r0",
     "curriculum_share": "curriculum.share",

@@ -30,6 +30,7 @@ def train_command(
         typer.Option(metavar="FILE", help="Initial weights: a run, or a file of MAE, timm or Hugging Face."),
     ] = None,
     curriculum: options.Curriculum = None,
+    prototypes: options.Prototypes = None,
     temp_schedule: Annotated[
         options.TempSchedule | None,
         typer.Option(help="How the temperature rises over the curriculum. (default: cosine)"),

@@ -192,23 +192,31 @@ def normalise_distances(
     """Return (raw - min) / (max - min) within each of the k clusters, (N,) float32 in [0, 1], 0 = most typical.
 
     A cluster with fewer than `min_cluster` members, or with equal distances, has no typical member: its samples get 1
-    for "far", 0 for "near". The published code is "near" with `min_cluster` 1. The result is written to `out` if given;
-    `raw`, `labels` and `out` may be memory-mapped. Raises ValueError if all results are equal.
+    for "far", 0 for "near". The published code is "near" with `min_cluster` 1. A sample with label -1 is in no cluster
+    and gets 1. The result is written to `out` if given; `raw`, `labels` and `out` may be memory-mapped. Raises
+    ValueError if all results, except those of label -1, are equal.
     """
     distance = np.empty(len(raw), np.float32) if out is None else out
     low, high, sizes = np.full(k, np.inf), np.full(k, -np.inf), np.zeros(k, np.int64)
     for rows in _chunks(len(raw)):
-        np.minimum.at(low, labels[rows], raw[rows].astype(np.float64))
-        np.maximum.at(high, labels[rows], raw[rows].astype(np.float64))
-        sizes += np.bincount(labels[rows], minlength=k)
+        known = labels[rows] >= 0
+        own, values = labels[rows][known], raw[rows][known].astype(np.float64)
+        np.minimum.at(low, own, values)
+        np.maximum.at(high, own, values)
+        sizes += np.bincount(own, minlength=k)
     span = high - low
     typical = (sizes >= min_cluster) & (span > _MIN_RELATIVE_SPAN * high)
     span[~typical] = 1
     untypical = {"far": 1.0, "near": 0.0}[singletons]
+    least, most = np.inf, -np.inf
     for rows in _chunks(len(raw)):
-        own = labels[rows]
-        distance[rows] = np.where(typical[own], (raw[rows].astype(np.float64) - low[own]) / span[own], untypical)
-    if distance.min() == distance.max():
+        known = labels[rows] >= 0
+        own, values = labels[rows][known], raw[rows][known].astype(np.float64)
+        found = np.where(typical[own], (values - low[own]) / span[own], untypical).astype(np.float32)
+        least, most = min(least, found.min(initial=np.inf)), max(most, found.max(initial=-np.inf))
+        distance[rows] = 1
+        distance[rows][known] = found
+    if least >= most:
         raise ValueError("all distances are equal, so no sample is more typical than another; use fewer clusters")
     return distance
 

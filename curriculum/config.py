@@ -19,7 +19,7 @@ class CurriculumConfig:
     """The curriculum over the data. Raises ValueError for a value that no run can use."""
 
     name: Literal["none", "proto", "anti"] = "none"  # proto draws near images first, anti far images first
-    prototypes: str = "default"  # name of the prototype set with the distances
+    prototypes: str = "default"  # the prototype set with the distances: its name beside the shards, or a path with a /
     temp_schedule: Literal["cosine", "linear", "exponential", "step", "constant", "learned"] = "cosine"
     r0: float = 0.15  # effective fraction at the start
     share: float = 1.0  # of the run's draws that belong to the curriculum

@@ -50,8 +50,8 @@ class PrototypeError(Exception):
 class PrototypeSet:
     """The cluster and distance of every sample, in the row order of the index, and how they were made."""
 
-    cluster: NDArray[np.int32]  # (N,)
-    raw_distance: NDArray[np.float32]  # (N,)
+    cluster: NDArray[np.int32]  # (N,), -1 for an image without features, which is bad
+    raw_distance: NDArray[np.float32]  # (N,), NaN for such an image, whose distance is 1
     distance: NDArray[np.float32]  # (N,) in [0, 1], 0 = typical
     centroids: Features  # (K, D), in the space of standardised features of unit length
     info: dict[str, Any]  # prototypes.json without the digests of the other files
@@ -142,7 +142,7 @@ def build_prototypes(
 
 def make_info(clusters: Clusters, cluster: NDArray[np.int32], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `info` of a set with these assignments (N,); `about` holds the settings it was built with."""
-    sizes = np.bincount(cluster, minlength=len(clusters.centroids)).tolist()
+    sizes = cluster_sizes(cluster, len(clusters.centroids)).tolist()
     return {
         "format": FORMAT,
         **about,
@@ -152,6 +152,11 @@ def make_info(clusters: Clusters, cluster: NDArray[np.int32], about: Mapping[str
         "cluster_sizes": [min(sizes), max(sizes)],
         "samples": len(cluster),
     }
+
+
+def cluster_sizes(cluster: NDArray[np.int32], k: int) -> NDArray[np.int64]:
+    """Return the number of samples (k,) in each cluster, given the cluster of each sample, -1 for none."""
+    return np.bincount(cluster[cluster >= 0] if cluster.min() < 0 else cluster, minlength=k)
 
 
 def _arrays(centroids: pa.Buffer, train: pa.Buffer) -> dict[str, NDArray]:
@@ -177,8 +182,10 @@ def _check_arrays(cluster: NDArray, raw_distance: NDArray, distance: NDArray, ce
     kinds = [(array.dtype.str, array.ndim) for array in (cluster, raw_distance, distance, centroids)]
     if kinds != [("<i4", 1), ("<f4", 1), ("<f4", 1), ("<f4", 2)]:
         raise ValueError(f"unexpected dtypes or dimensions {kinds}")
-    if not (cluster.min() >= 0 and cluster.max() < len(centroids)):
+    if not (cluster.min() >= -1 and cluster.max() < len(centroids)):
         raise ValueError("a cluster has no centroid")
+    if (distance[cluster < 0] != 1).any():
+        raise ValueError("a sample in no cluster is not at distance 1")
     if not (distance.min() >= 0 and distance.max() <= 1):  # false for NaN as well
         raise ValueError("a distance is not between 0 and 1")
 

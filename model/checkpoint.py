@@ -95,12 +95,19 @@ def save(
 
 
 def candidates(folder: Path) -> list[Path]:
-    """Return the checkpoints in order of preference: the one that `latest` names, then the others, newest first."""
+    """Return the checkpoints in order of preference: the one that `latest` names, then the others, newest first.
+
+    Raises CheckpointError if the folder cannot be listed, since a run must not start anew then.
+    """
     try:
         named = (folder / "latest").read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         named = ""
-    return sorted(_saved(folder), key=lambda path: (path.name == named, path.name), reverse=True)
+    try:
+        saved = _saved(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be listed: {error.strerror or error}") from None
+    return sorted(saved, key=lambda path: (path.name == named, path.name), reverse=True)
 
 
 def newest(folder: Path, read: Callable[[Path], T], on_damage: Callable[[str], None]) -> T:
@@ -167,13 +174,21 @@ def room_advice(error: Exception) -> str:
 
 def clean(folder: Path) -> None:
     """Remove incomplete files of a writer that was killed. Only for the process that writes the run."""
-    for path in folder.glob("*.tmp"):
+    for path in (path for path in _listed(folder) if path.suffix == ".tmp"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _saved(folder: Path) -> list[Path]:
     """Return the folders named like checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("*") if path.name.isdigit() and path.is_dir())
+    return [path for path in _listed(folder) if path.name.isdigit() and path.is_dir()]
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted; nothing if there is none. Raises OSError if it cannot be listed."""
+    try:
+        return sorted(folder.iterdir())  # Path.glob finds nothing in a folder that may not be read
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _to_delete(saved: list[Path], keep_last: int, keep_every_steps: int) -> list[Path]:

@@ -9,6 +9,14 @@ from typing import Literal
 DecoderName = Literal["auto", "dali-gpu", "dali-cpu", "reference"]
 
 
+_ALWAYS_ALLOWED = 10  # bad samples
+
+
+def bad_allowed(max_bad: float, draws: int) -> float:
+    """Return how many bad samples are allowed in so many draws, or images, where `max_bad` is their share."""
+    return max(_ALWAYS_ALLOWED, max_bad * draws)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the images are and how many are used at a time. Sizes in pixels and images."""

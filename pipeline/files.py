@@ -63,6 +63,24 @@ def open_regular(path: Path) -> BufferedReader:
     return file
 
 
+def is_forbidden(error: OSError) -> bool:
+    """Whether a file cannot be written whatever the room: permissions, or a read-only file system."""
+    return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def list_folder(path: Path) -> list[Path]:
+    """Return what is in a folder, sorted; nothing if there is none. Raises DataError if it cannot be listed.
+
+    Path.glob would silently find nothing in a folder that may not be read, or whose disk or server fails.
+    """
+    try:
+        return sorted(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{path} cannot be listed: {error.strerror or error}") from None
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Write a binary file that appears at `path` only if the block ends without an error.

@@ -17,6 +17,7 @@ from mimcl.pipeline.dataset_json import PACK_AGAIN, read_dataset
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.files import DataError, open_regular, remedy
 from mimcl.pipeline.map_file import map_file
+from mimcl.pipeline.prototype_location import set_path
 from mimcl.pipeline.remote.metadata_cache import fetch_index, fetch_prototypes, has_prototypes, metadata_folder
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 from mimcl.pipeline.verify_cache import check_once
@@ -96,8 +97,15 @@ class ShardIndex:
         return self._table["key"].to_pylist()
 
     def prototypes_folder(self, name: str) -> Path:
-        """Local folder of the prototype set `name`; a remote set is downloaded first. Raises DataError."""
-        return fetch_prototypes(self.url, name) if self.url else self.root / "prototypes" / name
+        """Local folder of a prototype set by its name or path; a remote set is downloaded first. Raises DataError."""
+        if path := set_path(name):
+            return path
+        if self.url:
+            return fetch_prototypes(self.url, name)
+        folder = self.root / "prototypes" / name
+        if not folder.exists() and Path(name, "prototypes.json").is_file():
+            raise DataError(f"no prototype set {folder}; if ./{name} is meant, give it with the slash")
+        return folder
 
     def has_prototypes(self, name: str) -> bool:
         """Whether a prototype set of that name exists beside the shards."""

@@ -72,7 +72,7 @@ class InOrderPlan:
     """Reads given samples in order, for features, evaluation and pictures: draw g is sample_ids[g]."""
 
     window_length = 1 << 16
-    retries = 0  # the features of another image would be wrong
+    retries = 0  # the features of another image would be wrong; see ReadOptions.keep_bad
 
     def __init__(self, sample_ids: NDArray[np.int64]) -> None:
         self.draws, self._sample_ids = len(sample_ids), sample_ids

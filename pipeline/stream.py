@@ -52,6 +52,7 @@ class ReadOptions:
     ordered: bool = False  # whether the plan's windows are in the order of the shards
     stall_timeout: float = DataConfig.stall_timeout  # seconds
     whole_shards: bool = False  # prefetch remote shards whole; the cache must have room for all
+    keep_bad: bool = False  # whether a bad sample stays, as a black image, instead of being replaced
 
 
 class Stream:
@@ -84,7 +85,9 @@ class Stream:
             )
         self._plan, self._index, self._decoder, self._shares = plan, index, decoder, shares
         self._progress = Progress()
-        self._samples = SampleReader(plan, index, transform, self._progress, options.whole_shards)
+        self._samples = SampleReader(
+            plan, index, transform, self._progress, options.whole_shards, options.keep_bad
+        )
         self._seed, self._start, self._stall_timeout = seed, start, options.stall_timeout
         store = self._samples.store
         plans_reads = options.ordered or store.wants_read_plans

@@ -1,4 +1,4 @@
-"""Samples for draws: a draw whose sample is bad gets the first of its substitutes that is good.
+"""Samples for draws: a draw whose sample is bad gets the first of its substitutes that is good, or a black image.
 
 Whether a sample is bad depends on its bytes alone, and substitutes on seed and draw. So the sample that a draw finally
 gets does not depend on how draws are divided into micro-batches or among processes.
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.pipeline.augment import Transform
-from mimcl.pipeline.decode import Decoded, Encoded, decode_one
+from mimcl.pipeline.decode import Decoded, Encoded, decode_one, trial_batch
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
@@ -45,14 +45,24 @@ class MicroBatch:
     bad: list[BadSample]
 
 
+_STAND_IN = trial_batch(1)  # decoded in the place of a sample without bytes that is kept
+
+
 class SampleReader:
-    """Reads the samples of micro-batches, and substitutes for bad ones."""
+    """Reads the samples of micro-batches, and substitutes for bad ones; with `keep_bad` black images instead."""
 
     def __init__(
-        self, plan: Plan, index: ShardIndex, transform: Transform, progress: Progress, whole_shards: bool = False
+        self,
+        plan: Plan,
+        index: ShardIndex,
+        transform: Transform,
+        progress: Progress,
+        whole_shards: bool = False,
+        keep_bad: bool = False,
     ) -> None:
         """`whole_shards` is passed to `open_store`."""
         self._plan, self._index, self._transform, self._progress = plan, index, transform, progress
+        self._keep_bad = keep_bad
         self.store = open_store(index, whole_shards)
 
     def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[MicroBatch, Encoded]:
@@ -65,7 +75,11 @@ class SampleReader:
         self._progress.activity = self.store.activity
         found = self.store.read(batch.sample_ids)
         images = [self._good_bytes(batch, place, data) for place, data in enumerate(found)]
-        return batch, Encoded(images, *self._boxes(batch, slice(None)))
+        boxes, flips = self._boxes(batch, slice(None))
+        for place, image in enumerate(images):
+            if image is _STAND_IN.data[0]:
+                boxes[place] = _STAND_IN.boxes[0]
+        return batch, Encoded(images, boxes, flips)
 
     def replace_undecodable(self, batch: MicroBatch, decoded: Decoded) -> None:
         """Put a substitute's pixels wherever no decoder could decode an image.
@@ -73,6 +87,12 @@ class SampleReader:
         The reference decoder decodes the substitutes. Raises DataError if the last retry of a draw is bad.
         """
         images, failures = decoded
+        if self._keep_bad:
+            for place, reason in failures:
+                self._note(batch, place, defect_of(self._index, int(batch.sample_ids[place]), reason))
+            for bad in batch.bad:
+                images[bad.draw - int(batch.draws[0])] = 0
+            return
         for place, reason in failures:
             pixels: NDArray[np.uint8] | str = reason
             while isinstance(pixels, str):
@@ -83,7 +103,10 @@ class SampleReader:
             images[place] = torch.tensor(pixels).permute(2, 0, 1).to(images.device)
 
     def _good_bytes(self, batch: MicroBatch, place: int, found: NDArray[np.uint8] | Defect) -> NDArray[np.uint8]:
-        """`found`, or the bytes of the first substitute in that place that is read without a defect."""
+        """`found`, or the bytes of the first substitute in that place that is read without a defect, or a stand-in."""
+        if self._keep_bad and isinstance(found, Defect):
+            self._note(batch, place, found)
+            return _STAND_IN.data[0]
         while isinstance(found, Defect):
             self._substitute(batch, place, found)
             (found,) = self.store.read(batch.sample_ids[place : place + 1])
@@ -94,7 +117,7 @@ class SampleReader:
         one = slice(place, place + 1)
         draw = int(batch.draws[place])
         retry = sum(bad.draw == draw for bad in batch.bad)
-        batch.bad.append(BadSample(draw, int(batch.sample_ids[place]), *defect))
+        self._note(batch, place, defect)
         if retry == self._plan.retries:
             also = f", like {retry} other samples tried for draw {draw}" if retry else ""
             raise DataError(
@@ -105,6 +128,9 @@ class SampleReader:
         self._progress.activity = partial("planning window {}".format, number)
         batch.sample_ids[one], batch.distances[one] = self._plan.substitutes(number, batch.draws[one], retry)
         self._progress.activity = self.store.activity
+
+    def _note(self, batch: MicroBatch, place: int, defect: Defect) -> None:
+        batch.bad.append(BadSample(int(batch.draws[place]), int(batch.sample_ids[place]), *defect))
 
     def _boxes(self, batch: MicroBatch, which: slice) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         sample_ids = batch.sample_ids[which]

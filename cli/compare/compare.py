@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mimcl.cli.errors import STOPPED_EXIT_CODE
-from mimcl.cli.options import RecipeName
+from mimcl.cli.options import Prototypes, RecipeName
 
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
@@ -60,6 +60,7 @@ def compare_command(
         typer.Option(help="Length of a run; by time, of the first arm's. (default: the recipe's)"),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
+    prototypes: Prototypes = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all runs. (default: comparisons/RECIPE)")] = None,
     evaluations: Annotated[
         str, typer.Option("--eval", help="Evaluations: knn, linear, few-shot, separated by commas, or '' for none.")
@@ -92,6 +93,7 @@ def compare_command(
     values = parse_settings(settings or [])
     for key, name, value in (
         ("data.root", "--data", data),
+        ("curriculum.prototypes", "--prototypes", prototypes),
         ("trainer.epochs", "--epochs", epochs),
         ("seed", "--seeds", None),
         ("trainer.online_knn_epochs", "--online-knn", online_knn),
@@ -183,7 +185,7 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     from mimcl.cli.compare.evaluations import current_protocols
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.errors import ConfigError
-    from mimcl.pipeline.files import remedy
+    from mimcl.pipeline.files import list_folder, remedy
 
     trials = Trials.prepare(
         config.recipe, config.arms, config.settings, config.out, bool(config.evaluations), config.processes
@@ -197,7 +199,7 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
         "protocols": {},  # evaluation name: settings and index of its lines
     }
     out = trials.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or list_folder(out)):
         try:
             known = {"protocols": {}} | json.loads((out / "comparison.json").read_bytes())
             known = {key: known[key] for key in head}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from mimcl.pipeline.files import list_folder
 
 
 def prototype_set_folders(data: Path) -> list[Path]:
-    """Return the folders of the prototype sets beside the shards in `data`, sorted."""
-    return sorted(path for path in data.glob("prototypes/*") if path.is_dir() and not path.name.startswith("."))
+    """Return the folders of the prototype sets beside the shards in `data`, sorted. Raises DataError."""
+    return [path for path in list_folder(data / "prototypes") if path.is_dir() and not path.name.startswith(".")]
 
 
-def verify_prototype_sets(data: Path, train: dict | None) -> list[str]:
-    """Return one line for each problem of the prototype sets; `train` is the train split's entry in dataset.json."""
+def verify_prototype_sets(folders: Sequence[Path], train: dict | None) -> list[str]:
+    """Return one line for each problem of these sets; `train` is the train split's entry in dataset.json."""
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 
     findings = []
-    for folder in prototype_set_folders(data):
+    for folder in folders:
         if train is None:
             findings.append(f"{folder}: belongs to no train split; the data set has none")
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
 def repack_command(
     data: Annotated[Path, typer.Argument(metavar="SHARDS", help="Folder of packed shards.")],
     out: Annotated[Path, typer.Option(help="Folder for the new shards.")],
-    prototypes: Annotated[str, typer.Option(help="Name of the prototype set.")] = "default",
+    prototypes: Annotated[
+        str,
+        typer.Option(metavar="SET", help="Prototype set: its name beside the shards, or its folder, with a /."),
+    ] = "default",
     bands: Annotated[
         int,
         typer.Option(min=1, help="Number of bands of similar distance to shuffle within (of at least 64 images)."),
@@ -41,13 +43,8 @@ def repack_command(
     Any webdataset reader can then start with typical images, or weight images. Bytes and distances stay the same.
     """
     from mimcl.cli.console import console
-    from mimcl.cli.errors import ConfigError
     from mimcl.pipeline.shards import PackConfig
 
-    if not re.fullmatch(r"[\w-][\w.-]*", prototypes):
-        raise ConfigError(
-            f"--prototypes {prototypes!r} is not a valid name; `{command('inspect', data)}` lists the sets"
-        )
     config = PackConfig(shard_mb, workers=workers or default_workers())
     with packing_ranks() as place:
         description = repack(data, out, prototypes, config, bands=bands, seed=seed, overwrite=overwrite, ranks=place)
@@ -55,8 +52,9 @@ def repack_command(
         return
     train = description["splits"]["train"]
     console.print(f"{train['samples']:,} images, nearest first, in {len(train['shards']):,} shards")
-    chosen = None if prototypes == "default" else f"curriculum.prototypes={prototypes}"
-    train = command("train", curriculum="proto", data=unless_default(out), set=chosen)
+    name = set_name(prototypes)
+    chosen = None if name == "default" else name
+    train = command("train", curriculum="proto", data=unless_default(out), prototypes=chosen)
     console.print(f"wrote {out}/ with its prototypes · next: {train}")
 
 
@@ -104,7 +102,9 @@ def repack(
     root = index.root.resolve()
     if out.resolve().is_relative_to(root) or root.is_relative_to(out.resolve()):
         raise DataError(f"{out} and {data} are inside one another; give another --out")
-    found = PrototypeSet.load(index.root / "prototypes" / prototypes, index.fingerprint)
+    folder = index.prototypes_folder(prototypes)
+    found = PrototypeSet.load(folder, index.fingerprint)
+    name = set_name(prototypes)
 
     def json_of(row: int) -> bytes:
         fields = {"prototype": found.cluster[row], "distance": found.distance[row], "label": index.label[row]}
@@ -127,7 +127,7 @@ def repack(
         )
     if ranks.rank == 0:
         try:
-            _copy_set(found, index.root / "prototypes" / prototypes, out, order)
+            _copy_set(found, folder, out / "prototypes" / name, order)
         except OSError as error:
             raise DataError(
                 f"{out / 'prototypes'} cannot be written ({error.strerror or error}); "
@@ -136,16 +136,24 @@ def repack(
     return description
 
 
-def _copy_set(found: PrototypeSet, folder: Path, out: Path, order: NDArray[np.int64]) -> None:
-    """Write the prototype set for the images in another order."""
+def set_name(prototypes: str) -> str:
+    """Return the name of a copy of a prototype set, given by its name or path: the folder's, if that can be one."""
+    from mimcl.pipeline.prototype_location import is_set_name
+
+    name = Path(prototypes).resolve().name
+    return name if is_set_name(name) else "default"
+
+
+def _copy_set(found: PrototypeSet, folder: Path, copy: Path, order: NDArray[np.int64]) -> None:
+    """Write the prototype set for the images in another order, beside their shards."""
     from mimcl.pipeline.files import atomic_folder
     from mimcl.pipeline.index import ShardIndex
 
     origin = {"index_fingerprint": found.info["index_fingerprint"], "name": folder.name}
-    info = found.info | {"index_fingerprint": ShardIndex.load(out).fingerprint, "origin": origin}
+    info = found.info | {"index_fingerprint": ShardIndex.load(copy.parents[1]).fingerprint, "origin": origin}
     columns = {name: getattr(found, name)[order] for name in ("cluster", "raw_distance", "distance")}
     gallery = folder / "gallery.png"
-    with atomic_folder(out / "prototypes" / folder.name, replace=True) as aside:
+    with atomic_folder(copy, replace=True) as aside:
         replace(found, **columns, info=info).save(aside)
         if gallery.is_file():
             shutil.copyfile(gallery, aside / gallery.name)

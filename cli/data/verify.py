@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,9 @@ _MAX_SHOWN = 20  # findings
 
 def verify_command(
     data: Annotated[str, typer.Argument(metavar="SHARDS", help="Folder of packed shards.")] = "shards",
+    prototypes: Annotated[
+        list[Path] | None, typer.Option(metavar="FOLDER", help="Check this prototype set as well; may be repeated.")
+    ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads. (default: one per core)")] = None,
 ) -> None:
@@ -27,7 +31,8 @@ def verify_command(
         raise DataError(
             f"{shown(data)} is not a local folder; download it first (remote images are checked whenever they are read)"
         )
-    findings = verify(Path(data), decode, workers)
+    sets = [*prototype_set_folders(Path(data)), *(prototypes or ())]
+    findings = verify(Path(data), decode, workers, prototypes or ())
     for finding in findings[:_MAX_SHOWN]:
         console.print(finding)
     if len(findings) > _MAX_SHOWN:
@@ -36,12 +41,12 @@ def verify_command(
         raise DataError(f"{data}: {len(findings):,} findings; restore the files, or pack again with `mimcl shard`")
     parts = read_dataset(data)["splits"].values()
     images, shards = sum(part["samples"] for part in parts), sum(len(part["shards"]) for part in parts)
-    beside = f" and {len(sets)} prototype sets" if (sets := prototype_set_folders(Path(data))) else ""
+    beside = f" and {len(sets)} prototype sets" if sets else ""
     console.print(f"{images:,} images in {shards:,} shards{beside}: all checks passed")
 
 
-def verify(data: Path, decode: bool = False, workers: int | None = None) -> list[str]:
-    """Return one line for each problem of a packed data set and its prototype sets.
+def verify(data: Path, decode: bool = False, workers: int | None = None, prototypes: Sequence[Path] = ()) -> list[str]:
+    """Return one line for each problem of a packed data set, of its prototype sets, and of those in `prototypes`.
 
     `workers` is the number of threads, by default one per core. Raises DataError if there is no data set.
     """
@@ -51,6 +56,7 @@ def verify(data: Path, decode: bool = False, workers: int | None = None) -> list
     from mimcl.pipeline.verify import verify as verify_shards
 
     splits = read_dataset(data)["splits"]
+    sets = [*prototype_set_folders(data), *prototypes]
     with image_bar("verifying", sum(part["samples"] for part in splits.values())) as advance:
         findings = verify_shards(data, decode, workers or worker_count(), advance)
-    return findings + verify_prototype_sets(data, splits.get("train"))
+    return findings + verify_prototype_sets(sets, splits.get("train"))

@@ -8,17 +8,27 @@ from pathlib import Path
 
 from mimcl.cli.console import console
 from mimcl.model.distributed import World
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.folder_lock import FolderLock
 
 
 @contextmanager
 def lock(folder: Path, world: World) -> Iterator[None]:
-    """Lock `folder` for all processes of this command; other commands wait until it is released."""
+    """Create `folder` and lock it for all processes of this command; other commands wait until it is released.
+
+    Raises DataError if it cannot be created.
+    """
     if world.rank:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with FolderLock(folder) as folder_lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder_lock = FolderLock(folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be created ({error.strerror}); copy {folder.parent} to a folder of yours"
+        ) from None
+    with folder_lock:
         if not folder_lock.acquire(timeout_s=0):
             console.print(f"waiting for another command that is using {folder}")
             folder_lock.acquire()

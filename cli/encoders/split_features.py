@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.console import console, image_bar
+from mimcl.cli.encoders.bad_images import BadImages, mark
 from mimcl.cli.encoders.feature_store import BATCH, ChunkedArray
 from mimcl.model.distributed import World, gather_rows
 from mimcl.pipeline.augment import central_crops
@@ -17,9 +18,10 @@ from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.decoder_choice import make_decoder
+from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrderPlan
-from mimcl.pipeline.stream import Stream
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 
 def open_decoder(name: str, image_size: int, *splits: ShardIndex, world: World | None = None) -> Decoder:
@@ -35,10 +37,16 @@ def open_decoder(name: str, image_size: int, *splits: ShardIndex, world: World |
     return decoder
 
 
-def sample_images(index: ShardIndex, decoder: Decoder, count: int) -> torch.Tensor:
-    """Decode at most `count` images spread evenly over the split, uint8 (n, 3, S, S), to fit an extractor on."""
+def sample_images(index: ShardIndex, decoder: Decoder, count: int, bad: BadImages) -> torch.Tensor:
+    """Decode at most `count` images spread evenly over the split, uint8 (n, 3, S, S), to fit an extractor on.
+
+    Bad images are left out. Raises DataError if all are bad.
+    """
     chosen = np.arange(0, index.samples, math.ceil(index.samples / count))
-    return torch.cat([batch.images for batch in central_crop_stream(index, decoder, chosen)])
+    images = [batch.images for batch in bad.without(central_crop_stream(index, decoder, chosen))]
+    if not images:
+        raise DataError(f"all images tried in {index.shown} are bad; `mimcl verify --decode` lists what is wrong")
+    return torch.cat(images)
 
 
 def extract(
@@ -48,13 +56,14 @@ def extract(
     label: str | None = None,
     sample_ids: NDArray[np.int64] | None = None,
     world: World | None = None,
+    bad: BadImages | None = None,
 ) -> NDArray[np.float32]:
     """Extract the features of these samples, by default all in row order: float32 (N, D), on every rank.
 
     The ranks of `world` share the work. `extractor` maps uint8 images (B, 3, S, S) to features (B, D). With a `label`
-    rank 0 shows a progress bar.
+    rank 0 shows a progress bar. Features of bad images are marked, see `is_bad`; `bad` knows which were reported.
     """
-    world = world or World()
+    world, bad = world or World(), bad or BadImages(index)
     sample_ids = np.arange(index.samples) if sample_ids is None else sample_ids
     # Ranks take whole batches: results are bitwise the same for any number of ranks.
     batches = math.ceil(len(sample_ids) / BATCH)
@@ -64,7 +73,7 @@ def extract(
     with image_bar(label or "", len(share), shown=world.rank == 0 and label is not None) as advance:
         # A rank without a share extracts one image all the same, to know the feature width.
         for batch in central_crop_stream(index, decoder, share if len(share) else sample_ids[:1]):
-            features.append(torch.from_numpy(extractor(batch.images)))
+            features.append(torch.from_numpy(mark(extractor(batch.images), bad.places(batch))))
             advance(len(features[-1]))
     return gather_rows(torch.cat(features)[: len(share)]).numpy()
 
@@ -76,12 +85,14 @@ def fill(
     decoder: Decoder,
     chunks: Iterable[int],
     label: str | None = None,
+    bad: BadImages | None = None,
 ) -> None:
     """Compute and store the missing ones of these chunks, decoding each image once for all extractors.
 
     All stores have the same chunks. Batches never cross a chunk, so results do not depend on which chunks are missing.
-    With a `label` there is a progress bar.
+    With a `label` there is a progress bar. Features of bad images are marked, see `is_bad`; too many are a DataError.
     """
+    bad = bad or BadImages(index)
     rows = stores[0].chunks
     missing = {chunk: [n for n, store in enumerate(stores) if store.read(chunk) is None] for chunk in chunks}
     missing = {chunk: numbers for chunk, numbers in missing.items() if numbers}
@@ -93,10 +104,10 @@ def fill(
         for chunk, numbers in missing.items():
             features: dict[int, list[NDArray[np.float32]]] = {number: [] for number in numbers}
             for first in range(0, len(rows[chunk]), BATCH):
-                images = next(batches).images
-                count = min(BATCH, len(rows[chunk]) - first)
+                batch = next(batches)
+                places, count = bad.places(batch), min(BATCH, len(rows[chunk]) - first)
                 for number in numbers:
-                    features[number].append(extractors[number](images)[:count])
+                    features[number].append(mark(extractors[number](batch.images), places)[:count])
                 advance(count)
             for number in numbers:
                 stores[number].write(chunk, np.concatenate(features[number]))
@@ -109,13 +120,14 @@ def _whole_batches(rows: range, last: bool) -> NDArray[np.int64]:
 
 
 def central_crop_stream(index: ShardIndex, decoder: Decoder, sample_ids: NDArray[np.int64]) -> Stream:
-    """Stream the central crops of these samples, in this order."""
+    """Stream the central crops of these samples, in this order; those of bad samples are black."""
     return Stream(
         InOrderPlan(sample_ids),
         index,
         decoder,
         central_crops,
         BatchShares(BATCH, BATCH),
+        ReadOptions(keep_bad=True),
         seed=0,  # unused: central crops are not random
         device="cuda" if torch.cuda.is_available() else "cpu",
     )

@@ -18,6 +18,10 @@ Data = Annotated[str | None, typer.Option(help="Folder or URL of shards. (defaul
 Pool = Annotated[
     Literal["mean", "cls"], typer.Option(help="Which feature to take: mean of the patch tokens, or CLS token.")
 ]
+MaxBad = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of a split's images that may be bad, and are left out; 10 always may."),
+]
 Decoder = Annotated[Literal["auto", "dali-gpu", "dali-cpu", "reference"], typer.Option(help="Image decoder.")]
 Cache = Annotated[
     bool,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mimcl.cli.evaluate import eval_options as options
+from mimcl.pipeline.data_config import DataConfig
 
 if TYPE_CHECKING:
     from mimcl.cli.evaluate.results import Result
@@ -40,12 +41,13 @@ def knn_command(
     pool: options.Pool = "mean",
     decoder: options.Decoder = "auto",
     cache: options.Cache = True,
+    max_bad: options.MaxBad = DataConfig.max_bad,
 ) -> None:
     """Classify val images by their nearest train images, with the trained and the untrained encoder."""
     from mimcl.cli.evaluate.features import FeatureOptions
     from mimcl.cli.evaluate.knn import knn
 
-    _evaluate(lambda world: knn(path, data, k, FeatureOptions(pool, decoder, cache), world))
+    _evaluate(lambda world: knn(path, data, k, FeatureOptions(pool, decoder, cache, max_bad), world))
 
 
 @evaluate.command("linear")
@@ -68,8 +70,12 @@ def linear_command(
     pool: options.Pool = "mean",
     decoder: options.Decoder = "auto",
     cache: options.Cache = True,
+    max_bad: options.MaxBad = DataConfig.max_bad,
 ) -> None:
-    """Train a linear layer on frozen features. --pool, --no-cache and the untrained encoder are for fast only."""
+    """Train a linear layer on frozen features.
+
+    --pool, --no-cache, --max-bad and the untrained encoder are for fast only.
+    """
     from mimcl.cli.errors import ConfigError
 
     if recipe == "fast":
@@ -78,11 +84,13 @@ def linear_command(
         from mimcl.cli.evaluate.features import FeatureOptions
         from mimcl.cli.evaluate.linear import linear
 
-        features = FeatureOptions(pool, decoder, cache)
+        features = FeatureOptions(pool, decoder, cache, max_bad)
         _evaluate(lambda world: linear(path, data, epochs, batch_size, options=features, world=world))
     else:
-        if pool != "mean" or not cache:
-            raise ConfigError("--pool and --no-cache need --recipe fast: the mae recipe uses CLS tokens, uncached")
+        if pool != "mean" or not cache or max_bad != DataConfig.max_bad:
+            raise ConfigError(
+                "--pool, --no-cache and --max-bad need --recipe fast: the mae recipe uses CLS tokens, uncached"
+            )
         from mimcl.cli.evaluate.linear_mae import linear_mae
 
         _evaluate(lambda world: linear_mae(path, data, epochs, batch_size, decoder, world, base_lr))
@@ -99,12 +107,13 @@ def few_shot_command(
     pool: options.Pool = "mean",
     decoder: options.Decoder = "auto",
     cache: options.Cache = True,
+    max_bad: options.MaxBad = DataConfig.max_bad,
 ) -> None:
     """Fit logistic regression on a few train images per class, with the trained and the untrained encoder."""
     from mimcl.cli.evaluate.features import FeatureOptions
     from mimcl.cli.evaluate.few_shot import few_shot
 
-    features = FeatureOptions(pool, decoder, cache)
+    features = FeatureOptions(pool, decoder, cache, max_bad)
     _evaluate(lambda world: few_shot(path, data, shots or (1, 5, 10), seeds, features, world))
 
 

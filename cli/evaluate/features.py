@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.console import console
+from mimcl.cli.encoders.bad_images import BadImages, is_bad
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.feature_store import ChunkedArray, feature_store
 from mimcl.cli.encoders.lock import lock
@@ -25,6 +26,7 @@ from mimcl.cli.evaluate.results import Result, record
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World, barrier, connected, gather
 from mimcl.model.mae import SIZES
+from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
@@ -39,6 +41,7 @@ class FeatureOptions:
     pool: Literal["mean", "cls"] = "mean"  # mean of the patch tokens, or the CLS token
     decoder: str = "auto"
     cache: bool = True
+    max_bad: float = DataConfig.max_bad  # share of a split's images that may be bad, and are left out; 10 always may
 
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "cls"):
@@ -102,24 +105,41 @@ def evaluate_features(
             _remove_others(home, [*train_stores, *val_stores])
         barrier()  # no rank writes before rank 0 has the lock
         for index, stores in ((splits.train, train_stores), (splits.val, val_stores)):
-            own = range(world.rank, len(stores[0].chunks), world.size)
-            fill(index, stores, extractors, decoder, own, index.split if world.rank == 0 else None)
+            own, bad = range(world.rank, len(stores[0].chunks), world.size), BadImages(index, options.max_bad)
+            fill(index, stores, extractors, decoder, own, index.split if world.rank == 0 else None, bad)
         barrier()
         values: list[dict[str, float]] = []
+        counts = result.train, result.val
         if world.rank == 0:
-            train = _read(splits.train, train_stores, extractors, decoder)
-            val = _read(splits.val, val_stores, extractors, decoder)
+            train = _read(splits.train, train_stores, extractors, decoder, options.max_bad)
+            val = _read(splits.val, val_stores, extractors, decoder, options.max_bad)
+            labels, truth = (
+                _labels(index, features[0], options.max_bad)
+                for index, features in ((splits.train, train), (splits.val, val))
+            )
             values = [
-                dict(evaluator(known, splits.train.label, queries, splits.val.label, device=device))
+                dict(evaluator(known, labels, queries, truth, device=device))
                 for known, queries in zip(train, val, strict=True)
             ]
+            counts = int((labels >= 0).sum()), int((truth >= 0).sum())
+            result = replace(result, train=counts[0], val=counts[1])
             record(encoder, replace(result, trained=values[0], untrained=values[1]), splits.val)
             if options.cache:
                 _report_cache(home)
             else:
                 _remove_others(home, [])
-        trained, untrained = json.loads(gather(json.dumps(values))[0])
-    return replace(result, trained=trained, untrained=untrained)
+        (trained, untrained), counts = json.loads(gather(json.dumps([values, counts]))[0])
+    return replace(result, train=counts[0], val=counts[1], trained=trained, untrained=untrained)
+
+
+def _labels(index: ShardIndex, features: NDArray[np.float32], max_bad: float) -> NDArray[np.int32]:
+    """Return the labels of a split, -1 for bad images, which have no features. Raises DataError for too many."""
+    bad = is_bad(features)
+    if not bad.any():
+        return index.label
+    BadImages(index, max_bad).require_few(bad)
+    console.print(f"{bad.sum():,} bad {index.split} images are left out; `mimcl verify --decode` lists them")
+    return np.where(bad, np.int32(-1), index.label)
 
 
 def _store(
@@ -133,12 +153,16 @@ def _store(
 
 
 def _read(
-    index: ShardIndex, stores: Sequence[ChunkedArray], extractors: Sequence[MaeFeatures], decoder: Decoder
+    index: ShardIndex,
+    stores: Sequence[ChunkedArray],
+    extractors: Sequence[MaeFeatures],
+    decoder: Decoder,
+    max_bad: float,
 ) -> list[NDArray[np.float32]]:
     """Read the features of all samples by each encoder; chunks written on another machine are computed again."""
     read = [[store.read(chunk) for chunk in range(len(store.chunks))] for store in stores]
     missing = [number for number, chunks in enumerate(zip(*read, strict=True)) if any(c is None for c in chunks)]
-    fill(index, stores, extractors, decoder, missing)
+    fill(index, stores, extractors, decoder, missing, None, BadImages(index, max_bad))
     features = []
     for store, chunks in zip(stores, read, strict=True):
         for number in missing:

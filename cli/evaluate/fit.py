@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.cli.console import console, training_bar, warn, warn_before_exit
+from mimcl.cli.encoders.bad_images import BadImages
 from mimcl.cli.encoders.split_features import BATCH
 from mimcl.cli.errors import Stopped
 from mimcl.cli.evaluate.fit_recorder import FitRecorder, save_every
@@ -103,6 +104,7 @@ def _trained(
         if loop.position:
             console.print(f"resuming at step {loop.position // course.batch_size} in {folder}")
     stream = train_batches(task, course, decoder, learner.augment_batch, loop.position)
+    val_bad = BadImages(task.splits.val)
     evaluate_every = max(1, round(course.judge_every_epochs * task.images / course.batch_size))  # steps
     steps = course.draws // course.batch_size
     save_after = save_every(course.batch_size, steps)
@@ -112,7 +114,7 @@ def _trained(
 
     def evaluate() -> dict[str, float]:
         learner.module.eval()
-        batches = signals.timed(val_batches(task, val_decoder))
+        batches = signals.timed(val_bad.without(val_batches(task, val_decoder)))
         return dict(accuracies(learner.logits, batches, lambda batch: task.targets(batch.labels), device))
 
     signals = StopSignals(warn_before_exit)

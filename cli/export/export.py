@@ -72,11 +72,11 @@ def export(path: Path, target: Format, out: Path) -> Exported:
     from mimcl.cli.export.model_card import model_card
     from mimcl.cli.export.parts import differences, parts_of, samples_of, versions, write
     from mimcl.model.checkpoint import CheckpointError
-    from mimcl.pipeline.files import atomic_folder, remedy
+    from mimcl.pipeline.files import atomic_folder, list_folder, remedy
 
     if target not in get_args(Format):
         raise ConfigError(f"--format is {target!r}; it must be one of {', '.join(get_args(Format))}")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and not list_folder(out)):
         raise ConfigError(f"--out {out} exists; give another folder")
     if target == "hf" and not importlib.util.find_spec("transformers"):
         raise ConfigError("--format hf needs transformers, which is not installed; pip install 'mimcl[hf]'")

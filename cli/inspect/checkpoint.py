@@ -11,6 +11,7 @@ from pathlib import Path
 from mimcl.cli.console import format_bytes
 from mimcl.cli.encoders.restore import config_of, samples_of
 from mimcl.model import checkpoint
+from mimcl.pipeline.files import DataError
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,19 @@ def describe_checkpoint(path: Path) -> CheckpointDescription:
 
 
 def bytes_in_folder(folder: Path) -> int:
-    """Sum the sizes of all files in a folder and below, without following links; files that vanish count as 0."""
+    """Sum the sizes of all files in a folder and below, without following links; files that vanish count as 0.
+
+    Raises DataError if a folder cannot be listed.
+    """
     found = 0
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder, onerror=_unlistable):
         for name in names:
             with suppress(FileNotFoundError):
                 status = os.lstat(os.path.join(parent, name))
                 found += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return found
+
+
+def _unlistable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise DataError(f"{error.filename} cannot be listed: {error.strerror}") from None

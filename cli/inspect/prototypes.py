@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.curriculum.prototypes import PrototypeSet, cluster_sizes
 from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
 
@@ -32,6 +32,7 @@ class PrototypesDescription:
     distance_quantiles: dict[float, float]
     nearest: float  # share of the images at distance 0
     farthest: float  # share at distance 1
+    bad: int  # images without features, in no cluster and at distance 1
     index_fingerprint: str
     origin: dict[str, str] | None  # index_fingerprint and name of the set that repack copied
     shards: Path  # the folder two levels up
@@ -60,6 +61,7 @@ class PrototypesDescription:
             ("Davies-Bouldin", tried),
             ("distance quantiles", quantiles),
             ("at distance 0 / 1", f"{self.nearest:.1%} / {self.farthest:.1%} of the images"),
+            *([("bad images", f"{self.bad:,}, in no cluster, at distance 1")] if self.bad else []),
             ("small clusters", f"fewer than {self.min_cluster} images: all count as {self.singletons}"),
             ("made for index", f"{self.index_fingerprint}, {fits}"),
             *copied,
@@ -69,7 +71,7 @@ class PrototypesDescription:
 def describe_prototypes(path: Path) -> PrototypesDescription:
     """Read a set of prototypes. Raises PrototypeError if it is damaged or has another format."""
     found = PrototypeSet.load(path, None)
-    info, sizes = found.info, np.bincount(found.cluster, minlength=len(found.centroids))
+    info, sizes = found.info, cluster_sizes(found.cluster, len(found.centroids))
     shards = path.resolve().parent.parent
     try:
         train = read_dataset(shards)["splits"].get("train", {})
@@ -91,6 +93,7 @@ def describe_prototypes(path: Path) -> PrototypesDescription:
         distance_quantiles=dict(zip(_QUANTILES, np.quantile(found.distance, _QUANTILES).tolist(), strict=True)),
         nearest=float((found.distance == 0).mean()),
         farthest=float((found.distance == 1).mean()),
+        bad=int((found.cluster < 0).sum()),
         index_fingerprint=info["index_fingerprint"],
         origin=_origin(info),
         shards=shards,

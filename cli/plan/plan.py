@@ -22,6 +22,7 @@ def plan_command(
     recipe: options.Recipe = None,
     data: options.Data = None,
     curriculum: options.Curriculum = None,
+    prototypes: options.Prototypes = None,
     temp_schedule: Annotated[
         list[options.TempSchedule] | None,
         typer.Option(help="Repeat it to compare schedules; learned cannot be planned. (default: cosine)"),

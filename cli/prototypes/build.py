@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mimcl.pipeline.data_config import DecoderName
+from mimcl.pipeline.data_config import DataConfig, DecoderName
 
 if TYPE_CHECKING:
     from mimcl.curriculum.features import FeatureExtractor
     from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.model.distributed import World
+    from mimcl.pipeline.index import ShardIndex
 
 _TIMEOUT_S = 8 * 3600.0  # for waiting for other ranks' features and for rank 0, which does the clustering
 
@@ -35,6 +37,8 @@ class BuildConfig:
     decoder: DecoderName = "auto"
     overwrite: bool = False
     sample: int = 1 << 18
+    out: Path | None = None  # folder of the set; None: `name`, beside the shards
+    max_bad: float = DataConfig.max_bad  # share of the images that may be bad; 10 always may
 
 
 @prototypes.callback()
@@ -53,7 +57,8 @@ def build_command(
         ),
     ] = BuildConfig.features,
     k: Annotated[str, typer.Option(help="Number of prototypes; auto chooses by the Davies-Bouldin index.")] = "auto",
-    name: Annotated[str, typer.Option(help="Name of the set.")] = BuildConfig.name,
+    name: Annotated[str | None, typer.Option(help="Name of the set beside the shards. (default: default)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the set instead, if the shards are read-only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of k-means and of sift.")] = BuildConfig.seed,
     min_cluster: Annotated[
         int, typer.Option(min=1, help="Clusters with fewer images have no typical image: distance 1.")
@@ -67,6 +72,10 @@ def build_command(
     sample: Annotated[
         int, typer.Option(min=2, help="Maximum images for k-means; all images are assigned.")
     ] = BuildConfig.sample,
+    max_bad: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 always may."),
+    ] = BuildConfig.max_bad,
 ) -> None:
     """Cluster the images in feature space and store the distance of each to its prototype.
 
@@ -77,6 +86,7 @@ def build_command(
     from mimcl.cli.errors import ConfigError
     from mimcl.cli.suggest import command, unless_default
     from mimcl.model.distributed import World
+    from mimcl.pipeline.prototype_location import as_option, is_set_name
     from mimcl.pipeline.remote.urls import shown
 
     if k != "auto" and not (k.isdecimal() and int(k) > 0):
@@ -85,12 +95,15 @@ def build_command(
         raise ConfigError(
             f"--features is {features!r}; give auto, sift, pixels, timm:MODEL, timm:MODEL@FILE or mae:CHECKPOINT"
         )
-    if not re.fullmatch(r"[\w-][\w.-]*", name):
+    if name is not None and out is not None:
+        raise ConfigError("--name is for a set beside the shards, --out for another folder; give one of them")
+    name = BuildConfig.name if name is None else name
+    if not is_set_name(name):
         raise ConfigError(f"--name is {name!r}; use letters, digits, dots, - and _")
     count = None if k == "auto" else int(k)
     if count and count > sample:
         raise ConfigError(f"--sample is {sample}, less than --k {count}; give at least as many, better 40 times")
-    config = BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite, sample)
+    config = BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite, sample, out, max_bad)
     world = World.from_environment()
     _, found = build(data, config, world)
     if world.rank:
@@ -104,9 +117,11 @@ def build_command(
     console.print(
         f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
     )
-    chosen = None if name == "default" else f"curriculum.prototypes={name}"
-    train = command("train", curriculum="proto", data=unless_default(shown(data)), set=chosen)
-    console.print(f"wrote {shown(data)}/prototypes/{name}/ with gallery.png · next: {train}")
+    if bad := info.get("bad"):
+        console.print(f"bad images: {len(bad):,}, in no cluster, at distance 1; prototypes.json lists them")
+    chosen = as_option(out) if out else None if name == BuildConfig.name else name
+    train = command("train", curriculum="proto", data=unless_default(shown(data)), prototypes=chosen)
+    console.print(f"wrote {out or f'{shown(data)}/prototypes/{name}'}/ with gallery.png · next: {train}")
 
 
 def build(
@@ -116,14 +131,18 @@ def build(
 
     The ranks of `world` share the data; their number does not change the result. Intermediate results are kept in
     files, from which a stopped build is resumed: features take 4 N D bytes (2 GB for ImageNet with DINO ViT-S) and are
-    removed at the end. For shards at a URL these files are in the cache, and the set is uploaded beside the shards.
+    removed at the end. They are beside the set's folder; for shards at a URL without `config.out` in the cache, and the
+    set is uploaded beside the shards.
     Raises PrototypeError for a set that exists or cannot be built, DataError for shards that cannot be read.
     """
+    import numpy as np
+
     from mimcl.cli.console import console
+    from mimcl.cli.encoders.bad_images import BadImages
     from mimcl.cli.encoders.lock import lock
     from mimcl.cli.encoders.split_features import BATCH, fill, open_decoder, sample_images
     from mimcl.cli.prototypes.gallery import draw_gallery
-    from mimcl.cli.prototypes.rank_zero import on_first_rank
+    from mimcl.cli.prototypes.rank_zero import WRITE_ELSEWHERE, on_first_rank
     from mimcl.cli.prototypes.workspace import BuildFolder
     from mimcl.curriculum.clustering import ITERATIONS, normalise_distances
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, make_info
@@ -134,22 +153,27 @@ def build(
 
     world = world or World()
     index = ShardIndex.load(data)
-    if index.url and not can_write(index.url):
-        raise PrototypeError(f"{index.shown} is read-only; build the set beside the shards before uploading them")
-    if index.url and world.size > world.local_size:
-        raise PrototypeError(f"{index.shown} is a URL, so the machines share no folder to build in; use one machine")
-    sets = index.root / "prototypes"
-    folder = sets / config.name
-    if index.has_prototypes(config.name) and not config.overwrite:
-        existing = index.at(f"prototypes/{config.name}")
-        raise PrototypeError(f"{existing} exists; give another --name, or --overwrite to replace it")
+    uploads = index.url if config.out is None else None
+    if uploads and not can_write(uploads):
+        raise PrototypeError(f"{index.shown} is read-only; {WRITE_ELSEWHERE}")
+    if uploads and world.size > world.local_size:
+        raise PrototypeError(
+            f"{index.shown} is a URL, so the machines share no folder to build in; use one machine, or give a shared "
+            "one with --out"
+        )
+    folder = config.out or index.root / "prototypes" / config.name
+    sets = folder.parent
+    _require_free(index, config)
     if config.k is not None and config.k > index.samples / 2:
         raise PrototypeError(
             f"--k is {config.k}, more than half of the {index.samples} images in {index.shown}; give fewer"
         )
-    building = BuildFolder(sets / f".{config.name}.building", index)
+    building = BuildFolder(sets / f".{folder.name}.building", index)
     mine = range(world.rank, len(building.features.chunks), world.size)
-    with connected(world, world.device(), _TIMEOUT_S), lock(sets, world):
+    with ExitStack() as session:
+        session.enter_context(connected(world, world.device(), _TIMEOUT_S))
+        on_first_rank(world, lambda: building.folder.mkdir(parents=True, exist_ok=True), sets)
+        session.enter_context(lock(sets, world))
         extractor, reason = _extractor(config.features, config.seed, world)
         if world.rank == 0:
             console.print(f"features: {extractor.name} ({reason})")
@@ -162,11 +186,13 @@ def build(
             "decoder": decoder.name,
             "batch": BATCH,
         }
-        images = partial(sample_images, index, decoder, extractor.fit_images)
+        bad = BadImages(index, config.max_bad)
+        images = partial(sample_images, index, decoder, extractor.fit_images, bad)
         on_first_rank(world, lambda: building.start(made_from, extractor, images), sets)
         agree("the features' settings", building.load_constants(extractor))
-        fill(index, [building.features], [extractor], decoder, mine, "features" if world.rank == 0 else None)
+        fill(index, [building.features], [extractor], decoder, mine, "features" if world.rank == 0 else None, bad)
         barrier()
+        on_first_rank(world, lambda: bad.require_few(building.bad_images()), sets)
         of_clusters = {"k": config.k, "seed": config.seed, "sample": config.sample, "iterations": ITERATIONS}
         on_first_rank(world, lambda: building.compute_clusters(of_clusters), sets)
         clusters = building.read_clusters(of_clusters)
@@ -177,7 +203,7 @@ def build(
             cluster, raw, distance = building.columns()
             count = len(clusters.centroids)
             normalise_distances(raw, cluster, count, config.min_cluster, config.singletons, out=distance)
-            about = {
+            about: dict[str, Any] = {
                 "features": extractor.name,
                 "features_reason": reason,
                 **of_clusters,
@@ -185,17 +211,37 @@ def build(
                 "min_cluster": config.min_cluster,
                 "index_fingerprint": index.fingerprint,
             }
+            if lost := np.flatnonzero(cluster < 0).tolist():
+                about["bad"] = [{"key": index.key(row), "path": index.path(row)} for row in lost]
             found = PrototypeSet(cluster, raw, distance, clusters.centroids, make_info(clusters, cluster, about))
             # A set in the cache may be left from one that is no longer beside the shards.
-            with atomic_folder(folder, replace=config.overwrite or index.url is not None) as aside:
+            with atomic_folder(folder, replace=config.overwrite or uploads is not None) as aside:
                 found.save(aside)
                 (aside / "gallery.png").write_bytes(draw_gallery(index, found))
-            if index.url:
-                upload(folder, f"{index.url}/prototypes")
+            if uploads:
+                upload(folder, f"{uploads}/prototypes")
             building.remove()
 
         on_first_rank(world, finish, sets)
     return folder, PrototypeSet.load(folder, index.fingerprint)
+
+
+def _require_free(index: ShardIndex, config: BuildConfig) -> None:
+    """Raise PrototypeError if the set exists, unless it is to be replaced, or if its folder has other files."""
+    from mimcl.curriculum.prototypes import PrototypeError
+    from mimcl.pipeline.files import list_folder
+
+    if out := config.out:
+        if out.exists() and not out.is_dir():
+            raise PrototypeError(f"{out} is a file; give a folder with --out")
+        exists = (out / "prototypes.json").exists()
+        if not exists and list_folder(out):
+            raise PrototypeError(f"{out} has other files; give a new folder with --out")
+    else:
+        exists = index.has_prototypes(config.name)
+    if exists and not config.overwrite:
+        existing = out or index.at(f"prototypes/{config.name}")
+        raise PrototypeError(f"{existing} exists; give another --name or --out, or --overwrite to replace it")
 
 
 def _extractor(spec: str, seed: int, world: World) -> tuple[FeatureExtractor, str]:

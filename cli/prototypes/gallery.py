@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.cli.console import warn
+from mimcl.curriculum.prototypes import PrototypeSet, cluster_sizes
 from mimcl.pipeline.augment import Transform, central_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
@@ -54,7 +55,7 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
 
 def spread_clusters(found: PrototypeSet, count: int) -> NDArray[np.int64]:
     """Return up to `count` clusters, evenly spaced in order of size, with 3 or more images if there are any."""
-    sizes = np.bincount(found.cluster, minlength=found.info["k"])
+    sizes = cluster_sizes(found.cluster, found.info["k"])
     by_size = np.argsort(-sizes, kind="stable")
     by_size = by_size[sizes[by_size] >= min(3, sizes.max())]
     return by_size[np.linspace(0, len(by_size) - 1, min(count, len(by_size))).astype(int)]
@@ -71,7 +72,13 @@ def cluster_ends(found: PrototypeSet, cluster: int) -> tuple[NDArray[np.int64], 
 def images_of(
     index: ShardIndex, sample_ids: NDArray[np.int64], side: int, transform: Transform = central_crops
 ) -> Tensor:
-    """Return crops of these samples as draws 0, 1, ..., uint8 (n, 3, side, side). Raises DataError for a bad one."""
+    """Return crops of these samples as draws 0, 1, ..., uint8 (n, 3, side, side); that of a bad sample is black."""
     decoder = ReferenceDecoder(side, decode_threads())
-    stream = Stream(InOrderPlan(sample_ids), index, decoder, transform, BatchShares(64, 64), ReadOptions(1), seed=0)
-    return torch.cat([batch.images for batch in stream])
+    options = ReadOptions(1, keep_bad=True)
+    stream = Stream(InOrderPlan(sample_ids), index, decoder, transform, BatchShares(64, 64), options, seed=0)
+    images = []
+    for batch in stream:
+        images.append(batch.images)
+        for bad in batch.bad:
+            warn(f"{index.path(bad.sample_id)} (sample {bad.key} of {bad.shard}) is bad and shown black: {bad.reason}")
+    return torch.cat(images)

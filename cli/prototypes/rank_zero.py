@@ -7,7 +7,9 @@ from pathlib import Path
 
 from mimcl.curriculum.prototypes import PrototypeError
 from mimcl.model.distributed import World, gather
-from mimcl.pipeline.files import DataError, remedy
+from mimcl.pipeline.files import DataError, is_forbidden, remedy
+
+WRITE_ELSEWHERE = "give a folder of yours with --out FOLDER, and later --prototypes FOLDER to `mimcl train`"
 
 
 def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:
@@ -19,7 +21,9 @@ def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:
         except (PrototypeError, DataError, ValueError) as error:
             message = str(error)
         except OSError as error:
-            advice = remedy(error, "make room")
-            message = f"{folder} cannot be written ({error.strerror or error}); {advice} and run the command again"
+            advice = f"{remedy(error, 'make room')} and run the command again"
+            if is_forbidden(error):
+                advice = WRITE_ELSEWHERE
+            message = f"{folder} cannot be written ({error.strerror or error}); {advice}"
     if message := gather(message)[0]:
         raise PrototypeError(message)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import safetensors.torch
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, from_numpy
 
 from mimcl.cli.console import console
+from mimcl.cli.encoders.bad_images import is_bad
 from mimcl.cli.encoders.feature_store import ChunkedArray
 from mimcl.curriculum.clustering import Clusters, Standardiser, make_clusters
 from mimcl.curriculum.features import FeatureExtractor
@@ -106,9 +107,11 @@ class BuildFolder:
         """Assign the samples of those parts that are not assigned yet."""
         for part in parts:
             if self.assigned.read(part) is None:
-                cluster, raw = clusters.assign(_require(self.features, part))
-                rows = np.empty(len(cluster), _ASSIGNED)
-                rows["cluster"], rows["raw_distance"] = cluster, raw
+                features = _require(self.features, part)
+                good = ~is_bad(features)
+                rows = np.empty(len(features), _ASSIGNED)
+                rows["cluster"], rows["raw_distance"] = -1, np.nan  # of bad images
+                rows["cluster"][good], rows["raw_distance"][good] = clusters.assign(features[good])
                 self.assigned.write(part, rows)
 
     def columns(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
@@ -136,9 +139,13 @@ class BuildFolder:
         """Remove the folder, once the set is stored."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def all_features(self) -> list[NDArray[np.float32]]:
-        """Return the features of every part, memory-mapped."""
-        return [_require(self.features, part) for part in range(len(self.features.chunks))]
+    def bad_images(self) -> NDArray[np.bool_]:
+        """Return which samples (N,) are bad and have no features."""
+        return np.concatenate([is_bad(_require(self.features, part)) for part in range(len(self.features.chunks))])
+
+    def all_features(self) -> Sequence[NDArray[np.float32]]:
+        """Return the features of every part, memory-mapped, without those of bad images."""
+        return _GoodFeatures([_require(self.features, part) for part in range(len(self.features.chunks))])
 
     def _constants(self, known: dict[str, Any], extractor: FeatureExtractor) -> str | None:
         """Restore the extractor's learned constants; return the digest of all its constants, None if missing."""
@@ -156,6 +163,26 @@ class BuildFolder:
         scores = known["scores"] and [(k, index) for k, index in known["scores"]]
         mean, std, centroids = (tensors[name].numpy() for name in ("mean", "std", "centroids"))
         return Clusters(Standardiser(mean, std), centroids, scores)
+
+
+class _GoodFeatures(Sequence[NDArray[np.float32]]):
+    """Parts of features without the rows of bad images; a part that has any is copied, each time it is needed."""
+
+    def __init__(self, parts: list[NDArray[np.float32]]) -> None:
+        self._parts, self._bad = parts, [np.flatnonzero(is_bad(part)) for part in parts]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, place: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[NDArray[np.float32]]: ...
+    def __getitem__(self, place: int | slice) -> NDArray[np.float32] | Sequence[NDArray[np.float32]]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(len(self))[place]]
+        part, bad = self._parts[place], self._bad[place]
+        return np.delete(part, bad, axis=0) if len(bad) else part
 
 
 def _require(store: ChunkedArray, part: int) -> NDArray:

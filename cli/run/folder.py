@@ -20,12 +20,13 @@ from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resolve import resolve
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
-from mimcl.pipeline.files import remedy
+from mimcl.pipeline.files import list_folder, remedy
 from mimcl.pipeline.folder_lock import FolderLock
 
 # What may change when a run is resumed: no draw and no mask depends on it.
 FREE = {
     "data.root",
+    "curriculum.prototypes",  # a place like the root: checkpoints know the distances
     "data.decoder",
     "data.decode_threads",
     "data.micro_batch_size",
@@ -110,7 +111,7 @@ def open_run(
         if (out / "config.yaml").exists():
             saved = override(Config(), read_yaml(out / "config.yaml"))
             return Run(out, _unchanged(saved, out, recipe_name, values, allowed, warn), False)
-    if out and out.exists() and any(out.iterdir()) and not resume:
+    if out and out.exists() and list_folder(out) and not resume:
         raise ConfigError(f"{out} exists; give another --out, or --resume to continue it")
     config = new_config(recipe_name, values)
     return Run(out or _free_folder(config), config, False)

@@ -17,12 +17,11 @@ from mimcl.cli.json_output import json_ready
 from mimcl.model.distributed import agree, from_first, gather
 from mimcl.model.jsonl import JsonlWriter, keep_lines
 from mimcl.model.metrics import Outcome
+from mimcl.pipeline.data_config import bad_allowed
 from mimcl.pipeline.files import write_json
 from mimcl.pipeline.plan import Window
 from mimcl.pipeline.stream import Batch
 from mimcl.pipeline.substitutes import BadSample
-
-_ALWAYS_ALLOWED = 10  # bad samples
 
 
 class _Seen(NamedTuple):
@@ -53,7 +52,7 @@ class Health:
         is_first: bool,
         warn: Callable[[str], None],
     ) -> None:
-        """`max_bad` is the share of the draws so far that may be bad samples; `_ALWAYS_ALLOWED` always may."""
+        """`max_bad` is the share of the draws so far that may be bad samples; 10 always may."""
         self._folder, self._batch_size, self._max_bad = folder, batch_size, max_bad
         self._is_first, self._warn = is_first, warn
         self._quarantine = folder / "quarantine.jsonl"
@@ -112,7 +111,7 @@ class Health:
             self._lines.write(rows)
             for row in rows[:3]:
                 self._warn(f"sample {row['key']} of {row['shard']} is bad and was replaced: {row['reason']}")
-        allowed = max(_ALWAYS_ALLOWED, self._max_bad * position)
+        allowed = bad_allowed(self._max_bad, position)
         if self._bad > allowed:
             worst = ", ".join(f"{count} in {shard}" for shard, count in self._bad_shards.most_common(3))
             self.excess = (

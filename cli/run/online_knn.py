@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.config import Config
+from mimcl.cli.encoders.bad_images import BadImages, is_bad
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate.labelled import LabelledSplits
@@ -37,6 +38,7 @@ class OnlineKnn:
         """`config` is the resolved configuration of the run. Raises DataError where LabelledSplits does."""
         splits = LabelledSplits.load(data.index.location)
         self._splits = [(index, _chosen(index)) for index in (splits.train, splits.val)]
+        self._bad = [BadImages(index, config.data.max_bad) for index, _ in self._splits]
         precision: Literal["bfloat16", "float32"] = "bfloat16" if config.trainer.precision == "bfloat16" else "float32"
         self._features = MaeFeatures(self.name, model, precision)
         self._decoder = open_decoder(config.data.decoder, model.image_size, splits.train, splits.val, world=world)
@@ -57,11 +59,15 @@ class OnlineKnn:
         Empty where features are not finite: the training then ends by itself.
         """
         bank, queries = (
-            extract(index, self._features, self._decoder, None, rows, self._world) for index, rows in self._splits
+            extract(index, self._features, self._decoder, None, rows, self._world, bad)
+            for (index, rows), bad in zip(self._splits, self._bad, strict=True)
         )
-        labels, truth = (index.label[rows] for index, rows in self._splits)
-        if not (np.isfinite(bank).all() and np.isfinite(queries).all()):
+        good = [~is_bad(features) for features in (bank, queries)]
+        if not (np.isfinite(bank[good[0]]).all() and np.isfinite(queries[good[1]]).all()):
             return {}
+        labels, truth = (
+            np.where(known, index.label[rows], -1) for (index, rows), known in zip(self._splits, good, strict=True)
+        )
         with torch.inference_mode():
             return dict(knn(bank, labels, queries, truth, _K, device=self._device))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def clean_up(out: Path) -> None:
     staging = out / STAGING
     if not _has_finished_parts(staging):
         shutil.rmtree(staging, ignore_errors=True)
-    if not any(out.iterdir()):
+    with suppress(OSError):  # not empty, a mount point, or in a folder of another user
         out.rmdir()
 
 

@@ -203,3 +203,21 @@ def test_the_features_are_never_all_in_memory(tmp_path, monkeypatch):
         tracemalloc.stop()
     assert sum(map(len, raw)) == 100_000
     assert peak < sum(part.nbytes for part in parts) / 8
+
+
+@pytest.mark.parametrize("singletons", ["far", "near"])
+def test_samples_in_no_cluster_are_far_and_change_nothing(singletons):
+    rng = np.random.default_rng(3)
+    raw, labels = rng.random(9000).astype(np.float32), rng.integers(0, 7, 9000)
+    labels[labels == 6] = np.arange((labels == 6).sum()) % 6
+    labels[5] = 6  # alone
+    expected = normalise_distances(raw, labels, 7, singletons=singletons)
+    rows = np.sort(rng.choice(9000, 700, replace=False))
+    more, marked = np.insert(raw, rows, np.nan), np.insert(labels, rows, -1)
+    found = normalise_distances(more, marked, 7, singletons=singletons)
+    assert (found[marked < 0] == 1).all()
+    np.testing.assert_array_equal(found[marked >= 0], expected)
+    with pytest.raises(ValueError, match="all distances are equal"):
+        normalise_distances(np.full(4, np.nan, np.float32), np.full(4, -1), 2, singletons=singletons)
+    with pytest.raises(ValueError, match="all distances are equal"):
+        normalise_distances(np.ones(4, np.float32), np.array([0, 0, 0, -1]), 1, singletons=singletons)

@@ -12,6 +12,7 @@ from helpers.streams import BATCH, DRAWS, SEED, SIDE, WINDOW, Windows, make_stre
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.augment import central_crops, hash64, random_crops
+from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import decode_one
 from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
@@ -20,6 +21,7 @@ from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.store import ShardStore
+from mimcl.pipeline.stream import ReadOptions, Stream
 
 SAMPLES = 24
 FLIPPED, BROKEN, UNREADABLE = {2, 3, 11}, {5, 6, 17}, {8} if reading_can_fail() else set()
@@ -192,6 +194,23 @@ def test_an_in_order_plan_replaces_nothing(index, sample_id, reason, decoder):
     assert isinstance(error, DataError)
     assert "\n" not in str(error)
     assert f"sample {sample_id:09d} in {index.root / 'train-000000.tar'} is bad: {reason}" in str(error)
+
+
+@pytest.mark.parametrize("decoder", ["reference", "dali-cpu"])
+def test_bad_samples_that_are_kept_are_black_and_listed(index, decoder, tmp_path):
+    made, _ = make_decoder(decoder, SIDE, 4, 2, index.largest)
+    options, shares = ReadOptions(keep_bad=True), BatchShares(4, 4)
+    stream = Stream(InOrderPlan(np.arange(SAMPLES)), index, made, central_crops, shares, options, seed=0)
+    batches = list(stream)
+    images = torch.cat([batch.images for batch in batches])
+    black = {place for place in range(SAMPLES) if not images[place].any()}
+    assert black == FLIPPED | BROKEN | UNREADABLE
+    assert [bad.sample_id for batch in batches for bad in batch.bad] == sorted(black)
+    assert all(bad.draw == bad.sample_id for batch in batches for bad in batch.bad)
+    whole = packed(tmp_path, BROKEN)
+    for place in set(range(SAMPLES)) - black:
+        (alone,) = Stream(InOrderPlan(np.array([place])), whole, made, central_crops, shares, seed=0)
+        torch.testing.assert_close(images[place], alone.images[0], rtol=0, atol=0)
 
 
 def test_a_missing_shard_is_not_a_bad_sample(tmp_path):

@@ -164,7 +164,7 @@ def other_index(home):
         (None, ("shards", "--out", "new"), "shards/prototypes/default"),
         (None, ("shards", *SET, "--out", "shards"), "give another --out"),
         (None, ("shards", *SET, "--out", "shards/new"), "give another --out"),
-        (None, ("shards", "--prototypes", "../x", "--out", "new"), "--prototypes '../x' is not a valid name"),
+        (None, ("shards", "--prototypes", "../x", "--out", "new"), "no prototypes in ../x"),
         (None, ("nowhere", *SET, "--out", "new"), "is not a packed data set"),
         (None, ("s3://bucket/shards", *SET, "--out", "new"), "s3:/bucket/shards is not a local folder"),
         (None, ("shards", *SET, "--out", "s3://bucket/new"), "s3:/bucket/new is not a local folder"),

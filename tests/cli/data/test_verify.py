@@ -10,7 +10,7 @@ import pytest
 from helpers.damage import flip
 from helpers.images import write_classes
 
-from mimcl.cli.data.prototype_sets import verify_prototype_sets
+from mimcl.cli.data.prototype_sets import prototype_set_folders, verify_prototype_sets
 from mimcl.curriculum.prototypes import build_prototypes
 from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.shards import PackConfig, pack
@@ -59,11 +59,14 @@ def test_an_intact_data_set_passes_and_the_first_findings_are_listed(shards):
 
 def test_every_prototype_set_is_checked(shards):
     train = read_dataset(shards)["splits"]["train"]
-    assert verify_prototype_sets(shards, train) == []
+    assert verify_prototype_sets(prototype_set_folders(shards), train) == []
     flip(shards / "prototypes" / "default" / "train.arrow", 400)
     (shards / "prototypes" / "empty").mkdir()
-    first, second = verify_prototype_sets(shards, train)
+    first, second = verify_prototype_sets(prototype_set_folders(shards), train)
     assert "default is damaged" in first
     assert "no prototypes in" in second
-    assert "was made for index" in verify_prototype_sets(shards, train | {"fingerprint": "other"})[0]
-    assert "no train split" in verify_prototype_sets(shards, None)[0]
+    assert (
+        "was made for index"
+        in verify_prototype_sets(prototype_set_folders(shards), train | {"fingerprint": "other"})[0]
+    )
+    assert "no train split" in verify_prototype_sets(prototype_set_folders(shards), None)[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import torchruns
+from helpers.bad_samples import flip_byte
 from helpers.full_disk import limit_file_size
 from helpers.images import write_train_val
 from helpers.typed import mimcl
@@ -93,6 +94,36 @@ def test_three_evaluators_decode_every_image_once_and_write_three_lines(fresh, d
     assert "few_shot of run/checkpoints/00000005 (shots 1 3, seeds 5, pool mean)" in out
     assert "standard deviation" in out.splitlines()[-1]
     assert len(list((fresh / "run" / "evaluation").glob("events.out.tfevents.*"))) == 3
+
+
+def test_bad_images_are_named_and_left_out(home, fresh, monkeypatch, capsys):
+    (fresh / "shards").unlink()
+    shutil.copytree(home / "shards", fresh / "shards")
+    train, val = (ShardIndex.load(Path("shards"), split) for split in ("train", "val"))
+    for index, rows in ((train, (3, 64, 169)), (val, (0, 70))):
+        for row in rows:
+            flip_byte(index, row)
+    for name, *options in (["knn"], ["few-shot", "--shots", "2", "--seeds", "1"], ["linear", "--epochs", "1"]):
+        assert mimcl(monkeypatch, fresh, "eval", name, "run", "--decoder", "reference", *options) == 0
+        captured = capsys.readouterr()
+        assert "167 train and 88 val images of shards" in captured.out
+        assert "3 bad train images are left out; `mimcl verify --decode` lists them" in captured.out
+        assert captured.err.count("is bad and has no features") == (5 if name == "knn" else 0)  # then they are cached
+    line = json.loads((fresh / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (line["settings"]["train"], line["settings"]["val"]) == (167, 88)
+
+
+def test_too_many_bad_images_are_an_error(home, fresh, monkeypatch, capsys):
+    (fresh / "shards").unlink()
+    shutil.copytree(home / "shards", fresh / "shards")
+    val = ShardIndex.load(Path("shards"), "val")
+    for row in range(12):
+        flip_byte(val, row)
+    words = ("eval", "knn", "run", "--decoder", "reference")
+    assert mimcl(monkeypatch, fresh, *words) == 1
+    assert "11 bad images of 90 are more than the 10 allowed (11 in val-000000.tar)" in capsys.readouterr().err
+    assert mimcl(monkeypatch, fresh, *words, "--max-bad", "0.2") == 0
+    assert "170 train and 78 val images" in capsys.readouterr().out
 
 
 def test_the_pool_option_selects_the_features(fresh):
@@ -211,7 +242,7 @@ def test_chunks_written_on_another_machine_are_computed_again(fresh, decoded, mo
     intact = chunks(fresh)
     (fresh / "run" / "evaluation" / "features" / sorted(intact)[1]).unlink()
     fill = module.fill
-    monkeypatch.setattr(module, "fill", lambda *a: fill(*a) if len(a) == 5 else None)  # skips its own share
+    monkeypatch.setattr(module, "fill", lambda *a: fill(*a) if a[5] is None else None)  # skips its own share
     decoded.clear()
     assert knn(Path("run"), options=PLAIN) == expected
     assert decoded == [64]

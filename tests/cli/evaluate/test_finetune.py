@@ -268,7 +268,7 @@ def test_micro_batches_do_not_matter_and_other_settings_have_another_folder(run,
 
 
 def test_every_part_of_the_recipe_takes_part(run):
-    base = {"epochs": 1, "batch_size": 24, "mixing_group": 4, "base_lr": 0.01, "judge_every_epochs": 9}
+    base = {"epochs": 2, "batch_size": 24, "mixing_group": 4, "base_lr": 0.01, "judge_every_epochs": 9}
     without = ({"mixup": 0, "cutmix": 0}, {"mixup": 0}, {"betas": [0.8, 0.9]}, {"smallest_crop": 1}, {"layer_decay": 1})
     zeros = (
         "rand_augment",

@@ -128,6 +128,7 @@ def test_resume_takes_the_very_same_command_again(here):
 
 FREE = {
     "data.root": "elsewhere",
+    "curriculum.prototypes": "other",
     "data.decoder": "dali-cpu",
     "data.decode_threads": 77,
     "data.micro_batch_size": 32,
@@ -149,7 +150,6 @@ FIXED = {  # another value of each, and what it may say
     "data.image_size": 96,
     "data.batch_size": 128,
     "curriculum.name": "proto",
-    "curriculum.prototypes": "other",
     "curriculum.temp_schedule": "linear",
     "curriculum.r0": 0.3,
     "curriculum.share": 0.5,
