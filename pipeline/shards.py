@@ -223,7 +223,7 @@ def _finish(
             extra["duplicates"] = sum(map(len, layout["left_out"].values()))
             extra["across_splits"] = layout["across_splits"]
         description = write_description(staging, shards, source.classes, plan, extra)
-    move_into_place(out, staging, shards, plan["dedup"])
+    move_into_place(out, staging, shards, plan["dedup"], plan["modified"])
     return description
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import DTypeLike, NDArray
 
+from mimcl.cli.console import format_bytes
 from mimcl.pipeline.files import DataError, atomic_file, open_regular, remedy
 from mimcl.pipeline.map_file import map_file, npy_view
 
@@ -68,8 +69,8 @@ class ChunkedArray:
                 file.write(content)
                 file.write(xxhash.xxh128_digest(content))
         except OSError as error:
-            gigabytes = 1e-9 * len(content) / len(rows) * sum(map(len, self.chunks))
-            advice = remedy(error, f"make room ({gigabytes:.2g} GB in all)")
+            size = format_bytes(len(content) / len(rows) * sum(map(len, self.chunks)))
+            advice = remedy(error, f"make room ({size} in all)")
             raise DataError(
                 f"cannot write to {self.folder} ({error.strerror}); {advice} and run the same command again to continue"
             ) from None

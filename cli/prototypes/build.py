@@ -170,10 +170,16 @@ def build(
         )
     building = BuildFolder(sets / f".{folder.name}.building", index)
     mine = range(world.rank, len(building.features.chunks), world.size)
+
+    def begin() -> None:
+        _require_free(index, config)  # another process may have built it while this one waited for the lock
+        building.folder.mkdir(exist_ok=True)  # here, so that a folder that is not writable is noticed at once
+
     with ExitStack() as session:
         session.enter_context(connected(world, world.device(), _TIMEOUT_S))
-        on_first_rank(world, lambda: building.folder.mkdir(parents=True, exist_ok=True), sets)
+        on_first_rank(world, lambda: sets.mkdir(parents=True, exist_ok=True), sets)
         session.enter_context(lock(sets, world))
+        on_first_rank(world, begin, sets)
         extractor, reason = _extractor(config.features, config.seed, world)
         if world.rank == 0:
             console.print(f"features: {extractor.name} ({reason})")

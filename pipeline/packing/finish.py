@@ -57,10 +57,11 @@ def write_description(
     return description
 
 
-def move_into_place(out: Path, staging: Path, shards: dict[str, list[PackedShard]], dedup: bool) -> None:
+def move_into_place(out: Path, staging: Path, shards: dict[str, list[PackedShard]], dedup: bool, modified: int) -> None:
     """Replace an earlier packing in `out` by the files in `staging`; dataset.json is moved last.
 
-    If it is killed, calling it again does the rest. Prototype sets stay: they record the index they were made for.
+    It is not older than the source, which was modified at `modified` (ns since 1970), even if a clock was wrong. If
+    this is killed, calling it again does the rest. Prototype sets stay: they record the index they were made for.
     """
     places = {
         tar.with_suffix(end).name: name.removesuffix(".tar") + end
@@ -78,7 +79,10 @@ def move_into_place(out: Path, staging: Path, shards: dict[str, list[PackedShard
     for name, place in places.items():
         if (staging / name).exists():
             os.replace(staging / name, out / place)
-    os.replace(staging / "dataset.json", out / "dataset.json")
+    description = staging / "dataset.json"
+    if modified > description.stat().st_mtime_ns:
+        os.utime(description, ns=(modified, modified))
+    os.replace(description, out / "dataset.json")
     shutil.rmtree(staging)
 
 

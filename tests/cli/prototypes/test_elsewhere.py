@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from helpers.typed import mimcl
 from helpers.unprivileged import no_privileges
 
 from mimcl.cli.prototypes.build import BuildConfig, build
-from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
@@ -162,3 +163,15 @@ def test_a_stopped_build_is_resumed_beside_the_set(home, tmp_path):
     _, found = build(home / "shards", config)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert np.isfinite(found.distance).all()
+
+
+def test_a_set_that_another_process_built_meanwhile_is_not_replaced(home, tmp_path, monkeypatch):
+    @contextmanager
+    def waiting(folder, world):
+        shutil.copytree(home / "sets" / "mine", folder / "set")
+        yield
+
+    monkeypatch.setattr("mimcl.cli.encoders.lock.lock", waiting)
+    with pytest.raises(PrototypeError, match=f"^{tmp_path / 'set'} exists; give another --name or --out"):
+        build(home / "shards", BuildConfig("pixels", 3, decoder="reference", out=tmp_path / "set"))
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

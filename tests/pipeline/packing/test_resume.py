@@ -353,3 +353,17 @@ def test_a_full_disk_while_the_index_is_written(tmp_path):
     packed(tmp_path / "src", out, on_message=messages.append)
     (message,) = messages
     assert message.startswith("resuming: 1 of 1 ")
+
+
+@pytest.mark.parametrize("seconds", [0, 1_000_000_000, 4_000_000_000])
+def test_files_with_any_time_are_packed_once(tmp_path, seconds):
+    """Also files of the future, or of today on a machine whose clock is in 1970: dataset.json is not older."""
+    for path in write_flat(tmp_path / "source", 5):
+        os.utime(path, (seconds, seconds))
+    said: list[str] = []
+    for _ in range(2):
+        pack(image_folder(tmp_path / "source"), tmp_path / "out", CONFIG, on_progress=id, on_message=said.append)
+    assert said == [f"already packed into {tmp_path / 'out'}: nothing to do"]
+    os.utime(path, (seconds, 2**32))  # in 2106
+    with pytest.raises(DataError, match="the source changed since it was packed"):
+        pack(image_folder(tmp_path / "source"), tmp_path / "out", CONFIG, on_progress=id)
