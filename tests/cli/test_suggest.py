@@ -51,7 +51,12 @@ def test_options_that_are_none_are_left_out():
 
 def bash(line, folder, **environment):
     done = subprocess.run(
-        ["bash", "-c", SHELL + line], capture_output=True, text=True, cwd=folder, env=os.environ | environment
+        ["bash", "-c", SHELL + line],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        cwd=folder,
+        env=os.environ | environment,
     )
     return done.returncode, done.stdout, done.stderr
 
