@@ -13,6 +13,7 @@ import math
 import re
 import secrets
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ SETTINGS = {
     "life_s": 3600,  # of a signed address
     "token": "",  # required if not empty
     "sent_by_hub": r"\.json$",  # paths that are not redirected, as small files are not
+    "delay_s": 0,  # of the resolver
     "pauses": 0,  # answers of the storage that ask to wait for a second
 }
 
@@ -92,6 +94,7 @@ async def serve(folder: str) -> None:
     from aiohttp import web
 
     root, api, settings = Path(folder), "/api/datasets/user/set", dict(SETTINGS)
+    blobs = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     log: list[dict] = []
     window = {"ends": 0.0, "left": 0}
     key = [secrets.token_bytes(16)]
@@ -123,6 +126,7 @@ async def serve(folder: str) -> None:
 
     async def resolve(request: web.Request) -> web.StreamResponse:
         path = request.match_info["path"]
+        await asyncio.sleep(settings["delay_s"])
         return note(request, "resolver", path, answer_of(request, path))
 
     def answer_of(request: web.Request, path: str) -> web.StreamResponse:
@@ -143,7 +147,11 @@ async def serve(folder: str) -> None:
             return web.Response(status=404, headers=headers | {"X-Error-Code": "EntryNotFound"})
         if re.search(settings["sent_by_hub"], path):
             return web.FileResponse(root / path, headers=headers)
+        content = (root / path).read_bytes()
+        blob = Path(blobs.name) / hashlib.sha1(content).hexdigest()  # as the hub's storage, which keeps old versions
+        blob.write_bytes(content)
         expires = str(math.ceil(time.time()) + settings["life_s"])
+        path = f"{blob.name}/{path}"
         where = f"{storage}/{path}?Expires={expires}&Signature={signature(path, expires)}"
         return web.Response(status=302, headers=headers | {"Location": where})
 
@@ -157,7 +165,7 @@ async def serve(folder: str) -> None:
             settings["pauses"] -= 1
             answer = web.Response(status=503, headers={"Retry-After": "1"})
         else:
-            answer = web.FileResponse(root / path)
+            answer = web.FileResponse(Path(blobs.name) / path.partition("/")[0])
         return note(request, "storage", path, answer)
 
     async def control(request: web.Request) -> web.Response:

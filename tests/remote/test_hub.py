@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -62,6 +63,21 @@ def test_whole_shards_are_fetched_once_where_the_cache_has_room_for_all(hub, sha
     assert read(store, planned.sample_ids) == expected(shards, planned.sample_ids)
     assert len(hub.stored()) == len(planned.start)
     assert len(hub.resolved()) == len(index.shards) - 1
+
+
+def test_threads_that_need_a_shard_at_once_resolve_it_once(hub, shards):
+    index = ShardIndex.load(URL)
+    rows = np.flatnonzero(index.shard == 0)[::5]
+    hub.set(delay_s=0.5)
+    threads = [
+        threading.Thread(target=open_store(index).read, args=(rows[number : number + 1],)) for number in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(hub.stored()) == 3
+    assert len(hub.resolved()) == 1
 
 
 def read_all(url):
@@ -192,6 +208,8 @@ def test_a_shard_that_changed_is_refused(shards, tmp_path, monkeypatch):
         store = open_store(ShardIndex.load(URL))
         assert read(store, np.array([0])) == expected(shards, np.array([0]))
         path.write_bytes(bytes(path.stat().st_size))
+        assert read(store, np.array([1])) == expected(shards, np.array([1]))  # its address is of the old version
+        other.revoke()
         forget_samples()
         with pytest.raises(DataError, match=f"shard {URL}/train-000000.tar changed"):
             store.read(np.array([1]))
