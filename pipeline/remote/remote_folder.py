@@ -105,8 +105,8 @@ class RemoteFolder:
         return self._retry(f"{name} {start} {stop}", name, get, checks_pauses=self._hub is not None)
 
     def read_whole(self, name: str, max_bytes: int) -> bytes:
-        """Return the content of a small file. Raises DataError if it has more than `max_bytes`."""
-        stat = self.stat(name)
+        """Return the present content of a small file. Raises DataError if it has more than `max_bytes`."""
+        stat = self.stat(name, anew=True)
         if stat.size > max_bytes:
             raise DataError(f"{self.address(name)} has {stat.size:,} bytes, more than the limit of {max_bytes:,}")
         return self.fetch(name, 0, stat.size, stat)[1] if stat.size else b""
