@@ -108,9 +108,7 @@ def _require_files(source: Source) -> None:
     if empty := next((split for split, count in counts.items() if not count), None):
         others = ", ".join(f"{count:,} in {split}" for split, count in counts.items() if count) or "none elsewhere"
         advice = "fill it" if empty == "train" else f"fill it, or remove {empty}/ from the source"
-        raise DataError(
-            f"{empty} is empty: the source has no files for it ({others}), at most empty class folders; {advice}"
-        )
+        raise DataError(f"{empty} has no files ({others}); {advice}")
 
 
 def _share(source: Source, ranks: Ranks) -> int:

@@ -11,8 +11,8 @@ from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.tars import tar_images
 
-VAL = "val is empty: the source has no files for it (2 in train), at most empty class folders; fill it, or remove val/"
-TRAIN = "train is empty: the source has no files for it (2 in val), at most empty class folders; fill it"
+VAL = "val has no files (2 in train); fill it, or remove val/"
+TRAIN = "train has no files (2 in val); fill it"
 
 
 def refused(source, out: Path) -> str:
