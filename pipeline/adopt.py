@@ -22,13 +22,13 @@ from mimcl.pipeline.examine import NotUsable, examine
 from mimcl.pipeline.files import DataError, remedy, write_json, write_json_lines
 from mimcl.pipeline.index import MAX_BYTES, file_digest
 from mimcl.pipeline.index_writer import table_of, write_index
-from mimcl.pipeline.sources.class_list import ClassList
+from mimcl.pipeline.sources.archives.tar_reader import TarReader, tar_notes
 from mimcl.pipeline.sources.item import Item
+from mimcl.pipeline.sources.label_files.class_list import ClassList
 from mimcl.pipeline.sources.labels import apply_class_list, classes_without_train, label_items
 from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
 from mimcl.pipeline.sources.shard_files import require_shards
 from mimcl.pipeline.sources.splits import group_by_split
-from mimcl.pipeline.sources.tar_reader import TarReader, tar_notes
 from mimcl.pipeline.sources.webdataset import LABEL_KEY, BadSample, Sample, iter_samples
 
 _CHUNK = 1 << 20  # bytes read and hashed at once between images

@@ -43,7 +43,7 @@ def adopt_shards(
     """
     from mimcl.cli.console import console, image_bar
     from mimcl.pipeline.adopt import adopt
-    from mimcl.pipeline.sources.class_list import read_class_list
+    from mimcl.pipeline.sources.label_files.class_list import read_class_list
     from mimcl.pipeline.sources.listed import read_list
     from mimcl.pipeline.sources.names import from_fs, to_utf8
     from mimcl.pipeline.sources.shard_files import find_shards

@@ -48,11 +48,11 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
 
     Raises DataError if it cannot be read, and ConfigError for conflicting options.
     """
-    from mimcl.pipeline.sources.class_list import read_class_list
     from mimcl.pipeline.sources.holdout import hold_out
+    from mimcl.pipeline.sources.label_files.class_list import read_class_list
+    from mimcl.pipeline.sources.label_files.text_lines import read_text
+    from mimcl.pipeline.sources.label_files.val_labels import label_val
     from mimcl.pipeline.sources.labels import apply_class_list, classes_without_train, join_val
-    from mimcl.pipeline.sources.text_lines import read_text
-    from mimcl.pipeline.sources.val_labels import label_val
 
     if options.val and options.holdout:
         raise ConfigError("--val and --holdout both make a val split; give one of them only")
@@ -127,11 +127,11 @@ def _open(found: _Found, options: SourceOptions) -> Source:
 
         return parquet_images(path, options.image_column, options.label_column)
     if kind == "zip":
-        from mimcl.pipeline.sources.zips import zip_images
+        from mimcl.pipeline.sources.archives.zips import zip_images
 
         return zip_images(path)
+    from mimcl.pipeline.sources.archives.tars import tar_images
     from mimcl.pipeline.sources.shard_files import find_shards
-    from mimcl.pipeline.sources.tars import tar_images
     from mimcl.pipeline.sources.webdataset import LABEL_KEY, webdataset_images
 
     label_key = options.label_key or LABEL_KEY
@@ -164,7 +164,7 @@ def _open_list(folder: Path, options: SourceOptions) -> Source:
 def _with_known_classes(source: Source, folder: Path) -> Source:
     """Name the classes by dataset.json if the folder was packed by mimcl and the labels fit."""
     from mimcl.pipeline.dataset_json import read_dataset
-    from mimcl.pipeline.sources.class_list import ClassList, Reading
+    from mimcl.pipeline.sources.label_files.class_list import ClassList, Reading
     from mimcl.pipeline.sources.labels import apply_class_list
 
     if not (folder / "dataset.json").is_file():

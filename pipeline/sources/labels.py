@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.class_list import ClassList, Reading
 from mimcl.pipeline.sources.item import Item, Source
+from mimcl.pipeline.sources.label_files.class_list import ClassList, Reading
 
 _MAX_CLASSES = 1_000_000
 _NAMES_IN_NOTE = 5

@@ -15,11 +15,11 @@ from mimcl.pipeline.examine import extension_of
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.sources.junk import junk_note
+from mimcl.pipeline.sources.label_files.val_labels import label_val
 from mimcl.pipeline.sources.labels import NO_CLASS_FOLDERS
 from mimcl.pipeline.sources.names import to_utf8
 from mimcl.pipeline.sources.splits import SPLIT_WORDS, split_folders
 from mimcl.pipeline.sources.tree import Tree, has_image_ending, walk
-from mimcl.pipeline.sources.val_labels import label_val
 
 MakeItem = Callable[[str, str, int], Item]
 _HOLDS_ALL = {"images", "image", "imgs", "img", "jpegimages", "jpegs", "jpeg", "jpg"}  # names of no class

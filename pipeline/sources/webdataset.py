@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.archives.tar_reader import Member, TarReader, tar_notes
 from mimcl.pipeline.sources.item import RangeItem, Source
 from mimcl.pipeline.sources.labels import label_items
 from mimcl.pipeline.sources.names import from_fs, to_utf8
 from mimcl.pipeline.sources.shard_files import require_shards
 from mimcl.pipeline.sources.splits import group_by_split
-from mimcl.pipeline.sources.tar_reader import Member, TarReader, tar_notes
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # extensions of a sample's image
 HEADER_THREADS = 16  # they mostly wait for the disk: headers are far apart

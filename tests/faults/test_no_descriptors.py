@@ -27,10 +27,10 @@ from mimcl.pipeline.packing.jobs import HashJob, hash_items
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.sample import prepare
 from mimcl.pipeline.remote.shard_cache import ShardCache
+from mimcl.pipeline.sources.archives.zips import zip_images
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.item import RangeItem
 from mimcl.pipeline.sources.parquet import parquet_images
-from mimcl.pipeline.sources.zips import zip_images
 from mimcl.pipeline.store import ShardStore
 from mimcl.pipeline.verify import verify
 

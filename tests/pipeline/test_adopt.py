@@ -18,8 +18,8 @@ from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources.class_list import read_class_list
 from mimcl.pipeline.sources.folder import image_folder
+from mimcl.pipeline.sources.label_files.class_list import read_class_list
 from mimcl.pipeline.store import ShardStore
 from mimcl.pipeline.verify import verify
 

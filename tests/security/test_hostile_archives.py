@@ -114,7 +114,7 @@ def test_tars(tmp_path, monkeypatch, capfd, content, arguments):
 MEASURED = """
 import resource, sys
 from mimcl.cli.main import main
-import mimcl.pipeline.shards, mimcl.pipeline.sources.zips
+import mimcl.pipeline.shards, mimcl.pipeline.sources.archives.zips
 
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()

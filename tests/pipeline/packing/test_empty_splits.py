@@ -8,8 +8,8 @@ from helpers.images import write_flat
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources.archives.tars import tar_images
 from mimcl.pipeline.sources.folder import image_folder
-from mimcl.pipeline.sources.tars import tar_images
 
 VAL = "val has no files (2 in train); fill it, or remove val/"
 TRAIN = "train has no files (2 in val); fill it"

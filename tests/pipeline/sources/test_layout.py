@@ -7,10 +7,10 @@ from helpers.archives import list_of, tar_of, zip_of
 from helpers.images import encoded
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.archives.tars import tar_images
+from mimcl.pipeline.sources.archives.zips import zip_images
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.listed import listed_images, read_list
-from mimcl.pipeline.sources.tars import tar_images
-from mimcl.pipeline.sources.zips import zip_images
 
 KINDS = ["folder", "tar", "zip", "list"]
 IMAGE = encoded("baseline", 1, 24, 16)

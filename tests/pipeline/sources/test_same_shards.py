@@ -10,10 +10,10 @@ from helpers.archives import list_of, raw_zip, tar_of, zip_of
 from helpers.images import encoded, write_train_val
 
 from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources.archives.tars import tar_images
+from mimcl.pipeline.sources.archives.zips import zip_images
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.listed import listed_images, read_list
-from mimcl.pipeline.sources.tars import tar_images
-from mimcl.pipeline.sources.zips import zip_images
 
 
 def packed(source, out) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from helpers.archives import pictures, tar_bytes, write_shard, write_shards
 from webdataset.tariterators import base_plus_ext
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.tars import tar_images
+from mimcl.pipeline.sources.archives.tars import tar_images
 from mimcl.pipeline.sources.webdataset import sample_key, webdataset_images
 
 

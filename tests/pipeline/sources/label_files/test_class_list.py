@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.class_list import read_class_list
 from mimcl.pipeline.sources.item import FileItem, Source
+from mimcl.pipeline.sources.label_files.class_list import read_class_list
 from mimcl.pipeline.sources.labels import apply_class_list, label_items
 
 

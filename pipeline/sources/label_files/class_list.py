@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.text_lines import read_text, text_lines
+from mimcl.pipeline.sources.label_files.text_lines import read_text, text_lines
 
 _NUMBER_FIRST = re.compile(r"(?P<number>\d{1,9})(?:\s*[,;:]\s*|[.)]?\s+)(?P<text>.*\S)")
 _NUMBER_LAST = re.compile(r"(?P<text>.*[^\s,;:=])[\s,;:=]+(?P<number>\d{1,9})")

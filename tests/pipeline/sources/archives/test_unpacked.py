@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mimcl.pipeline.sources.unpacked import follow_links, unpacked
+from mimcl.pipeline.sources.archives.unpacked import follow_links, unpacked
 
 FILES = {"a/1.jpg": b"one", "a/b/2.jpg": b"two", "3.jpg": b"three"}
 

@@ -9,7 +9,7 @@ from helpers.archives import tar_bytes, tar_of
 from helpers.images import encoded, write_train_val
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.tar_reader import TarReader, tar_notes
+from mimcl.pipeline.sources.archives.tar_reader import TarReader, tar_notes
 
 JOINED = "several tars joined; all are read, as tar -i does (other programs read only the first)"
 NO_END = "no end-of-archive blocks; check that the tar is complete"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.archives.unpacked import unpacked
 from mimcl.pipeline.sources.item import Item, Source
 from mimcl.pipeline.sources.layout import source_from_tree
 from mimcl.pipeline.sources.tree import PathTree
-from mimcl.pipeline.sources.unpacked import unpacked
 
 
 def archive_source(

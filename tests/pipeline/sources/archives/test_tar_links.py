@@ -7,7 +7,7 @@ import pytest
 from helpers.archives import tar_of
 from helpers.images import write_classes
 
-from mimcl.pipeline.sources.tars import tar_images
+from mimcl.pipeline.sources.archives.tars import tar_images
 
 
 def member(name, content=b"", kind=tarfile.REGTYPE, target="", size=None) -> tuple[tarfile.TarInfo, bytes]:

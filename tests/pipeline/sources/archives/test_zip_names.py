@@ -7,7 +7,7 @@ import pytest
 from helpers.archives import raw_zip
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.zips import zip_images
+from mimcl.pipeline.sources.archives.zips import zip_images
 
 UNIX, DARWIN, FAT, NTFS = 3, 19, 0, 10
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.label_file import Rows
+from mimcl.pipeline.sources.label_files.label_file import Rows
 
 
 def class_words(rows: Rows, classes: Mapping[str, str], where: object) -> tuple[list[str], list[str]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.class_words import class_words
 from mimcl.pipeline.sources.item import Item, Source
-from mimcl.pipeline.sources.label_file import ImageNames, Lines, Row, Rows, possible_rows
+from mimcl.pipeline.sources.label_files.class_words import class_words
+from mimcl.pipeline.sources.label_files.label_file import ImageNames, Lines, Row, Rows, possible_rows
+from mimcl.pipeline.sources.label_files.text_lines import text_lines
 from mimcl.pipeline.sources.labels import NO_CLASS_FOLDERS, relabel
-from mimcl.pipeline.sources.text_lines import text_lines
 
 
 def label_val(source: Source, text: bytes, where: object, has_class_list: bool) -> Source:

@@ -9,7 +9,7 @@ from helpers.images import write_flat
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.shards import PackConfig, pack
-from mimcl.pipeline.sources.zips import zip_images
+from mimcl.pipeline.sources.archives.zips import zip_images
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

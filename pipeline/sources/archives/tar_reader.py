@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mimcl.pipeline.files import DataError, open_regular
-from mimcl.pipeline.sources.names import to_utf8
-from mimcl.pipeline.sources.tar_headers import (
+from mimcl.pipeline.sources.archives.tar_headers import (
     BLOCK,
     CONTINUATION,
     EXTENDED,
@@ -20,6 +19,7 @@ from mimcl.pipeline.sources.tar_headers import (
     ordinary,
     parse,
 )
+from mimcl.pipeline.sources.names import to_utf8
 
 _MAX_EXTENDED_BYTES = 1 << 20  # of long names and extended headers before a member; usually some hundred
 _ZEROS_CHUNKS = 1 << 14, 1 << 20  # bytes read at first and at most after the end of a tar; tar itself pads to 10 KiB

@@ -11,9 +11,9 @@ from helpers.archives import pictures, tar_bytes, tar_of
 from helpers.images import write_classes, write_flat, write_train_val
 
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.sources.archives.tar_reader import TarReader
+from mimcl.pipeline.sources.archives.tars import tar_images
 from mimcl.pipeline.sources.folder import image_folder
-from mimcl.pipeline.sources.tar_reader import TarReader
-from mimcl.pipeline.sources.tars import tar_images
 
 
 def names(source, split="train"):

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.archive import archive_source
+from mimcl.pipeline.sources.archives.archive import archive_source
+from mimcl.pipeline.sources.archives.tar_reader import Member, TarReader, tar_notes
 from mimcl.pipeline.sources.item import RangeItem, Source
 from mimcl.pipeline.sources.junk import is_junk
 from mimcl.pipeline.sources.names import to_utf8
 from mimcl.pipeline.sources.shard_files import is_compressed_tar, is_tar
-from mimcl.pipeline.sources.tar_reader import Member, TarReader, tar_notes
 from mimcl.pipeline.sources.tree import has_image_ending
 from mimcl.pipeline.sources.webdataset import HEADER_THREADS, LABEL_KEY, sample_key, webdataset_images
 

@@ -6,7 +6,7 @@ import pytest
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.sources.item import FileItem, Source
-from mimcl.pipeline.sources.val_labels import label_val
+from mimcl.pipeline.sources.label_files.val_labels import label_val
 
 VAL = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)]
 TIGERS = ["ant, a", "tiger", "tiger shark", "shark"]

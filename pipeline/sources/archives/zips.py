@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mimcl.pipeline.files import DataError, open_descriptor, open_regular
-from mimcl.pipeline.sources.archive import archive_source
+from mimcl.pipeline.sources.archives.archive import archive_source
+from mimcl.pipeline.sources.archives.zip_names import decoded_names
 from mimcl.pipeline.sources.item import MAX_BYTES, Item, Source
-from mimcl.pipeline.sources.zip_names import decoded_names
 
 _LOCAL = struct.Struct("<4s22xHH")  # a member's header: signature, ..., lengths of name and extra fields
 _ENCRYPTED = 0x1
