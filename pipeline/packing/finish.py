@@ -35,9 +35,9 @@ def write_description(
         rejected += lost
         if not any(shard.samples for shard in found):
             shutil.rmtree(staging)  # only another source helps, and none of this can be used with that
-            example = f" (for example {lost[0]['path']}: {lost[0]['reason']})" if lost else ""
+            example = f", for example {lost[0]['path']}: {lost[0]['reason']}" if lost else ""
             advice = "add images" if split == "train" else f"add images, or remove {split}/ from the source"
-            raise DataError(f"no file of {split} is a usable image: {len(lost):,} were left out{example}; {advice}")
+            raise DataError(f"none of the {len(lost):,} files of {split} is a usable image{example}; {advice}")
         splits[split] = _split(staging, split, found, classes)
     write_json_lines(staging / "rejected.jsonl", rejected)
     changed = sum(shard.changed for found in shards.values() for shard in found)

@@ -109,5 +109,5 @@ def test_a_folder_that_cannot_be_removed_hides_no_error(tmp_path, closed):
     (tmp_path / "src" / "text.jpg").write_text("no image")
     (tmp_path / "theirs" / "out").mkdir(parents=True)
     closed(tmp_path / "theirs", 0o555)
-    with pytest.raises(DataError, match="no file of train is a usable image"):
+    with pytest.raises(DataError, match="files of train is a usable image"):
         pack(image_folder(tmp_path / "src"), tmp_path / "theirs" / "out", PackConfig(workers=1), on_progress=id)

@@ -380,7 +380,7 @@ def test_a_source_without_images_is_refused(tmp_path):
     (tmp_path / "src").mkdir()
     for number in range(3):
         (tmp_path / "src" / f"{number}.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"no file of train.*3 were left out .*0\.jpg: not a JPEG") as error:
+    with pytest.raises(DataError, match=r"none of the 3 files of train.*0\.jpg: not a JPEG") as error:
         packed(tmp_path / "src", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert contents(tmp_path / "out") == {}
