@@ -56,6 +56,5 @@ def test_a_split_without_images_is_named_with_an_example(tmp_path, bad, advice, 
     found = refused(image_folder(tmp_path / "source"), tmp_path / "out")
     name = f"{folder}/text.jpg".removeprefix("/")
     assert found == (
-        f"none of the 1 files of {bad} is a usable image, for example {name}: not a JPEG, PNG or WebP image; "
-        f"{advice}"
+        f"none of the 1 files of {bad} is a usable image, for example {name}: not a JPEG, PNG or WebP image; {advice}"
     )
