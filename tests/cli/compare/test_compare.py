@@ -210,7 +210,8 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(home, monkeypatch, cap
         (["--set", "trainer.epochs=2"], 2, "--epochs"),
         (["--set", "optim.lr=2"], 2, "unknown key 'optim.lr'"),
         (["--data", "nowhere"], 1, "not a packed data set"),
-        (["--set", "curriculum.prototypes=gone"], 1, "mimcl prototypes build"),
+        (["--set", "curriculum.prototypes=gone"], 2, "use --prototypes"),
+        (["--prototypes", "gone"], 1, "mimcl prototypes build"),
         (["--out", "images"], 2, "images exists"),
     ],
 )
