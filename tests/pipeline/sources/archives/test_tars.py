@@ -8,10 +8,9 @@ import tarfile
 
 import pytest
 from helpers.archives import pictures, tar_bytes, tar_of
-from helpers.images import write_classes, write_flat, write_train_val
+from helpers.images import write_classes, write_flat
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources.archives.tar_reader import TarReader
 from mimcl.pipeline.sources.archives.tars import tar_images
 from mimcl.pipeline.sources.folder import image_folder
 
@@ -69,17 +68,6 @@ def test_long_and_foreign_names(tmp_path, kind):
     (tmp_path / "x.tar").write_bytes(tar_bytes(members, format=kind))
     source = tar_images(tmp_path / "x.tar")
     assert {item.name: item.read() for item in source.splits["train"]} == members
-
-
-def test_headers_are_read_as_tarfile_reads_them(tmp_path):
-    write_train_val(tmp_path / "src", {"a": 12, "b" * 101: 3}, {"a": 2})
-    path = tar_of(tmp_path / "src", tmp_path / "x.tar")
-    with tarfile.open(path) as tar:
-        expected = [(info.name, info.offset_data, info.size) for info in tar if info.isfile()]
-    found = [
-        (member.name, member.offset, member.nbytes) for member in TarReader(path).members() if member.kind == "file"
-    ]
-    assert found == expected
 
 
 def test_sparse_files_are_skipped_completely(tmp_path):
