@@ -28,6 +28,11 @@ class BadImages:
         self._index, self._allowed = index, bad_allowed(max_bad, index.samples)
         self._seen: set[int] = set()
 
+    @property
+    def count(self) -> int:
+        """The number of bad images that this process has met."""
+        return len(self._seen)
+
     def places(self, batch: Batch) -> list[int]:
         """Return the places of the bad images of a batch, after a warning for each new one. Raises DataError."""
         for bad in batch.bad:

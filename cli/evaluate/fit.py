@@ -12,7 +12,7 @@ from mimcl.cli.console import console, training_bar, warn, warn_before_exit
 from mimcl.cli.encoders.bad_images import BadImages
 from mimcl.cli.encoders.split_features import BATCH
 from mimcl.cli.errors import Stopped
-from mimcl.cli.evaluate.fit_recorder import FitRecorder, save_every
+from mimcl.cli.evaluate.fit_recorder import LEFT_OUT, FitRecorder, save_every
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.evaluate.task import TIMEOUT_S, Course, Learner, Task, decoder_of, train_batches, val_batches
 from mimcl.cli.run.folder import claimed
@@ -58,10 +58,19 @@ def fit(
             values = _trained(evaluation, task, course, settings, decoder, make_learner(), folder)
         if first:
             FitRecorder.tidy(folder)
+    left_out = int(values.pop(LEFT_OUT, 0))
     named = {evaluation if name == "top1" else f"{evaluation}_{name}": value for name, value in values.items()}
     splits = task.splits
+    train, val = splits.counts
     result = Result(
-        evaluation, task.encoder.path, splits.train.shown, *splits.counts, splits.classes, settings, trained=named
+        evaluation,
+        task.encoder.path,
+        splits.train.shown,
+        train,
+        val - left_out,
+        splits.classes,
+        settings,
+        trained=named,
     )
     if first:
         record(task.encoder, result, splits.val)
@@ -77,7 +86,7 @@ def _trained(
     learner: Learner,
     folder: Path,
 ) -> dict[str, float]:
-    """Return the accuracies, "top1" and "top5", on every rank."""
+    """Return the accuracies, "top1" and "top5", and how many val images are bad and left out, on every rank."""
     world, device, first = task.world, task.device, task.world.rank == 0
     objective = LabelledObjective(
         learner.module,
@@ -138,10 +147,10 @@ def _trained(
                         recorder.begin_save()
             if loop.position < course.draws:
                 raise Stopped(f"stopped and saved in {folder}; run the same command to resume" if first else "")
-            values = evaluate()
+            values, left_out = evaluate(), sum(map(int, gather(str(val_bad.count))))
             if recorder:
-                recorder.finish(values)
-    return values
+                recorder.finish(values, left_out)
+    return values | {LEFT_OUT: left_out}
 
 
 def _warn_of_bad(stream: Stream) -> Iterator[Batch]:

@@ -19,6 +19,7 @@ from mimcl.model.steps import Step, StepLoop
 from mimcl.pipeline.files import atomic_file
 from mimcl.pipeline.stream import Batch
 
+LEFT_OUT = "left_out"  # key of the number of bad val images beside the accuracies
 _LOG_EVERY = 20  # steps
 _SAVE_EVERY = 512_000  # images: what a kill costs at most
 _SAVES, _FEWEST = 10, 20  # a shorter run is saved so often, but not after fewer steps than that
@@ -60,7 +61,7 @@ class FitRecorder(Recorder):
 
     @staticmethod
     def values(folder: Path) -> dict[str, float] | None:
-        """Return the result that the folder has; None where there is none yet."""
+        """Return the result that the folder has, with LEFT_OUT; None where there is none yet."""
         return _read(folder / "result.json")
 
     @staticmethod
@@ -92,12 +93,12 @@ class FitRecorder(Recorder):
         self._show(self._step, "val  " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in values.items()))
         self._restart_clock()
 
-    def finish(self, values: dict[str, float]) -> None:
-        """Write the result: from now on the folder is complete."""
+    def finish(self, values: dict[str, float], left_out: int) -> None:
+        """Write the result, and how many val images were bad and left out: from now on the folder is complete."""
         self.evaluated(values)
         self._log.sync()
         with atomic_file(self._folder / "result.json") as file:
-            file.write(json.dumps(values).encode())
+            file.write(json.dumps(values | {LEFT_OUT: left_out}).encode())
 
     def _restart_clock(self) -> None:
         self._since, self._from = time.perf_counter(), self._loop.position

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ranks, torchruns
+from helpers.bad_samples import flip_byte
 from helpers.colours import write_colours, write_split_colours
 from helpers.images import write_classes, write_flat
 from helpers.typed import mimcl
@@ -316,6 +317,16 @@ def test_images_without_a_label_do_not_count_and_classes_that_train_lacks_are_wr
     assert found.trained["finetune_top5"] == pytest.approx(
         np.mean(task.splits.val.label[task.splits.val.label >= 0] != 1)
     )
+
+
+def test_bad_val_images_do_not_count(home, run, tmp_path, capsys):
+    shards = Path(shutil.copytree(home / "shards", tmp_path / "shards"))
+    val = ShardIndex.load(shards, "val")
+    for sample_id in (0, 3):
+        flip_byte(val, sample_id)
+    for _ in range(2):  # the second time the result is read
+        assert finetune(run, str(shards), SHORT, decoder="reference").val == val.samples - 2
+    assert capsys.readouterr().err.count("is bad and has no features") == 2
 
 
 @pytest.mark.parametrize(
