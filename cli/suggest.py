@@ -21,6 +21,12 @@ def unless_default(data: object) -> object | None:
     return None if str(data) == "shards" else data
 
 
+def prototypes_build(data: object, prototypes: str = "default") -> str:
+    """Return the command that builds a prototype set, given as `--prototypes` takes it, for the shards in `data`."""
+    where = {"out": prototypes} if "/" in prototypes else {"name": None if prototypes == "default" else prototypes}
+    return command("prototypes build", data=unless_default(data), **where)
+
+
 def quote(text: str) -> str:
     """Return a word for a shell; by its bytes, as bash and zsh read them, where the screen cannot show it as it is."""
     if text.isprintable() and _can_be_shown(text):

@@ -13,9 +13,11 @@ def prototype_set_folders(data: Path) -> list[Path]:
     return [path for path in list_folder(data / "prototypes") if path.is_dir() and not path.name.startswith(".")]
 
 
-def verify_prototype_sets(folders: Sequence[Path], train: dict | None) -> list[str]:
-    """Return one line for each problem of these sets; `train` is the train split's entry in dataset.json."""
+def verify_prototype_sets(folders: Sequence[Path], data: Path, train: dict | None) -> list[str]:
+    """Return one line for each problem of sets for the shards in `data`; `train` is its train split in dataset.json."""
+    from mimcl.cli.suggest import prototypes_build
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
+    from mimcl.pipeline.prototype_location import as_option
 
     findings = []
     for folder in folders:
@@ -23,7 +25,8 @@ def verify_prototype_sets(folders: Sequence[Path], train: dict | None) -> list[s
             findings.append(f"{folder}: belongs to no train split; the data set has none")
             continue
         try:
-            found = PrototypeSet.load(folder, train["fingerprint"])
+            chosen = folder.name if folder.parent == data / "prototypes" else as_option(folder)
+            found = PrototypeSet.load(folder, train["fingerprint"], build=prototypes_build(data, chosen))
         except PrototypeError as error:
             findings.append(str(error))
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimcl.cli.data.packing_ranks import default_workers, packing_ranks
-from mimcl.cli.suggest import command, unless_default
+from mimcl.cli.suggest import command, prototypes_build, unless_default
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,7 @@ def repack(
     if out.resolve().is_relative_to(root) or root.is_relative_to(out.resolve()):
         raise DataError(f"{out} and {data} are inside one another; give another --out")
     folder = index.prototypes_folder(prototypes)
-    found = PrototypeSet.load(folder, index.fingerprint)
+    found = PrototypeSet.load(folder, index.fingerprint, build=prototypes_build(data, prototypes))
     name = set_name(prototypes)
 
     def json_of(row: int) -> bytes:

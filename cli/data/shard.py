@@ -93,7 +93,7 @@ def shard_command(
 
 def _print_summary(description: dict[str, Any], out: Path, done: str) -> None:
     from mimcl.cli.console import console
-    from mimcl.cli.suggest import command, unless_default
+    from mimcl.cli.suggest import prototypes_build
 
     for split, part in description["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"]) / 1e6
@@ -105,7 +105,7 @@ def _print_summary(description: dict[str, Any], out: Path, done: str) -> None:
         console.print(f"left out: {duplicates:,} exact duplicates, listed in {out / 'duplicates.jsonl'}")
     if across := description["packed"].get("across_splits"):
         console.print(f"kept: {across:,} val images that are also in train, listed in {out / 'duplicates.jsonl'}")
-    console.print(f"{done} {out}/ · next: {command('prototypes build', data=unless_default(out))}")
+    console.print(f"{done} {out}/ · next: {prototypes_build(out)}")
 
 
 def shard(

@@ -59,4 +59,4 @@ def verify(data: Path, decode: bool = False, workers: int | None = None, prototy
     sets = [*prototype_set_folders(data), *prototypes]
     with image_bar("verifying", sum(part["samples"] for part in splits.values())) as advance:
         findings = verify_shards(data, decode, workers or worker_count(), advance)
-    return findings + verify_prototype_sets(sets, splits.get("train"))
+    return findings + verify_prototype_sets(sets, data, splits.get("train"))

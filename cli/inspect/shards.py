@@ -10,7 +10,7 @@ import numpy as np
 
 from mimcl.cli.console import first_few, format_bytes
 from mimcl.cli.data.prototype_sets import prototype_set_folders
-from mimcl.cli.suggest import command, unless_default
+from mimcl.cli.suggest import prototypes_build
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.index import ShardIndex
@@ -96,8 +96,7 @@ class ShardsDescription:
         if self.prototypes is None:
             lines.append(("prototypes", "remote; mimcl train fetches the set that it needs"))
         elif not self.prototypes:
-            build = command("prototypes build", data=unless_default(self.path))
-            lines.append(("prototypes", f"none; make them with `{build}`"))
+            lines.append(("prototypes", f"none; make them with `{prototypes_build(self.path)}`"))
         return lines
 
 
@@ -139,7 +138,8 @@ def _min_median_max(values: np.ndarray) -> tuple[int, float, int]:
 
 def _prototypes_status(folder: Path, fingerprint: str) -> PrototypesStatus:
     try:
-        info = PrototypeSet.load(folder, fingerprint).info
+        build = prototypes_build(folder.parents[1], folder.name)
+        info = PrototypeSet.load(folder, fingerprint, build=build).info
     except PrototypeError as error:
         return PrototypesStatus(folder.name, None, None, str(error))
     return PrototypesStatus(folder.name, info["k"], info["features"], None)

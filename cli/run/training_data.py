@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mimcl.cli.config import Config
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.resolve import draws_of, warmup_epochs
-from mimcl.cli.suggest import command, unless_default
+from mimcl.cli.suggest import prototypes_build
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.index import ShardIndex
@@ -58,9 +58,7 @@ def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | N
         return None
     name = config.curriculum.prototypes
     folder = index.prototypes_folder(name)
-    where = {"out": name} if "/" in name else {"name": None if name == "default" else name}
-    build = command("prototypes build", data=unless_default(index.shown), **where)
-    return PrototypeSet.load(folder, index.fingerprint, check_once, build).distance
+    return PrototypeSet.load(folder, index.fingerprint, check_once, prototypes_build(index.shown, name)).distance
 
 
 def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> dict[str, str | None]:

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 from helpers.images import write_train_val
+from helpers.typed import mimcl
 
-from mimcl.cli.suggest import command, quote, unless_default
+from mimcl.cli.suggest import command, prototypes_build, quote, unless_default
 
 # What bash reads `mimcl` as.
 SHELL = f'mimcl() {{ {shlex.quote(sys.executable)} -m mimcl.cli.main "$@"; }}\n'
@@ -107,3 +108,26 @@ def test_a_set_of_another_name_is_in_the_suggestion(tmp_path):
     assert suggested(errors) == "mimcl prototypes build --data 'x y' --name mine"
     assert bash(f"{suggested(errors)} --features pixels --k 2", tmp_path)[0] == 0
     assert bash(f"{asked} --set data.batch_size=8", tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "prototypes", "expected"),
+    [
+        ("shards", "default", "mimcl prototypes build"),
+        ("my data", "default", "mimcl prototypes build --data 'my data'"),
+        ("d", "dino", "mimcl prototypes build --data d --name dino"),
+        ("d", "sets/mine", "mimcl prototypes build --data d --out sets/mine"),
+    ],
+)
+def test_the_command_that_builds_a_prototype_set(data, prototypes, expected):
+    assert prototypes_build(data, prototypes) == expected
+
+
+def test_a_missing_set_is_to_be_built_for_the_data_that_was_given(tmp_path, monkeypatch, capfd):
+    write_train_val(tmp_path / "src", {"a": 2, "b": 2}, {})
+    assert mimcl(monkeypatch, tmp_path, "shard", "src/train", "--out", "my data", "--workers", "1") == 0
+    words = ["--prototypes", "none"]
+    for arguments in (["repack", "my data", "--out", "new"], ["plan", "--data", "my data", "--curriculum", "proto"]):
+        capfd.readouterr()
+        assert mimcl(monkeypatch, tmp_path, *arguments, *words) == 1
+        assert "run `mimcl prototypes build --data 'my data' --name none`" in capfd.readouterr().err

@@ -59,14 +59,14 @@ def test_an_intact_data_set_passes_and_the_first_findings_are_listed(shards):
 
 def test_every_prototype_set_is_checked(shards):
     train = read_dataset(shards)["splits"]["train"]
-    assert verify_prototype_sets(prototype_set_folders(shards), train) == []
+    assert verify_prototype_sets(prototype_set_folders(shards), shards, train) == []
     flip(shards / "prototypes" / "default" / "train.arrow", 400)
     (shards / "prototypes" / "empty").mkdir()
-    first, second = verify_prototype_sets(prototype_set_folders(shards), train)
+    first, second = verify_prototype_sets(prototype_set_folders(shards), shards, train)
     assert "default is damaged" in first
     assert "no prototypes in" in second
     assert (
         "was made for index"
-        in verify_prototype_sets(prototype_set_folders(shards), train | {"fingerprint": "other"})[0]
+        in verify_prototype_sets(prototype_set_folders(shards), shards, train | {"fingerprint": "other"})[0]
     )
-    assert "no train split" in verify_prototype_sets(prototype_set_folders(shards), None)[0]
+    assert "no train split" in verify_prototype_sets(prototype_set_folders(shards), shards, None)[0]
