@@ -16,13 +16,9 @@ import yaml
 
 from mimcl.cli.errors import ConfigError, usage_errors
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
-from mimcl.curriculum.masking.learned import LearnedMaskingConfig
-from mimcl.curriculum.masking.masker import MaskingConfig
-from mimcl.model.mae import ModelConfig
-from mimcl.model.optim import OptimConfig
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
+from mimcl.model.config import ModelConfig, OptimConfig, TrainerConfig
 from mimcl.model.trackers import LogConfig
-from mimcl.model.trainer import TrainerConfig
 from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.files import atomic_file, open_regular
 from mimcl.pipeline.remote.urls import shown

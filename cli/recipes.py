@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from mimcl.cli.config import Config
 from mimcl.cli.errors import ConfigError
-from mimcl.model.mae import ModelConfig
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import TrainerConfig
+from mimcl.model.config import ModelConfig, OptimConfig, TrainerConfig
 from mimcl.pipeline.data_config import DataConfig
 
 
@@ -87,6 +83,8 @@ RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (mae_b16, mae
 def recipe(name: str) -> Config:
     """Return the recipe of that name; "auto" is mae_b16 with CUDA and cpu_small without. Raises ConfigError."""
     if name == "auto":
+        import torch
+
         name = "mae_b16" if torch.cuda.is_available() else "cpu_small"
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}; choose auto or one of {', '.join(RECIPES)}")

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.hf_names import to_vit, to_vit_mae
-from mimcl.model.mae import MEAN, SIZES, STD, ModelConfig, encoder_weights
+from mimcl.model.mae import MEAN, STD, encoder_weights
 
 _EPSILON = 1e-6  # in all layer norms; Hugging Face's default is 1e-12
 _BICUBIC = 3  # in Pillow

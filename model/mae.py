@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -14,42 +13,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-# width, depth, heads of the encoder
-SIZES = {
-    "vit_tiny": (192, 12, 3),
-    "vit_small": (384, 12, 6),
-    "vit_base": (768, 12, 12),
-    "vit_large": (1024, 24, 16),
-    "vit_huge": (1280, 32, 16),
-}
-_DECODER_HEAD_WIDTH = 32  # 16 heads at MAE's decoder width 512
+from mimcl.model.config import SIZES, ModelConfig
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Encoder size by name, patch size in pixels, decoder width and number of blocks, kind of target."""
-
-    name: str = "vit_base"
-    patch_size: int = 16
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    norm_pix_loss: bool = True
-
-    def __post_init__(self) -> None:
-        if self.name not in SIZES:
-            raise ValueError(f"model.name is {self.name!r}; it must be one of {', '.join(SIZES)}")
-        for name in ("patch_size", "decoder_width", "decoder_depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.decoder_width % _DECODER_HEAD_WIDTH:
-            raise ValueError(
-                f"model.decoder_width is {self.decoder_width}; it must be a multiple of 32, the width of a head"
-            )
-
-    @property
-    def decoder_heads(self) -> int:
-        return self.decoder_width // _DECODER_HEAD_WIDTH
 
 
 class Mask(Protocol):

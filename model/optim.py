@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mimcl.model.config import OptimConfig
+
 _ROUNDING = 1e-9  # of quotients of epochs
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """The learning rate is base_lr * batch_size / 256, warmed up linearly, then a half cosine down to 0.
-
-    A step has the rate at its beginning, so a warm-up of less than a step would only waste the first one: it is left
-    out, as is that of a run of a single step.
-    """
-
-    base_lr: float = 1.5e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float = 40.0
-    betas: tuple[float, float] = (0.9, 0.95)
-
-    def __post_init__(self) -> None:
-        for name in ("base_lr", "weight_decay", "warmup_epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must not be negative")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optim.betas are {self.betas}; both must be at least 0 and below 1")
 
 
 def learning_rate(

@@ -4,50 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.forward_backward import CompileUnit, Masker
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.masked_objective import Batch, MaskedObjective
 from mimcl.model.metrics import Meter, Outcome, Report
-from mimcl.model.optim import OptimConfig
 from mimcl.model.steps import Observer, Step, StepLoop
 
 B = TypeVar("B", bound=Batch)
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Length in epochs, arithmetic, and how often to log and save, in steps.
-
-    `keep_every_steps` None becomes about a quarter of the run: a report shows what changed on the way.
-    """
-
-    epochs: float = 800.0
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    compile: bool = False
-    deterministic: bool = False  # the same bits from the same steps on a GPU too, at some cost
-    log_every_steps: int = 20
-    checkpoint_every_steps: int = 1000
-    keep_last: int = 3  # checkpoints
-    keep_every_steps: int | None = None  # of each such stretch the first checkpoint is kept for good; 0: of none
-    max_nonfinite: int = 3  # steps in a row without a finite gradient before the run stops
-    online_knn_epochs: float = 0.0  # nearest neighbours are looked up every so many epochs, and at the end; 0: never
-
-    def __post_init__(self) -> None:
-        for name in ("log_every_steps", "checkpoint_every_steps", "keep_last", "max_nonfinite"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.keep_every_steps is not None and self.keep_every_steps < 0:
-            raise ValueError(f"trainer.keep_every_steps is {self.keep_every_steps}; it must not be negative")
-        if self.online_knn_epochs < 0:
-            raise ValueError(f"trainer.online_knn_epochs is {self.online_knn_epochs}; it must not be negative")
-        if self.epochs <= 0:
-            raise ValueError(f"trainer.epochs is {self.epochs}; it must be above 0")
 
 
 class Trainer(Generic[B]):

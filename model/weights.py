@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.hf_names import from_hugging_face, is_hugging_face
-from mimcl.model.mae import SIZES, ModelConfig
 from mimcl.model.normalisation import Normalisation, fold, normalisation_of
 from mimcl.model.weight_files import read_description, read_tensors
 

@@ -101,6 +101,19 @@ def test_help_loads_no_heavy_library(command):
     assert done.stdout.strip().endswith("HEAVY []")
 
 
+def test_the_configuration_imports_no_heavy_library():
+    code = (
+        "import sys\n"
+        "from mimcl.cli.config import Config\n"
+        "from mimcl.cli import options, recipes\n"
+        "assert all(isinstance(make(), Config) for make in recipes.RECIPES.values())\n"
+        "print('LOADED', sorted({'torch', 'timm', 'numpy', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "LOADED []\n"
+
+
 def test_packing_does_not_import_torch(tmp_path):
     (tmp_path / "src" / "train").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "src" / "train" / "a.png")

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from mimcl.cli.errors import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.masking.masking_config import MaskingConfig
 
 Settings = Mapping[str, Any]  # by dotted keys of the configuration
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.config import ModelConfig
 from mimcl.model.digest import weights_digest
-from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, encoder_weights, sin_cos_positions
+from mimcl.model.mae import MaskedAutoencoderViT, encoder_weights, sin_cos_positions
 
 _ROUNDING = 0.01  # of positions in [-1, 1] that were stored in bfloat16
 

@@ -23,9 +23,9 @@ from mimcl.cli.encoders.split_features import fill, open_decoder
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result, record
+from mimcl.model.config import SIZES
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import World, barrier, connected, gather
-from mimcl.model.mae import SIZES
 from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.files import DataError

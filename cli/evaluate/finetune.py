@@ -19,6 +19,7 @@ from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
 from mimcl.curriculum.masking.random import mix64
+from mimcl.model.config import OptimConfig
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import (
     ERASING_NUMBERS,
@@ -32,7 +33,6 @@ from mimcl.model.evaluate.augment import (
 from mimcl.model.evaluate.finetune import Classifier, FinetuneConfig, normalise, soft_cross_entropy
 from mimcl.model.evaluate.supervised import rate_at
 from mimcl.model.forward_backward import unfused_attention
-from mimcl.model.optim import OptimConfig
 from mimcl.pipeline.augment import STREAM_DROP_PATH, STREAM_ERASING, STREAM_MIXING, STREAM_NOISE, hash64, uniforms
 from mimcl.pipeline.rand_augment import rand_augment
 from mimcl.pipeline.stream import Batch

@@ -9,8 +9,9 @@ from typing import Any
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.evaluate.results_file import format_accuracies, format_settings, latest_results
+from mimcl.model.config import SIZES
 from mimcl.model.jsonl import read_lines
-from mimcl.model.mae import MEAN, SIZES, STD
+from mimcl.model.mae import MEAN, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
 from mimcl.pipeline.remote.urls import shown
 

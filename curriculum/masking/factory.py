@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from mimcl.curriculum.masking.block import BlockMasker
 from mimcl.curriculum.masking.grid import GridMasker
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatchesMasker
-from mimcl.curriculum.masking.learned import LearnedMasker, LearnedMaskingConfig
-from mimcl.curriculum.masking.masker import Autoencoder, Masker, MaskingConfig
+from mimcl.curriculum.masking.hard_patches import HardPatchesMasker
+from mimcl.curriculum.masking.learned import LearnedMasker
+from mimcl.curriculum.masking.masker import Autoencoder, Masker
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +17,7 @@ from mimcl.curriculum.masking.loss_prediction import (
 )
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig
 from mimcl.curriculum.masking.network import attention_of
 from mimcl.curriculum.masking.random import uniforms
 from mimcl.curriculum.masking.schedule import MaskingSchedule
@@ -27,47 +25,6 @@ from mimcl.curriculum.masking.schedule import MaskingSchedule
 _LOSSES = {"relative": ranking_loss, "absolute": absolute_loss}
 _UNUSED = ("mask_token", "decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher, which reconstructs nothing
 _ROUNDING = 1e-9  # patches: a whole number of them may be computed slightly too small
-
-
-@dataclass(frozen=True)
-class HardPatchesConfig:
-    """Over training, the share of the hardest patches among the removed ones goes from `start_share` to `end_share`.
-
-    The paper's ablation (fine-tuned accuracy of ViT-B, apparently after 200 epochs):
-
-        start_share  end_share
-            0.0         0.5      easy to hard, the default: 82.95
-            0.5         0.0      hard to easy: 81.71
-            1.0         1.0      always the hardest: 81.40
-            0.0         0.0      random masks, with the loss predictor: 82.49
-
-    The published code raises the teacher's momentum over 100 epochs, for any length of training.
-    """
-
-    start_share: float = 0.0
-    end_share: float = 0.5
-    predictor_depth: int | None = None  # blocks; None: as many as in the decoder
-    ranking: Literal["relative", "absolute"] = "relative"
-    ranking_weight: float = 1.0
-    start_momentum: float = 0.999  # of the teacher
-    end_momentum: float = 0.9999
-    momentum_epochs: float = 100.0  # until end_momentum is reached
-    momentum_share: float | None = None  # the same as a share of training; replaces momentum_epochs
-
-    def __post_init__(self) -> None:
-        for name in ("start_share", "end_share"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise ValueError(f"hard_patches.{name} is {share}; it must be between 0 and 1")
-        for name in ("start_momentum", "end_momentum"):
-            if not 0 <= (momentum := getattr(self, name)) < 1:
-                raise ValueError(f"hard_patches.{name} is {momentum}; it must be at least 0 and below 1")
-        for name in ("ranking_weight", "momentum_epochs"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"hard_patches.{name} is {value}; it must be above 0")
-        if self.momentum_share is not None and not 0 < self.momentum_share <= 1:
-            raise ValueError(f"hard_patches.momentum_share is {self.momentum_share}; it must be above 0 and at most 1")
-        if self.predictor_depth is not None and self.predictor_depth < 1:
-            raise ValueError(f"hard_patches.predictor_depth is {self.predictor_depth}; it must be at least 1")
 
 
 class Teacher(nn.Module):

@@ -10,43 +10,20 @@ In the paper a high score m means keep. Here s = 1 - m, high = remove, in every 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
+from mimcl.curriculum.masking.masking_config import LearnedMaskingConfig
 from mimcl.curriculum.masking.network import first_token, initialised, transformer
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 
 _SIGMA = 0.12  # of the Gaussian around 1/2 that scores are driven away from
 _DECAY = 0.1  # of the diversity term with the distance between two images' scores
 _EPSILON = torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True)
-class LearnedMaskingConfig:
-    """The masking network, the weights of its objective's terms, and how often it is trained."""
-
-    depth: int = 5  # blocks
-    heads: int = 4
-    gauss_weight: float = 1.0
-    kl_weight: float = 0.1
-    kl_reduction: Literal["sum", "mean"] = "sum"  # over the images of a group
-    diversity_weight: float = 2.0
-    group_size: int = 32  # consecutive draws
-    second_every: int = 1  # steps between two second passes
-
-    def __post_init__(self) -> None:
-        for name in ("depth", "heads", "group_size", "second_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"learned_masking.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("gauss_weight", "kl_weight", "diversity_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"learned_masking.{name} is {getattr(self, name)}; it must be finite and at least 0")
 
 
 class LearnedMasker(Masker):

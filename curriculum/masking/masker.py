@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mimcl.curriculum.masking.mask import Mask
-
-_ALIASES = {"hpm": "hard-patches", "cl-mae": "learned"}
-
-
-@dataclass(frozen=True)
-class MaskingConfig:
-    """Masking by name. `mask_ratio` is the share of patches removed from every image.
-
-    `clock`: schedules move at every epoch, as in the published codes, or at every step.
-    """
-
-    name: Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"] = "random"
-    mask_ratio: float = 0.75
-    clock: Literal["epoch", "step"] = "epoch"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", _ALIASES.get(self.name, self.name))
-        if not 0.0 < self.mask_ratio < 1.0:
-            raise ValueError(f"masking.mask_ratio is {self.mask_ratio}; it must be between 0 and 1, such as MAE's 0.75")
 
 
 class Autoencoder(Protocol):

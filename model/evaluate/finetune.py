@@ -14,8 +14,9 @@ from timm.models import VisionTransformer
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
+from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.evaluate.augment import to_device
-from mimcl.model.mae import MEAN, SIZES, STD, ModelConfig, encoder_weights
+from mimcl.model.mae import MEAN, STD, encoder_weights
 
 
 @dataclass(frozen=True)

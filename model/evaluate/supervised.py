@@ -11,8 +11,9 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
+from mimcl.model.config import OptimConfig
 from mimcl.model.distributed import gather_rows
-from mimcl.model.optim import OptimConfig, learning_rate
+from mimcl.model.optim import learning_rate
 from mimcl.model.steps import B
 
 

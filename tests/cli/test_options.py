@@ -8,7 +8,7 @@ from mimcl.cli import options
 from mimcl.cli.recipes import RECIPES
 from mimcl.cli.train import train_command
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.masking.masking_config import MaskingConfig
 from mimcl.pipeline.data_config import DataConfig
 
 

@@ -9,13 +9,11 @@ import pytest
 import torch
 
 from mimcl.curriculum.masking.factory import make_masker
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
-from mimcl.curriculum.masking.learned import LearnedMaskingConfig
-from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.mae import MaskedAutoencoderViT
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
 pytestmark = pytest.mark.slow

@@ -20,11 +20,11 @@ from helpers.plan_batches import make_batches, make_plan
 from mimcl.cli.run.health import Health
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed
+from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather, gather_rows
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Outcome
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.trainer import Trainer
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.run.health"])  # slow to import

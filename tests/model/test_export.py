@@ -5,8 +5,9 @@ import timm
 import torch
 from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
+from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.export import preprocessor, timm_arguments, timm_folder, vit_folder, vit_mae_folder
-from mimcl.model.mae import SIZES, MaskedAutoencoderViT, ModelConfig, build
+from mimcl.model.mae import MaskedAutoencoderViT, build
 
 SMALL = ModelConfig("vit_tiny", 8, decoder_width=32, decoder_depth=1, norm_pix_loss=False)
 

@@ -8,10 +8,9 @@ import timm
 import torch
 
 from mimcl.curriculum.masking.mask import keep_lowest
+from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.mae import (
-    SIZES,
     MaskedAutoencoderViT,
-    ModelConfig,
     build,
     encoder_weights,
     patchify,

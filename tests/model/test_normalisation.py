@@ -12,7 +12,8 @@ from timm.data import create_transform, resolve_data_config
 from transformers import ViTConfig, ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.mae import MEAN, SIZES, STD, build, to_patches
+from mimcl.model.config import SIZES
+from mimcl.model.mae import MEAN, STD, build, to_patches
 from mimcl.model.normalisation import Normalisation
 from mimcl.model.weights import read_weights
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from mimcl.model.mae import ModelConfig, build
-from mimcl.model.optim import OptimConfig, adamw, learning_rate
+from mimcl.model.config import ModelConfig, OptimConfig
+from mimcl.model.mae import build
+from mimcl.model.optim import adamw, learning_rate
 
 
 def test_learning_rate_warms_up_then_falls_along_half_a_cosine():

@@ -13,12 +13,13 @@ import torch._inductor.config
 
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.determinism import use_deterministic_kernels
 from mimcl.model.forward_backward import CompileUnit
 from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss, to_patches
-from mimcl.model.optim import OptimConfig, learning_rate
+from mimcl.model.optim import learning_rate
 from mimcl.model.steps import TrainingError
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
 BATCH, STEPS = 8, 6

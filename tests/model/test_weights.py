@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.hf_names import from_hugging_face, to_vit, to_vit_mae
-from mimcl.model.mae import SIZES, ModelConfig, build, encoder_weights, patchify
+from mimcl.model.mae import build, encoder_weights, patchify
 from mimcl.model.weights import read_weights
 
 IMAGE, PATCH = 12, 4

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mimcl.curriculum.masking.learned import (
-    LearnedMasker,
-    LearnedMaskingConfig,
-    curriculum_factor,
-    kl_from_ratio,
-)
+from mimcl.curriculum.masking.learned import LearnedMasker, curriculum_factor, kl_from_ratio
+from mimcl.curriculum.masking.masking_config import LearnedMaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 

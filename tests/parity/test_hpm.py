@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig, HardPatchesMasker
+from mimcl.curriculum.masking.hard_patches import HardPatchesMasker
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, ranking_loss
 from mimcl.curriculum.masking.mask import keep_lowest
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.mae import MaskedAutoencoderViT, patchify, reconstruction_loss
 

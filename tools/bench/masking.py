@@ -34,14 +34,12 @@ from torch import Tensor, nn
 
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.curriculum.masking.factory import make_masker
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
-from mimcl.curriculum.masking.learned import LearnedMaskingConfig
-from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.model.config import SIZES, ModelConfig, OptimConfig, TrainerConfig
 from mimcl.model.forward_backward import CompileUnit
-from mimcl.model.mae import SIZES, ModelConfig, build, sin_cos_positions
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.mae import build, sin_cos_positions
+from mimcl.model.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -17,14 +17,12 @@ from bench.step_batch import StepBatch, mask_keys
 from torch import nn
 
 from mimcl.curriculum.masking.factory import make_masker
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
-from mimcl.curriculum.masking.learned import LearnedMaskingConfig
-from mimcl.curriculum.masking.masker import MaskingConfig
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.model.config import ModelConfig, OptimConfig, TrainerConfig
 from mimcl.model.forward_backward import CompileUnit
-from mimcl.model.mae import MaskedAutoencoderViT, ModelConfig, build
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.mae import MaskedAutoencoderViT, build
+from mimcl.model.trainer import Trainer
 from mimcl.pipeline.cores import decode_threads
 
 MASK_RATIO = 0.75

@@ -22,7 +22,8 @@ from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.model import checkpoint, mae
 from mimcl.model.async_checkpoint import AsyncCheckpointer
-from mimcl.model.mae import ModelConfig, build, patchify, to_patches, unpatchify
+from mimcl.model.config import ModelConfig
+from mimcl.model.mae import build, patchify, to_patches, unpatchify
 from mimcl.pipeline.index import ShardIndex
 
 OPTIONS = ("train", "--recipe", "cpu_small", "--decoder", "reference", "--epochs", "2")  # 6 steps

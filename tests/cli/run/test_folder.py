@@ -19,9 +19,9 @@ from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.plan import Plan
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.mae import MaskedAutoencoderViT
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64
 
 

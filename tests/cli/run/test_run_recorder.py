@@ -10,9 +10,9 @@ from mimcl.cli.config import Config
 from mimcl.cli.run.run_recorder import RunRecorder
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import checkpoint
+from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.mae import MaskedAutoencoderViT
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.trainer import Trainer
 from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.draw_counts import DrawCounts
 

@@ -10,10 +10,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mimcl.curriculum.masking.factory import make_masker
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
-from mimcl.curriculum.masking.learned import LearnedMaskingConfig
 from mimcl.curriculum.masking.mask import Mask
-from mimcl.curriculum.masking.masker import Masker, MaskingConfig
+from mimcl.curriculum.masking.masker import Masker
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.pipeline import augment
 

@@ -11,10 +11,8 @@ import torch
 
 from mimcl.curriculum.masking import learned
 from mimcl.curriculum.masking.factory import make_masker
-from mimcl.curriculum.masking.hard_patches import HardPatchesConfig
 from mimcl.curriculum.masking.learned import (
     LearnedMasker,
-    LearnedMaskingConfig,
     curriculum_factor,
     diversity,
     gaussian,
@@ -22,13 +20,14 @@ from mimcl.curriculum.masking.learned import (
     soft_reconstruction,
 )
 from mimcl.curriculum.masking.mask import keep_lowest
-from mimcl.curriculum.masking.masker import Masker, MaskingConfig
+from mimcl.curriculum.masking.masker import Masker
+from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.network import first_token, transformer
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.forward_backward import ForwardBackward, twin
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
-from mimcl.model.optim import OptimConfig
-from mimcl.model.trainer import Trainer, TrainerConfig
+from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import hash64
 
 BATCH, GROUP, STEPS, RATIO = 16, 4, 6, 0.75

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import layer_norm
 
 from mimcl.model import mae
+from mimcl.model.config import ModelConfig
 from mimcl.model.evaluate.finetune import (
     Classifier,
     DeterministicDropPath,
@@ -13,7 +14,7 @@ from mimcl.model.evaluate.finetune import (
     normalise,
     soft_cross_entropy,
 )
-from mimcl.model.mae import ModelConfig, build, to_patches
+from mimcl.model.mae import build, to_patches
 
 TINY = ModelConfig(name="vit_tiny", patch_size=8, decoder_depth=1)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mimcl.model import mae
+from mimcl.model.config import ModelConfig
 from mimcl.model.evaluate.linear import LinearConfig, Probe, cls_tokens, lars
-from mimcl.model.mae import ModelConfig, build, to_patches
+from mimcl.model.mae import build, to_patches
 
 
 def probe(seed: int = 0) -> Probe:

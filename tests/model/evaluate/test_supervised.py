@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mimcl.model.config import OptimConfig
 from mimcl.model.evaluate.supervised import accuracies, rate_at
-from mimcl.model.optim import OptimConfig
 
 
 def test_accuracies_count_over_batches_of_any_size():
