@@ -15,6 +15,7 @@ from mimcl.cli.demo.demo import demo_command
 from mimcl.cli.doctor.doctor import doctor_command
 from mimcl.cli.evaluate.evaluate import evaluate
 from mimcl.cli.export.export import export_command
+from mimcl.cli.help.commands import Commands
 from mimcl.cli.inspect.inspect import inspect_command
 from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
@@ -22,9 +23,8 @@ from mimcl.cli.prototypes.build import prototypes
 from mimcl.cli.report.report import report_command
 from mimcl.cli.train import train_command
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
+app = Commands(
+    completion=True,
     help="Pre-train masked autoencoders on a data stream that gets harder over time.",
     epilog="Typical order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
 )

@@ -33,6 +33,7 @@ def main() -> None:
         import typer
 
         from mimcl.cli.app import app
+        from mimcl.cli.screen import wants_colour
         from mimcl.pipeline.restart import RestartNeeded
 
         if not (log := logging.getLogger("mimcl")).handlers:
@@ -40,9 +41,11 @@ def main() -> None:
         arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
         debug = len(arguments) < len(sys.argv) - 1
         try:
-            code = app(arguments, prog_name="mimcl", standalone_mode=False)
+            code = app(arguments, prog_name="mimcl", standalone_mode=False, color=wants_colour())
         except typer.TyperException as error:  # bad usage, raised by typer or by a command
-            _print_error(error.format_message())
+            _print_error(error.format_message().replace(": Value error, ", ": ", 1))  # pydantic's words
+            if context := getattr(error, "ctx", None):  # raised by typer
+                print(f"Try '{context.command_path} --help' for help.", file=sys.stderr)
             code = error.exit_code
         except (KeyboardInterrupt, typer.Abort):
             code = interrupt.EXIT_CODE

@@ -24,46 +24,53 @@ class TempSchedule(StrEnum):
     LEARNED = "learned"
 
 
-Recipe = Annotated[RecipeName | None, typer.Option(help="Configuration to start from. (default: auto)")]
+Recipe = Annotated[RecipeName | None, typer.Option(help="Configuration to start from.", show_default="auto")]
 Data = Annotated[
-    str | None, typer.Option(help="Folder of shards, or an s3://, gs://, hf:// or http(s):// URL. (default: shards)")
+    str | None,
+    typer.Option(help="Folder of shards, or an s3://, gs://, hf:// or http(s):// URL.", show_default="shards"),
 ]
 Prototypes = Annotated[
     str | None,
     typer.Option(
-        metavar="SET", help="Prototype set: its name beside the shards, or its folder, with a /. (default: default)"
+        metavar="SET",
+        help="Prototype set: its name beside the shards, or its folder, with a /.",
+        show_default="default",
     ),
 ]
 Curriculum = Annotated[
     CurriculumName | None,
-    typer.Option(help="Data curriculum: proto draws typical images first, anti atypical ones. (default: none)"),
+    typer.Option(help="Data curriculum: proto draws typical images first, anti atypical ones.", show_default="none"),
 ]
 R0 = Annotated[
-    float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632. (default: 0.15)")
+    float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632.", show_default="0.15")
 ]
 CurriculumShare = Annotated[
-    float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1. (default: 1.0)")
+    float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1.", show_default="1.0")
 ]
 Temperature = Annotated[
-    float | None, typer.Option(help="Temperature of --temp-schedule constant, in units of distance. (default: 0.2)")
+    float | None,
+    typer.Option(help="Temperature of --temp-schedule constant, in units of distance.", show_default="0.2"),
 ]
 Resampling = Annotated[
     Literal["multinomial", "systematic"] | None,
-    typer.Option(help="How a window draws: independently, or evenly spaced. (default: multinomial)"),
+    typer.Option(help="How a window draws: independently, or evenly spaced.", show_default="multinomial"),
 ]
 Order = Annotated[
     Literal["auto", "random", "shard"] | None,
     typer.Option(
-        help="Order of the draws in a window; shard makes reads sequential. (default: auto: shard for hf://, or random)"
+        help="Order of the draws in a window; shard makes reads sequential.",
+        show_default="auto: shard for hf://, or random",
     ),
 ]
 Slice = Annotated[
     float | None,
-    typer.Option("--slice", help="Length of a window in epochs, above 0 and at most 1. (default: 0.0625)"),
+    typer.Option("--slice", help="Length of a window in epochs, above 0 and at most 1.", show_default="0.0625"),
 ]
 Epochs = Annotated[
     float | None,
-    typer.Option(help="Length of the run; an epoch has as many draws as there are images. (default: the recipe's)"),
+    typer.Option(
+        help="Length of the run; an epoch has as many draws as there are images.", show_default="the recipe's"
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="YAML file with values, such as a run's config.yaml.")]
 Settings = Annotated[

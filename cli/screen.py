@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
 
 # For encodings without them; other characters become backslash escapes.
@@ -16,6 +17,13 @@ def accept_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="mimcl")
+
+
+def wants_colour() -> bool | None:
+    """Return whether to use colours as NO_COLOR, FORCE_COLOR and TERM say, as rich reads them; None: on terminals."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return False
+    return True if os.environ.get("FORCE_COLOR") else None
 
 
 def printable(text: str) -> str:

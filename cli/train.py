@@ -21,7 +21,7 @@ def train_command(
     context: typer.Context,
     recipe: options.Recipe = None,
     data: options.Data = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. (default: runs/RECIPE-CURRICULUM-MASKING)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE-CURRICULUM-MASKING")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out; start it there if it has no checkpoint.")
     ] = False,
@@ -33,7 +33,7 @@ def train_command(
     prototypes: options.Prototypes = None,
     temp_schedule: Annotated[
         options.TempSchedule | None,
-        typer.Option(help="How the temperature rises over the curriculum. (default: cosine)"),
+        typer.Option(help="How the temperature rises over the curriculum.", show_default="cosine"),
     ] = None,
     r0: options.R0 = None,
     curriculum_share: options.CurriculumShare = None,
@@ -43,30 +43,33 @@ def train_command(
     slice_epochs: options.Slice = None,
     masking: Annotated[
         Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"] | None,
-        typer.Option(help="Masking; hard-patches is HPM, learned is CL-MAE. (default: random)"),
+        typer.Option(help="Masking; hard-patches is HPM, learned is CL-MAE.", show_default="random"),
     ] = None,
     epochs: options.Epochs = None,
     online_knn: Annotated[
         float | None,
-        typer.Option(metavar="EPOCHS", help="Evaluate by nearest neighbours every so many epochs. (default: never)"),
+        typer.Option(
+            metavar="EPOCHS", help="Evaluate by nearest neighbours every so many epochs.", show_default="never"
+        ),
     ] = None,
     decoder: Annotated[
-        Literal["auto", "dali-gpu", "dali-cpu", "reference"] | None, typer.Option(help="Image decoder. (default: auto)")
+        Literal["auto", "dali-gpu", "dali-cpu", "reference"] | None,
+        typer.Option(help="Image decoder.", show_default="auto"),
     ] = None,
     use_compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile. (default: no)")
+        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.", show_default="no")
     ] = None,
     max_bad: Annotated[
         float | None,
-        typer.Option(help="Share of the draws that may be bad samples; 10 always may. (default: 0.001)"),
+        typer.Option(help="Share of the draws that may be bad samples; 10 always may.", show_default="0.001"),
     ] = None,
     max_nonfinite: Annotated[
         int | None,
-        typer.Option(help="End the run after so many steps in a row without a finite gradient. (default: 3)"),
+        typer.Option(help="End the run after so many steps in a row without a finite gradient.", show_default="3"),
     ] = None,
     stall_timeout: Annotated[
         float | None,
-        typer.Option(help="End the run after so many seconds without data or another process. (default: 600)"),
+        typer.Option(help="End the run after so many seconds without data or another process.", show_default="600"),
     ] = None,
     wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log to Weights & Biases as well.")] = None,
     mlflow: Annotated[
@@ -76,7 +79,7 @@ def train_command(
         list[str] | None,
         typer.Option(metavar="FIELD", help="With --resume: let section.key, index or prototypes differ."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. (default: 0)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0")] = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
 ) -> None:

@@ -57,17 +57,17 @@ def compare_command(
     ] = "samples",
     epochs: Annotated[
         float | None,
-        typer.Option(help="Length of a run; by time, of the first arm's. (default: the recipe's)"),
+        typer.Option(help="Length of a run; by time, of the first arm's.", show_default="the recipe's"),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder of shards. (default: shards)")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of shards.", show_default="shards")] = None,
     prototypes: Prototypes = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for all runs. (default: comparisons/RECIPE)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all runs.", show_default="comparisons/RECIPE")] = None,
     evaluations: Annotated[
         str, typer.Option("--eval", help="Evaluations: knn, linear, few-shot, separated by commas, or '' for none.")
     ] = "knn",
     online_knn: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Evaluate k-NN every N epochs and at the end. (default: never)"),
+        typer.Option(metavar="N", help="Evaluate k-NN every N epochs and at the end.", show_default="never"),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes per run, started by torchrun; one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of all runs; run nothing.")] = False,

@@ -34,7 +34,7 @@ def repack_command(
     seed: Annotated[int, typer.Option(help="Seed of the shuffling.")] = 0,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).")] = 256,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, one shard at a time. (default: one per core)")
+        int | None, typer.Option(min=1, help="Processes, one shard at a time.", show_default="one per core")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier packing in --out.")] = False,
 ) -> None:

@@ -23,7 +23,7 @@ def shard_command(
             "such a folder; a parquet file or a folder of them; a folder of webdataset shards.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for shards and indices. (default: shards)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for shards and indices.", show_default="shards")] = None,
     list_file: Annotated[
         Path | None,
         typer.Option(
@@ -40,13 +40,14 @@ def shard_command(
         typer.Option(help="Text file of val labels: FILENAME CLASS lines (or CSV), or CLASS lines in file name order."),
     ] = None,
     source_kind: Annotated[
-        SourceKind | None, typer.Option(help="What SRC is, if its files may be read in two ways. (default: found out)")
+        SourceKind | None,
+        typer.Option(help="What SRC is, if its files may be read in two ways.", show_default="found out"),
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="Parquet column with the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Parquet column with the labels, or none.")] = None,
     label_key: Annotated[
         str | None,
-        typer.Option(help="Field of KEY.json with the label, for webdatasets. (default: KEY.cls, then label)"),
+        typer.Option(help="Field of KEY.json with the label, for webdatasets.", show_default="KEY.cls, then label"),
     ] = None,
     adopt: Annotated[
         bool,
@@ -57,7 +58,7 @@ def shard_command(
         int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps the original bytes.")
     ] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, one shard at a time. (default: one per core)")
+        int | None, typer.Option(min=1, help="Processes, one shard at a time.", show_default="one per core")
     ] = None,
     holdout: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the images to move into a val split, 0 to 1.")

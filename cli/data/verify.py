@@ -19,7 +19,7 @@ def verify_command(
         list[Path] | None, typer.Option(metavar="FOLDER", help="Check this prototype set as well; may be repeated.")
     ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads. (default: one per core)")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="one per core")] = None,
 ) -> None:
     """Check shards, indices and prototype sets against their checksums and each other."""
     from mimcl.cli.console import console

@@ -32,7 +32,7 @@ class Diagnosis:
 
 
 def doctor_command(
-    data: Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: generated images)")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or URL of shards.", show_default="generated images")] = None,
     recipe: Annotated[RecipeName, typer.Option(help="Recipe to predict.")] = "auto",
     seconds: Annotated[float, typer.Option(min=0.1, help="Approximate length of each trial.")] = 5.0,
     try_compile: Annotated[bool, typer.Option("--compile", help="Also try torch.compile; takes minutes.")] = False,

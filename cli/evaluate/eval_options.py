@@ -14,7 +14,7 @@ Checkpoint = Annotated[
         help="runs/NAME, one of its checkpoints, or weights in the layout of MAE, timm or Hugging Face.",
     ),
 ]
-Data = Annotated[str | None, typer.Option(help="Folder or URL of shards. (default: the run's)")]
+Data = Annotated[str | None, typer.Option(help="Folder or URL of shards.", show_default="the run's")]
 Pool = Annotated[
     Literal["mean", "cls"], typer.Option(help="Which feature to take: mean of the patch tokens, or CLS token.")
 ]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mimcl.cli.evaluate import eval_options as options
+from mimcl.cli.help.commands import Commands
 from mimcl.pipeline.data_config import DataConfig
 
 if TYPE_CHECKING:
     from mimcl.cli.evaluate.results import Result
     from mimcl.model.distributed import World
 
-evaluate = typer.Typer(no_args_is_help=True, help="Evaluate a trained encoder.")
+evaluate = Commands("Evaluate a trained encoder.")
 
 
 @evaluate.callback()
@@ -59,13 +60,14 @@ def linear_command(
         typer.Option(help="fast: cached features, 13 learning rates at once; mae: MAE's recipe, with augmentation."),
     ] = "fast",
     epochs: Annotated[
-        float | None, typer.Option(help="Length in epochs. (default: 90 with mae; 10 with fast, at least 2,000 steps)")
+        float | None,
+        typer.Option(help="Length in epochs.", show_default="90 with mae; 10 with fast, at least 2,000 steps"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per step. (default: 16384 with mae, 512 with fast)")
+        int | None, typer.Option(min=1, help="Images per step.", show_default="16384 with mae, 512 with fast")
     ] = None,
     base_lr: Annotated[
-        float | None, typer.Option(help="Learning rate for a batch of 256; mae only. (default: 0.1)")
+        float | None, typer.Option(help="Learning rate for a batch of 256; mae only.", show_default="0.1")
     ] = None,
     pool: options.Pool = "mean",
     decoder: options.Decoder = "auto",
@@ -101,7 +103,7 @@ def few_shot_command(
     path: options.Checkpoint,
     data: options.Data = None,
     shots: Annotated[
-        list[int], typer.Option(min=1, help="Train images per class; may be repeated. (default: 1, 5 and 10)")
+        list[int], typer.Option(min=1, help="Train images per class; may be repeated.", show_default="1, 5 and 10")
     ] = [],  # noqa: B006 - typer's way of saying none
     seeds: Annotated[int, typer.Option(min=1, help="Number of random subsets for mean and standard deviation.")] = 5,
     pool: options.Pool = "mean",
@@ -122,25 +124,30 @@ def finetune_command(
     path: options.Checkpoint,
     data: options.Data = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Length in epochs. (default: 100; 50 for ViT-L and ViT-H)")
+        float | None, typer.Option(help="Length in epochs.", show_default="100; 50 for ViT-L and ViT-H")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step, over all processes. (default: 1024)")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step, over all processes.", show_default="1024")
+    ] = None,
     micro_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images at once per process. (default: 128; 64 for ViT-L, 32 for ViT-H)")
+        int | None,
+        typer.Option(min=1, help="Images at once per process.", show_default="128; 64 for ViT-L, 32 for ViT-H"),
     ] = None,
     base_lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate for a batch of 256. (default: 5e-4; 1e-3 for ViT-L and ViT-H)"),
+        typer.Option(help="Learning rate for a batch of 256.", show_default="5e-4; 1e-3 for ViT-L and ViT-H"),
     ] = None,
     layer_decay: Annotated[
         float | None,
-        typer.Option(help="Learning rate of a layer relative to the next. (default: 0.65; 0.75 for ViT-L and ViT-H)"),
+        typer.Option(
+            help="Learning rate of a layer relative to the next.", show_default="0.65; 0.75 for ViT-L and ViT-H"
+        ),
     ] = None,
     drop_path: Annotated[
         float | None,
-        typer.Option(help="Stochastic depth rate of the last block. (default: 0.1; 0.2 for ViT-L, 0.3 for ViT-H)"),
+        typer.Option(help="Stochastic depth rate of the last block.", show_default="0.1; 0.2 for ViT-L, 0.3 for ViT-H"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random. (default: 0)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0")] = None,
     decoder: options.Decoder = "auto",
     settings: Annotated[
         list[str] | None,

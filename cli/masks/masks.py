@@ -15,7 +15,7 @@ def masks_command(
     checkpoints: Annotated[
         int, typer.Option(min=1, help="Columns: checkpoints, evenly spaced from the first one kept to the last.")
     ] = 4,
-    data: Annotated[str | None, typer.Option(help="Folder or URL of the shards. (default: the run's)")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or URL of the shards.", show_default="the run's")] = None,
 ) -> None:
     """Draw crops with their scores, masks and reconstructions at several checkpoints of a run."""
     from mimcl.cli.console import console

@@ -25,7 +25,7 @@ def plan_command(
     prototypes: options.Prototypes = None,
     temp_schedule: Annotated[
         list[options.TempSchedule] | None,
-        typer.Option(help="Repeat it to compare schedules; learned cannot be planned. (default: cosine)"),
+        typer.Option(help="Repeat it to compare schedules; learned cannot be planned.", show_default="cosine"),
     ] = None,
     r0: options.R0 = None,
     curriculum_share: options.CurriculumShare = None,

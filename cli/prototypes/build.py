@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mimcl.cli.help.commands import Commands
 from mimcl.pipeline.data_config import DataConfig, DecoderName
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 8 * 3600.0  # for waiting for other ranks' features and for rank 0, which does the clustering
 
-prototypes = typer.Typer(no_args_is_help=True, help="Prototype sets: how typical each image is.")
+prototypes = Commands("Prototype sets: how typical each image is.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def build_command(
         ),
     ] = BuildConfig.features,
     k: Annotated[str, typer.Option(help="Number of prototypes; auto chooses by the Davies-Bouldin index.")] = "auto",
-    name: Annotated[str | None, typer.Option(help="Name of the set beside the shards. (default: default)")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the set beside the shards.", show_default="default")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the set instead, if the shards are read-only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of k-means and of sift.")] = BuildConfig.seed,
     min_cluster: Annotated[

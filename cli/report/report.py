@@ -14,7 +14,7 @@ def report_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="HTML file to write. (default: RUN/report.html; ./report.html for several runs)"),
+        typer.Option(help="HTML file to write.", show_default="RUN/report.html; ./report.html for several runs"),
     ] = None,
     label: Annotated[
         list[str] | None,

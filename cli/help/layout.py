@@ -1,0 +1,144 @@
+"""The help of a command as text: parameters by subject, at any width, no name cut."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+_WIDEST = 110  # columns; longer lines are hard to read
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+class Row(NamedTuple):
+    """A parameter or command: its names, what it takes, and what it is for."""
+
+    names: str
+    value: str
+    text: str
+
+    @property
+    def label(self) -> str:
+        return " ".join(filter(None, (self.names, self.value)))
+
+
+def help_text(command: TyperCommand | TyperGroup, context: typer.Context) -> str:
+    """Return the help for the width of the terminal (or COLUMNS, or 80); styled, which `typer.echo` can remove."""
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    sections: dict[str, list[Row]] = {}
+    parameters = [parameter for parameter in command.get_params(context) if not parameter.hidden]
+    for parameter in parameters:
+        title = parameter.rich_help_panel or ("Arguments" if isinstance(parameter, TyperArgument) else "Options")
+        sections.setdefault(title, []).append(row_of(parameter))
+    if isinstance(command, TyperGroup):
+        panels: dict[str, list[Row]] = {}
+        for name, inner in command.commands.items():
+            panels.setdefault(inner.rich_help_panel or "Commands", []).append(
+                Row(name, "", _first_paragraph(inner.help))
+            )
+        sections = panels | sections
+    names = [_usage_name(parameter) for parameter in parameters if isinstance(parameter, TyperArgument)]
+    names += ["COMMAND ..."] if isinstance(command, TyperGroup) else []
+    usage = " ".join(["Usage:", context.command_path, "[OPTIONS]", *names])
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    parts = [_wrap(usage, width), *(_wrap(paragraph, width) for paragraph in paragraphs)]
+    column = _text_column(sections.values(), width)
+    for title, rows in sections.items():
+        lines = (line for row in rows for line in _lines(row, column, width))
+        parts.append("\n".join([typer.style(title, bold=True), *lines]))
+    if command.epilog:
+        parts.append(_wrap(command.epilog, width))
+    return "\n\n".join(parts)
+
+
+def row_of(parameter: TyperArgument | TyperOption) -> Row:
+    """Return the names of a parameter, what it takes, and its help with the range of its values and its default."""
+    if isinstance(parameter, TyperArgument):
+        return Row("", _metavar(parameter), _description(parameter))
+    names = ", ".join(sorted(parameter.opts, key=len))
+    if parameter.secondary_opts:
+        names += f" / {', '.join(parameter.secondary_opts)}"
+    return Row(names, "" if parameter.is_flag else _metavar(parameter), _description(parameter))
+
+
+def default_of(parameter: TyperArgument | TyperOption) -> str | None:
+    """Return the default as help shows it: `show_default`, where that is text. A flag is off by default."""
+    default = parameter.default
+    if isinstance(parameter.show_default, str):
+        return parameter.show_default
+    if default is None or default == [] or parameter.required:
+        return None
+    if isinstance(default, bool):
+        names = parameter.opts if default else parameter.secondary_opts
+        return names[0].lstrip("-") if names else None
+    return str(default.value if isinstance(default, Enum) else default)
+
+
+def _description(parameter: TyperArgument | TyperOption) -> str:
+    limits = {
+        (True, True): f"{parameter.min} to {parameter.max}",
+        (True, False): f"at least {parameter.min}",
+        (False, True): f"at most {parameter.max}",
+    }.get((parameter.min is not None, parameter.max is not None))
+    default = default_of(parameter)
+    notes = [limits, "required" if parameter.required else None, None if default is None else f"default: {default}"]
+    return " ".join(filter(None, [parameter.help, *(f"[{note}]" for note in notes if note)]))
+
+
+def _metavar(parameter: TyperArgument | TyperOption) -> str:
+    kind = parameter.type_descriptor
+    if parameter.metavar:
+        return parameter.metavar
+    if kind.choices:
+        return "|".join(str(choice.value if isinstance(choice, Enum) else choice) for choice in kind.choices)
+    return _METAVARS.get(kind.annotation, "TEXT")
+
+
+def _usage_name(argument: TyperArgument) -> str:
+    return _metavar(argument) if argument.required else f"[{_metavar(argument)}]"
+
+
+def _first_paragraph(text: str | None) -> str:
+    return inspect.cleandoc(text or "").split("\n\n")[0]
+
+
+def _text_column(sections: Iterable[list[Row]], width: int) -> int:
+    """Return where texts start: right of most names, but not beyond a third of the width."""
+    most = min(max(width // 3, 14), 34)
+    return max((len(row.label) + 4 for rows in sections for row in rows if len(row.label) + 4 <= most), default=most)
+
+
+def _lines(row: Row, column: int, width: int) -> list[str]:
+    """Return the lines of a row; the text starts below a label that is too long."""
+    texts = _wrap(row.text, max(width - column, 16)).splitlines() or [""]
+    first, *more = _split_choices("  " + row.label, width)
+    if len(row.label) + 4 > column:
+        texts.insert(0, "")
+    styled = first.replace(row.names, typer.style(row.names, fg="cyan", bold=True), 1) if row.names else first
+    return [
+        (styled + " " * (column - len(first)) + texts[0]).rstrip(),
+        *("      " + part for part in more),
+        *(" " * column + line for line in texts[1:]),
+    ]
+
+
+def _split_choices(label: str, width: int) -> list[str]:
+    """Split a label that is wider than the screen between its choices."""
+    lines = [""]
+    for part in re.split(r"(?<=\|)", label):
+        if lines[-1] and len(lines[-1] + part) > width - 6 * (len(lines) > 1):
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False))
