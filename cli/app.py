@@ -24,9 +24,9 @@ from mimcl.cli.report.report import report_command
 from mimcl.cli.train import train_command
 
 app = Commands(
-    completion=True,
-    help="Pre-train masked autoencoders on a data stream that gets harder over time.",
+    "Pre-train masked autoencoders on a data stream that gets harder over time.",
     epilog="Typical order: mimcl shard imagenet/ · mimcl prototypes build · mimcl train --curriculum proto",
+    completion=True,
 )
 _DATA, _TRAINING, _RESULTS, _HELP = "Data", "Training", "Results", "Help"
 app.command("shard", rich_help_panel=_DATA)(shard_command)

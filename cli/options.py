@@ -45,7 +45,7 @@ R0 = Annotated[
     float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632.", show_default="0.15")
 ]
 CurriculumShare = Annotated[
-    float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1.", show_default="1.0")
+    float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1.", show_default="1")
 ]
 Temperature = Annotated[
     float | None,
@@ -78,7 +78,7 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set any value, as section.key=value; config.yaml lists all."),
 ]
 
-_KEYS = {
+CONFIG_KEYS = {  # by parameter
     "data": "data.root",
     "decoder": "data.decoder",
     "max_bad": "data.max_bad",
@@ -113,7 +113,7 @@ def config_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     config, settings = parameters["config"], parameters["settings"]
     values = read_yaml(config) if config else {}
-    for name, key in _KEYS.items():
+    for name, key in CONFIG_KEYS.items():
         if (value := parameters.get(name)) is not None:
             values[key] = value.value if isinstance(value, StrEnum) else value
     return values | parse_settings(settings or [])

@@ -49,7 +49,7 @@ def train_command(
     online_knn: Annotated[
         float | None,
         typer.Option(
-            metavar="EPOCHS", help="Evaluate by nearest neighbours every so many epochs.", show_default="never"
+            metavar="EPOCHS", help="Evaluate by nearest neighbours every so many epochs; 0: never.", show_default="0"
         ),
     ] = None,
     decoder: Annotated[
@@ -57,7 +57,7 @@ def train_command(
         typer.Option(help="Image decoder.", show_default="auto"),
     ] = None,
     use_compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.", show_default="no")
+        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.", show_default="no-compile")
     ] = None,
     max_bad: Annotated[
         float | None,

@@ -67,7 +67,7 @@ def compare_command(
     ] = "knn",
     online_knn: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Evaluate k-NN every N epochs and at the end.", show_default="never"),
+        typer.Option(metavar="N", help="Evaluate k-NN every N epochs and at the end; 0: never.", show_default="0"),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes per run, started by torchrun; one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of all runs; run nothing.")] = False,

@@ -16,10 +16,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Commands(typer.Typer):
     """A group of commands. Without arguments it prints its help and exits with code 2."""
 
-    def __init__(self, help: str, epilog: str | None = None, completion: bool = False) -> None:
+    def __init__(self, purpose: str, epilog: str | None = None, completion: bool = False) -> None:
         super().__init__(
             cls=_Group,
-            help=help,
+            help=purpose,
             epilog=epilog,
             add_completion=completion,
             context_settings={"help_option_names": ["--help", "-h"]},
@@ -32,15 +32,15 @@ class Commands(typer.Typer):
 
 
 class _Command(TyperCommand):
-    def format_help(self, context: typer.Context, formatter: Any) -> None:
+    def format_help(self, context: Any, formatter: Any) -> None:
         formatter.write(help_text(self, context))
 
 
 class _Group(TyperGroup):
-    def format_help(self, context: typer.Context, formatter: Any) -> None:
+    def format_help(self, context: Any, formatter: Any) -> None:
         formatter.write(help_text(self, context))
 
-    def parse_args(self, context: typer.Context, arguments: list[str]) -> list[str]:
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
         if not arguments and not context.resilient_parsing:  # which completion sets
             typer.echo(context.get_help(), err=True, color=context.color)
             raise typer.Exit(2)

@@ -7,9 +7,8 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable
-from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -30,20 +29,23 @@ class Row(NamedTuple):
         return " ".join(filter(None, (self.names, self.value)))
 
 
-def help_text(command: TyperCommand | TyperGroup, context: typer.Context) -> str:
+def help_text(command: TyperCommand | TyperGroup, context: Any) -> str:
     """Return the help for the width of the terminal (or COLUMNS, or 80); styled, which `typer.echo` can remove."""
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     sections: dict[str, list[Row]] = {}
-    parameters = [parameter for parameter in command.get_params(context) if not parameter.hidden]
+    parameters = [
+        parameter
+        for parameter in command.get_params(context)
+        if isinstance(parameter, TyperArgument | TyperOption) and not parameter.hidden
+    ]
     for parameter in parameters:
         title = parameter.rich_help_panel or ("Arguments" if isinstance(parameter, TyperArgument) else "Options")
         sections.setdefault(title, []).append(row_of(parameter))
     if isinstance(command, TyperGroup):
         panels: dict[str, list[Row]] = {}
         for name, inner in command.commands.items():
-            panels.setdefault(inner.rich_help_panel or "Commands", []).append(
-                Row(name, "", _first_paragraph(inner.help))
-            )
+            title = getattr(inner, "rich_help_panel", None) or "Commands"
+            panels.setdefault(title, []).append(Row(name, "", _first_paragraph(inner.help)))
         sections = panels | sections
     names = [_usage_name(parameter) for parameter in parameters if isinstance(parameter, TyperArgument)]
     names += ["COMMAND ..."] if isinstance(command, TyperGroup) else []
@@ -79,7 +81,7 @@ def default_of(parameter: TyperArgument | TyperOption) -> str | None:
     if isinstance(default, bool):
         names = parameter.opts if default else parameter.secondary_opts
         return names[0].lstrip("-") if names else None
-    return str(default.value if isinstance(default, Enum) else default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _description(parameter: TyperArgument | TyperOption) -> str:
@@ -98,7 +100,7 @@ def _metavar(parameter: TyperArgument | TyperOption) -> str:
     if parameter.metavar:
         return parameter.metavar
     if kind.choices:
-        return "|".join(str(choice.value if isinstance(choice, Enum) else choice) for choice in kind.choices)
+        return "|".join(map(str, kind.choices))
     return _METAVARS.get(kind.annotation, "TEXT")
 
 

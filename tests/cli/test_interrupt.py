@@ -55,7 +55,7 @@ def run_command(tmp_path, *body):
         (["--help"], "typer"),
         (["--help"], "mimcl.cli.app"),
         (["--help"], "mimcl.cli.train"),
-        (["--help"], "typer.rich_utils"),
+        (["--help"], "mimcl.cli.help.layout"),
         (["inspect", "nowhere"], "mimcl.pipeline.remote.urls"),
         (["shard", "src"], "numpy._core.multiarray"),
         (["shard", "src"], "xxhash"),
