@@ -1,14 +1,14 @@
-"""Convert our weights for timm's VisionTransformer, Hugging Face's ViTModel and ViTMAEForPreTraining."""
+"""Convert our weights for timm's VisionTransformer and for Hugging Face's ViT, ViTMAE and BEiT."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mimcl.model.config import SIZES, ModelConfig
-from mimcl.model.hf_names import to_vit, to_vit_mae
+from mimcl.model.hf_names import to_beit, to_vit, to_vit_mae
 from mimcl.model.mae import MEAN, STD, encoder_weights
 
 _EPSILON = 1e-6  # in all layer norms; Hugging Face's default is 1e-12
@@ -24,33 +24,46 @@ _TIMM = {  # timm's name and patch size, all for images of 224 px
 Folder = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, config.json
 
 
-def timm_arguments(config: ModelConfig, image_size: int) -> tuple[str, dict[str, int]]:
+def timm_arguments(config: ModelConfig, image_size: int, classes: int = 0) -> tuple[str, dict[str, int | str]]:
     """Return timm's name of the model and the arguments of `timm.create_model` that differ from its defaults.
 
-    There is no head: the model's output is the encoder's.
+    Without classes there is no head, and the model's output is the encoder's; a classifier averages the patch tokens.
     """
     name, patch = _TIMM[config.name]
     sizes = {"img_size": (image_size, 224), "patch_size": (config.patch_size, patch)}
-    return name, {"num_classes": 0} | {key: size for key, (size, usual) in sizes.items() if size != usual}
+    arguments: dict[str, int | str] = {"num_classes": classes}
+    if classes:
+        arguments["global_pool"] = "avg"
+    return name, arguments | {key: size for key, (size, usual) in sizes.items() if size != usual}
 
 
 def timm_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor], crop: float) -> Folder:
-    """Return timm's state dict, and the config.json with which `timm.create_model` loads a folder or hub repository.
+    """Return an encoder's state dict in timm, and the config.json with which timm loads a folder or hub repository.
 
     `crop` is the side of the evaluation square relative to the image's shorter side. Without config.json, timm would
     use the mean and deviation of its own weights of the same name.
     """
-    name, arguments = timm_arguments(config, image_size)
-    sizes = {key: value for key, value in arguments.items() if key != "num_classes"}
+    return encoder_weights(tensors), _timm_config(config, image_size, crop, ())
+
+
+def timm_classifier(
+    config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor], classes: Sequence[str], crop: float
+) -> Folder:
+    """Return a classifier's state dict and config.json in timm, with the names of its classes; see `timm_folder`."""
+    return dict(tensors), _timm_config(config, image_size, crop, classes)
+
+
+def _timm_config(config: ModelConfig, image_size: int, crop: float, classes: Sequence[str]) -> dict[str, Any]:
+    name, arguments = timm_arguments(config, image_size, len(classes))
     described = {
         "architecture": name,
-        "num_classes": 0,
+        "num_classes": len(classes),
         "num_features": SIZES[config.name][0],
-        "global_pool": "token",
-        "model_args": sizes,
+        "global_pool": "avg" if classes else "token",
+        "model_args": {key: value for key, value in arguments.items() if key != "num_classes"},
         "pretrained_cfg": {
             "tag": "mimcl",
-            "num_classes": 0,
+            "num_classes": len(classes),
             "input_size": [3, image_size, image_size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
@@ -62,7 +75,9 @@ def timm_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tens
             "classifier": "head",
         },
     }
-    return encoder_weights(tensors), described
+    if classes:
+        described["label_names"] = list(classes)
+    return described
 
 
 def vit_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor]) -> Folder:
@@ -83,6 +98,29 @@ def vit_mae_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, T
         "norm_pix_loss": config.norm_pix_loss,
     }
     return to_vit_mae(tensors), described
+
+
+def beit_folder(config: ModelConfig, image_size: int, tensors: Mapping[str, Tensor], classes: Sequence[str]) -> Folder:
+    """Convert a classifier for Hugging Face's BeitForImageClassification.
+
+    ViTForImageClassification classifies the CLS token, after a norm of all tokens. BEiT without its layer scale and
+    relative positions is our classifier: the mean of the patch tokens, then the norm, then the head.
+    """
+    described = _sizes(config, image_size) | {
+        "architectures": ["BeitForImageClassification"],
+        "model_type": "beit",
+        "use_mean_pooling": True,
+        "use_absolute_position_embeddings": True,
+        "use_relative_position_bias": False,
+        "use_shared_relative_position_bias": False,
+        "use_mask_token": False,
+        "layer_scale_init_value": 0.0,
+        "drop_path_rate": 0.0,
+        "id2label": {str(number): name for number, name in enumerate(classes)},
+        "label2id": {name: number for number, name in enumerate(classes)},
+        "problem_type": "single_label_classification",
+    }
+    return to_beit(tensors), described
 
 
 def preprocessor(image_size: int, crop: float) -> dict[str, Any]:

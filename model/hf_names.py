@@ -1,8 +1,9 @@
 """Convert the names of a ViT's tensors between ours (timm's and MAE's) and Hugging Face's.
 
 Hugging Face splits queries, keys and values. On its hub, ViTModel has "embeddings.cls_token", "encoder.layer.0...";
-ViTMAEForPreTraining has the same after "vit.", and "decoder.decoder_layers.0...". transformers 5 and later use other
-names in memory ("layers.0.attention.q_proj") and write "decoder.decoder_encoder.layer.0..."; all of them can be read.
+ViTMAEForPreTraining has the same after "vit.", and "decoder.decoder_layers.0..."; BeitForImageClassification has it
+after "beit.", and "classifier". transformers 5 and later use other names in memory ("layers.0.attention.q_proj") and
+write "decoder.decoder_encoder.layer.0..."; of the ViTs, all of them can be read.
 """
 
 from __future__ import annotations
@@ -73,6 +74,34 @@ def to_vit_mae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(("decoder_", "mask_token")):
             named |= {f"decoder.{theirs}": part for theirs, part in _split(name, tensor)}
     return named
+
+
+def to_beit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a classifier that averages patch tokens under BeitForImageClassification's names.
+
+    BEiT has no biases of keys. They change no output: they add the same number to all attention scores of a query.
+    """
+    encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith(("fc_norm.", "head."))}
+    named = {f"beit.{name}": part for name, part in to_vit(encoder).items() if not name.endswith(".key.bias")}
+    for kind in ("weight", "bias"):
+        named[f"beit.pooler.layernorm.{kind}"] = tensors[f"fc_norm.{kind}"]
+        named[f"classifier.{kind}"] = tensors[f"head.{kind}"]
+    return named
+
+
+def from_beit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a BeitForImageClassification under our names; biases of keys are zero."""
+    named = {name.removeprefix("beit."): tensor for name, tensor in tensors.items()}
+    for name in [name for name in named if name.endswith(".query.bias")]:
+        named[name.replace(".query.", ".key.")] = torch.zeros_like(named[name])
+    moved = {"pooler.layernorm.": "fc_norm.", "classifier.": "head."}
+    heads = {
+        ours + name.removeprefix(theirs): named[name]
+        for theirs, ours in moved.items()
+        for name in named
+        if name.startswith(theirs)
+    }
+    return from_hugging_face(named) | heads
 
 
 def _split(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:

@@ -21,7 +21,7 @@ from mimcl.model.checkpoint import CheckpointError
 _INSIDE = ("model", "state_dict")  # keys of the weights in a training checkpoint
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes by DistributedDataParallel and torch.compile
 _ON_HUBS = ("model.safetensors", "pytorch_model.bin")
-METADATA = ("norm_pix_loss", "mask_ratio", "image_mean", "image_std")  # JSON values in our own files
+METADATA = ("norm_pix_loss", "mask_ratio", "image_mean", "image_std", "classes")  # JSON values in our own files
 _MAX_JSON = 1 << 24  # bytes; an index of shards has one line per tensor
 
 

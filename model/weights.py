@@ -47,7 +47,7 @@ def read_weights(path: Path) -> Weights:
     try:
         if is_hugging_face(tensors):
             tensors = from_hugging_face(tensors)
-        weights = _check({name: tensor for name, tensor in tensors.items() if not name.startswith(_DROPPED)})
+        weights = check_tensors({name: tensor for name, tensor in tensors.items() if not name.startswith(_DROPPED)})
         found = read_description(path)
         if path.is_dir() or "model_type" in found:
             _check_config(found, weights.config)
@@ -57,8 +57,11 @@ def read_weights(path: Path) -> Weights:
     return weights
 
 
-def _check(tensors: Mapping[str, Tensor]) -> Weights:
-    """Raise ValueError for missing or unknown tensors, wrong shapes, and values that are not finite."""
+def check_tensors(tensors: Mapping[str, Tensor]) -> Weights:
+    """Return tensors under our names as weights, in float32.
+
+    Raises ValueError for missing or unknown tensors, wrong shapes, and values that are not finite.
+    """
     if not {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= tensors.keys():
         raise ValueError(f"it is not a ViT; its first tensors are {_few(tensors)}")
     if "fc_norm.weight" in tensors:

@@ -19,6 +19,7 @@ from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
 from mimcl.curriculum.masking.random import mix64
+from mimcl.model.classifier_weights import classifier_description
 from mimcl.model.config import OptimConfig
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import (
@@ -76,7 +77,9 @@ def finetune(
             + ("; the recipe is that of vit_base" if model.name in ("vit_tiny", "vit_small") else "")
         )
         console.print(", ".join(f"{name} {value}" for name, value in settings.items()))
-    return fit("finetune", task, course, settings, decoder, lambda: _learner(task, config))
+    precision, shards = task.encoder.config.trainer.precision, task.splits.train.shown
+    about = classifier_description(model, size, task.class_names, precision, shards, task.splits.counts)
+    return fit("finetune", task, course, settings, decoder, lambda: _learner(task, config), about)
 
 
 def _fitting(config: FinetuneConfig, task: Task) -> FinetuneConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ def fit(
     settings: dict[str, Any],
     decoder: str,
     make_learner: Callable[[], Learner],
+    about: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train a learner on the labelled train images and evaluate it on the val images, on all ranks.
 
     Checkpoints lie in `encoder.home`/evaluation/EVALUATION/DIGEST, a folder for each choice of settings; in the end
-    only the weights stay there. Raises Stopped, saved, after SIGTERM or Ctrl-C.
+    only the weights of the last step stay there, with what `about` says of them in classifier.json. Raises Stopped,
+    saved, after SIGTERM or Ctrl-C.
     """
     world, device = task.world, task.device
     digest = task.digest(settings)
@@ -48,6 +50,8 @@ def fit(
             until_done.enter_context(claimed(folder))
         until_done.enter_context(connected(world, device, TIMEOUT_S + 60))
         agree("the evaluation", digest)
+        if first and about is not None:
+            FitRecorder.describe(folder, about)
         # Rank 0's: the others may not see its disk.
         values = json.loads(gather(json.dumps(FitRecorder.values(folder)) if first else "")[0])
         if values is not None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import nn
 from mimcl.cli.console import console, warn
 from mimcl.cli.run.recorder import Recorder, Show, Snapshot
 from mimcl.model import checkpoint
+from mimcl.model.classifier_weights import DESCRIPTION
 from mimcl.model.steps import Step, StepLoop
-from mimcl.pipeline.files import atomic_file
+from mimcl.pipeline.files import atomic_file, write_json
 from mimcl.pipeline.stream import Batch
 
 LEFT_OUT = "left_out"  # key of the number of bad val images beside the accuracies
@@ -63,6 +65,12 @@ class FitRecorder(Recorder):
     def values(folder: Path) -> dict[str, float] | None:
         """Return the result that the folder has, with LEFT_OUT; None where there is none yet."""
         return _read(folder / "result.json")
+
+    @staticmethod
+    def describe(folder: Path, about: Mapping[str, Any]) -> None:
+        """Write what the weights of the folder are, unless it says so already."""
+        if _read(folder / DESCRIPTION) != about:
+            write_json(folder / DESCRIPTION, about)
 
     @staticmethod
     def tidy(folder: Path) -> None:

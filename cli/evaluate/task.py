@@ -62,6 +62,12 @@ class Task:
         """The number of train images with a label."""
         return self.splits.counts[0]
 
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the logits; their numbers if the shards have no names."""
+        names = self.splits.train.classes
+        return [names[label] if names else str(label) for label in self.labels.tolist()]
+
     def targets(self, labels: NDArray[np.int32]) -> Tensor:
         """Return labels (n,) as class numbers, int64 on the device; -1 where train has no image of that class."""
         places = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)

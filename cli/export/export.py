@@ -1,4 +1,4 @@
-"""`mimcl export`: write a trained encoder for timm or Hugging Face, and verify that they load it correctly."""
+"""`mimcl export`: write an encoder or a classifier for timm or Hugging Face, and verify that they load it correctly."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Exported:
     difference: float  # maximum over all compared values, in float64
     rounding: float  # the same in float32
     compared: str  # what was compared, in words
-    decoder: bool  # whether the weights have a decoder
+    notes: tuple[str, ...] = ()  # for the user
 
 
 def export_command(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN_OR_CHECKPOINT",
-            help="runs/NAME, one of its checkpoints, or weights from MAE, timm or Hugging Face.",
+            metavar="WEIGHTS",
+            help="runs/NAME, one of its checkpoints, the folder of a fine-tuning, or weights from MAE, timm or HF.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to create.")],
@@ -38,39 +38,42 @@ def export_command(
         Format,
         typer.Option("--format", help="Library to export for: timm, hf (Hugging Face) or safetensors (mimcl itself)."),
     ] = "timm",
+    classifier: Annotated[
+        bool, typer.Option("--classifier", help="Export the classifier fine-tuned from these weights, not the encoder.")
+    ] = False,
 ) -> None:
-    """Export weights to timm or Hugging Face, verify them there, and write a model card."""
+    """Export an encoder or a fine-tuned classifier to timm or Hugging Face, verify it there, and write a model card."""
     from mimcl.cli.console import console
 
-    found = export(path, target, out)
+    found = export(path, target, out, classifier)
     console.print(f"wrote {found.folder}/: {', '.join(map(str, found.files))}")
     for call in found.calls:
         for line in call.splitlines():
             console.print(line)
-    if target == "hf" and not found.decoder:
-        console.print(f"no vit_mae: {path} has no decoder")
+    for note in found.notes:
+        console.print(note)
     console.print(
         f"maximum difference: {found.difference:.1e} in float64, {found.rounding:.1e} in float32 ({found.compared})"
     )
 
 
-def export(path: Path, target: Format, out: Path) -> Exported:
+def export(path: Path, target: Format, out: Path, classifier: bool = False) -> Exported:
     """Write the encoder of a run, checkpoint or file of weights into the new folder `out`, with a model card.
 
-    The files are loaded by timm or transformers and compared with our model. They are kept only if no value differs by
-    more than 1e-5 in float64: features are of the order of 1, and in a large model float32 rounding alone can exceed
-    that. hf consists of two folders: vit for ViTModel and, with a decoder, vit_mae for ViTMAEForPreTraining.
-    Raises ConfigError for an unknown format, an existing folder, or if transformers is missing; CheckpointError if
-    there is no encoder or the loaded model differs.
+    The classifier is written instead if `path` is the folder of a fine-tuning, or with `classifier`: then it is the
+    only fine-tuning of the run. The files are loaded by timm or transformers and compared with our model. They are kept
+    only if no value differs by more than 1e-5 in float64: features are of the order of 1, and in a large model float32
+    rounding alone can exceed that. An encoder for hf consists of two folders: vit for ViTModel and, with a decoder,
+    vit_mae for ViTMAEForPreTraining. Raises ConfigError for an unknown format, an existing folder, or if transformers
+    is missing; CheckpointError if there are no such weights or the loaded model differs.
     """
     import importlib.util
 
     from safetensors import SafetensorError
 
-    from mimcl.cli.encoders.encoder import Encoder
     from mimcl.cli.errors import ConfigError
-    from mimcl.cli.export.model_card import model_card
-    from mimcl.cli.export.parts import differences, parts_of, samples_of, versions, write
+    from mimcl.cli.export.job import export_job
+    from mimcl.cli.export.part import versions, write
     from mimcl.model.checkpoint import CheckpointError
     from mimcl.pipeline.files import atomic_folder, list_folder, remedy
 
@@ -80,28 +83,25 @@ def export(path: Path, target: Format, out: Path) -> Exported:
         raise ConfigError(f"--out {out} exists; give another folder")
     if target == "hf" and not importlib.util.find_spec("transformers"):
         raise ConfigError("--format hf needs transformers, which is not installed; pip install 'mimcl[hf]'")
-    encoder = Encoder.load(path)
-    parts = parts_of(encoder, target)
-    samples = samples_of(encoder)
+    job = export_job(path, target, classifier)
     try:
         with atomic_folder(out) as aside:
-            for part in parts:
+            for part in job.parts:
                 write(part, aside)
-            found = [differences(part, aside, samples) for part in parts]
+            found = job.differences(aside)
             difference, rounding = (max(column) for column in zip(*found, strict=True))
-            compared = "; ".join(part.compared for part in parts)
+            compared = "; ".join(part.compared for part in job.parts)
             if not all(exact <= LIMIT for exact, _ in found):  # a NaN is not
                 raise CheckpointError(
                     f"the model that {target} loads differs from {path} by {difference:.1e}, more than {LIMIT:g} "
                     f"({compared}); nothing was written"
                 )
             check = f"{difference:.1e} in float64 and {rounding:.1e} in float32, with {versions(target)} ({compared})"
-            card = model_card(encoder, target, [part.example for part in parts], check)
-            (aside / "README.md").write_text(card, "utf-8")
+            (aside / "README.md").write_text(job.card(check), "utf-8")
             files = sorted(file.relative_to(aside) for file in aside.rglob("*") if file.is_file())
     except (OSError, SafetensorError) as error:
         advice = "give another folder, or make room"
         advice = remedy(error, advice) if isinstance(error, OSError) else advice
         raise ConfigError(f"--out {out} cannot be written ({error}); {advice}") from None
-    calls = tuple(part.call(out) for part in parts)
-    return Exported(out, tuple(files), calls, difference, rounding, compared, encoder.has_decoder)
+    calls = tuple(part.call(out) for part in job.parts)
+    return Exported(out, tuple(files), calls, difference, rounding, compared, job.notes)

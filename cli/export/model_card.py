@@ -15,7 +15,7 @@ from mimcl.model.mae import MEAN, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
 from mimcl.pipeline.remote.urls import shown
 
-_LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "mimcl"}
+LIBRARIES = {"timm": "timm", "hf": "transformers", "safetensors": "mimcl"}
 _TIMM_NOTE = """
 `timm.data.resolve_model_data_config` returns these constants only for a model created from this folder,
 `timm.create_model("local-dir:FOLDER", pretrained=True)` with timm 1.0.16 or later, or from a hub repository; for the
@@ -29,7 +29,7 @@ def model_card(encoder: Encoder, target: str, examples: Iterable[str], check: st
     `examples` are Python lines that load the weights; `check` describes the maximum difference.
     """
     config = encoder.config
-    name = _plain(encoder.home.resolve().name)
+    name = plain(encoder.home.resolve().name)
     size = config.data.image_size
     width, depth, heads = SIZES[config.model.name]
     decoder = ""
@@ -37,7 +37,7 @@ def model_card(encoder: Encoder, target: str, examples: Iterable[str], check: st
         decoder = f" Its decoder is {config.model.decoder_width} wide and {config.model.decoder_depth} blocks deep."
     code = "\n".join(f"```python\n{example}\n```\n" for example in examples)
     return f"""---
-library_name: {_LIBRARIES[target]}
+library_name: {LIBRARIES[target]}
 pipeline_tag: image-feature-extraction
 tags:
 - masked-autoencoder
@@ -77,7 +77,7 @@ The maximum absolute difference between the model loaded from these files and mi
 def _training(encoder: Encoder) -> str:
     config = encoder.config
     if encoder.samples is None:
-        return f"Converted from {_plain(encoder.path.name)}, which does not say what it was trained on."
+        return f"Converted from {plain(encoder.path.name)}, which does not say what it was trained on."
     curriculum, masking = config.curriculum, config.masking
     order = "none: uniform draws"
     if curriculum.name != "none":
@@ -97,7 +97,7 @@ def _training(encoder: Encoder) -> str:
         "initial weights": Path(config.init).name if config.init else "random",
         "seed": config.seed,
     }
-    return _table(("", ""), rows.items())
+    return table(("", ""), rows.items())
 
 
 def _evaluation(encoder: Encoder) -> str:
@@ -107,7 +107,7 @@ def _evaluation(encoder: Encoder) -> str:
         rows.append((line["evaluation"], Path(line["data"]).name, settings, shares))
     if not rows:
         return "These weights have not been evaluated."
-    return _table(("", "data", "settings", "result"), rows)
+    return table(("", "data", "settings", "result"), rows)
 
 
 def _evaluations(encoder: Encoder) -> list[Mapping[str, Any]]:
@@ -119,11 +119,11 @@ def _evaluations(encoder: Encoder) -> list[Mapping[str, Any]]:
     return [line for line in latest_results(lines) if line.get("checkpoint") == encoder.path.name]
 
 
-def _table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
+def table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_plain(str(cell)) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(plain(str(cell)) for cell in line) + " |" for line in lines)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Make untrusted text safe for a table cell or heading: one line, without Markdown and HTML syntax."""
     return re.sub(r"[|<>`\[\]]", "-", " ".join(text.split()))

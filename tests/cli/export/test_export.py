@@ -19,7 +19,7 @@ from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
-from mimcl.cli.export import parts
+from mimcl.cli.export import part
 from mimcl.cli.export.export import export
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.model.checkpoint import CheckpointError
@@ -288,7 +288,7 @@ def test_weights_that_load_differently_are_not_kept(here, tmp_path, monkeypatch)
 
 def test_the_limit_is_for_float64(here, tmp_path, monkeypatch):
     differences = {"found": [1.1e-5, 0.0]}
-    monkeypatch.setattr(parts, "differences", lambda *_: differences["found"])
+    monkeypatch.setattr(part, "differences", lambda *_: differences["found"])
     with pytest.raises(CheckpointError, match="differs from run by 1.1e-05"):
         export(Path("run"), "timm", tmp_path / "out")
     for found in ([0.9e-5, 0.0], [0.0, 1.1e-5]):
@@ -335,7 +335,7 @@ def test_a_full_disk(here, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parts, "save_file", full)
+    monkeypatch.setattr(part, "save_file", full)
     with pytest.raises(ConfigError, match="cannot be written .*No space left on device"):
         export(Path("run"), "timm", tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -1,30 +1,26 @@
-"""The parts of an export: tensors to write, how to load them, and how to compare the result with our model."""
+"""The parts of an encoder's export: for timm, Hugging Face or mimcl itself."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted
 from mimcl.curriculum.masking.mask import Mask, keep_lowest
-from mimcl.model.export import preprocessor, timm_arguments, timm_folder, vit_folder, vit_mae_folder
+from mimcl.model.export import timm_arguments, timm_folder, vit_folder, vit_mae_folder
 from mimcl.model.mae import MEAN, STD, patchify, reconstruction_loss, to_patches, unpatchify
 from mimcl.pipeline.augment import EVALUATION_SIDE
-from mimcl.pipeline.files import write_json
 
 _IMAGES = 2
 
 
-class Sample(NamedTuple):
+class EncoderSample(NamedTuple):
     """Random images and our model's output for them."""
 
     images: Tensor  # (B, 3, S, S), normalised
@@ -35,26 +31,8 @@ class Sample(NamedTuple):
     decoded: tuple[Tensor, Tensor] | None  # predictions (B, L, P) and loss (0-d) with that mask; None without a decoder
 
 
-Compared = list[tuple[Tensor, Tensor]]  # theirs, ours
-
-
-@dataclass(frozen=True)
-class Part:
-    """A file of weights and the files next to it. Paths are relative to the export's folder."""
-
-    file: str
-    tensors: Mapping[str, Tensor]
-    call: Callable[[Path], str]  # export folder -> Python expression that loads the weights
-    example: str  # Python lines, run in the export folder, that compute features of `images`
-    load: Callable[[Path], nn.Module]  # does what `call` says
-    compare: Callable[[nn.Module, Sample], Compared]
-    compared: str  # what `compare` compares, in words
-    json_files: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # in the same folder
-    metadata: Mapping[str, str] = field(default_factory=dict)  # of the safetensors file
-
-
 @torch.no_grad()
-def samples_of(encoder: Encoder) -> list[Sample]:
+def samples_of(encoder: Encoder) -> list[EncoderSample]:
     """Return samples in float64 and float32, on the CPU; encoders of one image size get the same images."""
     model, generator = encoder.model(), torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (_IMAGES, 3, model.image_size, model.image_size), generator=generator)
@@ -69,22 +47,11 @@ def samples_of(encoder: Encoder) -> list[Sample]:
         if encoder.has_decoder:
             output = model(patches, mask)
             decoded = output.pred, reconstruction_loss(output.per_patch_loss, mask.mask).mean()
-        samples.append(Sample(unpatchify(patches, model.patch_size), tokens, features, noise, mask, decoded))
+        samples.append(EncoderSample(unpatchify(patches, model.patch_size), tokens, features, noise, mask, decoded))
     return samples
 
 
-@torch.no_grad()
-def differences(part: Part, folder: Path, samples: list[Sample]) -> list[float]:
-    """Return the maximum absolute difference between the model loaded from `folder` and ours, for each sample."""
-    model = part.load(folder).eval()
-    found = []
-    for sample in samples:
-        pairs = part.compare(model.to(sample.images.dtype), sample)
-        found.append(torch.stack([(theirs - ours).abs().max().double() for theirs, ours in pairs]).max().item())
-    return found
-
-
-def parts_of(encoder: Encoder, target: str) -> list[Part]:
+def parts_of(encoder: Encoder, target: str) -> list[Part[EncoderSample]]:
     """Return the parts of a format; hf has one for ViTModel and, with a decoder, one for ViTMAEForPreTraining."""
     if target == "timm":
         return [_timm(encoder)]
@@ -93,42 +60,21 @@ def parts_of(encoder: Encoder, target: str) -> list[Part]:
     return [_vit(encoder), *([_vit_mae(encoder)] if encoder.has_decoder else [])]
 
 
-def write(part: Part, folder: Path) -> None:
-    """Write the files of a part into the export's folder."""
-    path = folder / part.file
-    path.parent.mkdir(exist_ok=True)
-    # Hugging Face only loads files with this format entry.
-    metadata = {"format": "pt", **part.metadata}
-    save_file({name: tensor.contiguous() for name, tensor in part.tensors.items()}, path, metadata)
-    for name, content in part.json_files.items():
-        write_json(path.parent / name, content)
-
-
-def versions(target: str) -> str:
-    """Name the versions of the libraries that an export in this format is verified with."""
-    found = [f"timm {timm.__version__}"] if target == "timm" else []
-    if target == "hf":
-        import transformers
-
-        found = [f"transformers {transformers.__version__}"]
-    return ", ".join([*found, f"torch {torch.__version__.partition('+')[0]}"])
-
-
-def _timm(encoder: Encoder) -> Part:
+def _timm(encoder: Encoder) -> Part[EncoderSample]:
     config, size = encoder.config.model, encoder.config.data.image_size
     name, arguments = timm_arguments(config, size)
     keywords = ", ".join(f"{key}={value}" for key, value in arguments.items())
     tensors, described = timm_folder(config, size, encoder.tensors, EVALUATION_SIDE)
 
     def call(folder: Path) -> str:
-        return f'timm.create_model("{name}", {keywords}, checkpoint_path={_quoted(folder / "model.safetensors")})'
+        return f'timm.create_model("{name}", {keywords}, checkpoint_path={quoted(folder / "model.safetensors")})'
 
     def load(folder: Path) -> nn.Module:
         path = str(folder / "model.safetensors")
         model: nn.Module = timm.create_model(name, pretrained=False, checkpoint_path=path, **dict[str, Any](arguments))
         return model
 
-    def compare(model: Any, sample: Sample) -> Compared:
+    def compare(model: Any, sample: EncoderSample) -> Compared:
         tokens = model.forward_features(sample.images)
         return [(tokens, sample.tokens), (model(sample.images), sample.tokens[:, 0])]
 
@@ -143,20 +89,20 @@ def _timm(encoder: Encoder) -> Part:
     return Part("model.safetensors", tensors, call, example, load, compare, compared, {"config.json": described})
 
 
-def _vit(encoder: Encoder) -> Part:
+def _vit(encoder: Encoder) -> Part[EncoderSample]:
     config, size = encoder.config.model, encoder.config.data.image_size
     tensors, described = vit_folder(config, size, encoder.tensors)
 
     def call(folder: Path) -> str:
-        return f"ViTModel.from_pretrained({_quoted(folder / 'vit')}, add_pooling_layer=False)"
+        return f"ViTModel.from_pretrained({quoted(folder / 'vit')}, add_pooling_layer=False)"
 
     def load(folder: Path) -> nn.Module:
         from transformers import ViTModel
 
-        with _quietly():
+        with quietly():
             return ViTModel.from_pretrained(folder / "vit", add_pooling_layer=False, local_files_only=True)
 
-    def compare(model: nn.Module, sample: Sample) -> Compared:
+    def compare(model: nn.Module, sample: EncoderSample) -> Compared:
         tokens = model(sample.images).last_hidden_state
         return [(tokens, sample.tokens), (tokens[:, 1:].mean(dim=1), sample.features)]
 
@@ -167,24 +113,24 @@ def _vit(encoder: Encoder) -> Part:
         "features = tokens[:, 1:].mean(dim=1)  # mean of all patches, as mimcl evaluates"
     )
     compared = "ViTModel: last_hidden_state and its mean over the patches"
-    files = _json_files(described, size)
+    files = json_files(described, size)
     return Part("vit/model.safetensors", tensors, call, example, load, compare, compared, files)
 
 
-def _vit_mae(encoder: Encoder) -> Part:
+def _vit_mae(encoder: Encoder) -> Part[EncoderSample]:
     config, size = encoder.config.model, encoder.config.data.image_size
     tensors, described = vit_mae_folder(config, size, encoder.tensors, encoder.config.masking.mask_ratio)
 
     def call(folder: Path) -> str:
-        return f"ViTMAEForPreTraining.from_pretrained({_quoted(folder / 'vit_mae')})"
+        return f"ViTMAEForPreTraining.from_pretrained({quoted(folder / 'vit_mae')})"
 
     def load(folder: Path) -> nn.Module:
         from transformers import ViTMAEForPreTraining
 
-        with _quietly():
+        with quietly():
             return ViTMAEForPreTraining.from_pretrained(folder / "vit_mae", local_files_only=True)
 
-    def compare(model: nn.Module, sample: Sample) -> Compared:
+    def compare(model: nn.Module, sample: EncoderSample) -> Compared:
         theirs = model(sample.images, noise=sample.noise)
         assert sample.decoded is not None
         pred, loss = sample.decoded
@@ -197,18 +143,18 @@ def _vit_mae(encoder: Encoder) -> Part:
     )
     compared = "ViTMAEForPreTraining: loss, logits and mask for the same noise"
     return Part(
-        "vit_mae/model.safetensors", tensors, call, example, load, compare, compared, _json_files(described, size)
+        "vit_mae/model.safetensors", tensors, call, example, load, compare, compared, json_files(described, size)
     )
 
 
-def _own(encoder: Encoder) -> Part:
+def _own(encoder: Encoder) -> Part[EncoderSample]:
     def call(folder: Path) -> str:
-        return f"Encoder.load(Path({_quoted(folder / 'weights.safetensors')})).model()"
+        return f"Encoder.load(Path({quoted(folder / 'weights.safetensors')})).model()"
 
     def load(folder: Path) -> nn.Module:
         return Encoder.load(folder / "weights.safetensors").model()
 
-    def compare(model: Any, sample: Sample) -> Compared:
+    def compare(model: Any, sample: EncoderSample) -> Compared:
         patches = patchify(sample.images, model.patch_size)
         pairs = [(model.encode(model.embed(patches)), sample.tokens)]
         if sample.decoded is None:
@@ -234,27 +180,3 @@ def _own(encoder: Encoder) -> Part:
     metadata = {name: json.dumps(value) for name, value in described.items()}
     tensors = {name: tensor for name, tensor in encoder.tensors.items() if not name.startswith("masker.")}
     return Part("weights.safetensors", tensors, call, example, load, compare, compared, metadata=metadata)
-
-
-def _json_files(described: dict[str, Any], image_size: int) -> dict[str, dict[str, Any]]:
-    return {"config.json": described, "preprocessor_config.json": preprocessor(image_size, EVALUATION_SIDE)}
-
-
-def _quoted(path: Path) -> str:
-    return json.dumps(str(path), ensure_ascii=False)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence transformers' progress bars and reports."""
-    from transformers.utils import logging
-
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()
