@@ -16,8 +16,8 @@ from mimcl.pipeline.sources.names import from_fs, to_fs, to_utf8
 def image_folder(root: Path, holdout: float = 0.0) -> Source:
     """Return the images of a folder with train/ (and val/), with class folders, or flat without labels.
 
-    `holdout` moves that share of a source without val/ into a val split. Raises DataError if the folder is missing,
-    has no images, can be read in two ways, or cannot be listed.
+    `holdout` moves that share of a source without val/ into a val split, see `hold_out`. Raises DataError if the folder
+    is missing, has no images, can be read in two ways, or cannot be listed.
     """
     return hold_out(tree_source(FolderTree(root)), holdout, root)
 

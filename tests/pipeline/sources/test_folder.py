@@ -1,4 +1,4 @@
-"""Image folders as a source: layouts, labels, links, names, the held-out share."""
+"""Image folders as a source: layouts, labels, links, names."""
 
 import os
 from contextlib import contextmanager
@@ -9,7 +9,6 @@ import pytest
 from helpers.images import write_classes, write_flat, write_train_val
 
 from mimcl.pipeline.files import DataError
-from mimcl.pipeline.sources import folder as sources
 from mimcl.pipeline.sources import item as items
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.sources.splits import find_files
@@ -152,64 +151,6 @@ def test_names_that_are_not_utf8(tmp_path):
     assert item.name == "caf\\xe9/\\xff.jpg"
     assert source.classes == ["caf\\xe9"]
     assert item.read() == b"bytes"
-
-
-def test_holdout_is_exact_and_depends_on_names_only(tmp_path, monkeypatch):
-    write_classes(tmp_path / "one", {"a": 30, "b": 27})
-    write_classes(tmp_path / "two", {"a": 30, "b": 27}, seed=99)
-    source = image_folder(tmp_path / "one", 0.3)
-    train, val = names(source), names(source, "val")
-    assert len(val) == round(0.3 * 57)
-    assert sorted(train + val) == names(image_folder(tmp_path / "one"))
-    assert (train, val) == (sorted(train), sorted(val))
-    assert {name[0] for name in val} == {"a", "b"}
-    assert labels(source, "val") == [source.classes.index(name[0]) for name in val]
-    assert val != sorted(train + val)[: len(val)]
-
-    scandir = os.scandir
-
-    class Backwards:
-        def __init__(self, folder):
-            self.entries = list(scandir(folder))[::-1]
-
-        def __enter__(self):
-            return self.entries
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(sources.os, "scandir", Backwards)
-    again = image_folder(tmp_path / "two", 0.3)
-    assert (names(again), names(again, "val")) == (train, val)
-
-
-def test_a_larger_holdout_contains_a_smaller_one(tmp_path):
-    write_flat(tmp_path, 40)
-    small, large = (set(names(image_folder(tmp_path, share), "val")) for share in (0.1, 0.5))
-    assert len(small) == 4
-    assert len(large) == 20
-    assert small < large
-
-
-def test_holdout_beside_val_is_refused(tmp_path):
-    write_train_val(tmp_path, {"a": 2}, {"a": 1})
-    with pytest.raises(DataError, match="val/.*--holdout") as error:
-        image_folder(tmp_path, 0.5)
-    one_line(error)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_holdout_out_of_range_is_refused(tmp_path, share):
-    write_flat(tmp_path, 2)
-    with pytest.raises(DataError, match="--holdout"):
-        image_folder(tmp_path, share)
-
-
-@pytest.mark.parametrize("share", [0.01, 0.99])
-def test_a_holdout_that_leaves_a_split_empty_is_refused(tmp_path, share):
-    write_flat(tmp_path, 4)
-    with pytest.raises(DataError, match=f"--holdout {share}.*empty"):
-        image_folder(tmp_path, share)
 
 
 def test_missing_folder_and_file(tmp_path):
