@@ -195,7 +195,7 @@ def train(run: Run, world: World | None = None) -> bool:
                         with trainer.paused(), signals.timeout_suspended(), stream.released():
                             found = knn()
                         if recorder:
-                            recorder.evaluated(knn.name, found)
+                            recorder.evaluated(knn.name, found, knn.settings)
                     if recorder:
                         recorder.write(step)
         if health.excess:

@@ -21,7 +21,7 @@ from mimcl.cli.encoders.lock import lock
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import fill, open_decoder
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.labelled import LabelledSplits
+from mimcl.cli.evaluate.labelled import LabelledSplits, of_seen_classes
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.model.config import SIZES
 from mimcl.model.digest import weights_digest
@@ -88,6 +88,8 @@ def evaluate_features(
         console.print(encoder.note)
     splits = LabelledSplits.load(encoder.config.data.root if data is None else data)
     check(splits)
+    if splits.note and world.rank == 0:
+        console.print(splits.note)
     device = world.device()
     models = [encoder.model(trained=trained) for trained in (True, False)]
     digests = [weights_digest(model.state_dict()) for model in models]
@@ -108,38 +110,36 @@ def evaluate_features(
             own, bad = range(world.rank, len(stores[0].chunks), world.size), BadImages(index, options.max_bad)
             fill(index, stores, extractors, decoder, own, index.split if world.rank == 0 else None, bad)
         barrier()
-        values: list[dict[str, float]] = []
-        counts = result.train, result.val
+        found: dict[str, Any] = {}  # fields of the result
         if world.rank == 0:
             train = _read(splits.train, train_stores, extractors, decoder, options.max_bad)
             val = _read(splits.val, val_stores, extractors, decoder, options.max_bad)
-            labels, truth = (
-                _labels(index, features[0], options.max_bad)
-                for index, features in ((splits.train, train), (splits.val, val))
-            )
-            values = [
-                dict(evaluator(known, labels, queries, truth, device=device))
-                for known, queries in zip(train, val, strict=True)
-            ]
-            counts = int((labels >= 0).sum()), int((truth >= 0).sum())
-            result = replace(result, train=counts[0], val=counts[1])
-            record(encoder, replace(result, trained=values[0], untrained=values[1]), splits.val)
+            labels = _without_bad(splits.train, splits.train.label, train[0], options.max_bad)
+            truth = _without_bad(splits.val, splits.val_labels, val[0], options.max_bad)
+            judged = of_seen_classes(truth, labels)  # all train images of a class may be bad
+            for name, features, queries in zip(("trained", "untrained"), train, val, strict=True):
+                found[name] = dict(evaluator(features, labels, queries, judged, device=device))
+            found |= {"train": int((labels >= 0).sum()), "val": int((judged >= 0).sum())}
+            found["unseen"] = splits.unseen + int((judged != truth).sum())
+            record(encoder, replace(result, **found), splits.val)
             if options.cache:
                 _report_cache(home)
             else:
                 _remove_others(home, [])
-        (trained, untrained), counts = json.loads(gather(json.dumps([values, counts]))[0])
-    return replace(result, train=counts[0], val=counts[1], trained=trained, untrained=untrained)
+        found = json.loads(gather(json.dumps(found))[0])
+    return replace(result, **found)
 
 
-def _labels(index: ShardIndex, features: NDArray[np.float32], max_bad: float) -> NDArray[np.int32]:
-    """Return the labels of a split, -1 for bad images, which have no features. Raises DataError for too many."""
+def _without_bad(
+    index: ShardIndex, labels: NDArray[np.int32], features: NDArray[np.float32], max_bad: float
+) -> NDArray[np.int32]:
+    """Return the labels with -1 for bad images, which have no features. Raises DataError for too many."""
     bad = is_bad(features)
     if not bad.any():
-        return index.label
+        return labels
     BadImages(index, max_bad).require_few(bad)
     console.print(f"{bad.sum():,} bad {index.split} images are left out; `mimcl verify --decode` lists them")
-    return np.where(bad, np.int32(-1), index.label)
+    return np.where(bad, np.int32(-1), labels)
 
 
 def _store(

@@ -75,6 +75,7 @@ def fit(
         splits.classes,
         settings,
         trained=named,
+        unseen=splits.unseen,
     )
     if first:
         record(task.encoder, result, splits.val)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,17 +14,28 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.urls import shown
 
+UNSEEN = "val_of_unseen_classes"  # among an evaluation's settings: the number of val images left out for that
+_NAMES_IN_NOTE = 5
+
 
 class LabelledSplits(NamedTuple):
-    """The train and val split of a data set; images with label -1 are ignored in both."""
+    """The train and val split of a data set; images with label -1 are ignored in both.
+
+    `val_labels` (M,) are -1 also for images of a class that train does not have: they say nothing about an encoder.
+    """
 
     train: ShardIndex
     val: ShardIndex
+    val_labels: NDArray[np.int32]
     classes: int  # number of classes with train images
 
     @classmethod
     def load(cls, data: str | Path) -> LabelledSplits:
-        """Raises DataError unless there is a val split, both splits have labels, and train has at least two classes."""
+        """Load both splits.
+
+        Raises DataError unless there is a val split, both splits have labels, train has at least two classes, and val
+        has one of them.
+        """
         if "val" not in read_dataset(data)["splits"]:
             raise _unusable(f"{shown(data)} has no val split to evaluate on")
         train, val = ShardIndex.load(data), ShardIndex.load(data, "val")
@@ -33,7 +45,10 @@ class LabelledSplits(NamedTuple):
         labels = np.unique(train.label[train.label >= 0])
         if len(labels) == 1:
             raise _unusable(f"all train images of {shown(data)} have the same class, {train.classes[labels[0]]}")
-        return cls(train, val, len(labels))
+        val_labels = of_seen_classes(val.label, train.label)
+        if not (val_labels >= 0).any():
+            raise _unusable(f"no val image of {shown(data)} has a class that train has (val: {_names(val, val.label)})")
+        return cls(train, val, val_labels, len(labels))
 
     @property
     def class_sizes(self) -> NDArray[np.int64]:
@@ -47,8 +62,34 @@ class LabelledSplits(NamedTuple):
 
     @property
     def counts(self) -> tuple[int, int]:
-        """The number of labelled train images and of labelled val images."""
-        return int(np.count_nonzero(self.train.label >= 0)), int(np.count_nonzero(self.val.label >= 0))
+        """The number of labelled train images, and of val images that have one of their classes."""
+        return int(np.count_nonzero(self.train.label >= 0)), int(np.count_nonzero(self.val_labels >= 0))
+
+    @property
+    def unseen(self) -> int:
+        """The number of val images left out since train does not have their class."""
+        return int(np.count_nonzero(self.val.label != self.val_labels))
+
+    @property
+    def note(self) -> str:
+        """What is left out, one line; empty if nothing is."""
+        if not self.unseen:
+            return ""
+        classes = _names(self.val, self.val.label[self.val.label != self.val_labels])
+        total = self.unseen + self.counts[1]
+        return f"left out: {self.unseen:,} of {total:,} val images, of classes without train images: {classes}"
+
+
+def of_seen_classes(labels: NDArray[np.int32], train_labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return labels (M,) with -1 where no train image (N,) has that label; a negative label is none."""
+    return np.where(np.isin(labels, train_labels), labels, np.int32(-1))
+
+
+def _names(index: ShardIndex, labels: NDArray[np.int32]) -> str:
+    """Name the classes of these labels, at most five, with their number if there are more."""
+    found: Sequence[int] = np.unique(labels[labels >= 0]).tolist()
+    names = ", ".join(f"{index.classes[label]:.80}" for label in found[:_NAMES_IN_NOTE])
+    return names + (f", ... ({len(found):,} classes)" if len(found) > _NAMES_IN_NOTE else "")
 
 
 def _unusable(what: str) -> DataError:

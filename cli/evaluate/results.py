@@ -9,6 +9,7 @@ from typing import Any
 
 from mimcl.cli.console import console, warn
 from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.evaluate.labelled import UNSEEN
 from mimcl.cli.evaluate.results_file import SPREAD, UNTRAINED, format_settings
 from mimcl.cli.run.trackers import existing_trackers
 from mimcl.model.jsonl import add_line
@@ -30,11 +31,12 @@ class Result:
     checkpoint: Path
     data: str  # folder or URL, without credentials
     train: int  # number of labelled train images
-    val: int  # number of labelled val images
+    val: int  # number of labelled val images, of classes that train has
     classes: int
     settings: dict[str, Any]  # everything else that the values depend on
     trained: dict[str, float]
     untrained: dict[str, float] = field(default_factory=dict)  # of the run's initial weights; empty if not measured
+    unseen: int = 0  # number of val images left out since train does not have their class
 
     def standard_error(self, accuracy: float) -> float:
         """The standard error of an accuracy p on M val images, sqrt(p (1 - p) / M)."""
@@ -52,13 +54,14 @@ def record(encoder: Encoder, result: Result, val: ShardIndex) -> None:
     measured = result.trained | {UNTRAINED + name: value for name, value in result.untrained.items()}
     details = {name: value for name, value in measured.items() if name.removeprefix(UNTRAINED) in _DETAILS}
     values = {name: value for name, value in measured.items() if name not in details}
+    left_out = {UNSEEN: result.unseen} if result.unseen else {}
     line = {
         "evaluation": result.evaluation,
         "draw": encoder.draw,
         "checkpoint": encoder.path.name,
         "data": val.shown,
         "index": val.fingerprint,
-        "settings": result.settings | {"train": result.train, "val": result.val},
+        "settings": result.settings | {"train": result.train, "val": result.val} | left_out,
         "values": values,
         "details": details,
     }
@@ -82,6 +85,8 @@ def print_result(result: Result) -> None:
     """Print a table with a row for each value, trained beside untrained."""
     console.print(f"{result.evaluation} of {result.checkpoint} ({format_settings(result.settings)})")
     console.print(f"{result.train:,} train and {result.val:,} val images of {result.data}, {result.classes:,} classes")
+    if result.unseen:
+        console.print(f"left out: {result.unseen:,} val images of classes without train images")
     encoders = {"trained": result.trained} | ({"untrained": result.untrained} if result.untrained else {})
     console.print(f"{'':16}" + "".join(f"{name:>17}" for name in encoders))
     for name in result.trained:

@@ -54,6 +54,8 @@ class Task:
         if encoder.note and world.rank == 0:
             console.print(encoder.note)
         splits = LabelledSplits.load(encoder.config.data.root if data is None else data)
+        if splits.note and world.rank == 0:
+            console.print(splits.note)
         labels = np.unique(splits.train.label[splits.train.label >= 0])
         return cls(encoder, splits, labels, world.device(), world)
 
@@ -78,6 +80,8 @@ class Task:
         digest = xxhash.xxh128(json.dumps(settings, sort_keys=True).encode())
         for index in (self.splits.train, self.splits.val):
             digest.update(index.fingerprint.encode())
+        if self.splits.unseen:
+            digest.update(b"val images of unseen classes left out")  # once they counted as wrong
         digest.update(weights_digest(self.encoder.tensors).encode())
         return digest.hexdigest()
 
@@ -182,8 +186,8 @@ def train_batches(
 
 
 def val_batches(task: Task, decoder: Decoder) -> Stream:
-    """Return this rank's share of the labelled val images, as central crops."""
+    """Return this rank's share of the val images that have a class of train, as central crops."""
     index, world = task.splits.val, task.world
-    labelled = np.flatnonzero(index.label >= 0)
+    labelled = np.flatnonzero(task.splits.val_labels >= 0)
     share = labelled[world.rank * len(labelled) // world.size : (world.rank + 1) * len(labelled) // world.size]
     return central_crop_stream(index, decoder, share)

@@ -10,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.config import Config
+from mimcl.cli.console import console
 from mimcl.cli.encoders.bad_images import BadImages, is_bad
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
-from mimcl.cli.evaluate.labelled import LabelledSplits
+from mimcl.cli.evaluate.labelled import UNSEEN, LabelledSplits, of_seen_classes
 from mimcl.cli.run.training_data import TrainingData
 from mimcl.model.distributed import World
 from mimcl.model.evaluate.knn import knn
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.steps import Step
-from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.files import DataError
 
 _MOST = 50_000  # images of a split, spread evenly over it: enough of ImageNet to follow a run
 _K = 20
@@ -33,11 +34,26 @@ class OnlineKnn:
     """
 
     name = "online_knn"
+    settings: dict[str, int]  # of its results: how many val images are left out, if any
 
     def __init__(self, model: MaskedAutoencoderViT, data: TrainingData, config: Config, world: World) -> None:
-        """`config` is the resolved configuration of the run. Raises DataError where LabelledSplits does."""
-        splits = LabelledSplits.load(data.index.location)
-        self._splits = [(index, _chosen(index)) for index in (splits.train, splits.val)]
+        """`config` is the resolved configuration of the run. Rank 0 prints which val images are left out.
+
+        Raises DataError where LabelledSplits does.
+        """
+        try:
+            splits = LabelledSplits.load(data.index.location)
+        except DataError as error:
+            raise DataError(f"{error}, or leave out --online-knn") from None
+        if splits.note and world.rank == 0:
+            console.print(splits.note)
+        train = _chosen(splits.train.label)
+        known = of_seen_classes(splits.val_labels, splits.train.label[train])  # those chosen may lack a small class
+        val = _chosen(known)
+        self._splits = [(splits.train, train), (splits.val, val)]
+        self._labels = splits.train.label[train], known[val]
+        unseen = int(np.count_nonzero(splits.val.label != known))
+        self.settings = {"val": len(val), UNSEEN: unseen} if unseen else {}
         self._bad = [BadImages(index, config.data.max_bad) for index, _ in self._splits]
         precision: Literal["bfloat16", "float32"] = "bfloat16" if config.trainer.precision == "bfloat16" else "float32"
         self._features = MaeFeatures(self.name, model, precision)
@@ -65,13 +81,11 @@ class OnlineKnn:
         good = [~is_bad(features) for features in (bank, queries)]
         if not (np.isfinite(bank[good[0]]).all() and np.isfinite(queries[good[1]]).all()):
             return {}
-        labels, truth = (
-            np.where(known, index.label[rows], -1) for (index, rows), known in zip(self._splits, good, strict=True)
-        )
+        labels, truth = (np.where(known, of, -1) for of, known in zip(self._labels, good, strict=True))
         with torch.inference_mode():
             return dict(knn(bank, labels, queries, truth, _K, device=self._device))
 
 
-def _chosen(index: ShardIndex) -> NDArray[np.int64]:
-    known = np.flatnonzero(index.label >= 0)
-    return known[:: math.ceil(len(known) / _MOST)]
+def _chosen(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    known = np.flatnonzero(labels >= 0)
+    return known[:: math.ceil(len(known) / _MOST) or 1]

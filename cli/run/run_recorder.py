@@ -104,12 +104,14 @@ class RunRecorder(Recorder):
         if step.number % self._config.trainer.checkpoint_every_steps == 0:
             self.begin_save()
 
-    def evaluated(self, evaluation: str, values: dict[str, float]) -> None:
+    def evaluated(self, evaluation: str, values: dict[str, float], settings: dict[str, int]) -> None:
         """Log an evaluation of the model at the trainer's position; called before `write` of the same step.
 
         Then the checkpoint of that step has it, and a resumed run does not evaluate again.
         """
         line = {"evaluation": evaluation, "draw": self._trainer.position, "values": values}
+        if settings:
+            line["settings"] = settings
         self.log(line, {f"{evaluation}/{name}": value for name, value in values.items()})
         shares = "  ".join(f"{name} {value:.1%}" for name, value in values.items())
         self._show(self._step, f"{evaluation}  {shares}")

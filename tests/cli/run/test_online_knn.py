@@ -14,6 +14,7 @@ from helpers.typed import mimcl
 
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
+from mimcl.cli.report.read import read_run
 from mimcl.cli.run.online_knn import OnlineKnn
 from mimcl.model.steps import Step
 from mimcl.model.trainer import Trainer
@@ -143,9 +144,38 @@ def test_without_labels_the_run_does_not_begin(home, monkeypatch, tmp_path, capf
     complaint = capfd.readouterr().err
     assert len(complaint.splitlines()) == 1
     assert "have no labels" in complaint
+    assert complaint.endswith(", or leave out --online-knn\n")
     assert not (tmp_path / "run").exists()
     assert mimcl(monkeypatch, tmp_path, *WORDS, "--online-knn", "-1", "--out", "run") == 2
     assert "trainer.online_knn_epochs is -1.0; it must not be negative" in capfd.readouterr().err
+
+
+def test_val_images_of_classes_without_train_images_are_left_out(home, monkeypatch, tmp_path, capfd):
+    known = {"ant": VAL["ant"], "bee": VAL["bee"]}
+    lines = {}
+    for name, val in (("known", known), ("more", known | {"fox": 4, "gnu": 3})):
+        write_train_val(tmp_path / f"src-{name}", TRAIN, val)
+        assert mimcl(monkeypatch, tmp_path, "shard", f"src-{name}", "--out", name) == 0
+        capfd.readouterr()
+        assert mimcl(monkeypatch, tmp_path, *WORDS, "--data", name, *EVERY, "--out", f"run-{name}") == 0
+        note = "left out: 7 of 18 val images, of classes without train images: fox, gnu"
+        assert capfd.readouterr().out.count(note) == (name == "more")
+        lines[name] = found_in(tmp_path / f"run-{name}")
+    assert [line.pop("settings") for line in lines["more"]] == 3 * [{"val": 11, "val_of_unseen_classes": 7}]
+    assert lines["more"] == lines["known"]
+    (key,) = {evaluation.key for evaluation in read_run(tmp_path / "run-more").evaluations}
+    assert json.loads(key.settings)["val"] == 11
+
+
+def test_without_a_val_image_of_a_train_class_the_run_does_not_begin(monkeypatch, tmp_path, capfd):
+    write_train_val(tmp_path / "images", TRAIN, {"fox": 4, "gnu": 3})
+    assert mimcl(monkeypatch, tmp_path, "shard", "images") == 0
+    capfd.readouterr()
+    assert mimcl(monkeypatch, tmp_path, *WORDS, *EVERY, "--out", "run") == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "no val image of shards has a class that train has (val: fox, gnu)" in line
+    assert line.endswith(", or leave out --online-knn")
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_reaches_tensorboard(home):
