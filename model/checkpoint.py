@@ -20,16 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mimcl.model.ascii_path import ascii_path
+from mimcl.model.checkpoint_path import FILES, CheckpointError, candidates, listed, saved_checkpoints
 
 T = TypeVar("T")
 FORMAT = "mimcl-checkpoint/1"
-_PAYLOAD = ("weights.safetensors", "state.pt")
+_PAYLOAD = FILES[:2]
 # Errors of the process or of its rights: such a file is not damaged, and no room on the disk is missing.
 _NOT_OF_THE_DISK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be written or used; the message is one line that says why and what to do."""
 
 
 class DamagedError(CheckpointError):
@@ -86,28 +83,12 @@ def save(
         with suppress(OSError):
             pointer.unlink()
         raise CheckpointError(f"checkpoint {final} cannot be written ({error}){room_advice(error)}") from error
-    saved = _saved(folder)
+    saved = saved_checkpoints(folder)
     count = saved.index(final) + 1
     for old in (*_to_delete(saved[:count], keep_last, keep_every_steps), *saved[count:]):
         with suppress(OSError):  # retried after the next save
             _remove(old)
     return final
-
-
-def candidates(folder: Path) -> list[Path]:
-    """Return the checkpoints in order of preference: the one that `latest` names, then the others, newest first.
-
-    Raises CheckpointError if the folder cannot be listed, since a run must not start anew then.
-    """
-    try:
-        named = (folder / "latest").read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        named = ""
-    try:
-        saved = _saved(folder)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be listed: {error.strerror or error}") from None
-    return sorted(saved, key=lambda path: (path.name == named, path.name), reverse=True)
 
 
 def newest(folder: Path, read: Callable[[Path], T], on_damage: Callable[[str], None]) -> T:
@@ -121,15 +102,6 @@ def newest(folder: Path, read: Callable[[Path], T], on_damage: Callable[[str], N
         except DamagedError as error:
             on_damage(f"{error}; trying the previous one")
     raise CheckpointError(f"no checkpoint in {folder} is intact; remove the folder to start over")
-
-
-def resolve(path: Path) -> Path:
-    """Return the checkpoint folder for the path of a checkpoint or a run. Raises CheckpointError if there is none."""
-    if (path / "meta.json").exists():
-        return path
-    if found := candidates(path / "checkpoints"):
-        return found[0]
-    raise CheckpointError(f"{path} is neither a checkpoint nor a run with one; give runs/NAME")
 
 
 def load(path: Path, with_state: bool = True) -> Checkpoint:
@@ -174,21 +146,8 @@ def room_advice(error: Exception) -> str:
 
 def clean(folder: Path) -> None:
     """Remove incomplete files of a writer that was killed. Only for the process that writes the run."""
-    for path in (path for path in _listed(folder) if path.suffix == ".tmp"):
+    for path in (path for path in listed(folder) if path.suffix == ".tmp"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _saved(folder: Path) -> list[Path]:
-    """Return the folders named like checkpoints, oldest first."""
-    return [path for path in _listed(folder) if path.name.isdigit() and path.is_dir()]
-
-
-def _listed(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted; nothing if there is none. Raises OSError if it cannot be listed."""
-    try:
-        return sorted(folder.iterdir())  # Path.glob finds nothing in a folder that may not be read
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _to_delete(saved: list[Path], keep_last: int, keep_every_steps: int) -> list[Path]:

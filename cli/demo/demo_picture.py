@@ -15,6 +15,7 @@ from mimcl.cli.encoders.reconstruction import reconstruct
 from mimcl.cli.prototypes.gallery import cluster_ends, images_of, spread_clusters
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.model import checkpoint
+from mimcl.model.checkpoint_path import resolve
 from mimcl.pipeline.augment import random_crops
 from mimcl.pipeline.files import atomic_file
 from mimcl.pipeline.index import ShardIndex
@@ -66,7 +67,7 @@ def _difficulty(figure: SubFigure, run: Path) -> None:
 
 def _reconstructions(figure: SubFigure, run: Path, index: ShardIndex) -> None:
     """Draw random crops, the patches that the encoder sees, and the decoder's reconstructions."""
-    saved = checkpoint.load(checkpoint.resolve(run))
+    saved = checkpoint.load(resolve(run))
     config = saved.meta["config"]
     ids = np.linspace(0, index.samples - 1, _IMAGES).astype(np.int64)
     crops = images_of(index, ids, config["data"]["image_size"], random_crops(config["seed"]))

@@ -12,7 +12,7 @@ from torch import Tensor
 from mimcl.cli.config import Config, override
 from mimcl.cli.encoders.restore import config_of, load_weights, restore_model, samples_of
 from mimcl.cli.run.resolve import has_bfloat16
-from mimcl.model import checkpoint
+from mimcl.model.checkpoint_path import named_checkpoint, resolve, run_of
 from mimcl.model.digest import weights_digest
 from mimcl.model.mae import MEAN, STD, MaskedAutoencoderViT
 from mimcl.model.normalisation import Normalisation
@@ -34,16 +34,15 @@ class Encoder:
 
     @classmethod
     def load(cls, path: Path) -> Encoder:
-        """Load runs/NAME, runs/NAME/checkpoints/STEP, or weights in the layout of MAE, timm or Hugging Face.
+        """Load a run, one of its checkpoints, or weights in the layout of MAE, timm or Hugging Face.
 
         Raises CheckpointError if `path` has no weights.
         """
-        if path.is_file() or (path / "config.json").exists():
+        if (path / "config.json").exists() or (path.is_file() and not named_checkpoint(path)):
             return cls._from_weights(path)
-        path = checkpoint.resolve(path)
+        path = resolve(path)
         saved = load_weights(path)
-        run = path.parent.parent if path.parent.name == "checkpoints" else None
-        home = run or _home(path.resolve().name, saved.tensors)
+        home = run_of(path) or _home(path.resolve().name, saved.tensors)
         draw, samples = saved.meta["position"], samples_of(saved)
         return cls(path, config_of(saved), saved.tensors, home, draw, has_decoder=True, samples=samples)
 

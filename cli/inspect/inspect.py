@@ -41,6 +41,7 @@ def inspect(path: str | Path) -> Description:
 
     Raises DataError if mimcl does not know it or an index is damaged; CheckpointError, ConfigError, PrototypeError.
     """
+    from mimcl.model.checkpoint_path import named_checkpoint, named_run
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.remote.urls import url_of
 
@@ -57,13 +58,14 @@ def inspect(path: str | Path) -> Description:
         from mimcl.cli.inspect.prototypes import describe_prototypes
 
         return describe_prototypes(path)
-    if (path / "meta.json").exists():
+    if checkpoint := named_checkpoint(path):
         from mimcl.cli.inspect.checkpoint import describe_checkpoint
 
-        return describe_checkpoint(path)
-    if (path / "config.yaml").exists() or (path / "checkpoints").is_dir():
+        return describe_checkpoint(checkpoint)
+    run = named_run(path)
+    if (run / "config.yaml").exists() or (run / "checkpoints").is_dir():
         from mimcl.cli.inspect.run import describe_run
 
-        return describe_run(path)
+        return describe_run(run)
     what = "is a file" if path.is_file() else "is not a mimcl folder" if path.is_dir() else "does not exist"
     raise DataError(f"{path} {what}; give a folder of shards, a run, a checkpoint or prototypes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class RunDescription:
     data_fits: bool | None  # None: the shards are missing or remote
     images: int | None
     epochs: float
+    batch_size: int
     steps: int | None
     step: int  # last logged
     epoch: float | None
@@ -86,8 +87,7 @@ class RunDescription:
         if self.coverage is not None:
             lines.append(("drawn so far", f"{self.coverage:.1%} of images, each at most {self.max_repeats:,} times"))
         lines.append(("problems", f"{self.bad_samples:,} bad samples, {self.nonfinite_steps:,} non-finite steps"))
-        for line in self.evaluations:
-            lines.append(("evaluation", _evaluation(line)))
+        lines += [("evaluation", text) for text in self._evaluations()]
         lines.append(
             ("on disk", f"{format_bytes(self.bytes)}, {format_bytes(self.checkpoint_bytes)} of it checkpoints")
         )
@@ -102,6 +102,19 @@ class RunDescription:
         text = f"{len(self.checkpoints)}, at steps {first_few(f'{saved.step:,}' for saved in self.checkpoints)}"
         faults = [saved.fault for saved in self.checkpoints if saved.fault]
         return text + "".join(f"; {fault}" for fault in faults)
+
+    def _evaluations(self) -> Iterator[str]:
+        """Yield a line for each evaluation of a checkpoint; of those made while training, for the last of each name."""
+        training: dict[str, list[Mapping[str, Any]]] = {}
+        for line in self.evaluations:
+            if "checkpoint" in line:
+                yield f"{line['evaluation']} at checkpoint {line['checkpoint']}: {format_accuracies(line['values'])}"
+            else:
+                training.setdefault(line["evaluation"], []).append(line)
+        for name, lines in training.items():
+            more = f"; {len(lines) - 1:,} earlier in metrics.jsonl" if len(lines) > 1 else ""
+            step = lines[-1]["draw"] // self.batch_size
+            yield f"{name} at step {step:,}: {format_accuracies(lines[-1]['values'])}{more}"
 
     def _metrics(self) -> str:
         temperature, fraction = self.last.get("temperature"), self.last.get("effective_fraction")
@@ -148,6 +161,7 @@ def describe_run(path: Path) -> RunDescription:
         data_fits=fits,
         images=images,
         epochs=config.trainer.epochs,
+        batch_size=config.data.batch_size,
         steps=steps,
         step=step,
         epoch=step * config.data.batch_size / images if images else None,
@@ -212,7 +226,3 @@ def _counts(path: Path) -> NDArray[np.uint32] | None:
         advice = remedy(error, advice) if isinstance(error, OSError) else advice
         raise DataError(f"{path} cannot be read ({error}); {advice}") from None
     return counts
-
-
-def _evaluation(line: Mapping[str, Any]) -> str:
-    return f"{line['evaluation']} at checkpoint {line.get('checkpoint')}: {format_accuracies(line['values'])}"

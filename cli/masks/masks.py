@@ -37,11 +37,13 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
     from mimcl.cli.prototypes.gallery import images_of
     from mimcl.cli.screen import printable
     from mimcl.model import checkpoint
+    from mimcl.model.checkpoint_path import named_checkpoint, named_run, resolve
     from mimcl.pipeline.files import DataError, atomic_file, remedy
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.sources.names import from_fs, to_utf8
 
-    found = sorted(checkpoint.candidates(run / "checkpoints")) or [checkpoint.resolve(run)]
+    single = named_checkpoint(run)
+    found = [single] if single else sorted(checkpoint.candidates(named_run(run) / "checkpoints")) or [resolve(run)]
     config = checkpoint.read_meta(found[-1])["config"]
     index = ShardIndex.load(config["data"]["root"] if data is None else data)
     crops = images_of(index, evenly_spaced(index.samples, images), config["data"]["image_size"])

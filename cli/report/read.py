@@ -14,6 +14,7 @@ from mimcl.cli.config import read_yaml
 from mimcl.cli.report.run_record import Evaluation, EvaluationKey, RunRecord, Table
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
+from mimcl.model.checkpoint_path import named_run
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.map_file import map_file, npy_view
 
@@ -23,7 +24,8 @@ _MAX_DRAW = 2**53  # float64 holds every whole number up to here
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run's folder. Raises DataError if it is not a run, or has no step yet."""
+    """Read the run that `folder` names. Raises DataError if it is not a run, or has no step yet."""
+    folder = named_run(folder)
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder} is not a run (no config.yaml); give runs/NAME, as written by `mimcl train`")
     config = read_yaml(folder / "config.yaml")

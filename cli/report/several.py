@@ -11,7 +11,7 @@ import numpy as np
 from mimcl.cli.evaluate.results_file import UNTRAINED
 from mimcl.cli.report.curves import Values
 from mimcl.cli.report.run_record import EvaluationKey, RunRecord
-from mimcl.cli.run.folder import FREE
+from mimcl.cli.run.resumed_config import FREE
 from mimcl.pipeline.files import DataError
 
 _MAX_KEYS = 4  # differing keys in a label

@@ -31,7 +31,7 @@ def write_report(
     arms = arms_of(records, labels)
     page: RunPage | SeveralPage
     if len(records) == 1:
-        out = Path(runs[0]) / "report.html" if out is None else out
+        out = records[0].folder / "report.html" if out is None else out
         template, page = "single.html.j2", run_page(records[0], pictures)
     else:
         out = Path("report.html") if out is None else out

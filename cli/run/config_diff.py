@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from mimcl.cli.config import Config, flatten
+from mimcl.cli.config import Config, flatten, override
 from mimcl.cli.recipes import RECIPES
-from mimcl.cli.run.resolve import resolve
+from mimcl.cli.run.resolve import RESOLVED, draws_of, resolve
 
 # Where the data lies and how it is decoded depends on the machine.
 _OF_THE_MACHINE = {"data.decode_threads", "data.decoder", "data.root"}
+_OF_THE_SAMPLES = {"curriculum.window", "trainer.keep_every_steps"}  # derived from how many there are
 
 
 def config_diff(config: Config, samples: int | None) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys in which a run's configuration differs from its recipe's, with both values: (recipe, run).
 
-    The recipe is resolved as for a run of this length on `samples` images, and on this machine. Where `samples` is None
-    (unknown), the length of a window is not a difference. Empty for an unknown recipe.
+    A value is no difference if the recipe's would have become the same in this run: on this machine, with `samples`
+    images and all its other values. Where `samples` is None (unknown), values derived from it are no differences. Empty
+    for an unknown recipe.
     """
     if config.recipe not in RECIPES:
         return {}
-    recipe = RECIPES[config.recipe]()
-    of_length, of_data = (
-        replace(recipe.trainer, epochs=config.trainer.epochs),
-        replace(recipe.data, root=config.data.root),
-    )
-    alike = replace(recipe, trainer=of_length, data=of_data)
-    window = recipe.curriculum.window or config.curriculum.window
-    if samples is not None and recipe.curriculum.window is None:
-        as_sliced = replace(recipe.curriculum, slice=config.curriculum.slice)
-        window = as_sliced.window_length(samples, config.data.batch_size)
-    left_open, had, has = flatten(recipe), flatten(resolve(alike, window, config.data.decoder)), flatten(config)
-    had["trainer.epochs"] = recipe.trainer.epochs
+    of_recipe, of_run = flatten(RECIPES[config.recipe]()), flatten(config)
+    ignored = _OF_THE_MACHINE if samples is not None else _OF_THE_MACHINE | _OF_THE_SAMPLES
+    resolved = {key: _resolved(config, key, of_recipe[key], samples) for key in RESOLVED - ignored}
     return {
-        key: (had[key], value)
-        for key, value in has.items()
-        if value not in (had[key], left_open[key]) and key not in _OF_THE_MACHINE
+        key: (resolved.get(key, of_recipe[key]), value)
+        for key, value in of_run.items()
+        if key not in ignored and value not in (of_recipe[key], resolved.get(key, of_recipe[key]))
     }
+
+
+def _resolved(config: Config, key: str, value: Any, samples: int | None) -> Any:
+    """Return what becomes of a value at `key`, all others being those of `config`."""
+    wanted = override(config, {key: value})
+    window, steps = wanted.curriculum.window, None
+    if samples is not None:
+        window = wanted.curriculum.window_length(samples, wanted.data.batch_size)
+        steps = draws_of(wanted, samples) // wanted.data.batch_size
+    return flatten(resolve(wanted, window, wanted.data.decoder, steps))[key]

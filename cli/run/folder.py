@@ -17,35 +17,13 @@ import xxhash
 from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import recipe
-from mimcl.cli.run.resolve import resolve
+from mimcl.cli.run.resumed_config import FREE, resumed_config
 from mimcl.model import checkpoint
 from mimcl.model.distributed import agree
 from mimcl.pipeline.files import list_folder, remedy
 from mimcl.pipeline.folder_lock import FolderLock
 
-# What may change when a run is resumed: no draw and no mask depends on it.
-FREE = {
-    "data.root",
-    "curriculum.prototypes",  # a place like the root: checkpoints know the distances
-    "data.decoder",
-    "data.decode_threads",
-    "data.micro_batch_size",
-    "data.prefetch",
-    "data.stall_timeout",
-    "data.max_bad",
-    "trainer.log_every_steps",
-    "trainer.checkpoint_every_steps",
-    "trainer.keep_last",
-    "trainer.keep_every_steps",
-    "trainer.max_nonfinite",
-    "trainer.online_knn_epochs",
-    "log.wandb",
-    "log.mlflow",
-    "report",
-}
-_ALMOST_FREE = {"data.decoder", "data.micro_batch_size"}  # they change the bits of pixels and of sums of losses
-
-# Of these, the values that all ranks must share, since they decide when ranks communicate.
+# Of what may change on a resume, the values that all ranks must share, since they decide when ranks communicate.
 _ALIKE = {
     "data.max_bad",
     "trainer.log_every_steps",
@@ -106,11 +84,11 @@ def open_run(
                 for line in reported:
                     warn(line)
             saved = override(Config(), nested_keys(meta["config"]))
-            config = _unchanged(saved, out, recipe_name, values, allowed, warn)
+            config = resumed_config(saved, out, recipe_name, values, allowed, meta.get("samples"), warn)
             return Run(out, config, True, frozenset(allowed), tuple(reported))
         if (out / "config.yaml").exists():
             saved = override(Config(), read_yaml(out / "config.yaml"))
-            return Run(out, _unchanged(saved, out, recipe_name, values, allowed, warn), False)
+            return Run(out, resumed_config(saved, out, recipe_name, values, allowed, None, warn), False)
     if out and out.exists() and list_folder(out) and not resume:
         raise ConfigError(f"{out} exists; give another --out, or --resume to continue it")
     config = new_config(recipe_name, values)
@@ -148,34 +126,6 @@ def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool)
     agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))
     # A shared folder may show a checkpoint to one machine before the other.
     agree("whether there is a checkpoint to resume from", f"{resumed:d}")
-
-
-def _unchanged(
-    saved: Config,
-    folder: Path,
-    recipe_name: str | None,
-    values: Mapping[str, Any],
-    allowed: Sequence[str],
-    warn: Callable[[str], None],
-) -> Config:
-    if "trainer.epochs" in allowed and "optim.warmup_epochs" not in values:
-        allowed = (*allowed, "optim.warmup_epochs")  # shortened with the run
-    wanted = override(saved, values)
-    recipe_name = recipe_name or values.get("recipe")
-    if recipe_name not in (None, "auto", saved.recipe):
-        raise ConfigError(f"recipe is {recipe_name} but the run in {folder} has {saved.recipe}; leave it out")
-    # A value that is open, or that does not fit, is no change if it resolves to the same.
-    wanted = resolve(wanted, wanted.curriculum.window or saved.curriculum.window, wanted.data.decoder)
-    before, after = flatten(saved), flatten(wanted)
-    for key in before:
-        if before[key] != after[key] and key not in FREE.union(allowed):
-            raise ConfigError(
-                f"{key} is {after[key]!r} but the run in {folder} has {before[key]!r}; leave it out, or allow it with "
-                f"--allow-change {key}"
-            )
-        if before[key] != after[key] and key in _ALMOST_FREE:
-            warn(f"{key} changes from {before[key]!r} to {after[key]!r}: the same draws, but not the same bits")
-    return wanted
 
 
 def _free_folder(config: Config) -> Path:

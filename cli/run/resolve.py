@@ -13,6 +13,16 @@ from mimcl.cli.config import Config
 from mimcl.pipeline.data_config import DecoderName
 from mimcl.pipeline.remote.request_limit import has_request_limit
 
+# The values that `resolve` may change.
+RESOLVED = {
+    "curriculum.order",
+    "curriculum.window",
+    "data.decoder",
+    "optim.warmup_epochs",
+    "trainer.keep_every_steps",
+    "trainer.precision",
+}
+
 
 def draws_of(config: Config, samples: int) -> int:
     """Return the length T of a run in draws: `epochs` times the samples, rounded up to whole batches."""

@@ -290,11 +290,3 @@ def test_a_pickled_payload_with_the_right_checksum_is_not_run(tmp_path):
         seal_checkpoint(path, "state.pt", payload)
         with pytest.raises(DamagedError, match="cannot be read"):
             checkpoint.load(path)
-
-
-def test_resolve_takes_runs_and_checkpoints(tmp_path):
-    path = save(tmp_path / "run" / "checkpoints", 7)
-    assert checkpoint.resolve(path) == path
-    assert checkpoint.resolve(tmp_path / "run") == path
-    with pytest.raises(CheckpointError, match=str(tmp_path)):
-        checkpoint.resolve(tmp_path)

@@ -43,6 +43,7 @@ from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, build_prototypes
 from mimcl.model import checkpoint
+from mimcl.model.checkpoint_path import resolve
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.decode import ReferenceDecoder
@@ -156,7 +157,7 @@ def read_stream(plan: Plan, index: ShardIndex) -> dict[str, bytes]:
 
 def use_checkpoint(root: Path) -> dict[str, bytes]:
     """Return what a resumed run reads from the newest checkpoint, by name."""
-    saved = checkpoint.load(checkpoint.resolve(root))
+    saved = checkpoint.load(resolve(root))
     weights = {name: tensor.numpy().tobytes() for name, tensor in sorted(saved.tensors.items())}
     used = {key: saved.meta.get(key) for key in ("step", "position", "config", "fingerprints", "window")}
     return weights | {"state": pickle.dumps(_plain(saved.state)), "meta": json.dumps(used).encode()}

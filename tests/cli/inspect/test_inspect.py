@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 from dataclasses import replace
@@ -45,7 +46,7 @@ def home(tmp_path_factory):
         assert mimcl(patch, folder, "shard", "images") == 0
         assert mimcl(patch, folder, "prototypes", "build", "--features", "pixels", "--k", "4") == 0
         settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        assert mimcl(patch, folder, "train", *OPTIONS, *settings, "--out", "run") == 0
+        assert mimcl(patch, folder, "train", *OPTIONS, *settings, "--online-knn", "1", "--out", "run") == 0
         for k in ("3", "3", "5"):
             assert mimcl(patch, folder, "eval", "knn", "run", "--k", k, "--decoder", "reference") == 0
     return folder
@@ -149,15 +150,18 @@ def test_run(here):
     assert (found.coverage, found.max_repeats) == ((counts > 0).mean(), counts.max())
     assert found.differs["curriculum.name"] == ("none", "proto")
     assert found.differs["trainer.epochs"] == (50, 3.0)
-    assert "data.root" not in found.differs
-    assert "optim.warmup_epochs" not in found.differs
-    assert [line["settings"]["k"] for line in found.evaluations] == [3, 5]
+    chosen = {setting.partition("=")[0] for setting in SETTINGS} | {"curriculum.name", "trainer.epochs"}
+    assert found.differs.keys() == chosen | {"trainer.online_knn_epochs"}
+    assert [line["settings"]["k"] for line in found.evaluations if "settings" in line] == [3, 5]
     assert (found.bad_samples, found.nonfinite_steps) == (0, 0)
     files = [path for path in (here / "run").rglob("*") if path.is_file()]
     assert found.bytes == sum(path.stat().st_size for path in files)
     lines = text_of(found)
     assert lines["progress"].startswith("15 of 15 steps, 3.0 of 3 epochs")
-    assert lines["evaluation"].startswith("knn at checkpoint 00000015: nn ")
+    while_training, *later = [text for label, text in sorted(found.lines()) if label == "evaluation"][::-1]
+    assert re.fullmatch(r"online_knn at step 15: nn [\d.]+ %, knn [\d.]+ %; 2 earlier in metrics.jsonl", while_training)
+    assert len(later) == 2
+    assert all(text.startswith("knn at checkpoint 00000015: nn ") for text in later)
 
 
 def test_a_run_that_is_training(copied, monkeypatch):
@@ -196,6 +200,13 @@ def test_checkpoint(here):
     assert found.parameters == sum(tensor.numel() for tensor in saved.tensors.values())
     assert found.bytes == sum(file.stat().st_size for file in path.iterdir())
     assert "checksums match" in text_of(found)["on disk"]
+
+
+def test_a_run_and_its_checkpoints_have_several_names(here):
+    newest = inspect(here / "run" / "checkpoints" / "00000015")
+    for name in ("latest", "15", "00000015/meta.json"):
+        assert inspect(here / "run" / "checkpoints" / name) == newest
+    assert inspect(here / "run" / "checkpoints") == inspect(here / "run")
 
 
 @pytest.mark.parametrize("what", ["shards", "run", "run/checkpoints/00000005", "shards/prototypes/default"])

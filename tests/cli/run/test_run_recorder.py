@@ -10,6 +10,7 @@ from mimcl.cli.config import Config
 from mimcl.cli.run.run_recorder import RunRecorder
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import checkpoint
+from mimcl.model.checkpoint_path import resolve
 from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.trainer import Trainer
@@ -46,7 +47,7 @@ def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, tra
     trainer.position = done * BATCH
     recorder.save()
     recorder.close()
-    saved = checkpoint.load(checkpoint.resolve(tmp_path)).state["draw_counts"].numpy().astype(np.uint32)
+    saved = checkpoint.load(resolve(tmp_path)).state["draw_counts"].numpy().astype(np.uint32)
     windows = np.concatenate([plan.window(number).sample_ids for number in range(2)])
     before = np.bincount(windows[: 64 * -(-done // 4)], minlength=SAMPLES)
     np.testing.assert_array_equal(saved, before)
@@ -73,7 +74,7 @@ def test_a_window_that_begins_while_a_checkpoint_is_written_is_not_in_it(tmp_pat
     recorder.observe(begins, None)
     go.set()
     recorder.close()
-    saved = checkpoint.load(checkpoint.resolve(tmp_path)).state["draw_counts"].numpy()
+    saved = checkpoint.load(resolve(tmp_path)).state["draw_counts"].numpy()
     windows = [np.bincount(plan.window(number).sample_ids, minlength=SAMPLES) for number in range(2)]
     np.testing.assert_array_equal(saved, windows[0])
     np.testing.assert_array_equal(recorder._counts.counts, windows[0] + windows[1])
