@@ -17,6 +17,7 @@ from mimcl.cli.evaluate.evaluate import evaluate
 from mimcl.cli.export.export import export_command
 from mimcl.cli.help.commands import Commands
 from mimcl.cli.inspect.inspect import inspect_command
+from mimcl.cli.keys.keys import keys_command
 from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
 from mimcl.cli.prototypes.build import prototypes
@@ -41,6 +42,7 @@ app.add_typer(evaluate, name="eval", rich_help_panel=_RESULTS)
 app.command("report", rich_help_panel=_RESULTS)(report_command)
 app.command("masks", rich_help_panel=_RESULTS)(masks_command)
 app.command("export", rich_help_panel=_RESULTS)(export_command)
+app.command("keys", rich_help_panel=_HELP)(keys_command)
 app.command("doctor", rich_help_panel=_HELP)(doctor_command)
 app.command("demo", rich_help_panel=_HELP)(demo_command)
 

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
@@ -30,20 +30,17 @@ T = typing.TypeVar("T", bound="DataclassInstance")
 
 _LONGEST = 1 << 16  # bytes of a configuration file
 _DEEPEST = 4  # sections, a list
-_ALL_KEYS = "; see --set in `mimcl train --help`"
+_ALL_KEYS = "`mimcl keys` lists all"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on. `recipe` names the configuration that it started from.
+    """Everything that a run depends on."""
 
-    `init` is a run, checkpoint or file with its initial weights; None draws them at random.
-    """
-
-    recipe: str = "mae_b16"
-    seed: int = 0
-    init: str | None = None
-    report: bool = True  # written to report.html when the run ends
+    recipe: Annotated[str, "Name of the recipe that the configuration started from."] = "mae_b16"
+    seed: Annotated[int, "Seed of everything random."] = 0
+    init: Annotated[str | None, "Run, checkpoint or file with the initial weights; null: random ones."] = None
+    report: Annotated[bool, "Write report.html when the run ends."] = True
     data: DataConfig = field(default_factory=DataConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -71,7 +68,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
     sections: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"unknown key {key!r}{_suggestion(key, known) or _ALL_KEYS}")
+            raise ConfigError(f"unknown key {key!r}; {_suggestion(key, known)}{_ALL_KEYS}")
         section, _, name = key.rpartition(".")
         sections.setdefault(section, {})[name] = value
     changed = {s: replaced(getattr(config, s), v, f"{s}.") for s, v in sections.items() if s}
@@ -88,8 +85,7 @@ def replaced(owner: T, values: Mapping[str, Any], section: str = "") -> T:
     known = {field.name: field for field in dataclasses.fields(owner)}
     for name in values:
         if name not in known:
-            near = _suggestion(name, known) or f"; choose of {', '.join(known)}"
-            raise ConfigError(f"unknown key {section + name!r}{near}")
+            raise ConfigError(f"unknown key {section + name!r}; {_suggestion(name, known)}{_ALL_KEYS}")
     converted = {name: _convert(section + name, value, kinds[name]) for name, value in values.items()}
     with usage_errors():
         return dataclasses.replace(owner, **converted)
@@ -162,7 +158,7 @@ def _yaml(text: str, where: str) -> Any:
 def _suggestion(key: str, known: Mapping[str, Any]) -> str:
     by_name = [full for full in known if full.rpartition(".")[2] == key.rpartition(".")[2]]
     near = by_name or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

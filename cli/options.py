@@ -1,4 +1,4 @@
-"""Options that several commands share, and the configuration keys that they set."""
+"""Options of `mimcl train`, which other commands share, and the configuration keys that they set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from mimcl.cli.help import completions
+from mimcl.cli.help.commands import option
+from mimcl.pipeline.data_config import DecoderName
 
-RecipeName = Literal["auto", "mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
+NamedRecipe = Literal["mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
+RecipeName = Literal["auto", NamedRecipe]
 CurriculumName = Literal["none", "proto", "anti"]
+MaskingName = Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"]
 
 
 class TempSchedule(StrEnum):
@@ -24,58 +28,115 @@ class TempSchedule(StrEnum):
     LEARNED = "learned"
 
 
-Recipe = Annotated[RecipeName | None, typer.Option(help="Configuration to start from.", show_default="auto")]
+# Headings of the help, in its order.
+RUN, DATA, CURRICULUM, MASKING = "Run", "Data", "Curriculum", "Masking"
+OPTIMISATION, TRACKING = "Optimisation", "Tracking"
+
+
+Recipe = Annotated[RecipeName | None, option(RUN, "Configuration to start from.", "auto")]
+RunFolder = Annotated[Path | None, option(RUN, "Run folder.", "runs/RECIPE-CURRICULUM-MASKING", "--out", metavar="DIR")]
+Resume = Annotated[
+    bool, option(RUN, "Continue the run in --out; start it there if it has no checkpoint.", None, "--resume")
+]
+Init = Annotated[
+    str | None, option(RUN, "Initial weights: a run, or a file of MAE, timm or Hugging Face.", metavar="FILE")
+]
+AllowChange = Annotated[
+    list[str] | None,
+    option(
+        RUN,
+        "With --resume: let section.key, index or prototypes differ. May be repeated.",
+        metavar="FIELD",
+        autocompletion=completions.changeable,
+    ),
+]
+Seed = Annotated[int | None, option(RUN, "Seed of everything random.", "0")]
+ConfigFile = Annotated[Path | None, option(RUN, "YAML file with values, such as a run's config.yaml.", metavar="FILE")]
+Settings = Annotated[
+    list[str] | None,
+    option(
+        RUN,
+        "Set any value; `mimcl keys` lists the keys. May be repeated.",
+        None,
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=completions.settings,
+    ),
+]
+
 Data = Annotated[
     str | None,
-    typer.Option(help="Folder of shards, or an s3://, gs://, hf:// or http(s):// URL.", show_default="shards"),
+    option(DATA, "Folder of shards, or an s3://, gs://, hf:// or http(s):// URL.", "shards", metavar="DIR|URL"),
+]
+Decoder = Annotated[DecoderName | None, option(DATA, "Image decoder.", "auto")]
+MaxBad = Annotated[
+    float | None, option(DATA, "Share of the draws that may be bad samples; 10 always may.", "0.001", metavar="SHARE")
+]
+StallTimeout = Annotated[
+    float | None,
+    option(DATA, "End the run after so many seconds without data or another process.", "600", metavar="SECONDS"),
+]
+
+Curriculum = Annotated[
+    CurriculumName | None,
+    option(CURRICULUM, "Data curriculum: proto draws typical images first, anti atypical ones.", "none"),
 ]
 Prototypes = Annotated[
     str | None,
-    typer.Option(
+    option(
+        CURRICULUM,
+        "Prototype set: its name beside the shards, or its folder, with a /.",
+        "default",
         metavar="SET",
-        help="Prototype set: its name beside the shards, or its folder, with a /.",
-        show_default="default",
+        autocompletion=completions.prototype_sets,
     ),
 ]
-Curriculum = Annotated[
-    CurriculumName | None,
-    typer.Option(help="Data curriculum: proto draws typical images first, anti atypical ones.", show_default="none"),
+Schedule = Annotated[
+    TempSchedule | None, option(CURRICULUM, "How the temperature rises over the curriculum.", "cosine")
 ]
-R0 = Annotated[
-    float | None, typer.Option(help="Effective fraction at the start, above 0 and below 0.632.", show_default="0.15")
-]
+R0 = Annotated[float | None, option(CURRICULUM, "Effective fraction at the start, above 0 and below 0.632.", "0.15")]
 CurriculumShare = Annotated[
-    float | None, typer.Option(help="Share of the run that the curriculum lasts, 0 to 1.", show_default="1")
+    float | None, option(CURRICULUM, "Share of the run that the curriculum lasts, 0 to 1.", "1", metavar="SHARE")
 ]
 Temperature = Annotated[
-    float | None,
-    typer.Option(help="Temperature of --temp-schedule constant, in units of distance.", show_default="0.2"),
+    float | None, option(CURRICULUM, "Temperature of --temp-schedule constant, in units of distance.", "0.2")
 ]
 Resampling = Annotated[
     Literal["multinomial", "systematic"] | None,
-    typer.Option(help="How a window draws: independently, or evenly spaced.", show_default="multinomial"),
+    option(CURRICULUM, "How a window draws: independently, or evenly spaced.", "multinomial"),
 ]
 Order = Annotated[
     Literal["auto", "random", "shard"] | None,
-    typer.Option(
-        help="Order of the draws in a window; shard makes reads sequential.",
-        show_default="auto: shard for hf://, or random",
+    option(
+        CURRICULUM,
+        "Order of the draws in a window; shard makes reads sequential.",
+        "auto: shard for hf://, or random",
     ),
 ]
 Slice = Annotated[
     float | None,
-    typer.Option("--slice", help="Length of a window in epochs, above 0 and at most 1.", show_default="0.0625"),
+    option(CURRICULUM, "Length of a window in epochs, above 0 and at most 1.", "0.0625", "--slice", metavar="EPOCHS"),
 ]
+
+Masking = Annotated[MaskingName | None, option(MASKING, "Masking; hard-patches is HPM, learned is CL-MAE.", "random")]
+
 Epochs = Annotated[
     float | None,
-    typer.Option(
-        help="Length of the run; an epoch has as many draws as there are images.", show_default="the recipe's"
-    ),
+    option(OPTIMISATION, "Length of the run; an epoch has as many draws as there are images.", "the recipe's"),
 ]
-ConfigFile = Annotated[Path | None, typer.Option(help="YAML file with values, such as a run's config.yaml.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any value, as section.key=value; config.yaml lists all."),
+Compile = Annotated[bool | None, option(OPTIMISATION, "Use torch.compile.", "no-compile", "--compile/--no-compile")]
+MaxNonfinite = Annotated[
+    int | None,
+    option(OPTIMISATION, "End the run after so many steps in a row without a finite gradient.", "3", metavar="STEPS"),
+]
+
+OnlineKnn = Annotated[
+    float | None,
+    option(TRACKING, "Evaluate by nearest neighbours every so many epochs; 0: never.", "0", metavar="EPOCHS"),
+]
+Wandb = Annotated[str | None, option(TRACKING, "Log to Weights & Biases as well.", metavar="PROJECT")]
+Mlflow = Annotated[
+    str | None, option(TRACKING, "Log to MLflow as well: http://HOST:5000 or sqlite:///FILE.", metavar="URI")
 ]
 
 CONFIG_KEYS = {  # by parameter

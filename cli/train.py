@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -21,65 +20,30 @@ def train_command(
     context: typer.Context,
     recipe: options.Recipe = None,
     data: options.Data = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/RECIPE-CURRICULUM-MASKING")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out; start it there if it has no checkpoint.")
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Initial weights: a run, or a file of MAE, timm or Hugging Face."),
-    ] = None,
+    out: options.RunFolder = None,
+    resume: options.Resume = False,
+    init: options.Init = None,
     curriculum: options.Curriculum = None,
     prototypes: options.Prototypes = None,
-    temp_schedule: Annotated[
-        options.TempSchedule | None,
-        typer.Option(help="How the temperature rises over the curriculum.", show_default="cosine"),
-    ] = None,
+    temp_schedule: options.Schedule = None,
     r0: options.R0 = None,
     curriculum_share: options.CurriculumShare = None,
     temperature: options.Temperature = None,
     resampling: options.Resampling = None,
     order: options.Order = None,
     slice_epochs: options.Slice = None,
-    masking: Annotated[
-        Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"] | None,
-        typer.Option(help="Masking; hard-patches is HPM, learned is CL-MAE.", show_default="random"),
-    ] = None,
+    masking: options.Masking = None,
     epochs: options.Epochs = None,
-    online_knn: Annotated[
-        float | None,
-        typer.Option(
-            metavar="EPOCHS", help="Evaluate by nearest neighbours every so many epochs; 0: never.", show_default="0"
-        ),
-    ] = None,
-    decoder: Annotated[
-        Literal["auto", "dali-gpu", "dali-cpu", "reference"] | None,
-        typer.Option(help="Image decoder.", show_default="auto"),
-    ] = None,
-    use_compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Use torch.compile.", show_default="no-compile")
-    ] = None,
-    max_bad: Annotated[
-        float | None,
-        typer.Option(help="Share of the draws that may be bad samples; 10 always may.", show_default="0.001"),
-    ] = None,
-    max_nonfinite: Annotated[
-        int | None,
-        typer.Option(help="End the run after so many steps in a row without a finite gradient.", show_default="3"),
-    ] = None,
-    stall_timeout: Annotated[
-        float | None,
-        typer.Option(help="End the run after so many seconds without data or another process.", show_default="600"),
-    ] = None,
-    wandb: Annotated[str | None, typer.Option(metavar="PROJECT", help="Log to Weights & Biases as well.")] = None,
-    mlflow: Annotated[
-        str | None, typer.Option(metavar="URI", help="Log to MLflow as well: http://HOST:5000 or sqlite:///FILE.")
-    ] = None,
-    allow_change: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIELD", help="With --resume: let section.key, index or prototypes differ."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0")] = None,
+    online_knn: options.OnlineKnn = None,
+    decoder: options.Decoder = None,
+    use_compile: options.Compile = None,
+    max_bad: options.MaxBad = None,
+    max_nonfinite: options.MaxNonfinite = None,
+    stall_timeout: options.StallTimeout = None,
+    wandb: options.Wandb = None,
+    mlflow: options.Mlflow = None,
+    allow_change: options.AllowChange = None,
+    seed: options.Seed = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
 ) -> None:

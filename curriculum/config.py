@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args, get_type_hints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,22 +18,39 @@ Distances = TypeVar("Distances", "NDArray[np.float32]", "NDArray[np.float64]", "
 class CurriculumConfig:
     """The curriculum over the data. Raises ValueError for a value that no run can use."""
 
-    name: Literal["none", "proto", "anti"] = "none"  # proto draws near images first, anti far images first
-    prototypes: str = "default"  # the prototype set with the distances: its name beside the shards, or a path with a /
-    temp_schedule: Literal["cosine", "linear", "exponential", "step", "constant", "learned"] = "cosine"
-    r0: float = 0.15  # effective fraction at the start
-    share: float = 1.0  # of the run's draws that belong to the curriculum
-    temperature: float = 0.2  # of the constant schedule
-    learned_eta: float = 0.03  # of the learned schedule: step size of log temperature, once per window
-    learned_beta: float = 0.15  # of the learned schedule: weight of the entropy relative to the loss
-    learned_may_fall: bool = False  # the learned schedule may also lower the temperature
-    resampling: Literal["multinomial", "systematic"] = "multinomial"
-    uniform: Literal["epochs", "replacement"] = "epochs"  # after the curriculum: each image once a pass, or i.i.d.
-    # Of a window's draws: "shard" makes reads sequential; "auto" is "shard" where a server limits requests
-    order: Literal["auto", "random", "shard"] = "auto"
-    slice: float = 1 / 16  # length of a window in epochs; larger makes sequential reads longer
-    # Length of a window in draws; None: batch_size * max(4, ceil(slice * samples / batch_size))
-    window: int | None = None
+    name: Annotated[
+        Literal["none", "proto", "anti"], "Which images are drawn first: proto: typical ones, anti: atypical ones."
+    ] = "none"
+    prototypes: Annotated[
+        str, "Prototype set with the distances: its name beside the shards, or its folder, with a /."
+    ] = "default"
+    temp_schedule: Annotated[
+        Literal["cosine", "linear", "exponential", "step", "constant", "learned"],
+        "How the temperature rises over the curriculum.",
+    ] = "cosine"
+    r0: Annotated[float, "Effective fraction at the start, above 0 and below 0.632."] = 0.15
+    share: Annotated[float, "Share of the run's draws that belong to the curriculum, 0 to 1."] = 1.0
+    temperature: Annotated[float, "Temperature of the constant schedule.", "distance"] = 0.2
+    learned_eta: Annotated[float, "Learned schedule: step size of the log temperature, once per window."] = 0.03
+    learned_beta: Annotated[float, "Learned schedule: weight of the entropy relative to the loss."] = 0.15
+    learned_may_fall: Annotated[bool, "Learned schedule: let it lower the temperature too."] = False
+    resampling: Annotated[
+        Literal["multinomial", "systematic"], "How a window draws: independently, or evenly spaced."
+    ] = "multinomial"
+    uniform: Annotated[
+        Literal["epochs", "replacement"],
+        "Draws without a curriculum, and after it: every image once per epoch, or with replacement.",
+    ] = "epochs"
+    order: Annotated[
+        Literal["auto", "random", "shard"],
+        "Order of the draws in a window; shard makes reads sequential; auto is shard where a server limits requests.",
+    ] = "auto"
+    slice: Annotated[float, "Length of a window, above 0 and at most 1.", "epochs"] = 1 / 16
+    window: Annotated[
+        int | None,
+        "Length of a window; null: batch_size * max(4, ceil(slice * samples / batch_size)).",
+        "draws",
+    ] = None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

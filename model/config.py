@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+EncoderName = Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge"]
 # width, depth, heads of the encoder
-SIZES = {
+SIZES: dict[EncoderName, tuple[int, int, int]] = {
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
@@ -18,13 +19,13 @@ _DECODER_HEAD_WIDTH = 32  # 16 heads at MAE's decoder width 512
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Encoder size by name, patch size in pixels, decoder width and number of blocks, kind of target."""
+    """The autoencoder. Raises ValueError for sizes that no model can have."""
 
-    name: str = "vit_base"
-    patch_size: int = 16
-    decoder_width: int = 512
-    decoder_depth: int = 8
-    norm_pix_loss: bool = True
+    name: Annotated[EncoderName, "Size of the encoder."] = "vit_base"
+    patch_size: Annotated[int, "Side of a patch.", "pixels"] = 16
+    decoder_width: Annotated[int, "Width of the decoder, a multiple of 32.", "channels"] = 512
+    decoder_depth: Annotated[int, "Depth of the decoder.", "blocks"] = 8
+    norm_pix_loss: Annotated[bool, "Predict the pixels of each patch normalised by its own mean and variance."] = True
 
     def __post_init__(self) -> None:
         if self.name not in SIZES:
@@ -50,10 +51,10 @@ class OptimConfig:
     out, as is that of a run of a single step.
     """
 
-    base_lr: float = 1.5e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float = 40.0
-    betas: tuple[float, float] = (0.9, 0.95)
+    base_lr: Annotated[float, "Learning rate for a batch of 256; it is multiplied by batch_size / 256."] = 1.5e-4
+    weight_decay: Annotated[float, "Weight decay of AdamW, for matrices only."] = 0.05
+    warmup_epochs: Annotated[float, "Time in which the learning rate rises from 0.", "epochs"] = 40.0
+    betas: Annotated[tuple[float, float], "Decay rates of AdamW's moving averages."] = (0.9, 0.95)
 
     def __post_init__(self) -> None:
         for name in ("base_lr", "weight_decay", "warmup_epochs"):
@@ -65,21 +66,26 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Length in epochs, arithmetic, and how often to log and save, in steps.
+    """Length, arithmetic, and how often to log, save and evaluate. Raises ValueError for invalid values."""
 
-    `keep_every_steps` None becomes about a quarter of the run: a report shows what changed on the way.
-    """
-
-    epochs: float = 800.0
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    compile: bool = False
-    deterministic: bool = False  # the same bits from the same steps on a GPU too, at some cost
-    log_every_steps: int = 20
-    checkpoint_every_steps: int = 1000
-    keep_last: int = 3  # checkpoints
-    keep_every_steps: int | None = None  # of each such stretch the first checkpoint is kept for good; 0: of none
-    max_nonfinite: int = 3  # steps in a row without a finite gradient before the run stops
-    online_knn_epochs: float = 0.0  # nearest neighbours are looked up every so many epochs, and at the end; 0: never
+    epochs: Annotated[float, "Length of the run; an epoch has as many draws as there are images.", "epochs"] = 800.0
+    precision: Annotated[
+        Literal["auto", "bfloat16", "float32"], "Arithmetic of the model; auto is bfloat16 where the device has it."
+    ] = "auto"
+    compile: Annotated[bool, "Use torch.compile."] = False
+    deterministic: Annotated[bool, "Compute the same bits from the same steps on a GPU too, at some cost."] = False
+    log_every_steps: Annotated[int, "Steps between two lines of metrics.jsonl.", "steps"] = 20
+    checkpoint_every_steps: Annotated[int, "Steps between two checkpoints.", "steps"] = 1000
+    keep_last: Annotated[int, "How many of the latest checkpoints to keep.", "checkpoints"] = 3
+    keep_every_steps: Annotated[
+        int | None,
+        "Keep the first checkpoint of every such stretch for good; 0: of none; null: about a quarter of the run.",
+        "steps",
+    ] = None
+    max_nonfinite: Annotated[int, "End the run after so many steps in a row without a finite gradient.", "steps"] = 3
+    online_knn_epochs: Annotated[
+        float, "Evaluate by nearest neighbours so often, and at the end; 0: never.", "epochs"
+    ] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("log_every_steps", "checkpoint_every_steps", "keep_last", "max_nonfinite"):

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from mimcl.model.tracker_services import Rows, ServiceConfig, ServiceName, connect
 
@@ -17,8 +18,8 @@ _MAX_REASON = 300  # characters
 class LogConfig:
     """Where metrics go in addition to the run folder."""
 
-    wandb: str | None = None  # project at Weights & Biases
-    mlflow: str | None = None  # MLflow's tracking URI
+    wandb: Annotated[str | None, "Project at Weights & Biases."] = None
+    mlflow: Annotated[str | None, "MLflow's tracking URI: http://HOST:5000 or sqlite:///FILE."] = None
 
 
 class Tracker:

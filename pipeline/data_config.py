@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 DecoderName = Literal["auto", "dali-gpu", "dali-cpu", "reference"]
 
@@ -21,15 +21,17 @@ def bad_allowed(max_bad: float, draws: int) -> float:
 class DataConfig:
     """Where the images are and how many are used at a time. Sizes in pixels and images."""
 
-    root: str = "shards"
-    decoder: DecoderName = "auto"
-    image_size: int = 224
-    batch_size: int = 4096
-    micro_batch_size: int = 256
-    decode_threads: int | None = None  # per machine, divided among its processes; None: by its cores
-    prefetch: int = 4  # micro-batches made ahead
-    stall_timeout: float = 600.0  # seconds without a micro-batch after which training fails
-    max_bad: float = 0.001  # fraction of the draws so far that may be bad; 10 always may
+    root: Annotated[str, "Folder or URL of the shards."] = "shards"
+    decoder: Annotated[DecoderName, "Image decoder."] = "auto"
+    image_size: Annotated[int, "Side of the square crops.", "pixels"] = 224
+    batch_size: Annotated[int, "Images per step, over all processes.", "images"] = 4096
+    micro_batch_size: Annotated[int, "Most images that a process computes at once.", "images"] = 256
+    decode_threads: Annotated[
+        int | None, "Decoding threads of a machine, divided among its processes; null: by its cores.", "threads"
+    ] = None
+    prefetch: Annotated[int, "How many micro-batches are made ahead.", "micro-batches"] = 4
+    stall_timeout: Annotated[float, "End the run after so long without data or another process.", "seconds"] = 600.0
+    max_bad: Annotated[float, "Share of the draws so far that may be bad samples; 10 always may."] = 0.001
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):

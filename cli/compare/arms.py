@@ -12,7 +12,7 @@ from mimcl.curriculum.masking.masking_config import MaskingConfig
 
 Settings = Mapping[str, Any]  # by dotted keys of the configuration
 
-_DATA: dict[str, Settings] = {
+DATA: dict[str, Settings] = {
     "uniform": {"curriculum.name": "none", "curriculum.uniform": "replacement"},
     "epochs": {"curriculum.name": "none", "curriculum.uniform": "epochs"},
     "proto": {"curriculum.name": "proto"},
@@ -25,7 +25,7 @@ _SCHEDULES["learned-temperature"] = _SCHEDULES.pop("learned")
 _MASKINGS = {name: {"masking.name": MaskingConfig(name).name} for name in get_args(_MASKING["name"])}
 _MASKINGS["learned-masks"] = _MASKINGS.pop("learned")
 _RESAMPLINGS = {name: {"curriculum.resampling": name} for name in get_args(_CURRICULUM["resampling"])}
-_WORDS = {**_DATA, **_MASKINGS, **_SCHEDULES, **_RESAMPLINGS}
+WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS}  # after a +
 
 
 def arms(text: str) -> dict[str, Settings]:
@@ -46,23 +46,22 @@ def arms(text: str) -> dict[str, Settings]:
 def arm(name: str) -> Settings:
     """Parse the name of one arm into its settings."""
     first, *rest = name.split("+")
-    if first not in _DATA:
-        raise ConfigError(f"arm {name!r} must start with a data curriculum: {_suggest(first, list(_DATA))}")
-    settings = dict(_DATA[first])
+    if first not in DATA:
+        raise ConfigError(f"arm {name!r} must start with a data curriculum: {_suggest(first, list(DATA))}")
+    settings = dict(DATA[first])
     for word in rest:
         if word == "learned":
             raise ConfigError(
                 f"arm {name!r}: 'learned' is ambiguous; use learned-masks (CL-MAE) or learned-temperature"
             )
-        if word not in _WORDS:
-            known = [known for known in _WORDS if known not in _DATA]
-            raise ConfigError(f"arm {name!r} has an unknown word: {_suggest(word, known)}")
-        if word in _DATA or settings.keys() & _WORDS[word].keys():
+        if word not in DATA | WORDS:
+            raise ConfigError(f"arm {name!r} has an unknown word: {_suggest(word, list(WORDS))}")
+        if word in DATA or settings.keys() & WORDS[word].keys():
             raise ConfigError(f"arm {name!r}: {word!r} conflicts with an earlier word; remove one")
         unused = first in ("uniform", "epochs") if word in _SCHEDULES else first == "epochs" and word in _RESAMPLINGS
         if unused:
             raise ConfigError(f"arm {name!r}: {word} has no effect without a data curriculum; remove it")
-        settings |= _WORDS[word]
+        settings |= WORDS[word]
     return settings
 
 

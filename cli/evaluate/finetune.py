@@ -31,7 +31,8 @@ from mimcl.model.evaluate.augment import (
     mixing_weights,
     smooth_labels,
 )
-from mimcl.model.evaluate.finetune import Classifier, FinetuneConfig, normalise, soft_cross_entropy
+from mimcl.model.evaluate.finetune import Classifier, normalise, soft_cross_entropy
+from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.evaluate.supervised import rate_at
 from mimcl.model.forward_backward import unfused_attention
 from mimcl.pipeline.augment import STREAM_DROP_PATH, STREAM_ERASING, STREAM_MIXING, STREAM_NOISE, hash64, uniforms

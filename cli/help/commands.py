@@ -31,6 +31,11 @@ class Commands(typer.Typer):
         return super().command(name, cls=_Command, **settings)
 
 
+def option(heading: str, text: str, default: str | None = None, *names: str, **settings: Any) -> Any:
+    """Return an option under a heading of the help. `default` says what holds where the option is not given."""
+    return typer.Option(*names, help=text, show_default=default or True, rich_help_panel=heading, **settings)
+
+
 class _Command(TyperCommand):
     def format_help(self, context: Any, formatter: Any) -> None:
         formatter.write(help_text(self, context))

@@ -6,7 +6,7 @@ import inspect
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 _WIDEST = 110  # columns; longer lines are hard to read
+_NO_BREAK = "\u00a0"  # a space at which no line is broken
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
@@ -32,33 +33,34 @@ class Row(NamedTuple):
 def help_text(command: TyperCommand | TyperGroup, context: Any) -> str:
     """Return the help for the width of the terminal (or COLUMNS, or 80); styled, which `typer.echo` can remove."""
     width = min(shutil.get_terminal_size().columns, _WIDEST)
-    sections: dict[str, list[Row]] = {}
     parameters = [
         parameter
         for parameter in command.get_params(context)
         if isinstance(parameter, TyperArgument | TyperOption) and not parameter.hidden
     ]
+    words = [_usage_name(parameter) for parameter in parameters if isinstance(parameter, TyperArgument)]
+    sections: dict[str, list[Row]] = {}
+    if isinstance(command, TyperGroup):
+        words.append("COMMAND ...")
+        for name, inner in command.commands.items():
+            title = getattr(inner, "rich_help_panel", None) or "Commands"
+            sections.setdefault(title, []).append(Row(name, "", _first_paragraph(inner.help)))
     for parameter in parameters:
         title = parameter.rich_help_panel or ("Arguments" if isinstance(parameter, TyperArgument) else "Options")
         sections.setdefault(title, []).append(row_of(parameter))
-    if isinstance(command, TyperGroup):
-        panels: dict[str, list[Row]] = {}
-        for name, inner in command.commands.items():
-            title = getattr(inner, "rich_help_panel", None) or "Commands"
-            panels.setdefault(title, []).append(Row(name, "", _first_paragraph(inner.help)))
-        sections = panels | sections
-    names = [_usage_name(parameter) for parameter in parameters if isinstance(parameter, TyperArgument)]
-    names += ["COMMAND ..."] if isinstance(command, TyperGroup) else []
-    usage = " ".join(["Usage:", context.command_path, "[OPTIONS]", *names])
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    parts = [_wrap(usage, width), *(_wrap(paragraph, width) for paragraph in paragraphs)]
+    usage = " ".join(["Usage:", context.command_path, "[OPTIONS]", *words])
+    paragraphs = [usage, *inspect.cleandoc(command.help or "").split("\n\n")]
+    end = [_wrap(command.epilog, width)] if command.epilog else []
+    return "\n\n".join([*(_wrap(text, width) for text in paragraphs), *listing(sections, width), *end])
+
+
+def listing(sections: Mapping[str, Sequence[Row]], width: int) -> list[str]:
+    """Return a block of lines for each section: its title, and its rows with all texts in one column."""
     column = _text_column(sections.values(), width)
-    for title, rows in sections.items():
-        lines = (line for row in rows for line in _lines(row, column, width))
-        parts.append("\n".join([typer.style(title, bold=True), *lines]))
-    if command.epilog:
-        parts.append(_wrap(command.epilog, width))
-    return "\n\n".join(parts)
+    return [
+        "\n".join([typer.style(title, bold=True), *(line for row in rows for line in _lines(row, column, width))])
+        for title, rows in sections.items()
+    ]
 
 
 def row_of(parameter: TyperArgument | TyperOption) -> Row:
@@ -90,9 +92,17 @@ def _description(parameter: TyperArgument | TyperOption) -> str:
         (True, False): f"at least {parameter.min}",
         (False, True): f"at most {parameter.max}",
     }.get((parameter.min is not None, parameter.max is not None))
-    default = default_of(parameter)
-    notes = [limits, "required" if parameter.required else None, None if default is None else f"default: {default}"]
-    return " ".join(filter(None, [parameter.help, *(f"[{note}]" for note in notes if note)]))
+    return with_notes(parameter.help, limits, "required" if parameter.required else None, default=default_of(parameter))
+
+
+def with_notes(text: str | None, *notes: str | None, **named: str | None) -> str:
+    """Append notes in brackets, such as [default: 3], without those that are None."""
+    given = [note for note in notes if note]
+    for name, note in named.items():
+        if note:
+            space = _NO_BREAK if len(note) < 20 else " "
+            given.append(f"{name}:{space}{note}")
+    return " ".join(filter(None, [text, *(f"[{note}]" for note in given)]))
 
 
 def _metavar(parameter: TyperArgument | TyperOption) -> str:
@@ -112,9 +122,9 @@ def _first_paragraph(text: str | None) -> str:
     return inspect.cleandoc(text or "").split("\n\n")[0]
 
 
-def _text_column(sections: Iterable[list[Row]], width: int) -> int:
+def _text_column(sections: Iterable[Sequence[Row]], width: int) -> int:
     """Return where texts start: right of most names, but not beyond a third of the width."""
-    most = min(max(width // 3, 14), 34)
+    most = max(width // 3, 14)
     return max((len(row.label) + 4 for rows in sections for row in rows if len(row.label) + 4 <= most), default=most)
 
 
@@ -143,4 +153,5 @@ def _split_choices(label: str, width: int) -> list[str]:
 
 
 def _wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False))
+    wrapped = textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+    return "\n".join(wrapped).replace(_NO_BREAK, " ")

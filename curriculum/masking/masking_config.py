@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 _ALIASES = {"hpm": "hard-patches", "cl-mae": "learned"}
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """Masking by name. `mask_ratio` is the share of patches removed from every image.
+    """Masking by name, its ratio, and when its schedules move. Raises ValueError for an invalid ratio."""
 
-    `clock`: schedules move at every epoch, as in the published codes, or at every step.
-    """
-
-    name: Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"] = "random"
-    mask_ratio: float = 0.75
-    clock: Literal["epoch", "step"] = "epoch"
+    name: Annotated[
+        Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"],
+        "Masking; hpm is another name of hard-patches, cl-mae of learned.",
+    ] = "random"
+    mask_ratio: Annotated[float, "Share of the patches that is removed from every image, above 0 and below 1."] = 0.75
+    clock: Annotated[Literal["epoch", "step"], "When the masking's schedules move; the published codes use epoch."] = (
+        "epoch"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", _ALIASES.get(self.name, self.name))
@@ -41,15 +43,19 @@ class HardPatchesConfig:
     The published code raises the teacher's momentum over 100 epochs, for any length of training.
     """
 
-    start_share: float = 0.0
-    end_share: float = 0.5
-    predictor_depth: int | None = None  # blocks; None: as many as in the decoder
-    ranking: Literal["relative", "absolute"] = "relative"
-    ranking_weight: float = 1.0
-    start_momentum: float = 0.999  # of the teacher
-    end_momentum: float = 0.9999
-    momentum_epochs: float = 100.0  # until end_momentum is reached
-    momentum_share: float | None = None  # the same as a share of training; replaces momentum_epochs
+    start_share: Annotated[float, "Share of the removed patches that are the hardest ones, at the start, 0 to 1."] = 0.0
+    end_share: Annotated[float, "The same at the end of the run; in between it is linear."] = 0.5
+    predictor_depth: Annotated[int | None, "Depth of the loss predictor; null: the decoder's.", "blocks"] = None
+    ranking: Annotated[
+        Literal["relative", "absolute"], "What the loss predictor learns: the order of the losses, or the losses."
+    ] = "relative"
+    ranking_weight: Annotated[float, "Weight of the predictor's loss."] = 1.0
+    start_momentum: Annotated[float, "Momentum of the teacher at the start."] = 0.999
+    end_momentum: Annotated[float, "Momentum of the teacher after momentum_epochs."] = 0.9999
+    momentum_epochs: Annotated[float, "Time until the teacher has end_momentum.", "epochs"] = 100.0
+    momentum_share: Annotated[
+        float | None, "The same time as a share of the run; replaces momentum_epochs, if it is given."
+    ] = None
 
     def __post_init__(self) -> None:
         for name in ("start_share", "end_share"):
@@ -71,14 +77,14 @@ class HardPatchesConfig:
 class LearnedMaskingConfig:
     """The masking network, the weights of its objective's terms, and how often it is trained."""
 
-    depth: int = 5  # blocks
-    heads: int = 4
-    gauss_weight: float = 1.0
-    kl_weight: float = 0.1
-    kl_reduction: Literal["sum", "mean"] = "sum"  # over the images of a group
-    diversity_weight: float = 2.0
-    group_size: int = 32  # consecutive draws
-    second_every: int = 1  # steps between two second passes
+    depth: Annotated[int, "Depth of the masking network.", "blocks"] = 5
+    heads: Annotated[int, "Attention heads of the masking network."] = 4
+    gauss_weight: Annotated[float, "Weight of the term that drives scores away from 1/2."] = 1.0
+    kl_weight: Annotated[float, "Weight of the term that keeps the mean score at mask_ratio."] = 0.1
+    kl_reduction: Annotated[Literal["sum", "mean"], "How that term adds up over the images of a group."] = "sum"
+    diversity_weight: Annotated[float, "Weight of the term that makes the masks of a group differ."] = 2.0
+    group_size: Annotated[int, "Consecutive draws whose masks are compared.", "draws"] = 32
+    second_every: Annotated[int, "Steps between two passes that train the masking network.", "steps"] = 1
 
     def __post_init__(self) -> None:
         for name in ("depth", "heads", "group_size", "second_every"):

@@ -1,9 +1,8 @@
-"""The classifier for fine-tuning, and MAE's recipe for training it (He et al., CVPR 2022, and its code)."""
+"""The classifier for fine-tuning as in MAE (He et al., CVPR 2022, and its code)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,61 +15,8 @@ from torch import Tensor, nn
 
 from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.evaluate.augment import to_device
+from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.mae import MEAN, STD, encoder_weights
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """Everything that fine-tuning depends on besides encoder and data; the defaults are MAE's for ViT-B."""
-
-    epochs: float = 100.0
-    batch_size: int = 1024
-    base_lr: float = 5e-4  # times batch_size / 256
-    min_lr: float = 1e-6
-    warmup_epochs: float = 5.0  # at most a fifth of the epochs
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)
-    layer_decay: float = 0.65
-    drop_path: float = 0.1
-    rand_augment: float = 9.0  # magnitude, at most 10; 0: none
-    rand_augment_std: float = 0.5
-    erasing: float = 0.25  # probability
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mixing_switch: float = 0.5  # probability of cutmix, if mixup and cutmix are both enabled
-    mixing_group: int = 32  # consecutive draws that are mixed with one weight, as a GPU's batch in MAE
-    label_smoothing: float = 0.1
-    smallest_crop: float = 0.08  # share of the area
-    judge_every_epochs: float = 10.0  # evaluate on the val images during training
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {low} to {high}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are {self.betas}; both must be at least 0 and below 1")
-
-    @classmethod
-    def overrides_for(cls, size: str) -> dict[str, float]:
-        """Values that differ from the defaults for an encoder of that size in MAE; tiny and small use ViT-B's."""
-        larger = {"epochs": 50.0, "base_lr": 1e-3, "layer_decay": 0.75}
-        return {"vit_large": larger | {"drop_path": 0.2}, "vit_huge": larger | {"drop_path": 0.3}}.get(size, {})
-
-
-_UNBOUNDED = 1e9
-_RANGES = {
-    **dict.fromkeys(("epochs", "judge_every_epochs"), (1e-6, _UNBOUNDED)),
-    "batch_size": (1, _UNBOUNDED),
-    "mixing_group": (1, _UNBOUNDED),
-    "smallest_crop": (1e-6, 1),
-    "rand_augment": (0, 10),
-    "layer_decay": (1e-6, 1),
-    "drop_path": (0, 0.99),
-    **dict.fromkeys(("base_lr", "min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix"), (0, _UNBOUNDED)),
-    "rand_augment_std": (0, _UNBOUNDED),
-    **dict.fromkeys(("erasing", "mixing_switch", "label_smoothing"), (0, 1)),
-}
 
 
 class DeterministicDropPath(nn.Module):

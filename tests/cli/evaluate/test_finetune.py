@@ -28,7 +28,7 @@ from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.task import Course, Task, decoder_of, train_batches
 from mimcl.model import mae
 from mimcl.model.distributed import World
-from mimcl.model.evaluate.finetune import FinetuneConfig
+from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.evaluate.linear import LinearConfig
 from mimcl.model.evaluate.supervised import LabelledObjective
 from mimcl.model.steps import StepLoop

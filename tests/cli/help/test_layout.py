@@ -47,7 +47,7 @@ def test_names_are_whole_at_any_width(name, width, monkeypatch):
 @pytest.mark.parametrize(("name", "parameter"), PARAMETERS, ids=lambda value: getattr(value, "name", value))
 def test_defaults_are_shown_in_one_form(name, parameter):
     assert "(default" not in (parameter.help or ""), "write it as show_default"
-    shown = re.findall(r"\[default: ([^\]]+)\]", row_of(parameter).text)
+    shown = re.findall(r"\[default:\s([^\]]+)\]", row_of(parameter).text)
     if isinstance(parameter.show_default, str):
         assert shown == [parameter.show_default]
     elif parameter.required or parameter.default is None or parameter.default is False or parameter.default == []:

@@ -10,10 +10,10 @@ from mimcl.model.config import ModelConfig
 from mimcl.model.evaluate.finetune import (
     Classifier,
     DeterministicDropPath,
-    FinetuneConfig,
     normalise,
     soft_cross_entropy,
 )
+from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.mae import build, to_patches
 
 TINY = ModelConfig(name="vit_tiny", patch_size=8, decoder_depth=1)
