@@ -15,16 +15,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-ITERATIONS = 25
+from mimcl.curriculum.kmeans import ITERATIONS, ROWS_PER_CENTROID, Features, kmeans, nearest
+
 SAMPLE = 1 << 18  # maximum rows for k-means: 0.4 GB of DINO ViT-S features
 _MIN_RELATIVE_SPAN = 1e-5  # a cluster whose distances span less than this share of the largest has no typical member
 
-Features = NDArray[np.float32]  # (n, D), one row a sample
 Labels = NDArray[np.integer]  # (n,), the cluster of each sample: a row of the centroids
 Singletons = Literal["far", "near"]
 
 _CHUNK = 4096  # rows per float64 copy
-_ROWS_PER_CENTROID = 256  # maximum for k-means: more would hardly move the centroid
 
 
 @dataclass(frozen=True)
@@ -96,38 +95,8 @@ def make_clusters(
     """
     standardiser = Standardiser.fit(parts)
     chosen, scores = choose_k(parts, standardiser, seed, sample) if k is None else (k, None)
-    rows = _sample(parts, standardiser, min(sample, _ROWS_PER_CENTROID * chosen), seed, 2)
+    rows = _sample(parts, standardiser, min(sample, ROWS_PER_CENTROID * chosen), seed, 2)
     return Clusters(standardiser, kmeans(rows, chosen, seed, iterations), scores)
-
-
-def kmeans(features: Features, k: int, seed: int, iterations: int = ITERATIONS) -> Features:
-    """Return centroids (k, D), float32, of features (n, D).
-
-    Lloyd's algorithm (faiss) from k random samples, on at most 256 random samples per centroid. For k <= 64 the best of
-    five runs: with few clusters a bad start costs more, and further runs cost little. Raises ValueError unless k <= n.
-    """
-    import faiss
-
-    if not 1 <= k <= len(features):
-        raise ValueError(f"cannot make {k} clusters of {len(features)} samples; choose fewer clusters")
-    start = int(np.random.default_rng([seed, 0]).integers(2**31))  # faiss takes a C int
-    options = {"niter": iterations, "min_points_per_centroid": 1, "max_points_per_centroid": _ROWS_PER_CENTROID}
-    search = faiss.Kmeans(features.shape[1], k, seed=start, nredo=5 if k <= 64 else 1, **options)
-    search.train(features)
-    assert search.centroids is not None
-    return search.centroids
-
-
-def nearest(features: Features, centroids: Features) -> NDArray[np.int32]:
-    """Return the nearest of the centroids (K, D) for each sample (n, D), int32 (n,), by exact search."""
-    import faiss
-
-    index = faiss.IndexFlatL2(features.shape[1])
-    index.add(np.ascontiguousarray(centroids))
-    labels = np.empty(len(features), np.int32)
-    for rows in _chunks(len(features)):
-        labels[rows] = index.search(features[rows], 1)[1][:, 0]
-    return labels
 
 
 def davies_bouldin(features: Features, labels: Labels, centroids: NDArray[np.floating]) -> float:

@@ -17,15 +17,8 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from mimcl.curriculum.clustering import (
-    ITERATIONS,
-    SAMPLE,
-    Clusters,
-    Features,
-    Singletons,
-    make_clusters,
-    normalise_distances,
-)
+from mimcl.curriculum.clustering import SAMPLE, Clusters, Singletons, make_clusters, normalise_distances
+from mimcl.curriculum.kmeans import ITERATIONS, Features
 
 FORMAT = "mimcl-prototypes/1"
 _ARRAYS = ("centroids.npy", "train.arrow")

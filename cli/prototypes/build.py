@@ -145,7 +145,8 @@ def build(
     from mimcl.cli.prototypes.gallery import draw_gallery
     from mimcl.cli.prototypes.rank_zero import WRITE_ELSEWHERE, on_first_rank
     from mimcl.cli.prototypes.workspace import BuildFolder
-    from mimcl.curriculum.clustering import ITERATIONS, normalise_distances
+    from mimcl.curriculum.clustering import normalise_distances
+    from mimcl.curriculum.kmeans import ITERATIONS
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, make_info
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.pipeline.files import atomic_folder

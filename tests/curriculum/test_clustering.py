@@ -13,13 +13,11 @@ from mimcl.curriculum import clustering
 from mimcl.curriculum.clustering import (
     Standardiser,
     choose_k,
-    cluster_distances,
     davies_bouldin,
-    kmeans,
     make_clusters,
-    nearest,
     normalise_distances,
 )
+from mimcl.curriculum.kmeans import kmeans
 
 
 def standardised(features):
@@ -90,29 +88,6 @@ def test_a_small_sample_bounds_the_grid_of_k():
     features = blobs(9, groups=5, each=400)[0]
     _, scores = choose_k([features], Standardiser.fit([features]), seed=0, sample=300)
     assert [k for k, _ in scores][-1] == 15
-
-
-def test_kmeans_finds_groups_and_assigns_to_the_nearest():
-    features, groups = blobs(1)
-    centroids = kmeans(features, 6, seed=0)
-    labels = nearest(features, centroids)
-    assert (centroids.dtype, labels.dtype) == (np.float32, np.int32)
-    assert len(set(zip(groups, labels, strict=True))) == 6
-    distances = np.linalg.norm(features[:, None] - centroids, axis=2)
-    np.testing.assert_array_equal(labels, distances.argmin(1))
-    np.testing.assert_allclose(cluster_distances(features, centroids, labels), distances.min(1), rtol=1e-5)
-    for k in (0, len(features) + 1):
-        with pytest.raises(ValueError, match=f"{k} clusters.* 480 samples"):
-            kmeans(features, k, seed=0)
-
-
-def test_kmeans_with_more_clusters_than_a_chunk_and_every_sample_its_own(monkeypatch):
-    monkeypatch.setattr(clustering, "_CHUNK", 7)
-    features, _ = blobs(2, each=5)
-    centroids = kmeans(features, 30, seed=0)
-    labels = nearest(features, centroids)
-    np.testing.assert_allclose(cluster_distances(features, centroids, labels), 0, atol=1e-5)
-    assert len(np.unique(labels)) == 30
 
 
 @pytest.mark.parametrize(("k", "offset"), [(2, 0), (17, 0), (1100, 0), (17, 50)])
@@ -193,7 +168,6 @@ def test_the_features_are_never_all_in_memory(tmp_path, monkeypatch):
         path = tmp_path / f"{number}.npy"
         np.save(path, np.random.default_rng(number).standard_normal((5000, 96), np.float32))
         parts.append(np.load(path, mmap_mode="r"))
-    kmeans(parts[0][:100], 2, 0)  # imports its library
     tracemalloc.start()
     try:
         found = make_clusters(parts, None, 0, sample=2000)

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from mimcl.cli.prototypes.workspace import BuildFolder
-from mimcl.curriculum.clustering import ITERATIONS, SAMPLE, normalise_distances
+from mimcl.curriculum.clustering import SAMPLE, normalise_distances
+from mimcl.curriculum.kmeans import ITERATIONS
 from mimcl.curriculum.prototypes import PrototypeSet, make_info
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
