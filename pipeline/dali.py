@@ -1,7 +1,8 @@
 """NVIDIA DALI as a decoder, on the CPU or the GPU; the only file that imports DALI.
 
 On the GPU, DALI decodes the boxes and resizes them. On the CPU it decodes them and torch resizes, which takes a
-fraction of the time of DALI's own CPU kernel and rounds as Pillow does.
+fraction of the time of DALI's own CPU kernel and rounds as Pillow does; DALI cannot decode at a smaller scale, so that
+images for which this is wanted and possible go to the reference.
 
 nvJPEG keeps memory for each of its threads: reserved at the start for images of ordinary size, it grows with a larger
 image. The reference decodes the largest images, so that neither memory nor the time for one image gets out of hand.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +28,10 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
 from mimcl.pipeline.data_config import DecoderName
-from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder, trial_batch
+from mimcl.pipeline.decode import DECODED_AT_ONCE, Decoded, Encoded, ReferenceDecoder, trial_batch
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.image_headers import dali_can_decode
+from mimcl.pipeline.scaled_decode import scalable
 
 _DEPTH = 2  # batches in DALI at a time: one being decoded, one being consumed; half a window holds two
 _HW_DECODER_LOAD = 0.0  # no images to the GPU's JPEG engine: with a split, pixels would depend on the batch
@@ -44,7 +46,14 @@ _HAS_ORIENTATION = "adjust_orientation" in signature(fn.decoders.image_slice).pa
 
 # DALI's inputs: encoded images, (n, 2) left and top, (n, 2) width and height.
 _Inputs = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32]]
-_Split = tuple[Encoded, NDArray[np.bool_]]  # a batch, and which of its images DALI decodes
+
+
+class _Split(NamedTuple):
+    """A batch, which of its images DALI decodes, and the others, which the reference decodes at the same time."""
+
+    batch: Encoded
+    own: NDArray[np.bool_]
+    others: Callable[[], Decoded]
 
 
 class _Refused(Exception):
@@ -56,16 +65,19 @@ class DaliDecoder:
 
     A batch has at most `batch_size` images, an image at most `largest` pixels; `threads` decode and resize on the CPU.
     With `gpu`, tensors are made on the CUDA device that is torch's current one when the decoder is made, and stay
-    there, in order with torch's current stream.
+    there, in order with torch's current stream. `scaled` is for the CPU only.
     """
 
-    def __init__(self, image_size: int, batch_size: int, threads: int, largest: int, gpu: bool) -> None:
+    def __init__(
+        self, image_size: int, batch_size: int, threads: int, largest: int, gpu: bool, scaled: bool = False
+    ) -> None:
         self.name: DecoderName = "dali-gpu" if gpu else "dali-cpu"
+        self.scaled = scaled
         self.lookahead = _DEPTH - 1
         self._image_size, self._batch_size, self._threads, self._largest = image_size, batch_size, threads, largest
         self._device_id = torch.cuda.current_device() if gpu else None
         self._max_pixels = _MAX_GPU_PIXELS if gpu else MAX_PIXELS
-        self._reference = ReferenceDecoder(image_size, threads)
+        self._reference = ReferenceDecoder(image_size, threads, scaled)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="resize")
 
     def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]:
@@ -78,56 +90,59 @@ class DaliDecoder:
             try:
                 for split in chain(again, () if raised else arriving):
                     waiting.append(split)
-                    yield _inputs(_select(*split)) if split[1].any() else _STAND_IN
+                    yield _inputs(_select(split.batch, split.own)) if split.own.any() else _STAND_IN
             except Exception as error:
                 raised.append(error)
 
         while True:
             try:
                 for outputs in self._run(feed()):
-                    yield self._complete(outputs, *waiting.popleft())
+                    yield self._complete(outputs, waiting.popleft())
                 if raised:
                     raise raised[0]
                 return
             except _Refused as error:
-                batch, own = waiting[0]
+                batch, own, _ = waiting.popleft()
                 culprits = self._culprits(batch, own)
                 if not culprits:  # not because of an image: out of memory, a lost device
                     raise error.args[0] from None
                 own[culprits] = False
-                again = list(waiting)
+                again = [self._divided(batch, own), *waiting]
                 waiting.clear()
 
-    def _complete(self, outputs: Any, batch: Encoded, own: NDArray[np.bool_]) -> Decoded:
-        """Combine DALI's outputs for its `own` images with the reference's for the others."""
-        images = self._images(outputs)
+    def _complete(self, outputs: Any, split: _Split) -> Decoded:
+        """Combine DALI's outputs for its own images with the reference's for the others."""
+        batch, own, finish = split
+        images = self._images(outputs, batch.flips[own] if own.any() else np.zeros(1, bool))
         failures: list[tuple[int, str]] = []
         if not own.all():
-            others, failed = self._reference.decode(_select(batch, ~own))
+            others, failed = finish()
             places = np.flatnonzero(~own).tolist()
             failures = [(places[among], reason) for among, reason in failed]
             dalis, images = images, images.new_empty(len(own), *images.shape[1:])
             images[torch.from_numpy(own)] = dalis[: own.sum()]  # none if DALI decoded the stand-in
             images[torch.from_numpy(~own)] = others.permute(0, 2, 3, 1).to(images.device)
-        mirrored = torch.from_numpy(np.flatnonzero(batch.flips & own))  # the reference has mirrored its images already
-        images[mirrored] = images[mirrored].flip(2)
         return Decoded(images.permute(0, 3, 1, 2), failures)
 
-    def _images(self, outputs: Any) -> torch.Tensor:
-        """DALI's outputs as a tensor (n, S, S, 3)."""
+    def _images(self, outputs: Any, flips: NDArray[np.bool_]) -> torch.Tensor:
+        """DALI's outputs as a tensor (n, S, S, 3), mirrored where `flips` (n,) says so."""
         if self._device_id is not None:  # a copy on the device: DALI may reuse the buffer
-            return torch.from_dlpack(outputs.as_tensor()).clone()
+            images = torch.from_dlpack(outputs.as_tensor()).clone()
+            mirrored = torch.from_numpy(np.flatnonzero(flips))
+            images[mirrored] = images[mirrored].flip(2)
+            return images
         size = (self._image_size, self._image_size)
-        images = np.empty((len(outputs), *size, 3), np.uint8)
+        resized = np.empty((len(outputs), *size, 3), np.uint8)
 
-        def resize(place: int) -> None:
-            # In this order the strides of a single image count as channels-last, for which torch is fast.
-            box = torch.from_dlpack(outputs[place])[None].permute(0, 3, 1, 2)
-            resized = F.interpolate(box, size, mode="bicubic", antialias=True)
-            images[place] = resized[0].permute(1, 2, 0).numpy()
+        def resize(first: int) -> None:
+            for place in range(first, min(first + DECODED_AT_ONCE, len(resized))):
+                # In this order the strides of a single image count as channels-last, for which torch is fast.
+                box = torch.from_dlpack(outputs[place])[None].permute(0, 3, 1, 2)
+                pixels = F.interpolate(box, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+                resized[place] = pixels[:, ::-1] if flips[place] else pixels
 
-        deque(self._pool.map(resize, range(len(outputs))), maxlen=0)
-        return torch.from_numpy(images)
+        deque(self._pool.map(resize, range(0, len(resized), DECODED_AT_ONCE)), maxlen=0)
+        return torch.from_numpy(resized)
 
     def _culprits(self, batch: Encoded, own: NDArray[np.bool_]) -> list[int]:
         """Find which of DALI's `own` images it fails on by themselves; returns their positions in the batch."""
@@ -193,7 +208,12 @@ class DaliDecoder:
         return decoders.image_slice(data, start=start, shape=shape, device="mixed", **load, **memory, **rules)
 
     def _split(self, batch: Encoded) -> _Split:
-        return batch, np.array([dali_can_decode(data, self._max_pixels) for data in batch.data], bool)
+        own = np.array([dali_can_decode(data, self._max_pixels) for data in batch.data], bool)
+        return self._divided(batch, own & ~scalable(batch.data, batch.boxes, self._image_size) if self.scaled else own)
+
+    def _divided(self, batch: Encoded, own: NDArray[np.bool_]) -> _Split:
+        """Start with the images that are not DALI's own."""
+        return _Split(batch, own, self._reference.start(_select(batch, ~own)))
 
 
 def reserved(largest: int) -> dict[str, int]:

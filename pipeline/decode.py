@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from mimcl.pipeline.colours import to_rgb
 from mimcl.pipeline.data_config import DecoderName
 from mimcl.pipeline.pillow import open_image
+from mimcl.pipeline.scaled_decode import decode_scaled, scale_of
+
+DECODED_AT_ONCE = 4  # images of a task for a thread: handing one over takes longer than resizing a small image
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,16 @@ class Decoder(Protocol):
     """Crops each image to its box, resizes (bicubic, antialiased) and mirrors it; stored orientation, three channels.
 
     Takes batches one after the other and yields their results in order; it may take up to `lookahead` more batches
-    before it yields one. The reference decoder decodes the images that it fails on.
+    before it yields one. The reference decoder decodes the images that it fails on. If it is `scaled`, JPEGs that are
+    much larger than needed are decoded at a smaller scale, see `scaled_decode.py`.
     """
 
     @property
     def name(self) -> DecoderName: ...
     @property
     def lookahead(self) -> int: ...
+    @property
+    def scaled(self) -> bool: ...
 
     def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]: ...
 
@@ -56,8 +62,8 @@ class ReferenceDecoder:
     name: DecoderName = "reference"
     lookahead = 0
 
-    def __init__(self, image_size: int, threads: int) -> None:
-        self._image_size = image_size
+    def __init__(self, image_size: int, threads: int, scaled: bool = False) -> None:
+        self._image_size, self.scaled = image_size, scaled
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]:
@@ -66,29 +72,46 @@ class ReferenceDecoder:
 
     def decode(self, batch: Encoded) -> Decoded:
         """Decode one batch, its images in parallel threads."""
+        return self.start(batch)()
+
+    def start(self, batch: Encoded) -> Callable[[], Decoded]:
+        """Start to decode one batch in threads; the function that is returned waits for the result."""
         boxes, flips, size = batch.boxes.tolist(), batch.flips.tolist(), self._image_size
-        images, failures = np.zeros((len(batch.data), size, size, 3), np.uint8), []
-        for place, pixels in enumerate(self._pool.map(decode_one, batch.data, boxes, flips, repeat(size))):
-            if isinstance(pixels, str):
-                failures.append((place, pixels))
-            else:
-                images[place] = pixels
-        return Decoded(torch.from_numpy(images).permute(0, 3, 1, 2), failures)
+        images = np.zeros((len(batch.data), size, size, 3), np.uint8)
+
+        def decode(first: int) -> list[tuple[int, str]]:
+            failures = []
+            for place in range(first, min(first + DECODED_AT_ONCE, len(images))):
+                pixels = decode_one(batch.data[place], boxes[place], flips[place], size, self.scaled)
+                if isinstance(pixels, str):
+                    failures.append((place, pixels))
+                else:
+                    images[place] = pixels
+            return failures
+
+        parts = self._pool.map(decode, range(0, len(images), DECODED_AT_ONCE))
+        return lambda: Decoded(torch.from_numpy(images).permute(0, 3, 1, 2), list(chain.from_iterable(parts)))
 
 
-def decode_one(data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int) -> NDArray[np.uint8] | str:
+def decode_one(
+    data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int, scaled: bool = False
+) -> NDArray[np.uint8] | str:
     """Decode one image, (image_size, image_size, 3) uint8; or return in one line why Pillow cannot."""
+    resized = None
+    if scaled and (scale := scale_of(data, box, image_size)) > 1:
+        resized = decode_scaled(data, box, image_size, scale)
     left, top, width, height = box
     try:
-        with open_image(data.data) as image:
-            crop = to_rgb(image.crop((left, top, left + width, top + height)))
+        if resized is None:
+            with open_image(data.data) as image:
+                crop = to_rgb(image.crop((left, top, left + width, top + height)))
+            resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
     except MemoryError:  # of the machine, not of the image
         raise
     except UnidentifiedImageError:  # its message contains a memory address
         return "it does not decode: not an image format that Pillow knows"
     except Exception as error:
         return f"it does not decode: {' '.join(str(error).split()) or type(error).__name__}"
-    resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
 
 

@@ -16,10 +16,13 @@ DECODERS = ("dali-gpu", "dali-cpu", "reference")  # best first
 _POOL_VARIABLE = "DALI_USE_VMM"
 
 
-def make_decoder(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> tuple[Decoder, str]:
+def make_decoder(
+    name: str, image_size: int, batch_size: int, threads: int, largest: int, scaled: bool = False
+) -> tuple[Decoder, str]:
     """Make the named decoder, or for "auto" the fastest that decodes a trial image; returns a line on the choice too.
 
-    A batch has at most `batch_size` images, and an image at most `largest` pixels before it is cropped. Raises
+    A batch has at most `batch_size` images, and an image at most `largest` pixels before it is cropped. `scaled`
+    decodes JPEGs at a smaller scale where that is enough (see `scaled_decode.py`), which dali-gpu cannot. Raises
     DataError if the named decoder does not work on this machine, and RestartNeeded if DALI does not start on the GPU
     with its virtual memory pools, since it may start without them.
     """
@@ -29,7 +32,7 @@ def make_decoder(name: str, image_size: int, batch_size: int, threads: int, larg
     for candidate in DECODERS if name == "auto" else (name,):
         decoder = None
         try:
-            decoder = _make(candidate, image_size, batch_size, threads, largest)
+            decoder = _make(candidate, image_size, batch_size, threads, largest, scaled)
             for _, failed in decoder([trial_batch(image_size)]):
                 if failed:
                     raise DataError(f"a plain JPEG fails: {failed[0][1]}")
@@ -47,11 +50,13 @@ def make_decoder(name: str, image_size: int, batch_size: int, threads: int, larg
     raise DataError(f"no decoder works on this machine ({'; '.join(failures)}); try --set data.decoder=reference")
 
 
-def _make(name: str, image_size: int, batch_size: int, threads: int, largest: int) -> Decoder:
+def _make(name: str, image_size: int, batch_size: int, threads: int, largest: int, scaled: bool) -> Decoder:
     if name == "reference":
-        return ReferenceDecoder(image_size, threads)
+        return ReferenceDecoder(image_size, threads, scaled)
+    if name == "dali-gpu" and scaled:
+        raise DataError("it cannot decode at a smaller scale (data.scaled_decode)")
     if name == "dali-gpu" and not torch.cuda.is_available():
         raise DataError("no CUDA device")
     from mimcl.pipeline.dali import DaliDecoder
 
-    return DaliDecoder(image_size, batch_size, threads, largest, gpu=name == "dali-gpu")
+    return DaliDecoder(image_size, batch_size, threads, largest, gpu=name == "dali-gpu", scaled=scaled)

@@ -22,6 +22,12 @@ def dali_can_decode(data: NDArray[np.uint8], max_pixels: int = MAX_PIXELS) -> bo
     return pixels is not None and pixels <= max_pixels
 
 
+def jpeg_channels(data: NDArray[np.uint8]) -> int | None:
+    """The number of colour channels that a JPEG's header claims; None if it is incomplete."""
+    frame = _jpeg_frame(data.data)
+    return frame and data.data[frame[1] + 7]
+
+
 def _jpeg_frame(head: memoryview) -> tuple[int, int] | None:
     """The code of a JPEG's frame marker (0xC0: baseline) and the offset of its segment; None if there is none."""
     position = 2

@@ -85,7 +85,9 @@ class Stream:
             )
         self._plan, self._index, self._decoder, self._shares = plan, index, decoder, shares
         self._progress = Progress()
-        self._samples = SampleReader(plan, index, transform, self._progress, options.whole_shards, options.keep_bad)
+        self._samples = SampleReader(
+            plan, index, transform, self._progress, options.whole_shards, options.keep_bad, decoder.scaled
+        )
         self._seed, self._start, self._stall_timeout = seed, start, options.stall_timeout
         store = self._samples.store
         plans_reads = options.ordered or store.wants_read_plans

@@ -59,10 +59,11 @@ class SampleReader:
         progress: Progress,
         whole_shards: bool = False,
         keep_bad: bool = False,
+        scaled: bool = False,
     ) -> None:
-        """`whole_shards` is passed to `open_store`."""
+        """`whole_shards` is passed to `open_store`, `scaled` to the decoding of substitutes."""
         self._plan, self._index, self._transform, self._progress = plan, index, transform, progress
-        self._keep_bad = keep_bad
+        self._keep_bad, self._scaled = keep_bad, scaled
         self.store = open_store(index, whole_shards)
 
     def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[MicroBatch, Encoded]:
@@ -99,7 +100,7 @@ class SampleReader:
                 defect = defect_of(self._index, int(batch.sample_ids[place]), pixels)
                 data = self._good_bytes(batch, place, defect)
                 (box,), (flip,) = self._boxes(batch, slice(place, place + 1))
-                pixels = decode_one(data, box.tolist(), flip, images.shape[-1])
+                pixels = decode_one(data, box.tolist(), flip, images.shape[-1], self._scaled)
             images[place] = torch.tensor(pixels).permute(2, 0, 1).to(images.device)
 
     def _good_bytes(self, batch: MicroBatch, place: int, found: NDArray[np.uint8] | Defect) -> NDArray[np.uint8]:

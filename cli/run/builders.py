@@ -49,7 +49,10 @@ def build_model(
 def build_decoder(config: Config, data: TrainingData, shares: BatchShares) -> tuple[Decoder, str]:
     """Return the decoder of the run, and the line that says which and why. Raises DataError."""
     threads = decode_threads(shares.local_size, config.data.decode_threads)
-    return make_decoder(config.data.decoder, config.data.image_size, shares.longest, threads, data.index.largest)
+    wanted = config.data
+    return make_decoder(
+        wanted.decoder, wanted.image_size, shares.longest, threads, data.index.largest, wanted.scaled_decode
+    )
 
 
 def build_shares(config: Config, world: World, group_size: int) -> BatchShares:

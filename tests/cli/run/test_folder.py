@@ -192,6 +192,7 @@ FIXED = {  # another value of each, and what it may say
     "optim.weight_decay": 0.5,
     "optim.warmup_epochs": 3.0,
     "optim.betas": (0.8, 0.9),
+    "data.scaled_decode": True,
     "trainer.epochs": 51.0,
     "trainer.compile": True,
     "trainer.deterministic": True,
