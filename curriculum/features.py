@@ -10,7 +10,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from mimcl.curriculum.timm_weights import fetch_weights, load_weights
 
 DEFAULT_MODEL = "vit_small_patch16_224.dino"  # DINO (Caron et al. 2021), as in the prototype paper
+Precision = Literal["float32", "bfloat16"]
 ACCEPTED = "auto, sift, pixels, timm:MODEL, timm:MODEL@FILE"
 
 
@@ -29,6 +30,7 @@ class FeatureExtractor(Protocol):
     name: str  # recorded in prototypes.json
     image_size: int  # side of the square images, in pixels
     fit_images: int  # number of images to fit; 0: nothing to learn
+    precision: Precision = "float32"  # in which it computes; recorded too
 
     def fit(self, images: Tensor) -> None:
         """Learn constants from a sample of images, uint8 (n, 3, S, S); by default nothing."""
@@ -159,7 +161,9 @@ class TimmFeatures(FeatureExtractor):
     the hub does not deliver, and a file that is damaged, contains code, or lacks weights.
     """
 
-    def __init__(self, model_name: str, file: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self, model_name: str, file: str | os.PathLike | None = None, precision: Precision = "float32"
+    ) -> None:
         import timm
 
         path: str | None = None
@@ -179,6 +183,7 @@ class TimmFeatures(FeatureExtractor):
         self.name = f"timm:{model_name}" + (f"@{Path(file).name}" if file is not None else "")
         self.image_size, self.fit_images = int(config["input_size"][-1]), 0
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = precision
         self.model = model.eval().to(self.device)
         self.mean, self.std = (torch.tensor(config[n], device=self.device).view(3, 1, 1) for n in ("mean", "std"))
 
@@ -187,33 +192,35 @@ class TimmFeatures(FeatureExtractor):
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
-        """Return features of uint8 images (B, 3, S, S), float32 (B, D), computed in bfloat16 on CUDA, else float32."""
+        """Return features of uint8 images (B, 3, S, S), float32 (B, D)."""
         _check_images(images, self.image_size)
         inputs = (images.to(self.device, torch.float32) / 255 - self.mean) / self.std
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             features = self.model(inputs)
         return features.float().cpu().numpy()
 
 
 def build_extractor(
-    spec: str, seed: int = 0, timeout_s: float = 10.0, threads: int = 1
+    spec: str, seed: int = 0, timeout_s: float = 10.0, threads: int = 1, precision: Precision = "float32"
 ) -> tuple[FeatureExtractor, str]:
     """Build the extractor that `spec` names; also return the reason for the choice, in one line.
 
     `auto` is DINO if its weights are in the cache or the hub answers within `timeout_s`, otherwise sift, which learns
-    with `seed` and computes on `threads`. Raises ValueError for a `spec` that is not one of `ACCEPTED`.
+    with `seed` and computes on `threads`. `precision` is that of timm models. Raises ValueError for a `spec` that is
+    not one of `ACCEPTED`.
     """
     if spec == "auto":
         path, reason = fetch_weights(DEFAULT_MODEL, timeout_s)
         if path is None:
             return SiftFeatures(seed, threads), f"auto: {reason}"
-        return TimmFeatures(DEFAULT_MODEL), f"auto: the weights of {DEFAULT_MODEL} are available"
+        return TimmFeatures(DEFAULT_MODEL, precision=precision), f"auto: the weights of {DEFAULT_MODEL} are available"
     if spec == "sift":
         return SiftFeatures(seed, threads), "requested"
     if spec == "pixels":
         return PixelFeatures(), "requested"
     if match := re.fullmatch(r"timm:([^@]+)(?:@(.+))?", spec):
-        return TimmFeatures(*match.groups()), "requested"
+        model_name, file = match.groups()
+        return TimmFeatures(model_name, file, precision), "requested"
     raise ValueError(f"unknown features {spec!r}; choose one of {ACCEPTED}")
 
 

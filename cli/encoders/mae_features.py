@@ -25,7 +25,7 @@ class MaeFeatures:
         pool: Literal["mean", "cls"] = "mean",
     ) -> None:
         self.name, self.fit_images, self._pool = name, 0, pool
-        self.image_size = model.image_size
+        self.image_size, self.precision = model.image_size, precision
         self._model = model
         # On a CPU with bfloat16 instructions this takes a third of the time of float32.
         self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -24,6 +24,7 @@ class PrototypesDescription:
     samples: int
     features: str
     features_reason: str
+    precision: str  # of the features: float32 or bfloat16
     seed: int
     min_cluster: int  # the members of smaller clusters all get the distance that `singletons` names
     singletons: str  # far or near
@@ -56,7 +57,7 @@ class PrototypesDescription:
         return [
             ("prototypes", str(self.path)),
             ("K", f"{self.k:,} for {self.samples:,} images"),
-            ("features", f"{self.features} ({self.features_reason}), seed {self.seed}"),
+            ("features", f"{self.features} ({self.features_reason}), {self.precision}, seed {self.seed}"),
             ("clusters", f"{low:,} to {high:,} images, median {median:,g}"),
             ("Davies-Bouldin", tried),
             ("distance quantiles", quantiles),
@@ -85,6 +86,7 @@ def describe_prototypes(path: Path) -> PrototypesDescription:
         samples=len(found.distance),
         features=info["features"],
         features_reason=info.get("features_reason", "unknown reason"),
+        precision=info.get("precision", "unknown precision"),
         seed=info["seed"],
         min_cluster=info.get("min_cluster", 1),
         singletons=info.get("singletons", "far"),

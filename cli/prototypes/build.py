@@ -39,6 +39,7 @@ class BuildConfig:
     overwrite: bool = False
     sample: int = 1 << 18
     out: Path | None = None  # folder of the set; None: `name`, beside the shards
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of timm features; auto: bfloat16 if fast here
     max_bad: float = DataConfig.max_bad  # share of the images that may be bad; 10 always may
 
 
@@ -73,6 +74,10 @@ def build_command(
     sample: Annotated[
         int, typer.Option(min=2, help="Maximum images for k-means; all images are assigned.")
     ] = BuildConfig.sample,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="Precision of timm features; auto is bfloat16 if the GPU or processor multiplies in it."),
+    ] = BuildConfig.precision,
     max_bad: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 always may."),
@@ -104,7 +109,9 @@ def build_command(
     count = None if k == "auto" else int(k)
     if count and count > sample:
         raise ConfigError(f"--sample is {sample}, less than --k {count}; give at least as many, better 40 times")
-    config = BuildConfig(features, count, name, seed, min_cluster, singletons, decoder, overwrite, sample, out, max_bad)
+    config = BuildConfig(
+        features, count, name, seed, min_cluster, singletons, decoder, overwrite, sample, out, precision, max_bad
+    )
     world = World.from_environment()
     _, found = build(data, config, world)
     if world.rank:
@@ -182,12 +189,14 @@ def build(
         on_first_rank(world, lambda: sets.mkdir(parents=True, exist_ok=True), sets)
         session.enter_context(lock(sets, world))
         on_first_rank(world, begin, sets)
-        extractor, reason = _extractor(config.features, config.seed, world)
+        extractor, reason = _extractor(config, world)
         if world.rank == 0:
-            console.print(f"features: {extractor.name} ({reason})")
+            reduced = ", in bfloat16" if extractor.precision == "bfloat16" else ""
+            console.print(f"features: {extractor.name} ({reason}){reduced}")
         decoder = open_decoder(config.decoder, extractor.image_size, index, world=world)
         made_from = {
             "features": extractor.name,
+            "precision": extractor.precision,
             "learned_with_seed": config.seed if extractor.fit_images else None,
             "index_fingerprint": index.fingerprint,
             "shards": [len(part) for part in building.features.chunks],
@@ -214,6 +223,7 @@ def build(
             about: dict[str, Any] = {
                 "features": extractor.name,
                 "features_reason": reason,
+                "precision": extractor.precision,
                 **of_clusters,
                 "singletons": config.singletons,
                 "min_cluster": config.min_cluster,
@@ -252,17 +262,21 @@ def _require_free(index: ShardIndex, config: BuildConfig) -> None:
         raise PrototypeError(f"{existing} exists; give another --name or --out, or --overwrite to replace it")
 
 
-def _extractor(spec: str, seed: int, world: World) -> tuple[FeatureExtractor, str]:
+def _extractor(config: BuildConfig, world: World) -> tuple[FeatureExtractor, str]:
     """Build the same extractor on all ranks; rank 0 decides what `auto` is."""
+    from mimcl.cli.run.resolve import has_bfloat16
     from mimcl.curriculum.features import build_extractor
     from mimcl.model.distributed import gather
     from mimcl.pipeline.cores import worker_count
 
+    spec, seed, precision = config.features, config.seed, config.precision
     if spec.startswith("mae:"):
         from mimcl.cli.encoders.mae_features import MaeFeatures
 
         return MaeFeatures.load(Path(spec.removeprefix("mae:"))), "requested"
-    build = partial(build_extractor, threads=worker_count(world.local_size))
+    if precision == "auto":
+        precision = "bfloat16" if gather("yes" if has_bfloat16() else "no")[0] == "yes" else "float32"
+    build = partial(build_extractor, threads=worker_count(world.local_size), precision=precision)
     if spec != "auto" or world.size == 1:
         return build(spec, seed)
     found = build(spec, seed) if world.rank == 0 else None

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
+import torch
 from helpers.full_disk import limit_file_size
 from helpers.images import write_flat
 from helpers.typed import mimcl
 
 from mimcl.cli.encoders.feature_store import ChunkedArray
 from mimcl.cli.encoders.split_features import extract, fill, open_decoder
+from mimcl.cli.inspect.prototypes import describe_prototypes
 from mimcl.cli.prototypes import gallery, workspace
 from mimcl.cli.prototypes.build import BuildConfig, build
 from mimcl.cli.prototypes.rank_zero import on_first_rank
@@ -244,3 +247,37 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes(data, expected, mo
     assert os.listdir(data / "prototypes") == [".default.building"]
     assert mimcl(monkeypatch, data.parent, *words) == 0
     assert bytes_of(data / "prototypes" / "default") == expected["pixels"]
+
+
+@pytest.fixture
+def timm_weights(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_byobnet", num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    return f"timm:test_byobnet@{tmp_path / 'w.pth'}"
+
+
+def test_the_precision_of_timm_features_is_recorded_and_another_one_starts_anew(data, timm_weights, wrote, capsys):
+    sets = {}
+    for precision in ("float32", "bfloat16"):
+        config = BuildConfig(timm_weights, 6, precision, decoder="reference", precision=precision)
+        stopped_after(2, data, wrote, config)
+        if precision == "bfloat16":
+            other = data / "prototypes" / ".bfloat16.building" / "settings.json"
+            other.write_text(other.read_text().replace("bfloat16", "float32"))
+            build(data, config)
+            printed = capsys.readouterr().out
+            assert "starting anew" in printed
+            assert "in bfloat16" in printed
+        else:
+            build(data, config)
+        folder = data / "prototypes" / precision
+        sets[precision] = json.loads((folder / "prototypes.json").read_text())
+        assert sets[precision]["precision"] == precision
+        assert precision in dict(describe_prototypes(folder).lines())["features"]
+    assert sets["float32"]["xxh128"] != sets["bfloat16"]["xxh128"]
+
+
+def test_features_that_do_not_come_from_timm_have_their_own_precision(data):
+    _, found = build(data, replace(PIXELS, precision="bfloat16"))
+    assert found.info["precision"] == "float32"
