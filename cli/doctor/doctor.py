@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,12 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mimcl.cli.options import RecipeName
+from mimcl.cli.suggest import command
 
 if TYPE_CHECKING:
     from mimcl.cli.doctor.findings import Finding
     from mimcl.cli.doctor.throughput import Rates
     from mimcl.cli.doctor.verdict import Verdict
     from mimcl.pipeline.index import ShardIndex
+
+_SHORT_SIDE = 256  # pixels that images are shrunk to, enough for crops of 224
+_WORTH_SHRINKING = 1.2  # ratio of the images' short side to that
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,20 @@ def doctor(
         sections["data"] = found
         trials = Trials(index, config, seconds, try_compile)
         sections[f"trials of {config.recipe}"] = trials.findings()
-    return Diagnosis(sections, trials.rates, verdict(trials.rates, config, images, torch.cuda.is_available()))
+        shrink = _shrink_command(index) if data else f"mimcl shard SRC --short-side {_SHORT_SIDE} --out FOLDER"
+    conclusions = verdict(trials.rates, config, images, torch.cuda.is_available(), shrink)
+    return Diagnosis(sections, trials.rates, conclusions)
+
+
+def _shrink_command(index: ShardIndex) -> str | None:
+    """Return the command that packs these shards again with smaller images; None if they are small or not here."""
+    import numpy as np
+
+    shortest = float(np.median(np.minimum(index.width, index.height)))
+    if index.url is not None or shortest <= _WORTH_SHRINKING * _SHORT_SIDE:
+        return None
+    root = Path(os.path.normpath(index.root))
+    return command("shard", root, **{"short-side": _SHORT_SIDE, "out": root.with_name(f"{root.name}-{_SHORT_SIDE}")})
 
 
 def _index(data: str | Path | None, folder: Path) -> ShardIndex:

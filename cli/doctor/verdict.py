@@ -14,6 +14,7 @@ from mimcl.cli.run.resolve import draws_of
 from mimcl.pipeline.cores import usable_cores
 
 IMAGENET = 1_281_167  # train images of ImageNet-1K
+_SMALL_TARGET = 64  # pixels, up to which decoding at a smaller scale is faster
 _GAIN = 1.05  # ratio of rates worth a change
 
 
@@ -41,8 +42,11 @@ class Verdict:
     advice: list[str]
 
 
-def verdict(rates: Rates, config: Config, images: int | None, cuda: bool) -> Verdict:
-    """Draw conclusions from measured rates; `images` is the size of the given data, None for generated images."""
+def verdict(rates: Rates, config: Config, images: int | None, cuda: bool, shrink: str | None = None) -> Verdict:
+    """Draw conclusions from measured rates; `images` is the size of the given data, None for generated images.
+
+    `shrink` is the command that packs the data again with smaller images, None if they are small already.
+    """
     stages = _seconds_per_image(rates)
     bottleneck = max(stages, key=stages.__getitem__) if len(stages) == 3 else None
     predictions = []
@@ -51,7 +55,7 @@ def verdict(rates: Rates, config: Config, images: int | None, cuda: bool) -> Ver
             if count:
                 hours = draws_of(config, count) / rates.end_to_end / 3600
                 predictions.append(Prediction(what, count, config.trainer.epochs, hours))
-    advice = list(_advice(bottleneck, rates, config, cuda))
+    advice = list(_advice(bottleneck, rates, config, cuda, shrink))
     return Verdict(bottleneck, _explain(bottleneck, stages, cuda), predictions, advice)
 
 
@@ -75,7 +79,7 @@ def _explain(bottleneck: str | None, stages: dict[str, float], cuda: bool) -> st
     return f"{bottleneck} takes {share:.0%} of the time per image ({each}); on a CPU the three share the cores"
 
 
-def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool) -> Iterator[str]:
+def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool, shrink: str | None) -> Iterator[str]:
     if not cuda and config.recipe.startswith("mae_"):
         yield "without a GPU, train a smaller recipe: --recipe cpu_small or cifar_tiny"
     if not cuda and rates.micro_batch and rates.micro_batch < config.data.micro_batch_size:
@@ -93,8 +97,10 @@ def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool) ->
     if bottleneck == "decode":
         if cuda and "dali-gpu" not in rates.decode:
             yield "let the GPU decode: dali-gpu does not work here, see above"
-        if "dali-gpu" not in rates.decode:
-            yield "pack smaller images: mimcl shard SRC --short-side 256 --out FOLDER"
+        if shrink:
+            yield f"pack smaller images, which changes pixels a little: {shrink}"
+        if "dali-gpu" not in rates.decode and config.data.image_size <= _SMALL_TARGET and not config.data.scaled_decode:
+            yield "decode at a smaller scale, which changes pixels a little: --set data.scaled_decode=true"
     is_recipe_size = rates.micro_batch == config.data.micro_batch_size  # precision matters less for smaller ones
     bfloat16 = rates.model.get("bfloat16")
     if is_recipe_size and bfloat16 and rates.model.get("float32", 0) > _GAIN * bfloat16:

@@ -3,15 +3,20 @@
 import json
 import os
 import re
+import shlex
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.damage import flip
 from helpers.images import write_flat
 from helpers.typed import mimcl
+from PIL import Image
 
 from mimcl.cli import recipes
+from mimcl.cli.doctor import doctor as doctor_module
 from mimcl.cli.doctor import generated_shards
 from mimcl.cli.doctor.doctor import doctor
 from mimcl.cli.doctor.findings import Finding, found_by
@@ -159,3 +164,24 @@ def test_on_a_gpu(shards):
     assert not [finding for part in sections.values() for finding in part if finding.mark == "broken"]
     assert "GPU 0" in findings(found, "GPU")
     assert "dali-gpu" in found.rates.decode
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "wanted"), [(500, 375, True), (300, 900, False), (256, 256, False), (310, 2000, True)]
+)
+def test_the_advice_to_shrink_is_a_command_that_works_as_it_is(tmp_path, monkeypatch, width, height, wanted):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (width, height), (number, 0, 0)).save(folder / f"{number}.jpg")
+    pack(image_folder(folder), Path("my shards"), PackConfig(workers=1), on_progress=lambda count: None)
+    index = ShardIndex.load("my shards")
+    line = doctor_module._shrink_command(index)
+    assert (line is not None) == wanted
+    if line:
+        program, *arguments = shlex.split(line)
+        assert program == "mimcl"
+        assert mimcl(monkeypatch, tmp_path, *arguments) == 0
+        shrunk = ShardIndex.load(Path(f"{index.root}-256"))
+        assert np.minimum(shrunk.width, shrunk.height).tolist() == [256] * 3

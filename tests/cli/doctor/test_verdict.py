@@ -51,8 +51,11 @@ def test_hours_follow_from_the_end_to_end_rate():
     assert only.images == IMAGENET
 
 
-def advice(found, config=None, cuda=True):
-    return "\n".join(verdict(found, config or mae_b16(), None, cuda).advice)
+SHRINK = "mimcl shard shards --short-side 256 --out shards-256"
+
+
+def advice(found, config=None, cuda=True, shrink=SHRINK):
+    return "\n".join(verdict(found, config or mae_b16(), None, cuda, shrink).advice)
 
 
 def test_advice(monkeypatch):
@@ -65,7 +68,12 @@ def test_advice(monkeypatch):
     assert "faster disk" in advice(rates(read=10.0))
     slow = advice(rates(decode={"dali-cpu": 10.0}))
     assert "dali-gpu" in slow
-    assert "--short-side 256" in slow
+    assert SHRINK in slow
+    assert "scaled_decode" not in slow
+    assert "pack smaller" not in advice(rates(decode={"dali-cpu": 10.0}), shrink=None)
+    assert "pack smaller" not in advice(rates())
+    small = advice(rates(decode={"dali-cpu": 10.0}), cpu_small(), cuda=False)
+    assert "--set data.scaled_decode=true" in small
     on_cpu = advice(rates(micro_batch=4), cuda=False)
     assert "--recipe cpu_small" in on_cpu
     assert "micro-batches of 256" in on_cpu
