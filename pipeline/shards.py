@@ -20,7 +20,15 @@ from mimcl.pipeline.files import DataError, remedy, write_json, write_json_lines
 from mimcl.pipeline.packing.cuts import find_cuts
 from mimcl.pipeline.packing.duplicates import find_duplicates, hash_jobs
 from mimcl.pipeline.packing.finish import move_into_place, write_description
-from mimcl.pipeline.packing.jobs import PackedShard, ShardJob, hash_items, is_complete, load_packed_shard, pack_shard
+from mimcl.pipeline.packing.jobs import (
+    HashJob,
+    PackedShard,
+    ShardJob,
+    hash_items,
+    is_complete,
+    load_packed_shard,
+    pack_shard,
+)
 from mimcl.pipeline.packing.pack_config import PackConfig
 from mimcl.pipeline.packing.process_pool import run
 from mimcl.pipeline.packing.resume import (
@@ -140,7 +148,7 @@ def _layout(
     if config.dedup:
         mine = [job for job in hashing[ranks.rank :: ranks.size] if not job.path.exists()]
         on_progress(_share(source, ranks) - sum(len(job.items) for job in mine))
-        run(hash_items, mine, len(mine), config.workers, on_progress)
+        run(hash_items, mine, len(mine), _workers(config, mine), on_progress)
         ranks.broadcast("")
 
     def decide() -> dict[str, Any]:
@@ -195,8 +203,12 @@ def _pack_share(
     if len(waiting) < len(mine):
         on_message(f"resuming: {len(mine) - len(waiting):,} of {len(mine):,} shards are finished")
         on_progress(items - sum(len(job.items) for job in waiting))
-    run(pack_shard, waiting, len(waiting), config.workers, on_progress)
+    run(pack_shard, waiting, len(waiting), _workers(config, waiting), on_progress)
     return items
+
+
+def _workers(config: PackConfig, jobs: Sequence[ShardJob | HashJob]) -> int:
+    return config.workers or config.workers_for(sum(item.nbytes for job in jobs for item in job.items))
 
 
 def _finish(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,8 @@ from mimcl.pipeline.files import atomic_file
 
 IDX_VERSION = "v1.2"  # of DALI's wds2idx
 BLOCK = 512  # of a tar
-_FLUSH_BYTES = 1 << 24  # written to disk at a time
+_WRITE_BYTES = 1 << 21  # written at a time
+_FLUSH_BYTES = 1 << 24  # flushed to the disk at a time
 # Time 0, owner 0, no user names: the same on every machine. Name, size and checksum are filled in.
 _HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
 _AFTER_NAME, _AFTER_SIZE, _AFTER_CHECKSUM = _HEADER[100:124], _HEADER[135:148], _HEADER[156:]
@@ -25,52 +27,71 @@ _CONSTANT_SUM = (
 
 
 class ShardWriter:
-    """Append samples to a tar."""
+    """Append samples to a tar; a thread hashes and writes them while the caller makes the next ones."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = xxhash.xxh128()
-        self.nbytes = self._flushed = 0
+        self.nbytes = self._flushed = 0  # nbytes includes what is still in memory
         self.idx: list[str] = []  # one line per sample
+        self._parts: list[bytes | memoryview] = []  # to be written next
+        self._taken = 0  # bytes of the tar that were given to the thread
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._writing: Future[None] | None = None
 
     def add(self, members: Sequence[tuple[str, bytes | memoryview]]) -> int:
-        """Append one sample's members; return the offset of the first one's data."""
+        """Append one sample's members; return the offset of the first one's data. Raises errors of earlier writes."""
         first = self.nbytes + BLOCK
         self.idx.append(idx_line(first, [(name, len(data)) for name, data in members]))
         for name, data in members:
-            self._write(tar_header(name, len(data)))
-            self._write(data)
-            self._write(bytes(padding(len(data))))
-        if self.nbytes - self._flushed >= _FLUSH_BYTES:
-            self._flush()
+            self._parts += tar_header(name, len(data)), data, bytes(padding(len(data)))
+            self.nbytes += BLOCK + len(data) + padding(len(data))
+        if self.nbytes - self._taken >= _WRITE_BYTES:
+            self._write()
         return first
 
     def end(self) -> None:
-        """Write the end of the archive."""
-        self._write(bytes(end_of_archive(self.nbytes)))
+        """Write the end of the archive, and wait until all is written."""
+        final = end_of_archive(self.nbytes)
+        self._parts.append(bytes(final))
+        self.nbytes += final
+        self._write()
+        self._wait()
+
+    def close(self) -> None:
+        """End the thread, which must not outlive the file."""
+        self._pool.shutdown(cancel_futures=True)
 
     def xxh128(self) -> str:
-        """Return the hash of everything written so far."""
+        """Return the hash of the whole archive, once it has ended."""
         return self._hash.hexdigest()
 
-    def _flush(self) -> None:
-        """Start writing to disk in the background, so that little is left for the final fsync."""
-        if hasattr(os, "posix_fadvise"):  # on Linux, starts writing and returns at once
-            self._file.flush()
-            os.posix_fadvise(self._file.fileno(), self._flushed, self.nbytes - self._flushed, os.POSIX_FADV_DONTNEED)
-        self._flushed = self.nbytes
+    def _write(self) -> None:
+        """Let the thread write what was added, once it has written what came before: that much is in memory twice."""
+        self._wait()
+        parts, self._parts, self._taken = self._parts, [], self.nbytes
+        self._writing = self._pool.submit(self._write_parts, parts, self.nbytes)
 
-    def _write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self.nbytes += len(data)
+    def _wait(self) -> None:
+        if self._writing:
+            self._writing.result()
+
+    def _write_parts(self, parts: list[bytes | memoryview], end: int) -> None:
+        for part in parts:
+            self._hash.update(part)
+        self._file.write(b"".join(parts))
+        if end - self._flushed >= _FLUSH_BYTES:
+            # Start writing to disk in the background, so that little is left for the final fsync.
+            if hasattr(os, "posix_fadvise"):  # on Linux, starts writing and returns at once
+                self._file.flush()
+                os.posix_fadvise(self._file.fileno(), self._flushed, end - self._flushed, os.POSIX_FADV_DONTNEED)
+            self._flushed = end
 
 
 @contextmanager
 def new_shard(path: Path) -> Iterator[ShardWriter]:
     """Write a tar, which appears at `path`, followed by its .idx, when the block ends without an error."""
-    with atomic_file(path) as file:
-        writer = ShardWriter(file)
+    with atomic_file(path) as file, closing(ShardWriter(file)) as writer:
         yield writer
         writer.end()
     with atomic_file(path.with_suffix(".idx")) as file:

@@ -34,7 +34,8 @@ def repack_command(
     seed: Annotated[int, typer.Option(help="Seed of the shuffling.")] = 0,
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).")] = 256,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, one shard at a time.", show_default="one per core")
+        int | None,
+        typer.Option(min=1, help="Processes, one shard at a time.", show_default="one per core and GB"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier packing in --out.")] = False,
 ) -> None:
@@ -45,7 +46,7 @@ def repack_command(
     from mimcl.cli.console import console
     from mimcl.pipeline.shards import PackConfig
 
-    config = PackConfig(shard_mb, workers=workers or default_workers())
+    config = PackConfig(shard_mb, workers=workers, cores=default_workers())
     with packing_ranks() as place:
         description = repack(data, out, prototypes, config, bands=bands, seed=seed, overwrite=overwrite, ranks=place)
     if place.rank:

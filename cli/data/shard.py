@@ -58,7 +58,8 @@ def shard_command(
         int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps the original bytes.")
     ] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, one shard at a time.", show_default="one per core")
+        int | None,
+        typer.Option(min=1, help="Processes, one shard at a time.", show_default="one per core and GB"),
     ] = None,
     holdout: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the images to move into a val split, 0 to 1.")
@@ -78,11 +79,11 @@ def shard_command(
         list_file, classes, val, val_labels, holdout, image_column, label_column, label_key, source_kind
     )
     with packing_ranks() as mine:
-        config = PackConfig(shard_mb, short_side, workers or default_workers(), decode, dedup)
+        config = PackConfig(shard_mb, short_side, workers, decode, dedup, default_workers())
         if adopt:
             refuse_packing(source, out, config, options)
             description = adopt_shards(
-                source, options, workers=config.workers, decode=config.decode, overwrite=overwrite
+                source, options, workers=workers or config.cores, decode=config.decode, overwrite=overwrite
             )
             _print_summary(description, source, "adopted")
             return
