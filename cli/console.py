@@ -11,11 +11,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderHook
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mimcl.cli.live import ParkedRender, erase_below
 from mimcl.cli.screen import printable
 
 
@@ -23,7 +24,25 @@ class _Screen(Console):
     """A console that prints a string as one line, whatever is in it."""
 
     def __init__(self, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        stream = sys.stderr if stderr else sys.stdout
+        super().__init__(
+            stderr=stderr,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+            force_interactive=None if stream.isatty() else False,  # FORCE_COLOR asks for colours, not for bars
+        )
+
+    def push_render_hook(self, hook: RenderHook) -> None:
+        if isinstance(hook, Live):
+            hook._live_render = ParkedRender(hook.get_renderable())
+        super().push_render_hook(hook)
+
+    @property
+    def shows_bar(self) -> bool:
+        """Whether a bar or a spinner is on the screen."""
+        return self.is_interactive and bool(self._render_hooks)
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
@@ -34,8 +53,9 @@ _errors = _Screen(stderr=True)
 
 
 def warn(line: str) -> None:
-    """Print a warning on stderr, above a progress bar if one is shown."""
-    _errors.print(f"mimcl: {line}")
+    """Print a warning on stderr; above a progress bar if one is shown, by the console that draws it."""
+    screen = console if console.shows_bar and _errors.is_terminal else _errors
+    screen.print(f"mimcl: {line}")
 
 
 def print_path(path: Path) -> None:
@@ -51,6 +71,8 @@ def print_path(path: Path) -> None:
 def warn_before_exit(line: str) -> None:
     """Print a warning and restore the cursor, for a process that is about to end without cleaning up."""
     warn(line)
+    if console.shows_bar:
+        console.control(erase_below())  # the bar, at whose start the cursor is
     console.show_cursor()
 
 
@@ -97,16 +119,16 @@ def busy(label: str, shown: bool = True) -> Iterator[None]:
 def training_bar(step: int, steps: int, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
     """Yield a function `show(step, figures)`: it updates a bar above a line of figures.
 
-    Without a terminal it prints a line instead, unless the figures are empty; it does nothing unless `shown`.
+    Without a terminal that can draw it, it prints a line unless the figures are empty. Does nothing unless `shown`.
     """
     if not shown:
         yield lambda step, figures: None
         return
-    if not console.is_terminal:
+    if not console.is_interactive:
         yield lambda step, figures: console.print(f"step {step}/{steps}  {figures}") if figures else None
         return
     columns = (TextColumn("step", markup=False), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-    progress, latest = Progress(*columns, auto_refresh=False), Text()
+    progress, latest = Progress(*columns, auto_refresh=False), Text(no_wrap=False, overflow="fold")
     task = progress.add_task("", total=steps, completed=step)
 
     def show(step: int, figures: str) -> None:

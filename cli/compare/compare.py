@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mimcl.cli.errors import STOPPED_EXIT_CODE
+from mimcl.cli.evaluate.eval_options import EVALUATIONS
 from mimcl.cli.options import Prototypes, RecipeName
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.run.signals import StopSignals
 
-EVALUATIONS = ("knn", "linear", "few-shot")  # commands of `mimcl eval`; the lines they write have _ instead of -
 Budget = Literal["samples", "time"]
 _FORMAT = "mimcl-comparison/1"
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+EVALUATIONS = ("knn", "linear", "few-shot")  # of `mimcl compare`; the lines that they write have _ instead of -
+
 Checkpoint = Annotated[
     Path,
     typer.Argument(

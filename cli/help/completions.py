@@ -69,7 +69,7 @@ def arms(incomplete: str) -> list[str]:
 
 def evaluations(incomplete: str) -> list[str]:
     """Complete the last name of a list with commas."""
-    from mimcl.cli.compare.compare import EVALUATIONS
+    from mimcl.cli.evaluate.eval_options import EVALUATIONS
 
     done = incomplete[: incomplete.rfind(",") + 1]
     return [done + name for name in EVALUATIONS if name not in done.split(",")]
