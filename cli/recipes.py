@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mimcl.cli.config import Config
 from mimcl.cli.errors import ConfigError
+from mimcl.cli.run.device import has_cuda
 from mimcl.model.config import ModelConfig, OptimConfig, TrainerConfig
 from mimcl.pipeline.data_config import DataConfig
 
@@ -83,9 +84,7 @@ RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (mae_b16, mae
 def recipe(name: str) -> Config:
     """Return the recipe of that name; "auto" is mae_b16 with CUDA and cpu_small without. Raises ConfigError."""
     if name == "auto":
-        import torch
-
-        name = "mae_b16" if torch.cuda.is_available() else "cpu_small"
+        name = "mae_b16" if has_cuda() else "cpu_small"
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}; choose auto or one of {', '.join(RECIPES)}")
     return RECIPES[name]()

@@ -13,7 +13,7 @@ from mimcl.cli.errors import STOPPED_EXIT_CODE
 
 if TYPE_CHECKING:
     from mimcl.cli.run.folder import Run
-    from mimcl.model.distributed import World
+    from mimcl.model.world import World
 
 
 def train_command(
@@ -55,7 +55,7 @@ def train_command(
     from mimcl.cli.console import print_path, warn
     from mimcl.cli.run.folder import open_run
     from mimcl.cli.suggest import command
-    from mimcl.model.distributed import World
+    from mimcl.model.world import World
 
     values = options.config_values(context.params)
     world = World.from_environment()
@@ -80,24 +80,10 @@ def train(run: Run, world: World | None = None) -> bool:
     """
     from mimcl.cli.console import busy, console, training_bar, warn, warn_before_exit
     from mimcl.cli.errors import usage_errors
-    from mimcl.cli.report.at_end import report_at_end
-    from mimcl.cli.run.builders import build_decoder, build_model, build_shares, build_stream, build_trainer
-    from mimcl.cli.run.folder import agree_on, claimed
-    from mimcl.cli.run.health import Health
-    from mimcl.cli.run.malloc import keep_freed_memory
-    from mimcl.cli.run.online_knn import OnlineKnn
     from mimcl.cli.run.resolve import resolve, resolve_order
-    from mimcl.cli.run.resume import resume_run
-    from mimcl.cli.run.run_recorder import RunRecorder
-    from mimcl.cli.run.signals import StopSignals
-    from mimcl.cli.run.summary import print_estimate, print_settings
-    from mimcl.cli.run.supervisor import saved_at_end, take_in_pending
     from mimcl.cli.run.trackers import require_libraries
     from mimcl.cli.run.training_data import TrainingData
-    from mimcl.model.determinism import use_deterministic_kernels
-    from mimcl.model.distributed import World, agree, barrier, connected
-    from mimcl.pipeline.draw_counts import DrawCounts
-    from mimcl.pipeline.files import DataError
+    from mimcl.model.world import World
     from mimcl.pipeline.remote.urls import shown
 
     requested, world = resolve_order(run.config), world or World()
@@ -107,6 +93,24 @@ def train(run: Run, world: World | None = None) -> bool:
         data = TrainingData.open(requested)
     with usage_errors():
         plan = data.plan(requested)
+
+    # Only now: these import torch, which takes seconds, and what needs none has been refused by here.
+    from mimcl.cli.report.at_end import report_at_end
+    from mimcl.cli.run.builders import build_decoder, build_model, build_shares, build_stream, build_trainer
+    from mimcl.cli.run.folder import agree_on, claimed
+    from mimcl.cli.run.health import Health
+    from mimcl.cli.run.malloc import keep_freed_memory
+    from mimcl.cli.run.online_knn import OnlineKnn
+    from mimcl.cli.run.resume import resume_run
+    from mimcl.cli.run.run_recorder import RunRecorder
+    from mimcl.cli.run.signals import StopSignals
+    from mimcl.cli.run.summary import print_estimate, print_settings
+    from mimcl.cli.run.supervisor import saved_at_end, take_in_pending
+    from mimcl.model.determinism import use_deterministic_kernels
+    from mimcl.model.distributed import agree, barrier, connected
+    from mimcl.pipeline.draw_counts import DrawCounts
+    from mimcl.pipeline.files import DataError
+
     keep_freed_memory()
     device = world.device()
     if requested.trainer.deterministic:

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from scipy.special import gammaincc, ndtr
 
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.temperature import SCHEDULES, UNIFORM_WITHIN, EffectiveFraction, uniform_fraction
@@ -233,24 +233,22 @@ class _Counts:
         Times drawn are taken as Poisson with replacement and as normal if systematic, independent between images; a
         `share` of the images was drawn once more in the last pass.
         """
-        mean = torch.from_numpy(self._mean + self._block_mean)
-        variance = torch.from_numpy(self._variance + self._variance_in_block()).clamp(min=1e-12)
-        ceiling = torch.from_numpy(self._ceiling + self._ceiling_of_block())
-        images = torch.from_numpy(self._images)
+        mean = self._mean + self._block_mean
+        deviation = np.sqrt(np.maximum(self._variance + self._variance_in_block(), 1e-12))
+        ceiling = self._ceiling + self._ceiling_of_block()
 
-        def at_most(times: int) -> torch.Tensor:
+        def at_most(times: int) -> NDArray[np.float64]:
             if times < 0:
-                return torch.zeros_like(mean)
+                return np.zeros_like(mean)
             if self._systematic:
-                below = torch.special.ndtr((times + 0.5 - mean) / variance.sqrt())
-                return torch.where(times < ceiling, below, 1.0)
-            whole = torch.full_like(mean, times + 1)
-            return torch.where(mean > 0, torch.special.gammaincc(whole, mean), 1.0)
+                return np.where(times < ceiling, ndtr((times + 0.5 - mean) / deviation), 1.0)
+            return gammaincc(times + 1, mean)
 
         def is_likely(times: int) -> bool:
             """Whether no image was drawn more often, with probability 0.5 or more."""
             each = (1 - share) * at_most(times) + share * at_most(times - 1)
-            return float((images * each.log()).sum()) >= math.log(0.5)
+            with np.errstate(divide="ignore"):  # log 0 where an image was certainly drawn more often
+                return float(self._images @ np.log(each)) >= math.log(0.5)
 
         low, high = -1, 1
         while not is_likely(high):

@@ -24,16 +24,17 @@ import math
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.hardness import Hardness
 from mimcl.curriculum.temperature import UNIFORM_WITHIN, EffectiveFraction
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SUMS = 5
 _KEPT_WINDOWS = 3  # the current window, the next, and the previous one, whose batches may still be in use
@@ -97,6 +98,8 @@ class LearnedTemperature:
 
         Draws of the uniform phase are not from p_tau; their sums are 0.
         """
+        import torch
+
         if batch.window.phase != "curriculum":
             return torch.zeros(_SUMS, dtype=torch.float64, device=per_sample_loss.device)
         h, loss = self._config.hardness(batch.distances).double(), per_sample_loss.double()

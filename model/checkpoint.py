@@ -1,4 +1,7 @@
-"""Checkpoints: one folder per step, written under a temporary name and renamed; `latest` names the newest."""
+"""Checkpoints: one folder per step, written under a temporary name and renamed; `latest` names the newest.
+
+Torch is imported only where tensors are read or written: finding a checkpoint and reading its metadata need none.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from mimcl.model.ascii_path import ascii_path
 from mimcl.model.checkpoint_path import FILES, CheckpointError, candidates, listed, saved_checkpoints
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 FORMAT = "mimcl-checkpoint/1"
@@ -59,6 +62,9 @@ def save(
     steps except the interval from 0. Checkpoints of later steps are deleted: training resumed before them. Raises
     CheckpointError when the checkpoint was not written; the previous one is then kept.
     """
+    import torch
+    from safetensors.torch import save_file
+
     final = folder / f"{step:08d}"
     aside, pointer = folder / f"{final.name}.tmp", folder / "latest.tmp"
     try:
@@ -111,6 +117,9 @@ def load(path: Path, with_state: bool = True) -> Checkpoint:
 
     With `with_state` false, `state` is empty and its file, twice the size of the weights, is neither read nor verified.
     """
+    import torch
+    from safetensors.torch import load_file
+
     meta = read_meta(path)
     try:
         for name in _PAYLOAD if with_state else _PAYLOAD[:1]:

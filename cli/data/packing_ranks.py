@@ -32,7 +32,8 @@ def packing_ranks() -> Iterator[Ranks]:
         return
     import torch
 
-    from mimcl.model.distributed import DistributedError, World, agree, connected, gather
+    from mimcl.model.distributed import agree, connected, gather
+    from mimcl.model.world import DistributedError, World
 
     world = World.from_environment()
 

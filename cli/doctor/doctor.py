@@ -75,9 +75,15 @@ def doctor(
 ) -> Diagnosis:
     """Run all checks and trials, which takes about 9 times `seconds`; a check that fails is a finding.
 
-    Without `data`, the trials use generated images. Raises ConfigError for an unknown recipe, and RestartNeeded.
+    Without `data`, the trials use generated images. Raises DataError where `data` is no data set, ConfigError for an
+    unknown recipe, and RestartNeeded.
     """
     import tempfile
+
+    from mimcl.pipeline.dataset_json import read_dataset
+
+    if data is not None:
+        read_dataset(data)  # first: torch takes seconds to import
 
     from mimcl.cli.doctor.environment import gpus, versions
     from mimcl.cli.doctor.findings import Finding, found_by, reason

@@ -10,9 +10,10 @@ from typing import Literal
 from torch import Tensor
 
 from mimcl.cli.config import Config, override
-from mimcl.cli.encoders.restore import config_of, load_weights, restore_model, samples_of
+from mimcl.cli.encoders.restore import restore_model
+from mimcl.cli.encoders.saved import config_of, is_third_party, load_weights, samples_of
 from mimcl.cli.run.resolve import has_bfloat16
-from mimcl.model.checkpoint_path import named_checkpoint, resolve, run_of
+from mimcl.model.checkpoint_path import resolve, run_of
 from mimcl.model.digest import weights_digest
 from mimcl.model.mae import MEAN, STD, MaskedAutoencoderViT
 from mimcl.model.normalisation import Normalisation
@@ -38,7 +39,7 @@ class Encoder:
 
         Raises CheckpointError if `path` has no weights.
         """
-        if (path / "config.json").exists() or (path.is_file() and not named_checkpoint(path)):
+        if is_third_party(path):
             return cls._from_weights(path)
         path = resolve(path)
         saved = load_weights(path)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mimcl.cli.console import console
-from mimcl.model.distributed import World
+from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.folder_lock import FolderLock
 

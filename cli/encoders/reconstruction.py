@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mimcl.cli.encoders.restore import config_of, restore_masker, restore_model
+from mimcl.cli.encoders.restore import restore_masker, restore_model
+from mimcl.cli.encoders.saved import config_of
 from mimcl.curriculum.masking.mask import Mask
 from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, Output, patchify, to_patches, unpatchify

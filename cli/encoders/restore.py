@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor
 
-from mimcl.cli.config import Config, nested_keys, override
+from mimcl.cli.config import Config
+from mimcl.cli.encoders.saved import config_of, samples_of
 from mimcl.cli.run.resolve import draws_of
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.schedule import MaskingSchedule
-from mimcl.model import checkpoint
 from mimcl.model.checkpoint import Checkpoint
 from mimcl.model.mae import MaskedAutoencoderViT, build
-
-
-def config_of(saved: Checkpoint) -> Config:
-    """The configuration that the checkpoint was saved with."""
-    return override(Config(), nested_keys(saved.meta["config"]))
 
 
 def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
@@ -54,16 +48,3 @@ def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int 
     weights = {name: value for name, value in saved.tensors.items() if name.startswith("masker.")}
     masker.load_state_dict({name.removeprefix("masker."): value for name, value in weights.items()})
     return masker, saved.meta["position"] / draws
-
-
-def load_weights(path: Path) -> Checkpoint:
-    """Load a checkpoint without its training state, unless it is an old one that keeps the number of images there.
-
-    Raises CheckpointError.
-    """
-    return checkpoint.load(path, with_state="samples" not in checkpoint.read_meta(path))
-
-
-def samples_of(saved: Checkpoint) -> int:
-    """The number of images in the training data."""
-    return saved.meta["samples"] if "samples" in saved.meta else len(saved.state["draw_counts"])

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mimcl.cli.console import console, image_bar
 from mimcl.cli.encoders.bad_images import BadImages, mark
 from mimcl.cli.encoders.feature_store import BATCH, ChunkedArray
-from mimcl.model.distributed import World, gather_rows
+from mimcl.model.distributed import gather_rows
+from mimcl.model.world import World
 from mimcl.pipeline.augment import central_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -13,7 +14,7 @@ from mimcl.pipeline.data_config import DataConfig
 
 if TYPE_CHECKING:
     from mimcl.cli.evaluate.results import Result
-    from mimcl.model.distributed import World
+    from mimcl.model.world import World
 
 evaluate = Commands("Evaluate a trained encoder.")
 
@@ -23,14 +24,22 @@ def _group() -> None:
     pass
 
 
-def _evaluate(protocol: Callable[[World], Result]) -> None:
-    """Run a protocol in the processes of torchrun; rank 0 prints the result."""
-    from mimcl.cli.evaluate.results import print_result
-    from mimcl.model.distributed import World
+def _evaluate(path: Path, data: str | None, protocol: Callable[[World], Result]) -> None:
+    """Run a protocol in the processes of torchrun; rank 0 prints the result.
+
+    Missing encoders and data are refused first: the protocol imports torch, which takes seconds.
+    """
+    from mimcl.cli.encoders.saved import trained_on
+    from mimcl.cli.evaluate.labelled import LabelledSplits
+    from mimcl.model.world import World
 
     world = World.from_environment()
+    trained_data = trained_on(path)
+    LabelledSplits.load(trained_data if data is None else data)
     result = protocol(world)
     if world.rank == 0:
+        from mimcl.cli.evaluate.results import print_result
+
         print_result(result)
 
 
@@ -45,10 +54,14 @@ def knn_command(
     max_bad: options.MaxBad = DataConfig.max_bad,
 ) -> None:
     """Classify val images by their nearest train images, with the trained and the untrained encoder."""
-    from mimcl.cli.evaluate.features import FeatureOptions
-    from mimcl.cli.evaluate.knn import knn
 
-    _evaluate(lambda world: knn(path, data, k, FeatureOptions(pool, decoder, cache, max_bad), world))
+    def protocol(world: World) -> Result:
+        from mimcl.cli.evaluate.features import FeatureOptions
+        from mimcl.cli.evaluate.knn import knn
+
+        return knn(path, data, k, FeatureOptions(pool, decoder, cache, max_bad), world)
+
+    _evaluate(path, data, protocol)
 
 
 @evaluate.command("linear")
@@ -80,22 +93,25 @@ def linear_command(
     """
     from mimcl.cli.errors import ConfigError
 
-    if recipe == "fast":
-        if base_lr is not None:
-            raise ConfigError("--base-lr needs --recipe mae: the fast recipe tries 13 learning rates")
+    if recipe == "fast" and base_lr is not None:
+        raise ConfigError("--base-lr needs --recipe mae: the fast recipe tries 13 learning rates")
+    if recipe == "mae" and (pool != "mean" or not cache or max_bad != DataConfig.max_bad):
+        raise ConfigError(
+            "--pool, --no-cache and --max-bad need --recipe fast: the mae recipe uses CLS tokens, uncached"
+        )
+
+    def protocol(world: World) -> Result:
+        if recipe == "mae":
+            from mimcl.cli.evaluate.linear_mae import linear_mae
+
+            return linear_mae(path, data, epochs, batch_size, decoder, world, base_lr)
         from mimcl.cli.evaluate.features import FeatureOptions
         from mimcl.cli.evaluate.linear import linear
 
-        features = FeatureOptions(pool, decoder, cache, max_bad)
-        _evaluate(lambda world: linear(path, data, epochs, batch_size, options=features, world=world))
-    else:
-        if pool != "mean" or not cache or max_bad != DataConfig.max_bad:
-            raise ConfigError(
-                "--pool, --no-cache and --max-bad need --recipe fast: the mae recipe uses CLS tokens, uncached"
-            )
-        from mimcl.cli.evaluate.linear_mae import linear_mae
+        options = FeatureOptions(pool, decoder, cache, max_bad)
+        return linear(path, data, epochs, batch_size, options=options, world=world)
 
-        _evaluate(lambda world: linear_mae(path, data, epochs, batch_size, decoder, world, base_lr))
+    _evaluate(path, data, protocol)
 
 
 @evaluate.command("few-shot")
@@ -112,11 +128,15 @@ def few_shot_command(
     max_bad: options.MaxBad = DataConfig.max_bad,
 ) -> None:
     """Fit logistic regression on a few train images per class, with the trained and the untrained encoder."""
-    from mimcl.cli.evaluate.features import FeatureOptions
-    from mimcl.cli.evaluate.few_shot import few_shot
 
-    features = FeatureOptions(pool, decoder, cache, max_bad)
-    _evaluate(lambda world: few_shot(path, data, shots or (1, 5, 10), seeds, features, world))
+    def protocol(world: World) -> Result:
+        from mimcl.cli.evaluate.features import FeatureOptions
+        from mimcl.cli.evaluate.few_shot import few_shot
+
+        options = FeatureOptions(pool, decoder, cache, max_bad)
+        return few_shot(path, data, shots or (1, 5, 10), seeds, options, world)
+
+    _evaluate(path, data, protocol)
 
 
 @evaluate.command("finetune")
@@ -159,7 +179,6 @@ def finetune_command(
     If it is stopped or killed, the same command continues from the last checkpoint.
     """
     from mimcl.cli.config import parse_settings
-    from mimcl.cli.evaluate.finetune import finetune
 
     flags = {
         "epochs": epochs,
@@ -170,4 +189,10 @@ def finetune_command(
         "seed": seed,
     }
     values = {name: value for name, value in flags.items() if value is not None} | parse_settings(settings or [])
-    _evaluate(lambda world: finetune(path, data, values, micro_batch_size, decoder, world))
+
+    def protocol(world: World) -> Result:
+        from mimcl.cli.evaluate.finetune import finetune
+
+        return finetune(path, data, values, micro_batch_size, decoder, world)
+
+    _evaluate(path, data, protocol)

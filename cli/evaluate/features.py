@@ -25,7 +25,8 @@ from mimcl.cli.evaluate.labelled import LabelledSplits, of_seen_classes
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.model.config import SIZES
 from mimcl.model.digest import weights_digest
-from mimcl.model.distributed import World, barrier, connected, gather
+from mimcl.model.distributed import barrier, connected, gather
+from mimcl.model.world import World
 from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.files import DataError

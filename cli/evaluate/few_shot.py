@@ -11,9 +11,9 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.few_shot import SEEDS, SHOTS
 from mimcl.model.evaluate.few_shot import few_shot as few_shot_accuracies
+from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
 
 

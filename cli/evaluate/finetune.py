@@ -21,7 +21,6 @@ from mimcl.cli.evaluate.task import Course, Learner, Task
 from mimcl.curriculum.masking.random import mix64
 from mimcl.model.classifier_weights import classifier_description
 from mimcl.model.config import OptimConfig
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import (
     ERASING_NUMBERS,
     MIXING_NUMBERS,
@@ -35,6 +34,7 @@ from mimcl.model.evaluate.finetune import Classifier, normalise, soft_cross_entr
 from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.evaluate.supervised import rate_at
 from mimcl.model.forward_backward import unfused_attention
+from mimcl.model.world import World
 from mimcl.pipeline.augment import STREAM_DROP_PATH, STREAM_ERASING, STREAM_MIXING, STREAM_NOISE, hash64, uniforms
 from mimcl.pipeline.rand_augment import rand_augment
 from mimcl.pipeline.stream import Batch

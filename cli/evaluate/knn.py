@@ -8,8 +8,8 @@ from pathlib import Path
 from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.knn import knn as knn_accuracies
+from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
 
 K = 20

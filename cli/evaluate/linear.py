@@ -10,8 +10,8 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.linear_fast import BATCH, RATES, linear_fast
+from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
 
 

@@ -19,9 +19,9 @@ from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
 from mimcl.model.config import SIZES, OptimConfig
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.linear import LinearConfig, Probe, cls_tokens, lars
 from mimcl.model.evaluate.supervised import rate_at
+from mimcl.model.world import World
 from mimcl.pipeline.stream import Batch
 
 _SHORT_TRAVEL = 10.0  # how far LARS moves the weights, in units of their norm

@@ -23,8 +23,8 @@ from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.model.digest import weights_digest
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.augment import to_device
+from mimcl.model.world import World
 from mimcl.pipeline.augment import random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads

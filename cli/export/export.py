@@ -71,9 +71,8 @@ def export(path: Path, target: Format, out: Path, classifier: bool = False) -> E
 
     from safetensors import SafetensorError
 
+    from mimcl.cli.encoders.saved import require_weights
     from mimcl.cli.errors import ConfigError
-    from mimcl.cli.export.job import export_job
-    from mimcl.cli.export.part import versions, write
     from mimcl.model.checkpoint import CheckpointError
     from mimcl.pipeline.files import atomic_folder, list_folder, remedy
 
@@ -83,6 +82,11 @@ def export(path: Path, target: Format, out: Path, classifier: bool = False) -> E
         raise ConfigError(f"--out {out} exists; give another folder")
     if target == "hf" and not importlib.util.find_spec("transformers"):
         raise ConfigError("--format hf needs transformers, which is not installed; pip install 'mimcl[hf]'")
+    require_weights(path)
+
+    from mimcl.cli.export.job import export_job  # only now: they import torch and timm, which takes seconds
+    from mimcl.cli.export.part import versions, write
+
     job = export_job(path, target, classifier)
     try:
         with atomic_folder(out) as aside:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mimcl.cli.console import format_bytes
-from mimcl.cli.encoders.restore import config_of, samples_of
+from mimcl.cli.encoders.saved import config_of, samples_of
 from mimcl.model import checkpoint
 from mimcl.pipeline.files import DataError
 

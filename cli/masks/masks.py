@@ -30,11 +30,8 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
     Crops are those of evaluation, mask keys those of the run's first draws, the same at every checkpoint. Raises
     CheckpointError, DataError.
     """
-    from mimcl.cli.encoders.reconstruction import reconstruct
-    from mimcl.cli.encoders.restore import load_weights, samples_of
+    from mimcl.cli.encoders.saved import load_weights, samples_of
     from mimcl.cli.evenly_spaced import evenly_spaced
-    from mimcl.cli.masks.masks_picture import Snapshot, draw_picture
-    from mimcl.cli.prototypes.gallery import images_of
     from mimcl.cli.screen import printable
     from mimcl.model import checkpoint
     from mimcl.model.checkpoint_path import named_checkpoint, named_run, resolve
@@ -46,6 +43,11 @@ def masks(run: Path, out: Path, images: int = 8, checkpoints: int = 4, data: str
     found = [single] if single else sorted(checkpoint.candidates(named_run(run) / "checkpoints")) or [resolve(run)]
     config = checkpoint.read_meta(found[-1])["config"]
     index = ShardIndex.load(config["data"]["root"] if data is None else data)
+
+    from mimcl.cli.encoders.reconstruction import reconstruct  # only now: they import torch, which takes seconds
+    from mimcl.cli.masks.masks_picture import Snapshot, draw_picture
+    from mimcl.cli.prototypes.gallery import images_of
+
     crops = images_of(index, evenly_spaced(index.samples, images), config["data"]["image_size"])
     snapshots = []
     for place in evenly_spaced(len(found), checkpoints):

@@ -71,9 +71,9 @@ def plan(config: Config) -> PlannedRun:
     """
     from mimcl.cli.errors import ConfigError, usage_errors
     from mimcl.cli.plan.planned_run import PlannedRun
+    from mimcl.cli.run.curriculum_line import curriculum_line
     from mimcl.cli.run.requests import request_lines
     from mimcl.cli.run.resolve import resolve_order
-    from mimcl.cli.run.summary import curriculum_line
     from mimcl.cli.run.training_data import TrainingData
     from mimcl.curriculum.forecast import forecast
 

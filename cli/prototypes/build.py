@@ -17,7 +17,7 @@ from mimcl.pipeline.data_config import DataConfig, DecoderName
 if TYPE_CHECKING:
     from mimcl.curriculum.features import FeatureExtractor
     from mimcl.curriculum.prototypes import PrototypeSet
-    from mimcl.model.distributed import World
+    from mimcl.model.world import World
     from mimcl.pipeline.index import ShardIndex
 
 _TIMEOUT_S = 8 * 3600.0  # for waiting for other ranks' features and for rank 0, which does the clustering
@@ -91,7 +91,7 @@ def build_command(
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
     from mimcl.cli.suggest import command, unless_default
-    from mimcl.model.distributed import World
+    from mimcl.model.world import World
     from mimcl.pipeline.prototype_location import as_option, is_set_name
     from mimcl.pipeline.remote.urls import shown
 
@@ -146,16 +146,9 @@ def build(
     import numpy as np
 
     from mimcl.cli.console import console
-    from mimcl.cli.encoders.bad_images import BadImages
-    from mimcl.cli.encoders.lock import lock
-    from mimcl.cli.encoders.split_features import BATCH, fill, open_decoder, sample_images
-    from mimcl.cli.prototypes.gallery import draw_gallery
     from mimcl.cli.prototypes.rank_zero import WRITE_ELSEWHERE, on_first_rank
-    from mimcl.cli.prototypes.workspace import BuildFolder
-    from mimcl.curriculum.clustering import normalise_distances
-    from mimcl.curriculum.kmeans import ITERATIONS
     from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet, make_info
-    from mimcl.model.distributed import World, agree, barrier, connected
+    from mimcl.model.world import World
     from mimcl.pipeline.files import atomic_folder
     from mimcl.pipeline.index import ShardIndex
     from mimcl.pipeline.remote.remote_folder import can_write, upload
@@ -177,6 +170,17 @@ def build(
         raise PrototypeError(
             f"--k is {config.k}, more than half of the {index.samples} images in {index.shown}; give fewer"
         )
+
+    # Only now: these import torch, which takes seconds, and what needs none has been refused by here.
+    from mimcl.cli.encoders.bad_images import BadImages
+    from mimcl.cli.encoders.lock import lock
+    from mimcl.cli.encoders.split_features import BATCH, fill, open_decoder, sample_images
+    from mimcl.cli.prototypes.gallery import draw_gallery
+    from mimcl.cli.prototypes.workspace import BuildFolder
+    from mimcl.curriculum.clustering import normalise_distances
+    from mimcl.curriculum.kmeans import ITERATIONS
+    from mimcl.model.distributed import agree, barrier, connected
+
     building = BuildFolder(sets / f".{folder.name}.building", index)
     mine = range(world.rank, len(building.features.chunks), world.size)
 

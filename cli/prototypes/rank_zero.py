@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mimcl.curriculum.prototypes import PrototypeError
-from mimcl.model.distributed import World, gather
+from mimcl.model.world import World
 from mimcl.pipeline.files import DataError, is_forbidden, remedy
 
 WRITE_ELSEWHERE = "give a folder of yours with --out FOLDER, and later --prototypes FOLDER to `mimcl train`"
@@ -14,6 +14,8 @@ WRITE_ELSEWHERE = "give a folder of yours with --out FOLDER, and later --prototy
 
 def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:
     """Run `work`, which writes to `folder`, on rank 0 while the others wait; an error is raised on all ranks."""
+    from mimcl.model.distributed import gather
+
     message = ""
     if world.rank == 0:
         try:

@@ -6,20 +6,21 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from mimcl.cli.encoders.reconstruction import reconstruct
 from mimcl.cli.evenly_spaced import evenly_spaced
-from mimcl.cli.prototypes.gallery import images_of
 from mimcl.cli.report.run_record import RunRecord
 from mimcl.cli.suggest import command
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.pillow import open_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHECKPOINTS, _IMAGES, _SIDE = 4, 6, 128  # pixels
 _LARGE, _OF_LARGE = 600e6, 2  # of models with more bytes of weights (ViT-L) only so many checkpoints are shown
@@ -51,6 +52,9 @@ def reconstructions(run: RunRecord, index: ShardIndex) -> tuple[list[Strip], lis
     Images are spaced evenly over the train split, checkpoints from the first to the last. The run must have
     checkpoints, of which only the weights are read. Raises DataError for an image that cannot be read, and OSError.
     """
+    from mimcl.cli.encoders.reconstruction import reconstruct
+    from mimcl.cli.prototypes.gallery import images_of
+
     side, seed = int(run.config["data.image_size"]), int(run.config["seed"])
     strips: list[Strip] = []
     missing: list[str] = []

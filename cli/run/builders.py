@@ -13,9 +13,9 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.curriculum.plan import Plan
-from mimcl.model.distributed import World
 from mimcl.model.mae import MaskedAutoencoderViT, build
 from mimcl.model.trainer import Trainer
+from mimcl.model.world import World
 from mimcl.pipeline.augment import random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads

@@ -19,7 +19,6 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resumed_config import FREE, resumed_config
 from mimcl.model import checkpoint
-from mimcl.model.distributed import agree
 from mimcl.pipeline.files import list_folder, remedy
 from mimcl.pipeline.folder_lock import FolderLock
 
@@ -121,6 +120,8 @@ def claimed(folder: Path) -> Iterator[None]:
 
 def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool) -> None:
     """Raise DistributedError unless all ranks train the same model on the same data, from the same point on."""
+    from mimcl.model.distributed import agree
+
     fixed = {key: value for key, value in flatten(config).items() if key not in FREE - _ALIKE}
     agree("the configuration", xxhash.xxh64_hexdigest(json.dumps(fixed).encode()))
     agree("the data", xxhash.xxh64_hexdigest(json.dumps(fingerprints).encode()))

@@ -16,10 +16,10 @@ from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate.labelled import UNSEEN, LabelledSplits, of_seen_classes
 from mimcl.cli.run.training_data import TrainingData
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.knn import knn
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.steps import Step
+from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
 
 _MOST = 50_000  # images of a split, spread evenly over it: enough of ImageNet to follow a run

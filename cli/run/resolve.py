@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from mimcl.cli.config import Config
+from mimcl.cli.run.device import has_cuda
 from mimcl.pipeline.data_config import DecoderName
 from mimcl.pipeline.remote.request_limit import has_request_limit
 
@@ -68,7 +67,9 @@ def resolve(config: Config, window: int | None, decoder: DecoderName, steps: int
 
 def has_bfloat16() -> bool:
     """Whether the GPU, or without one the processor, multiplies in bfloat16 instead of emulating it."""
-    if torch.cuda.is_available():
+    if has_cuda():
+        import torch
+
         return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8").split()

@@ -11,8 +11,9 @@ from mimcl.cli.run.recorder import Recorder
 from mimcl.cli.run.signals import StopSignals
 from mimcl.curriculum.learned_temperature import LearnedTemperature
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.distributed import DistributedError, World, barrier
+from mimcl.model.distributed import barrier
 from mimcl.model.trainer import Trainer
+from mimcl.model.world import DistributedError, World
 from mimcl.pipeline.files import DataError
 
 

@@ -21,10 +21,11 @@ from mimcl.cli.run.health import Health
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed
 from mimcl.model.config import OptimConfig, TrainerConfig
-from mimcl.model.distributed import Gradients, World, agree, connected, from_first, gather, gather_rows
+from mimcl.model.distributed import Gradients, agree, connected, from_first, gather, gather_rows
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.metrics import Outcome
 from mimcl.model.trainer import Trainer
+from mimcl.model.world import World
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "mimcl.cli.run.health"])  # slow to import

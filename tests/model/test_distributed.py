@@ -10,9 +10,7 @@ from helpers.gloo_ranks import backward_passes, disagree, exchange, exchange_row
 from torch import nn
 
 from mimcl.model.distributed import (
-    DistributedError,
     Gradients,
-    World,
     agree,
     barrier,
     connected,
@@ -21,6 +19,7 @@ from mimcl.model.distributed import (
     gather_rows,
     require_own_devices,
 )
+from mimcl.model.world import DistributedError, World
 
 pytestmark = pytest.mark.slow  # starts processes
 

@@ -30,8 +30,8 @@ from mimcl.cli.run.resolve import draws_of, resolve
 from mimcl.cli.run.run_recorder import RunRecorder
 from mimcl.cli.run.training_data import TrainingData
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.model.distributed import World
 from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.world import World
 from mimcl.pipeline.draw_counts import DrawCounts
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack

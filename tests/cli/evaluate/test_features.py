@@ -204,7 +204,8 @@ EVALUATED = """
 from contextlib import nullcontext
 from mimcl.cli.evaluate import features
 from mimcl.cli.app import app
-from mimcl.model.distributed import World, connected
+from mimcl.model.distributed import connected
+from mimcl.model.world import World
 world = World.from_environment()
 with connected(world, world.device(), 200):
     features.connected = lambda *_: nullcontext()

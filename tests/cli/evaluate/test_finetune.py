@@ -27,11 +27,11 @@ from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.task import Course, Task, decoder_of, train_batches
 from mimcl.model import mae
-from mimcl.model.distributed import World
 from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.evaluate.linear import LinearConfig
 from mimcl.model.evaluate.supervised import LabelledObjective
 from mimcl.model.steps import StepLoop
+from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 

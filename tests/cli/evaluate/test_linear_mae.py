@@ -20,8 +20,8 @@ from mimcl.cli.evaluate import fit_recorder
 from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.linear_mae import linear_mae
 from mimcl.model import mae
-from mimcl.model.distributed import World
 from mimcl.model.steps import StepLoop
+from mimcl.model.world import World
 
 SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
 SHORT = {"epochs": 2, "batch_size": 24, "decoder": "reference", "base_lr": 100.0}  # 5 steps

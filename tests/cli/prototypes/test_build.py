@@ -23,7 +23,7 @@ from mimcl.cli.prototypes.rank_zero import on_first_rank
 from mimcl.cli.prototypes.workspace import BuildFolder, parts_of
 from mimcl.curriculum.features import PixelFeatures, SiftFeatures
 from mimcl.curriculum.prototypes import PrototypeError
-from mimcl.model.distributed import World
+from mimcl.model.world import World
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder

@@ -1,0 +1,113 @@
+"""What needs no torch is refused, or done, without importing it: torch and timm take seconds."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers.images import write_classes, write_flat
+from helpers.run_folders import step_line, write_run
+
+from mimcl.cli.run.device import has_cuda
+from mimcl.pipeline.shards import PackConfig, pack
+from mimcl.pipeline.sources.folder import image_folder
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = """
+import json, sys
+sys.argv[1:] = json.loads(sys.argv[1])
+from mimcl.cli.main import main
+try: main()
+except SystemExit as stop: code = stop.code or 0
+print("LOADED", json.dumps([code, sorted({"torch", "timm", "torchvision", "transformers"} & set(sys.modules))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with images, shards with and without a val split, and a run with a checkpoint."""
+    folder = tmp_path_factory.mktemp("light")
+    write_classes(folder / "images", {"a": 3, "b": 3})
+    write_flat(folder / "flat", 3)
+    for source, shards in (("images", "shards"), ("flat", "unlabelled")):
+        pack(image_folder(folder / source), folder / shards, PackConfig(), on_progress=lambda count: None)
+    write_run(folder / "run", [step_line(1, 1.0), step_line(2, 0.5)], index="0" * 32)
+    return folder
+
+
+def ended(folder, command) -> tuple[int, list[str], str]:
+    """Run `mimcl` in a process; return its exit code, the heavy libraries that it imported, and what it printed."""
+    words = json.dumps(command.split())
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, words], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert "LOADED" in done.stdout, done.stderr
+    printed, _, end = done.stdout.rpartition("LOADED ")
+    code, loaded = json.loads(end)
+    return code, loaded, done.stderr + printed
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --curriculum prot", "'prot' is not one of"),
+        ("train --recipe nope", "'nope' is not one of"),
+        ("train --config nope.yaml", "nope.yaml cannot be read"),
+        ("train --set nope=1", "unknown key 'nope'"),
+        ("train --set trainer.epochs=many", "trainer.epochs is 'many'; it must be a number"),
+        ("train --epochs 0", "trainer.epochs is 0.0; it must be above 0"),
+        ("train --data nope", "nope is not a packed data set"),
+        ("train --recipe cpu_small --data nope", "nope is not a packed data set"),
+        ("train --recipe cpu_small --curriculum proto", "no prototypes in shards/prototypes/default"),
+        ("train --out run", "run exists"),
+        ("train --out run --resume --seed 3", "seed is 3 but the run in run has 0"),
+        ("train --resume", "--resume needs the run"),
+        ("plan --data nope", "nope is not a packed data set"),
+        ("plan --recipe cpu_small --curriculum proto", "no prototypes in shards/prototypes/default"),
+        ("compare --recipe cpu_small --arms epochs,nope", "arm 'nope'"),
+        ("compare --recipe cpu_small --arms epochs,proto --data nope", "nope is not a packed data set"),
+        ("compare --recipe cpu_small --arms epochs,proto", "no prototypes in shards/prototypes/default"),
+        ("prototypes build --data nope", "nope is not a packed data set"),
+        ("prototypes build --k 5", "--k is 5, more than half of the 6 images"),
+        ("eval knn nope", "nope is neither a checkpoint nor a run"),
+        ("eval linear run --data nope", "nope is not a packed data set"),
+        ("eval few-shot run", "shards has no val split"),
+        ("eval finetune run --data unlabelled", "unlabelled has no val split"),
+        ("export nope --out out", "nope is neither a checkpoint nor a run"),
+        ("export shards --out out", "shards is neither a checkpoint nor a run"),
+        ("masks nope", "nope is neither a checkpoint nor a run"),
+        ("masks run --data nope", "nope is not a packed data set"),
+        ("report images", "images is not a run (no config.yaml)"),
+        ("report run nope", "nope is not a run (no config.yaml)"),
+        ("inspect images", "images is not a mimcl folder"),
+        ("verify nope", "nope is not a packed data set"),
+        ("doctor --data nope", "nope is not a packed data set"),
+    ],
+)
+def test_a_refusal_imports_no_torch(folder, command, message):
+    code, loaded, printed = ended(folder, command)
+    assert code in (1, 2)
+    assert message in " ".join(printed.split())
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plan --recipe cpu_small --out plan.png",
+        "compare --recipe cpu_small --arms epochs,uniform --eval= --dry-run",
+        "inspect shards",
+        "verify shards",
+        "shard flat --out packed --overwrite",
+        pytest.param("inspect run", marks=pytest.mark.skipif(has_cuda(), reason="asks the GPU for its precision")),
+        pytest.param(
+            "report run --no-pictures --out report.html",
+            marks=pytest.mark.skipif(has_cuda(), reason="asks the GPU for its precision"),
+        ),
+    ],
+)
+def test_a_command_without_a_model_imports_no_torch(folder, command):
+    code, loaded, printed = ended(folder, command)
+    assert code == 0, printed
+    assert loaded == []
