@@ -13,6 +13,7 @@ from mimcl.cli.data.shard import shard_command
 from mimcl.cli.data.verify import verify_command
 from mimcl.cli.demo.demo import demo_command
 from mimcl.cli.doctor.doctor import doctor_command
+from mimcl.cli.embed.embed import embed_command
 from mimcl.cli.evaluate.evaluate import evaluate
 from mimcl.cli.export.export import export_command
 from mimcl.cli.help.commands import Commands
@@ -20,6 +21,7 @@ from mimcl.cli.inspect.inspect import inspect_command
 from mimcl.cli.keys.keys import keys_command
 from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
+from mimcl.cli.predict.predict import predict_command
 from mimcl.cli.prototypes.build import prototypes
 from mimcl.cli.report.report import report_command
 from mimcl.cli.train import train_command
@@ -42,6 +44,8 @@ app.add_typer(evaluate, name="eval", rich_help_panel=_RESULTS)
 app.command("report", rich_help_panel=_RESULTS)(report_command)
 app.command("masks", rich_help_panel=_RESULTS)(masks_command)
 app.command("export", rich_help_panel=_RESULTS)(export_command)
+app.command("embed", rich_help_panel=_RESULTS)(embed_command)
+app.command("predict", rich_help_panel=_RESULTS)(predict_command)
 app.command("keys", rich_help_panel=_HELP)(keys_command)
 app.command("doctor", rich_help_panel=_HELP)(doctor_command)
 app.command("demo", rich_help_panel=_HELP)(demo_command)

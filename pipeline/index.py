@@ -92,6 +92,16 @@ class ShardIndex:
     def path(self, sample_id: int) -> str:
         return self._table["path"][int(sample_id)].as_py()
 
+    def described(self, sample_id: int) -> str:
+        """The sample as messages name it: its path in the source, its key and its shard."""
+        shard = Path(self.shards[self.shard[sample_id]]["name"]).name
+        return f"{self.path(sample_id)} (sample {self.key(sample_id)} of {shard})"
+
+    def names(self, first: int, last: int) -> tuple[list[str], list[str]]:
+        """The keys and the paths of rows [first, last)."""
+        rows = self._table.slice(first, last - first)
+        return rows["key"].to_pylist(), rows["path"].to_pylist()
+
     def keys(self) -> list[str]:
         """The keys of all rows."""
         return self._table["key"].to_pylist()

@@ -79,6 +79,8 @@ def test_no_function_that_can_execute_data_is_used():
         ["plan", "--help"],
         ["train", "--help"],
         ["export", "--help"],
+        ["embed", "--help"],
+        ["predict", "--help"],
         ["doctor", "--help"],
         ["masks", "--help"],
         ["report", "--help"],

@@ -38,8 +38,7 @@ class BadImages:
         for bad in batch.bad:
             if bad.sample_id not in self._seen:
                 self._seen.add(bad.sample_id)
-                path = self._index.path(bad.sample_id)
-                warn(f"{path} (sample {bad.key} of {bad.shard}) is bad and has no features: {bad.reason}")
+                warn(f"{self._index.described(bad.sample_id)} is bad and has no features: {bad.reason}")
         self._limit(self._seen)
         return [bad.draw - int(batch.draws[0]) for bad in batch.bad]
 

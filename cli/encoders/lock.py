@@ -13,10 +13,10 @@ from mimcl.pipeline.folder_lock import FolderLock
 
 
 @contextmanager
-def lock(folder: Path, world: World) -> Iterator[None]:
+def lock(folder: Path, world: World, advice: str | None = None) -> Iterator[None]:
     """Create `folder` and lock it for all processes of this command; other commands wait until it is released.
 
-    Raises DataError if it cannot be created.
+    Raises DataError if it cannot be created, with the `advice`, by default to copy the folder around it.
     """
     if world.rank:
         yield
@@ -25,9 +25,8 @@ def lock(folder: Path, world: World) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         folder_lock = FolderLock(folder)
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be created ({error.strerror}); copy {folder.parent} to a folder of yours"
-        ) from None
+        advice = advice or f"copy {folder.parent} to a folder of yours"
+        raise DataError(f"{folder} cannot be created ({error.strerror}); {advice}") from None
     with folder_lock:
         if not folder_lock.acquire(timeout_s=0):
             console.print(f"waiting for another command that is using {folder}")
