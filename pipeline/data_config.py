@@ -30,7 +30,7 @@ class DataConfig:
         int | None, "Decoding threads of a machine, divided among its processes; null: by its cores.", "threads"
     ] = None
     scaled_decode: Annotated[
-        bool, "Decode JPEGs at 1/2, 1/4 or 1/8 where a crop is large enough; changes pixels a little; not on a GPU."
+        bool, "Decode JPEGs at 1/4 or 1/8 where a crop is large enough; changes pixels a little; not on a GPU."
     ] = False
     prefetch: Annotated[int, "How many micro-batches are made ahead.", "micro-batches"] = 4
     stall_timeout: Annotated[float, "End the run after so long without data or another process.", "seconds"] = 600.0
