@@ -48,7 +48,7 @@ def nearest(features: Features, centroids: Features) -> NDArray[np.int32]:
     """
     labels = np.empty(len(features), np.int32)
     half = (centroids.astype(np.float64) ** 2).sum(1) / 2
-    longest = float(np.linalg.norm(features, axis=1).max(initial=0)) + float(np.sqrt(2 * half.max()))
+    longest = float(np.sqrt(np.einsum("nd,nd->n", features, features).max(initial=0)) + np.sqrt(2 * half.max()))
     margin = 2 * features.shape[1] * 2.0**-24 * longest * float(np.sqrt(2 * half.max()))  # of float32 sums, at worst
     for rows, scores in _scores(features, centroids, half):
         close = scores >= scores.max(1, keepdims=True) - np.float32(margin)
@@ -76,7 +76,7 @@ def _decide(
 def _lloyd(features: Features, centroids: Features, iterations: int) -> tuple[Features, float]:
     """Return the centroids after so many iterations, and the sum of the last scores: higher is better."""
     total, labels, best = 0.0, np.full(len(features), -1), np.empty(len(features), np.float32)
-    squares = (features**2).sum(1)
+    squares = np.einsum("nd,nd->n", features, features)  # without a copy
     for _ in range(iterations):
         before = labels.copy()
         for rows, scores in _scores(features, centroids, (centroids.astype(np.float64) ** 2).sum(1) / 2):
