@@ -15,6 +15,7 @@ import typer
 
 from mimcl.cli.errors import STOPPED_EXIT_CODE
 from mimcl.cli.evaluate.eval_options import EVALUATIONS
+from mimcl.cli.help import completions
 from mimcl.cli.options import Prototypes, RecipeName
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def compare_command(
         typer.Option(
             help="Arms to compare, separated by commas; the first is the baseline. Each is "
             "DATA[+MASKING][+SCHEDULE]. DATA: epochs (plain MAE), uniform (with replacement), proto or anti; MASKING: "
-            "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ... Example: uniform,epochs,proto,proto+hpm."
+            "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ... Example: uniform,epochs,proto,proto+hpm.",
+            metavar="ARM,ARM,...",
+            autocompletion=completions.arms,
         ),
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Runs per arm, with seeds 0 to N - 1.")] = 3,
@@ -63,7 +66,13 @@ def compare_command(
     prototypes: Prototypes = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all runs.", show_default="comparisons/RECIPE")] = None,
     evaluations: Annotated[
-        str, typer.Option("--eval", help="Evaluations: knn, linear, few-shot, separated by commas, or '' for none.")
+        str,
+        typer.Option(
+            "--eval",
+            metavar="NAME,...",
+            help="Evaluations: knn, linear, few-shot, separated by commas, or '' for none.",
+            autocompletion=completions.evaluations,
+        ),
     ] = "knn",
     online_knn: Annotated[
         float | None,
@@ -72,7 +81,13 @@ def compare_command(
     processes: Annotated[int, typer.Option(min=1, help="Processes per run, started by torchrun; one per GPU.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of all runs; run nothing.")] = False,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set any value for all arms.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set any value for all arms; `mimcl keys` lists the keys. May be repeated.",
+            autocompletion=completions.settings,
+        ),
     ] = None,
 ) -> None:
     """Train and evaluate arms over several seeds, and report means with confidence intervals.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mimcl.cli.evaluate import eval_options as options
+from mimcl.cli.help import completions
 from mimcl.cli.help.commands import Commands
 from mimcl.pipeline.data_config import DataConfig
 
@@ -171,7 +172,12 @@ def finetune_command(
     decoder: options.Decoder = "auto",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value for any setting printed at the start, such as mixup=0."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set any value, such as mixup=0; `mimcl keys` lists the keys. May be repeated.",
+            autocompletion=completions.finetune_settings,
+        ),
     ] = None,
 ) -> None:
     """Fine-tune the whole encoder for classification by MAE's recipe for its size.

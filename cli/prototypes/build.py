@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mimcl.cli.help import completions
 from mimcl.cli.help.commands import Commands
 from mimcl.pipeline.data_config import DataConfig, DecoderName
 
@@ -55,7 +56,9 @@ def build_command(
         str,
         typer.Option(
             help="auto, timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto is DINO if the hub answers "
-            "within 10 s, else sift."
+            "within 10 s, else sift.",
+            metavar="KIND",
+            autocompletion=completions.features,
         ),
     ] = BuildConfig.features,
     k: Annotated[
