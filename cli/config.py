@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import yaml
 
 from mimcl.cli.errors import ConfigError, usage_errors
+from mimcl.cli.suggest import command
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.model.config import ModelConfig, OptimConfig, TrainerConfig
@@ -30,7 +31,7 @@ T = typing.TypeVar("T", bound="DataclassInstance")
 
 _LONGEST = 1 << 16  # bytes of a configuration file
 _DEEPEST = 4  # sections, a list
-_ALL_KEYS = "`mimcl keys` lists all"
+_ALL_KEYS = f"`{command('keys')}` lists all"
 
 
 @dataclass(frozen=True)

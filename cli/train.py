@@ -52,7 +52,7 @@ def train_command(
     Ctrl-C, SIGTERM or SIGHUP stops the run after its step and saves it (exit code 75); a second Ctrl-C exits at once.
     """
     from mimcl.cli.config import require_constant
-    from mimcl.cli.console import print_path, warn
+    from mimcl.cli.console import console, print_path, warn
     from mimcl.cli.run.folder import open_run
     from mimcl.cli.suggest import command
     from mimcl.model.world import World
@@ -65,10 +65,19 @@ def train_command(
     finished = train(run, world)
     if world.rank == 0:
         if not finished:
-            warn(f"stopped and saved; continue with: {command('train', out=run.folder)} --resume")
+            warn(f"stopped and saved; continue with: {command('train', out=run.folder, resume=True)}")
+        else:
+            console.print(f"next: {_next_command(run)}")
         print_path(run.folder)
     if not finished:
         raise typer.Exit(STOPPED_EXIT_CODE)
+
+
+def _next_command(run: Run) -> str:
+    from mimcl.cli.evaluate.labelled import can_be_evaluated
+    from mimcl.cli.suggest import after_training
+
+    return after_training(run.folder, can_be_evaluated(run.config.data.root))
 
 
 def train(run: Run, world: World | None = None) -> bool:
@@ -83,6 +92,7 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.run.resolve import resolve, resolve_order
     from mimcl.cli.run.trackers import require_libraries
     from mimcl.cli.run.training_data import TrainingData
+    from mimcl.cli.suggest import list_damage
     from mimcl.model.world import World
     from mimcl.pipeline.remote.urls import shown
 
@@ -144,7 +154,9 @@ def train(run: Run, world: World | None = None) -> bool:
         signals = StopSignals(warn_before_exit)
         temperature = plan.learned
         with signals, training_bar(trainer.position // shares.batch_size, trainer.last_step, is_first) as show:
-            health = Health(run.folder, trainer.position, shares.batch_size, config.data.max_bad, is_first, warn)
+            find_all = list_damage(data.index.shown, decode=False)
+            at = trainer.position
+            health = Health(run.folder, at, shares.batch_size, config.data.max_bad, is_first, warn, find_all)
             recorder = (
                 RunRecorder(run.folder, config, plan, trainer, data.fingerprints, counts, show, warn)
                 if is_first

@@ -66,17 +66,17 @@ class PrototypeSet:
         folder: str | os.PathLike,
         index_fingerprint: str | None,
         check_once: CheckOnce = check_always,
-        build: str = "mimcl prototypes build",
+        build: str | None = None,
     ) -> PrototypeSet:
         """Load the set in `folder`, with memory-mapped arrays.
 
         Raises PrototypeError if it is missing, damaged, or made for another index than `index_fingerprint`; None
         accepts any index. `check_once` may skip reading all of the files if they were checked before. `build` is the
-        command that errors suggest.
+        command that errors suggest, if any.
         """
-        folder, advice = Path(folder), f"run `{build} --overwrite`"
+        folder, advice = Path(folder), f"run `{build} --overwrite`" if build else "build the set again"
         if not (folder / "prototypes.json").is_file():
-            raise PrototypeError(f"no prototypes in {folder}; run `{build}`")
+            raise PrototypeError(f"no prototypes in {folder}; {f'run `{build}`' if build else 'build them first'}")
         try:
             info = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
             if info["format"] != FORMAT:

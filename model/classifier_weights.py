@@ -76,7 +76,7 @@ def read_classifier(path: Path, classes: Sequence[str] | None = None) -> Classif
             tensors = from_beit(tensors)
         tensors = {name.removeprefix(_MODULE): tensor for name, tensor in tensors.items()}
         if not {_NORM + "weight", _HEAD + "weight", _HEAD + "bias"} <= tensors.keys() or "norm.weight" in tensors:
-            raise ValueError("it has no head, or one on the CLS token; give weights that `mimcl eval finetune` made")
+            raise ValueError("it has no head, or one on the CLS token; give weights that were fine-tuned by mimcl")
         encoder = check_tensors(
             {name.replace(_NORM, "norm."): tensor for name, tensor in tensors.items() if not name.startswith(_HEAD)}
         )
@@ -108,7 +108,7 @@ def read_classifier_description(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         reason = type(error).__name__
-    advice = "remove it and run the same `mimcl eval finetune` command again"
+    advice = "remove it and fine-tune again with the same command"
     raise CheckpointError(f"{path / DESCRIPTION} cannot be read ({reason}); {advice}")
 
 

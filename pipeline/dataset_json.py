@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mimcl.pipeline.files import DataError, open_regular, remedy
+from mimcl.pipeline.files import DataError, NotPackedError, open_regular, remedy
 from mimcl.pipeline.remote.metadata_cache import fetch_description
 from mimcl.pipeline.remote.urls import joined, shown, url_of
 
 DATASET_FORMAT = "mimcl-shards/1"
 SPLITS = ("train", "val")
 ADOPTED_NAME = re.compile(r"[^./\0-\x1f][^/\0-\x1f]*\.tar")  # file name of a shard that another program packed
-PACK_AGAIN = "pack again with `mimcl shard`"
+PACK_AGAIN = "pack the images again, with --overwrite"
 _MAX_BYTES = 1 << 28  # of dataset.json: over a million shards
 
 
@@ -36,7 +36,7 @@ def read_dataset(root: str | Path) -> dict[str, Any]:
             for split, part in description["splits"].items():
                 _check_split(shown(root), split, part, adopted)
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{root} is not a packed data set (no dataset.json); make one with `mimcl shard SRC`") from None
+        raise NotPackedError(shown(root)) from None
     except OSError as error:
         raise DataError(f"{where} cannot be read ({error.strerror or error}); {remedy(error, PACK_AGAIN)}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

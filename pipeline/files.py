@@ -31,6 +31,18 @@ class DataError(Exception):
     """An error in images, shards or indices that the user has to fix; one line that says what and how."""
 
 
+class NotPackedError(DataError):
+    """There is no packed data set in `root`, a folder or a URL without credentials."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(f"{root} is not a packed data set (no dataset.json)")
+        self.root = root
+
+
+class NoPrototypesError(DataError):
+    """Remote shards have no such prototype set."""
+
+
 def open_descriptor(path: str | Path, flags: int) -> int:
     """Open a file as os.open does. Raises OSError, and DataError if descriptors or memory are exhausted.
 

@@ -123,7 +123,7 @@ class SampleReader:
             also = f", like {retry} other samples tried for draw {draw}" if retry else ""
             raise DataError(
                 f"sample {defect.key} in {self._index.at(defect.shard)} is bad{also}: {defect.reason}; "
-                "restore the shard, or pack again with `mimcl shard --decode`"
+                "restore the shard, or pack the images again, with --decode"
             )
         number = batch.window.number
         self._progress.activity = partial("planning window {}".format, number)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mimcl.cli.run.signals import StopSignals
+from mimcl.cli.suggest import command as suggested
 
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
@@ -62,7 +63,7 @@ def run_to_end(words: Sequence[str], log: Path, signals: StopSignals) -> None:
     if stopping and code:  # torchrun's exit code does not show whether its processes have saved
         raise StoppedError
     if code:
-        raise ChildError(f"`mimcl {_name(words)}` failed with exit code {code}: {_last_line(log)}; see {log}")
+        raise ChildError(f"`{suggested(_name(words))}` failed with exit code {code}: {_last_line(log)}; see {log}")
 
 
 def _death_signal() -> Callable[[], None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Budget = Literal["samples", "time"]
 _FORMAT = "mimcl-comparison/1"
+# What a run may change when it is resumed, but what its figures here depend on.
+_OF_THE_FIGURES = ("trainer.log_every_steps", "trainer.online_knn_epochs")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def compare_command(
     from mimcl.cli.config import parse_settings
     from mimcl.cli.console import warn
     from mimcl.cli.errors import ConfigError
-    from mimcl.cli.suggest import quote
+    from mimcl.cli.suggest import same_command
 
     names = [name.strip() for name in evaluations.split(",") if name.strip()]
     if unknown := [name for name in names if name not in EVALUATIONS]:
@@ -123,7 +125,7 @@ def compare_command(
     try:
         compare(config)
     except StoppedError:
-        warn(f"stopped and saved; resume with the same command: mimcl {' '.join(map(quote, sys.argv[1:]))}")
+        warn(f"stopped and saved; resume with the same command: {same_command()}")
         raise typer.Exit(STOPPED_EXIT_CODE) from None
 
 
@@ -134,9 +136,12 @@ def compare(config: CompareConfig) -> Comparison:
     after a signal and ChildError if a run fails; before anything is trained, ConfigError if OUT has another comparison
     or a run with other settings, and the errors of loading data and prototypes.
     """
-    from mimcl.cli.compare.comparison import compare_figures, read_figures, show, unequal_time, write_comparison
+    from mimcl.cli.compare.comparison import compare_figures, read_figures, unequal_time, write_comparison
     from mimcl.cli.compare.evaluations import evaluate_run
+    from mimcl.cli.compare.remaining import Remaining
+    from mimcl.cli.compare.table import print_table
     from mimcl.cli.console import console, warn, warn_before_exit
+    from mimcl.cli.report.read import read_run
     from mimcl.cli.report.writer import write_report
     from mimcl.cli.run.folder import claimed
     from mimcl.cli.run.signals import StopSignals
@@ -148,12 +153,22 @@ def compare(config: CompareConfig) -> Comparison:
         epochs = _epochs(config, trials, head, signals)
         runs = trials.runs(config.seeds, epochs)
         done = {run.folder for run in runs if run.is_done(trials.index.samples)}
+        remaining = Remaining(head["seconds_per_step"], trials.base.data.batch_size)
+        for run in runs:
+            if run.folder in done:
+                remaining.add(run.arm, read_run(run.folder))
         for number, run in enumerate(runs, 1):
             description = f"{run.arm}, seed {run.seed} ({number} of {len(runs)})"
+            started = time.monotonic()
             if run.folder not in done:
+                left = [(other.arm, trials.draws(other)) for other in runs[number - 1 :] if other.folder not in done]
                 console.print(f"training {description}, {epochs[run.arm]:g} epochs: {run.log}")
+                if words := remaining(left):
+                    console.print(f"  {words} for {len(left)} {'run' if len(left) == 1 else 'runs'}")
                 trials.start(run.arguments, run, signals)
             evaluate_run(run, description, config.evaluations, trials, head["protocols"], signals)
+            if run.folder not in done:
+                remaining.add(run.arm, read_run(run.folder), time.monotonic() - started)
             found.append(read_figures(run.arm, run.seed, run.folder, head["protocols"]))
             write_comparison(trials.out / "comparison.json", head, compare_figures(found))
         for run in runs:  # again, in case the defaults of an evaluation changed during the comparison
@@ -162,13 +177,12 @@ def compare(config: CompareConfig) -> Comparison:
         comparison = compare_figures([read_figures(run.arm, run.seed, run.folder, head["protocols"]) for run in runs])
         write_comparison(trials.out / "comparison.json", head, comparison)
         page = write_report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
-    show(comparison)
+    print_table(comparison)
     if config.budget == "time" and (warning := unequal_time(comparison)):
         warn(warning)
     if any(settings["curriculum.name"] != "none" for settings in config.arms.values()):
         console.print("training times do not include making the prototypes, which all runs share")
-    for path in (page, trials.out / "comparison.json"):
-        console.print(str(path))
+    console.print(f"wrote {trials.out}/comparison.json · report: {page}")
     return comparison
 
 
@@ -199,6 +213,7 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     """Return the runs and the head of comparison.json. Raises ConfigError if OUT has something else."""
     from mimcl.cli.compare.evaluations import current_protocols
     from mimcl.cli.compare.trials import Trials
+    from mimcl.cli.config import flatten
     from mimcl.cli.errors import ConfigError
     from mimcl.pipeline.files import list_folder, remedy
 
@@ -212,11 +227,13 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
         "epochs": trials.base.trainer.epochs,
         "seconds_per_step": {},
         "protocols": {},  # evaluation name: settings and index of its lines
+        **{key: flatten(trials.base)[key] for key in _OF_THE_FIGURES},
     }
     out = trials.out
     if out.exists() and (not out.is_dir() or list_folder(out)):
         try:
-            known = {"protocols": {}} | json.loads((out / "comparison.json").read_bytes())
+            optional = {"protocols": {}} | {key: head[key] for key in _OF_THE_FIGURES}  # not in older files
+            known = optional | json.loads((out / "comparison.json").read_bytes())
             known = {key: known[key] for key in head}
             known["seconds_per_step"] = {arm: float(seconds) for arm, seconds in known["seconds_per_step"].items()}
             known["protocols"] = current_protocols(known["protocols"], trials.labelled)
@@ -225,7 +242,7 @@ def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
         except OSError as error:
             advice = remedy(error, "give another --out")
             raise ConfigError(f"{out}/comparison.json cannot be read ({error.strerror}); {advice}") from None
-        for key in ("format", "recipe", "budget", "epochs"):
+        for key in ("format", "recipe", "budget", "epochs", *_OF_THE_FIGURES):
             if known[key] != head[key]:
                 raise ConfigError(
                     f"{key} is {head[key]!r} but the comparison in {out} has {known[key]!r}; give another --out"

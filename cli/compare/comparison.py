@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mimcl.cli.console import console
 from mimcl.cli.json_output import json_ready
 from mimcl.cli.report.read import read_run
 from mimcl.cli.report.run_record import Evaluation, RunRecord
@@ -146,30 +145,6 @@ def update_comparison(out: Path, **values: Any) -> None:
     write_json(path, json.loads(path.read_bytes()) | values)
 
 
-def show(comparison: Comparison) -> None:
-    """Print a table for each quality."""
-    rows = comparison.rows
-    width = max(6, *(len(row.arm) for row in rows)) + 2
-    for quality in dict.fromkeys(row.quality for row in rows):
-        of_quality = [row for row in rows if row.quality == quality]
-        title = "loss" if quality is None else f"{quality.evaluation} {quality.name}, %"
-        against = f"against {of_quality[0].arm}"
-        heads = f"{title:>18}{against:>{max(20, len(against) + 2)}}{'loss':>20}{'training':>18}{'draws':>12}"
-        console.print()
-        console.print(f"{'arm':{width}}{'seeds':>5}{heads}")
-        scale, digits = (1, 4) if quality is None else (100, 1)
-        for row in of_quality:
-            value = _interval(row.value, scale, digits)
-            difference = _interval(row.difference, scale, digits, sign="+") if row.difference else ""
-            time = _interval(row.seconds, 1, 0) + " s"
-            console.print(
-                f"{row.arm:{width}}{row.value.n:>5}{value:>18}{difference:>{max(20, len(against) + 2)}}"
-                f"{_interval(row.loss, 1, 4):>20}{time:>18}{row.draws:>12,}"
-            )
-    console.print()
-    console.print("mean over seeds ± half of Student's 95 % interval; differences are paired by seed")
-
-
 def unequal_time(comparison: Comparison) -> str | None:
     """Return a warning if the arms' training times differ by more than 3 %, else None."""
     seconds = {row.arm: row.seconds.mean for row in comparison.rows}
@@ -180,10 +155,3 @@ def unequal_time(comparison: Comparison) -> str | None:
         f"training took unequal time: {longest} {seconds[longest]:,.0f} s, {shortest} {seconds[shortest]:,.0f} s. "
         "The pilot runs may have been slowed down by other processes; compare again with another --out"
     )
-
-
-def _interval(value: Summary, scale: float, digits: int, sign: str = "") -> str:
-    if not value.n:
-        return "-"
-    text = f"{scale * value.mean:{sign}.{digits}f}"
-    return text if math.isnan(value.high) else f"{text} ± {scale * (value.high - value.mean):.{digits}f}"

@@ -100,6 +100,10 @@ class Trials:
             for arm in self.arms
         ]
 
+    def draws(self, run: Trial) -> int:
+        """Return the length of a run in draws."""
+        return draws_of(override(self.base, run.values), self.index.samples)
+
     def pilots(self, arms: Sequence[str]) -> list[Trial]:
         """Return short runs that measure the time per step; the first arm's twice, to warm up the page cache."""
         short = pilot_settings(self.base.data.batch_size, self.index.samples)

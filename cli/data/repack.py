@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mimcl.cli.data.packing_ranks import default_workers, packing_ranks
-from mimcl.cli.suggest import command, prototypes_build, unless_default
+from mimcl.cli.suggest import command, list_damage, prototypes_build, unless_default
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +124,7 @@ def repack(
     if lost := description["packed"]["rejected"]:
         raise DataError(
             f"{lost:,} images of {data} do not match its index (see {out / 'rejected.jsonl'}); restore them "
-            f"(`mimcl verify {data}` lists all), remove {out} and repack"
+            f"({list_damage(data, decode=False)}), remove {out} and repack"
         )
     if ranks.rank == 0:
         try:

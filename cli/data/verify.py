@@ -23,6 +23,7 @@ def verify_command(
 ) -> None:
     """Check shards, indices and prototype sets against their checksums and each other."""
     from mimcl.cli.console import console
+    from mimcl.cli.suggest import command, unless_default
     from mimcl.pipeline.dataset_json import read_dataset
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.remote.urls import shown, url_of
@@ -38,7 +39,8 @@ def verify_command(
     if len(findings) > _MAX_SHOWN:
         console.print(f"... and {len(findings) - _MAX_SHOWN:,} more")
     if findings:
-        raise DataError(f"{data}: {len(findings):,} findings; restore the files, or pack again with `mimcl shard`")
+        again = command("shard", "SRC", out=unless_default(data), overwrite=True)
+        raise DataError(f"{data}: {len(findings):,} findings; restore the files, or pack again with `{again}`")
     parts = read_dataset(data)["splits"].values()
     images, shards = sum(part["samples"] for part in parts), sum(len(part["shards"]) for part in parts)
     beside = f" and {len(sets)} prototype sets" if sets else ""

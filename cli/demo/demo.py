@@ -97,6 +97,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
 def print_results(out: Path, result: Result, seconds: float) -> None:
     """Print the results, where they are, and the next commands."""
     from mimcl.cli.console import console
+    from mimcl.cli.suggest import command
 
     console.print()
     console.print(f"nn: share of the {result.val:,} val images whose nearest train image has the same class")
@@ -115,5 +116,6 @@ def print_results(out: Path, result: Result, seconds: float) -> None:
         console.print(f"  {out / name!s:20}  {content}")
     console.print()
     console.print("next, with your own images")
-    for command in ("shard YOUR_IMAGES/", "prototypes build", "train --curriculum proto --temp-schedule cosine"):
-        console.print(f"  mimcl {command}")
+    console.print(f"  {command('shard', 'YOUR_IMAGES/')}")
+    console.print(f"  {command('prototypes build')}")
+    console.print(f"  {command('train', curriculum='proto', temp_schedule='cosine')}")

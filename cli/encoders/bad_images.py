@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimcl.cli.console import warn
+from mimcl.cli.suggest import list_damage
 from mimcl.pipeline.data_config import DataConfig, bad_allowed
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
@@ -66,7 +67,7 @@ class BadImages:
         )
         raise DataError(
             f"{len(found):,} bad images of {self._index.samples:,} are more than the {self._allowed:,.0f} allowed "
-            f"({worst}); repair the shards (`mimcl verify --decode` lists what is wrong), or raise --max-bad"
+            f"({worst}); repair the shards ({list_damage(self._index.shown)}), or raise --max-bad"
         )
 
 

@@ -58,7 +58,7 @@ class FineTuned:
 
     @classmethod
     def _from_finetuning(cls, folder: Path) -> FineTuned:
-        again = "run the same `mimcl eval finetune` command again"
+        again = "fine-tune again with the same command"
         if not is_finished(folder):
             raise CheckpointError(f"the fine-tuning in {folder} has not finished; {again} to resume it")
         about = read_classifier_description(folder)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mimcl.cli.console import console, image_bar
 from mimcl.cli.encoders.bad_images import BadImages, mark
 from mimcl.cli.encoders.feature_store import BATCH, ChunkedArray
+from mimcl.cli.suggest import list_damage
 from mimcl.model.distributed import gather_rows
 from mimcl.model.world import World
 from mimcl.pipeline.augment import central_crops
@@ -46,7 +47,7 @@ def sample_images(index: ShardIndex, decoder: Decoder, count: int, bad: BadImage
     chosen = np.arange(0, index.samples, math.ceil(index.samples / count))
     images = [batch.images for batch in bad.without(central_crop_stream(index, decoder, chosen))]
     if not images:
-        raise DataError(f"all images tried in {index.shown} are bad; `mimcl verify --decode` lists what is wrong")
+        raise DataError(f"all images tried in {index.shown} are bad; {list_damage(index.shown)}")
     return torch.cat(images)
 
 

@@ -26,7 +26,7 @@ def _group() -> None:
 
 
 def _evaluate(path: Path, data: str | None, protocol: Callable[[World], Result]) -> None:
-    """Run a protocol in the processes of torchrun; rank 0 prints the result.
+    """Run a protocol in the processes of torchrun; rank 0 prints the result, and what to do next.
 
     Missing encoders and data are refused first: the protocol imports torch, which takes seconds.
     """
@@ -39,9 +39,14 @@ def _evaluate(path: Path, data: str | None, protocol: Callable[[World], Result])
     LabelledSplits.load(trained_data if data is None else data)
     result = protocol(world)
     if world.rank == 0:
+        from mimcl.cli.console import console
         from mimcl.cli.evaluate.results import print_result
+        from mimcl.cli.suggest import after_evaluation
+        from mimcl.model.checkpoint_path import named_run
 
         print_result(result)
+        if following := after_evaluation(result.evaluation, path, named_run(path), data):
+            console.print(f"next: {following}")
 
 
 @evaluate.command("knn")

@@ -23,6 +23,7 @@ from mimcl.cli.encoders.split_features import fill, open_decoder
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.labelled import LabelledSplits, of_seen_classes
 from mimcl.cli.evaluate.results import Result, record
+from mimcl.cli.suggest import list_damage
 from mimcl.model.config import SIZES
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import barrier, connected, gather
@@ -139,7 +140,7 @@ def _without_bad(
     if not bad.any():
         return labels
     BadImages(index, max_bad).require_few(bad)
-    console.print(f"{bad.sum():,} bad {index.split} images are left out; `mimcl verify --decode` lists them")
+    console.print(f"{bad.sum():,} bad {index.split} images are left out; {list_damage(index.shown)}")
     return np.where(bad, np.int32(-1), labels)
 
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mimcl.cli.suggest import command
 from mimcl.pipeline.dataset_json import read_dataset
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.remote.urls import shown
+from mimcl.pipeline.remote.urls import shown, url_of
 
 UNSEEN = "val_of_unseen_classes"  # among an evaluation's settings: the number of val images left out for that
 _NAMES_IN_NOTE = 5
@@ -92,7 +93,15 @@ def _names(index: ShardIndex, labels: NDArray[np.int32]) -> str:
     return names + (f", ... ({len(found):,} classes)" if len(found) > _NAMES_IN_NOTE else "")
 
 
+def can_be_evaluated(data: str | Path) -> bool:
+    """Whether there are local shards in `data` with a train and a val split and classes."""
+    try:
+        splits = {} if url_of(data) else read_dataset(data)["splits"]
+    except DataError:
+        return False
+    return all(splits.get(split, {}).get("classes") for split in ("train", "val"))
+
+
 def _unusable(what: str) -> DataError:
-    return DataError(
-        f"{what}; pack a folder of class folders: mimcl shard SRC --holdout 0.1 --out FOLDER, then give --data FOLDER"
-    )
+    pack = command("shard", "SRC", holdout=0.1, out="FOLDER")
+    return DataError(f"{what}; pack a folder of class folders with `{pack}`, then give --data FOLDER")

@@ -52,7 +52,7 @@ class PrototypesDescription:
         }[self.fits]
         copied = []
         if self.origin:
-            was = "set {name} of index {index_fingerprint}; distances copied by mimcl repack"
+            was = "set {name} of index {index_fingerprint}; distances copied when it was repacked"
             copied = [("origin", was.format(**self.origin))]
         return [
             ("prototypes", str(self.path)),

@@ -16,6 +16,7 @@ from mimcl.cli.evaluate.results_file import format_accuracies, latest_results
 from mimcl.cli.inspect.checkpoint import bytes_in_folder
 from mimcl.cli.run.config_diff import config_diff
 from mimcl.cli.run.resolve import draws_of
+from mimcl.cli.suggest import command
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.jsonl import read_lines
@@ -222,7 +223,7 @@ def _counts(path: Path) -> NDArray[np.uint32] | None:
         if counts.dtype != np.uint32 or counts.ndim != 1 or not len(counts):
             raise ValueError("not draw counts")
     except (OSError, ValueError, EOFError) as error:
-        advice = "mimcl train --resume writes it again"
+        advice = f"`{command('train', out=path.parent, resume=True)}` writes it again"
         advice = remedy(error, advice) if isinstance(error, OSError) else advice
         raise DataError(f"{path} cannot be read ({error}); {advice}") from None
     return counts

@@ -94,7 +94,7 @@ class ShardsDescription:
             what = found.fault or f"K {found.k:,}, {found.features} features, matches the train split"
             lines.append(("prototypes", f"{found.name}: {what}"))
         if self.prototypes is None:
-            lines.append(("prototypes", "remote; mimcl train fetches the set that it needs"))
+            lines.append(("prototypes", "remote; training fetches the set that it needs"))
         elif not self.prototypes:
             lines.append(("prototypes", f"none; make them with `{prototypes_build(self.path)}`"))
         return lines

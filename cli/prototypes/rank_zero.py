@@ -9,7 +9,7 @@ from mimcl.curriculum.prototypes import PrototypeError
 from mimcl.model.world import World
 from mimcl.pipeline.files import DataError, is_forbidden, remedy
 
-WRITE_ELSEWHERE = "give a folder of yours with --out FOLDER, and later --prototypes FOLDER to `mimcl train`"
+WRITE_ELSEWHERE = "give a folder of yours with --out FOLDER, and --prototypes FOLDER later, for training"
 
 
 def on_first_rank(world: World, work: Callable[[], None], folder: Path) -> None:

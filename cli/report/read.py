@@ -27,7 +27,7 @@ def read_run(folder: Path) -> RunRecord:
     """Read the run that `folder` names. Raises DataError if it is not a run, or has no step yet."""
     folder = named_run(folder)
     if not (folder / "config.yaml").is_file():
-        raise DataError(f"{folder} is not a run (no config.yaml); give runs/NAME, as written by `mimcl train`")
+        raise DataError(f"{folder} is not a run (no config.yaml); give the folder of a training run, runs/NAME")
     config = read_yaml(folder / "config.yaml")
     try:
         with open_regular(folder / "metrics.jsonl") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from mimcl.cli.config import Config, flatten, override
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import RECIPES
 from mimcl.cli.run.config_diff import config_diff
+from mimcl.cli.suggest import command
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,14 @@ def _chosen_keys(config: Mapping[str, Any], samples: int | None) -> set[str]:
 
 
 def train_command_line(config: Mapping[str, Any]) -> str:
-    """Return the `mimcl train` command for this configuration, without --out."""
+    """Return the command that trains this configuration, without --out."""
     base = _recipe(config)
-    words = ["mimcl", "train"]
-    if base is not None:
-        words += ["--recipe", str(config["recipe"])]
-    for key, value in config.items():
-        if key != "recipe" and _differs((base or {}).get(key), value):
-            words += ["--set", f"{key}={as_yaml(value)}"]
-    return shlex.join(words)
+    differing = [
+        f"{key}={as_yaml(value)}"
+        for key, value in config.items()
+        if key != "recipe" and _differs((base or {}).get(key), value)
+    ]
+    return command("train", recipe=None if base is None else config["recipe"], set=differing)
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, Any] | None:

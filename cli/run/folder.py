@@ -18,6 +18,7 @@ from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resumed_config import FREE, resumed_config
+from mimcl.cli.suggest import command
 from mimcl.model import checkpoint
 from mimcl.pipeline.files import list_folder, remedy
 from mimcl.pipeline.folder_lock import FolderLock
@@ -71,7 +72,7 @@ def open_run(
     if out and out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a folder with --out")
     if resume and out is None:
-        raise ConfigError("--resume needs the run: mimcl train --out runs/NAME --resume")
+        raise ConfigError(f"--resume needs the run: {command('train', out='runs/NAME', resume=True)}")
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) and not resume:
         raise ConfigError("torchrun started this run again; start it with --out runs/NAME --resume")
     if resume and out:

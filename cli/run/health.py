@@ -51,10 +51,15 @@ class Health:
         max_bad: float,
         is_first: bool,
         warn: Callable[[str], None],
+        find_all: str = "they are listed there",
     ) -> None:
-        """`max_bad` is the share of the draws so far that may be bad samples; 10 always may."""
+        """`max_bad` is the share of the draws so far that may be bad samples; 10 always may.
+
+        `find_all` says how to find all bad samples of the data.
+        """
         self._folder, self._batch_size, self._max_bad = folder, batch_size, max_bad
         self._is_first, self._warn = is_first, warn
+        self._find_all = find_all
         self._quarantine = folder / "quarantine.jsonl"
         self._lines = JsonlWriter(self._quarantine, warn)
         earlier = keep_lines(self._quarantine, lambda line: line["draw"] < position) if is_first else []
@@ -116,5 +121,5 @@ class Health:
             worst = ", ".join(f"{count} in {shard}" for shard, count in self._bad_shards.most_common(3))
             self.excess = (
                 f"{self._bad} bad samples in {position:,} draws are more than the {allowed:,.0f} allowed ({worst}); "
-                f"see {self._quarantine}, repair the shards (`mimcl verify` lists what is wrong), or raise --max-bad"
+                f"see {self._quarantine}, repair the shards ({self._find_all}), or raise --max-bad"
             )

@@ -15,6 +15,7 @@ from mimcl.cli.run.resolve import draws_of, warmup_epochs
 from mimcl.cli.suggest import prototypes_build
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.pipeline.files import DataError, NoPrototypesError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.verify_cache import check_once
 
@@ -57,8 +58,12 @@ def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | N
     if config.curriculum.name == "none":
         return None
     name = config.curriculum.prototypes
-    folder = index.prototypes_folder(name)
-    return PrototypeSet.load(folder, index.fingerprint, check_once, prototypes_build(index.shown, name)).distance
+    build = prototypes_build(index.shown, name)
+    try:
+        folder = index.prototypes_folder(name)
+    except NoPrototypesError as error:
+        raise DataError(f"{error}; run `{build}`") from None
+    return PrototypeSet.load(folder, index.fingerprint, check_once, build).distance
 
 
 def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> dict[str, str | None]:

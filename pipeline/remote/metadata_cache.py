@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from mimcl.pipeline.cache_dir import cache_dir
-from mimcl.pipeline.files import DataError, atomic_file, open_regular, remedy
+from mimcl.pipeline.files import DataError, NoPrototypesError, NotPackedError, atomic_file, open_regular, remedy
 from mimcl.pipeline.folder_lock import FolderLock
 from mimcl.pipeline.remote.refusals import NotFound
 from mimcl.pipeline.remote.remote_folder import RemoteFolder
@@ -34,9 +33,7 @@ def fetch_description(url: str) -> Path:
     try:
         content = remote.read_whole("dataset.json", _MAX_TEXT_BYTES)
     except NotFound:
-        raise DataError(
-            f"{remote.shown} is not a packed data set (no dataset.json); make one with `mimcl shard SRC` and upload it"
-        ) from None
+        raise NotPackedError(remote.shown) from None
     with _locked(folder) as locked:
         if locked:
             _remove_leftovers(folder / "dataset.json")
@@ -61,8 +58,7 @@ def fetch_prototypes(url: str, name: str) -> Path:
     try:
         description = remote.read_whole(f"{remote_name}/prototypes.json", _MAX_TEXT_BYTES)
     except NotFound:
-        build = f"mimcl prototypes build --data {shlex.quote(remote.shown)}"
-        raise DataError(f"no prototypes in {remote.address(remote_name)}; run `{build}`") from None
+        raise NoPrototypesError(f"no prototypes in {remote.address(remote_name)}") from None
     try:
         digests = json.loads(description)["xxh128"]
         # The names are joined to a folder: allow only plain ones.

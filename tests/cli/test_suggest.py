@@ -1,16 +1,28 @@
-"""Suggested commands can be pasted into a shell and run."""
+"""Suggested commands can be pasted into a shell and run, and act on the data that they are about."""
 
+import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.images import write_train_val
 from helpers.typed import mimcl
 
-from mimcl.cli.suggest import command, prototypes_build, quote, unless_default
+from mimcl.cli.app import app
+from mimcl.cli.suggest import (
+    after_evaluation,
+    command,
+    list_damage,
+    prototypes_build,
+    quote,
+    unless_default,
+    with_command,
+)
+from mimcl.pipeline.files import DataError, NotPackedError
 
 # What bash reads `mimcl` as.
 SHELL = f'mimcl() {{ {shlex.quote(sys.executable)} -m mimcl.cli.main "$@"; }}\n'
@@ -50,6 +62,62 @@ def test_options_that_are_none_are_left_out():
     assert quote("") == "''"
 
 
+def test_flags_lists_and_dashes():
+    assert command("train", out="a b", resume=True, init=False) == "mimcl train --out 'a b' --resume"
+    assert command("train", set=["a=1", "b='x'"]) == """mimcl train --set a=1 --set 'b='"'"'x'"'"''"""
+    assert command("shard", "SRC", short_side=256) == "mimcl shard SRC --short-side 256"
+    assert command("report", "-run", out="-page") == "mimcl report ./-run --out=-page"
+
+
+def test_what_is_missing_is_packed_where_it_was_looked_for():
+    assert with_command(DataError("no")) == "no"
+    for root, expected in (
+        ("shards", "`mimcl shard SRC`"),
+        ("x y", "`mimcl shard SRC --out 'x y'`"),
+        ("s3://a/b", "`mimcl shard SRC --out FOLDER` and upload it"),
+    ):
+        assert with_command(NotPackedError(root)) == (
+            f"{root} is not a packed data set (no dataset.json); make one with {expected}"
+        )
+    assert list_damage("x y") == "`mimcl verify 'x y' --decode` lists what is wrong"
+    assert "`mimcl verify` of a local copy" in list_damage("s3://a/b")
+
+
+def test_after_an_evaluation_data_are_given_again(tmp_path):
+    assert after_evaluation("knn", Path("r x"), Path("r x"), "d e") == "mimcl eval linear 'r x' --data 'd e'"
+    assert after_evaluation("linear", Path("w.pth"), Path("evaluations/w-1"), None) is None
+    (tmp_path / "config.yaml").touch()
+    assert after_evaluation("linear", tmp_path / "checkpoints/1", tmp_path, None) == command("report", tmp_path)
+
+
+# Beside docstrings and these, commands are written by `suggest` alone, which quotes and completes them.
+ALLOWED = {
+    "app.py": "Typical order: mimcl shard imagenet/",  # help
+    "classifier_card.py": "as `mimcl predict` does",
+}
+
+
+def test_no_other_module_writes_commands_as_text():
+    root = Path(__file__).parents[2]
+    names = "|".join(re.escape(info.name) for info in [*app.registered_commands, *app.registered_groups])
+    written = re.compile(rf"\bmimcl ({names})\b|`mimcl $")
+    found = {}
+    for path in (path for wing in ("cli", "model", "pipeline", "curriculum") for path in (root / wing).rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            if node.body and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)) or id(node) in docstrings:
+                continue
+            if written.search(node.value) and ALLOWED.get(path.name, "\0") not in node.value:
+                found[str(path.relative_to(root))] = node.value
+    assert found.keys() == {"cli/suggest.py"}  # `mimcl verify` of a copy whose place is not known
+
+
 def bash(line, folder, **environment):
     done = subprocess.run(
         ["bash", "-c", SHELL + line],
@@ -73,7 +141,9 @@ def test_suggested_commands_run(tmp_path, name):
     write_train_val(tmp_path / "src", {"a": 12, "b": 12}, {"a": 3, "b": 3})
     out, run = quote(f"{name}/shards"), quote(f"{name}/run")
     short = "--recipe cpu_small --set data.batch_size=8 --set data.image_size=32 --epochs 0.7"
-    code, text, errors = bash(f"mimcl shard src --out {out}", tmp_path)
+    code, _, errors = bash(f"mimcl plan --data {out}", tmp_path)
+    assert code == 1
+    code, text, errors = bash(suggested(errors).replace("SRC", "src"), tmp_path)
     assert code == 0, errors
     packed = suggested(text)
 
@@ -87,8 +157,13 @@ def test_suggested_commands_run(tmp_path, name):
     assert code == 0, errors
     code, text, errors = bash(f"{suggested(text)} --out {run} {short}", tmp_path)
     assert code == 0, errors
-    code, text, errors = bash(f"mimcl report {run}", tmp_path)
-    assert code == 0, errors
+    for name_of in ("eval knn", "eval linear", "report"):
+        following = suggested(text)
+        assert following == f"mimcl {name_of} {run}"
+        if name != "a b":  # once is enough to run them
+            break
+        code, text, errors = bash(following, tmp_path)
+        assert code == 0, errors
 
     (tmp_path / name / "shards" / "prototypes" / "default" / "train.arrow").write_bytes(b"damaged")
     code, _, errors = bash(f"mimcl plan --curriculum proto --data {out} {short}", tmp_path)

@@ -11,6 +11,10 @@ from helpers.full_disk import limit_file_size
 from helpers.hub import use_hub
 from helpers.typed import mimcl
 
+from mimcl.cli.config import Config
+from mimcl.cli.run.training_data import load_distances
+from mimcl.cli.suggest import prototypes_build
+from mimcl.curriculum.config import CurriculumConfig
 from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
@@ -189,7 +193,9 @@ def test_missing_prototypes_are_refused(server):
     index = ShardIndex.load(server.root)
     message = refused(lambda: index.prototypes_folder("other"))
     assert f"{server.root}/prototypes/other" in message
-    assert "mimcl prototypes build" in message
+    config = Config(curriculum=CurriculumConfig(name="proto", prototypes="other"))
+    asked = refused(lambda: load_distances(config, index))
+    assert asked == f"{message}; run `{prototypes_build(server.root, 'other')}`"
 
 
 @pytest.mark.parametrize("text", ["none", "0", "-1", "nan"])

@@ -1,6 +1,7 @@
 """`mimcl compare`: real runs of two arms and two seeds, interrupted and resumed; checks before running; dry runs."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -107,7 +108,10 @@ def test_the_numbers_are_those_of_the_runs(whole):
     assert uniform["value"]["mean"] == pytest.approx((losses[0] + losses[2]) / 2)
     assert proto["difference"]["mean"] == pytest.approx((losses[1] + losses[3] - losses[0] - losses[2]) / 2)
     assert "against uniform" in said
-    assert said.splitlines()[-2:] == ["whole/report.html", "whole/comparison.json"]
+    assert said.splitlines()[-1] == "wrote whole/comparison.json · report: whole/report.html"
+    assert said.count("loss\n") == 1
+    assert re.search(r"\(4 of 4\).*\n  about [\d.]+ s left for 1 run\n", said)
+    assert {path.name for path in out.parent.iterdir()} <= {"images", "shards", "whole", "alone", "failing", "timed"}
     assert "uniform" in (out / "report.html").read_text()
 
 
@@ -141,6 +145,9 @@ def test_other_flags_are_refused_before_anything_runs(home, whole, monkeypatch, 
     assert "whole/uniform-seed0" in capfd.readouterr().err
     assert mimcl(monkeypatch, home, *ASKED, "--out", "whole", "--epochs", "4") == 2
     assert "epochs is 4.0" in capfd.readouterr().err
+    assert mimcl(monkeypatch, home, *ASKED, "--out", "whole", "--online-knn", "2") == 2
+    complaint = capfd.readouterr().err
+    assert "trainer.online_knn_epochs is 2.0 but the comparison in whole has 0.0; give another --out" in complaint
 
 
 def test_a_run_that_fails_is_named_with_its_reason(home, monkeypatch, capfd):

@@ -14,10 +14,10 @@ from mimcl.cli.compare.comparison import (
     is_evaluated,
     last_protocol,
     read_figures,
-    show,
     unequal_time,
     write_comparison,
 )
+from mimcl.cli.compare.table import print_table
 from mimcl.cli.report.read import read_run
 
 NN, KNN = (Quality("knn", '{"k": 20}', "ab", name) for name in ("nn", "knn"))
@@ -60,17 +60,34 @@ def test_without_evaluations_losses_are_compared(capsys):
     comparison = compare_figures(runs)
     assert [row.quality for row in comparison.rows] == [None, None]
     assert comparison.rows[1].difference.mean == 0.25
-    show(comparison)
+    print_table(comparison)
     assert "+0.2500" in capsys.readouterr().out
 
 
 def test_the_table_has_percent_and_half_the_interval(capsys):
-    show(compare_figures(RUNS))
-    lines = capsys.readouterr().out.splitlines()
-    head, uniform, proto = lines[1:4]
-    assert head.split()[:5] == ["arm", "seeds", "knn", "nn,", "%"]
-    assert uniform.split() == ["uniform", "3", "43.0", "±", "6.6", "0.5000", "±", "0.0000", "11", "±", "2", "s", "640"]
-    assert proto.split()[:8] == ["proto", "3", "45.3", "±", "8.7", "+2.3", "±", "3.8"]
+    print_table(compare_figures(RUNS))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:-2] == [
+        "seeds mean against uniform",
+        "knn nn, %",
+        "uniform 3 43.0 ± 6.6",
+        "proto 3 45.3 ± 8.7 +2.3 ± 3.8",
+        "knn knn, %",
+        "uniform 3 21.5 ± 3.3",
+        "proto 3 22.7 ± 4.4 +1.2 ± 1.9",
+        "loss",
+        "uniform 3 0.5000 ± 0.0000",
+        "proto 3 0.4000 ± 0.0000",
+        "training, s",
+        "uniform 3 11 ± 2",
+        "proto 3 11 ± 2",
+        "draws of a run: 640",
+    ]
+
+
+def test_the_table_fits_a_narrow_screen(capsys):
+    print_table(compare_figures(RUNS))
+    assert max(map(len, capsys.readouterr().out.splitlines()[:-1])) <= 60
 
 
 def test_the_file_has_every_number_and_no_nan(tmp_path):

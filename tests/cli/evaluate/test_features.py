@@ -107,7 +107,7 @@ def test_bad_images_are_named_and_left_out(home, fresh, monkeypatch, capsys):
         assert mimcl(monkeypatch, fresh, "eval", name, "run", "--decoder", "reference", *options) == 0
         captured = capsys.readouterr()
         assert "167 train and 88 val images of shards" in captured.out
-        assert "3 bad train images are left out; `mimcl verify --decode` lists them" in captured.out
+        assert "3 bad train images are left out; `mimcl verify shards --decode` lists what is wrong" in captured.out
         assert captured.err.count("is bad and has no features") == (5 if name == "knn" else 0)  # then they are cached
     line = json.loads((fresh / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (line["settings"]["train"], line["settings"]["val"]) == (167, 88)

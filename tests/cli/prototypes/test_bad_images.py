@@ -95,7 +95,7 @@ def test_too_many_are_an_error_and_the_same_build_resumes_with_more_allowed(data
     assert mimcl(monkeypatch, data.parent, *build_words) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         "mimcl: 11 bad images of 70 are more than the 10 allowed (11 in train-000000.tar); repair the shards (`mimcl "
-        "verify --decode` lists what is wrong), or raise --max-bad"
+        "verify shards --decode` lists what is wrong), or raise --max-bad"
     )
     assert mimcl(monkeypatch, data.parent, *build_words, "--max-bad", "0.2") == 0
     captured = capsys.readouterr()
