@@ -38,23 +38,24 @@ def keys_command(
     from mimcl.cli.json_output import to_json
     from mimcl.cli.keys.key_list import finetune_keys, matching, train_keys
     from mimcl.cli.recipes import RECIPES
+    from mimcl.cli.suggest import command
 
     found = {
         "train": matching(train_keys(RECIPES[recipe]()), pattern),
         "eval finetune": matching(finetune_keys(), pattern),
     }
     if not any(found.values()):
-        raise ConfigError(f"no key has {pattern!r} in its name; `mimcl keys` lists all")
+        raise ConfigError(f"no key has {pattern!r} in its name; `{command('keys')}` lists all")
     if json_format:
         print(to_json(found))
         return
     train = context.find_root().command.commands["train"]  # type: ignore[attr-defined]
     flags = {CONFIG_KEYS.get(option.name): option.opts[0] for option in train.params}
     sections: dict[str, list[Row]] = {}
-    for command, keys in found.items():
+    for name, keys in found.items():
         for key in keys:
-            section = f"mimcl {command} --set {key.key[: key.key.rfind('.') + 1]}KEY=VALUE"
-            sections.setdefault(section, []).append(_row(key, flags if command == "train" else {}))
+            section = command(name, set=f"{key.key[: key.key.rfind('.') + 1]}KEY=VALUE")
+            sections.setdefault(section, []).append(_row(key, flags if name == "train" else {}))
     width = shutil.get_terminal_size((1000, 24)).columns  # a line for each key where there is no terminal
     typer.echo("\n\n".join(listing(sections, width)), color=context.color)
 

@@ -93,6 +93,7 @@ def test_after_an_evaluation_data_are_given_again(tmp_path):
 # Beside docstrings and these, commands are written by `suggest` alone, which quotes and completes them.
 ALLOWED = {
     "app.py": "Typical order: mimcl shard imagenet/",  # help
+    "options.py": "Set any value; `mimcl keys` lists the keys.",  # help
     "classifier_card.py": "as `mimcl predict` does",
 }
 
