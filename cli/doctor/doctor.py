@@ -117,7 +117,8 @@ def doctor(
         sections["data"] = found
         trials = Trials(index, config, seconds, try_compile)
         sections[f"trials of {config.recipe}"] = trials.findings()
-        shrink = _shrink_command(index) if data else f"mimcl shard SRC --short-side {_SHORT_SIDE} --out FOLDER"
+        of_any = command("shard", "SRC", short_side=_SHORT_SIDE, out="FOLDER")
+        shrink = _shrink_command(index) if data else of_any
     conclusions = verdict(trials.rates, config, images, torch.cuda.is_available(), shrink)
     return Diagnosis(sections, trials.rates, conclusions)
 
@@ -130,7 +131,7 @@ def _shrink_command(index: ShardIndex) -> str | None:
     if index.url is not None or shortest <= _WORTH_SHRINKING * _SHORT_SIDE:
         return None
     root = Path(os.path.normpath(index.root))
-    return command("shard", root, **{"short-side": _SHORT_SIDE, "out": root.with_name(f"{root.name}-{_SHORT_SIDE}")})
+    return command("shard", root, short_side=_SHORT_SIDE, out=root.with_name(f"{root.name}-{_SHORT_SIDE}"))
 
 
 def _index(data: str | Path | None, folder: Path) -> ShardIndex:

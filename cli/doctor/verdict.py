@@ -11,7 +11,6 @@ from mimcl.cli.config import Config
 from mimcl.cli.console import format_duration
 from mimcl.cli.doctor.throughput import Rates
 from mimcl.cli.run.resolve import draws_of
-from mimcl.cli.suggest import command
 from mimcl.pipeline.cores import usable_cores
 
 IMAGENET = 1_281_167  # train images of ImageNet-1K
