@@ -62,9 +62,9 @@ def main() -> None:
             if interrupted():  # some libraries turn a KeyboardInterrupt into another error
                 code = interrupt.EXIT_CODE
             else:
-                from mimcl.cli.suggest import with_command
+                from mimcl.cli.suggest import advised
 
-                _print_error(with_command(error) or type(error).__name__)
+                _print_error(advised(error) or type(error).__name__)
                 code = 1
         if code == interrupt.EXIT_CODE:  # typer may return this code instead of raising
             _print_error(interrupt.LINE)

@@ -27,7 +27,7 @@ def command(name: str, /, *arguments: object, **options: object) -> str:
     return " ".join(["mimcl", name, *words])
 
 
-def same_command() -> str:
+def invocation() -> str:
     """Return the command that this process was started with."""
     return " ".join(["mimcl", *map(quote, sys.argv[1:])])
 
@@ -62,7 +62,7 @@ def after_evaluation(evaluation: str, path: Path, home: Path, data: str | None) 
     return command("report", home) if (home / "config.yaml").exists() else None
 
 
-def with_command(error: Exception) -> str:
+def advised(error: Exception) -> str:
     """Return an error's message, with the command that packs what it lacks."""
     if not isinstance(error, NotPackedError):
         return str(error)

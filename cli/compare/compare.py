@@ -102,7 +102,7 @@ def compare_command(
     from mimcl.cli.config import parse_settings
     from mimcl.cli.console import warn
     from mimcl.cli.errors import ConfigError
-    from mimcl.cli.suggest import same_command
+    from mimcl.cli.suggest import invocation
 
     names = [name.strip() for name in evaluations.split(",") if name.strip()]
     if unknown := [name for name in names if name not in EVALUATIONS]:
@@ -125,7 +125,7 @@ def compare_command(
     try:
         compare(config)
     except StoppedError:
-        warn(f"stopped and saved; resume with the same command: {same_command()}")
+        warn(f"stopped and saved; resume with the same command: {invocation()}")
         raise typer.Exit(STOPPED_EXIT_CODE) from None
 
 

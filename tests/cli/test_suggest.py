@@ -14,13 +14,13 @@ from helpers.typed import mimcl
 
 from mimcl.cli.app import app
 from mimcl.cli.suggest import (
+    advised,
     after_evaluation,
     command,
     list_damage,
     prototypes_build,
     quote,
     unless_default,
-    with_command,
 )
 from mimcl.pipeline.files import DataError, NotPackedError
 
@@ -70,13 +70,13 @@ def test_flags_lists_and_dashes():
 
 
 def test_what_is_missing_is_packed_where_it_was_looked_for():
-    assert with_command(DataError("no")) == "no"
+    assert advised(DataError("no")) == "no"
     for root, expected in (
         ("shards", "`mimcl shard SRC`"),
         ("x y", "`mimcl shard SRC --out 'x y'`"),
         ("s3://a/b", "`mimcl shard SRC --out FOLDER` and upload it"),
     ):
-        assert with_command(NotPackedError(root)) == (
+        assert advised(NotPackedError(root)) == (
             f"{root} is not a packed data set (no dataset.json); make one with {expected}"
         )
     assert list_damage("x y") == "`mimcl verify 'x y' --decode` lists what is wrong"
