@@ -2,7 +2,8 @@
 
     python tools/screenshots.py OUT_FOLDER PAGE.html [PAGE.html ...]
 
-Exit code 1 when a page writes to its console, requests anything but itself, or is wider than the screen.
+Exit code 1 when a page writes to its console, requests anything but itself, is wider than the screen at any of several
+widths, or has an axis beyond 100 %.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from itertools import count
 from pathlib import Path
 
 SCREENS = {"desktop": (1280, 900, 1), "phone": (390, 844, 2)}
+WIDTHS = (320, 400, 640, 641, 768, 900, 901, 1024, 1280, 1920)  # pixels, around those at which the layout changes
+# Charts are canvases: the labels of their axes are known only while they are drawn.
+RECORD_TEXTS = """
+window.texts = [];
+const fillText = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+  window.texts.push(text);
+  return fillText.call(this, text, ...rest);
+};
+"""
 MAX_HEIGHT = 14000  # pixels of a screenshot
 
 
@@ -50,6 +61,8 @@ class Chromium:
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = None
         self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.ask("Page.enable")
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source=RECORD_TEXTS)
 
     def ask(self, method: str, **parameters) -> dict:
         number = next(self._numbers)
@@ -114,13 +127,10 @@ def check(chromium: Chromium, page: Path, screen: str, scheme: str, out: Path) -
             url = parameters["request"]["url"]
             if not url.startswith("data:") and url != page.resolve().as_uri():
                 problems.append(f"requests {url:.80}")
-    needed = chromium.evaluate("document.documentElement.scrollWidth")
-    if needed > width:
-        wide = chromium.evaluate(
-            "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-            ".slice(0, 5).map(e => e.tagName + '.' + e.className).join(' ')"
-        )
-        problems.append(f"is {needed} px wide on a screen of {width} px: {wide}")
+    labels = chromium.evaluate(
+        "window.texts.filter(t => t.endsWith('%') && !(parseFloat(t) >= 0 && parseFloat(t) <= 100))"
+    )
+    problems += [f"an axis of shares has {label}" for label in sorted(set(labels))]
     height = min(MAX_HEIGHT // scale, chromium.evaluate("document.documentElement.scrollHeight"))
     picture = chromium.ask(
         "Page.captureScreenshot",
@@ -130,6 +140,16 @@ def check(chromium: Chromium, page: Path, screen: str, scheme: str, out: Path) -
     path = out / f"{page.parent.name}-{page.stem}-{screen}-{scheme}.png"
     path.write_bytes(base64.b64decode(picture["data"]))
     print(path)
+    for width in WIDTHS:
+        chromium.ask("Emulation.setDeviceMetricsOverride", **metrics | {"width": width})
+        chromium.evaluate("new Promise(done => setTimeout(done, 100))")
+        needed = chromium.evaluate("document.documentElement.scrollWidth")
+        if needed > width:
+            wide = chromium.evaluate(
+                "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+                ".slice(0, 5).map(e => e.tagName + '.' + e.className).join(' ')"
+            )
+            problems.append(f"is {needed} px wide in a window of {width} px: {wide}")
     return [f"{page} on {screen}, {scheme}: {line}" for line in problems]
 
 

@@ -22,10 +22,14 @@ from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.stream import ReadOptions, Stream
 
 _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
+_GREY = "#7a7a7a"  # of texts: the contrast is 4 to 1 on white and on the dark page of a report
 
 
 def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
-    """Draw up to 8 clusters, the largest first, one per row: nearest images left, farthest right; as PNG."""
+    """Draw up to 8 clusters, the largest first, one per row: nearest images left, farthest right; as PNG.
+
+    The background is transparent, for light pages and dark ones.
+    """
     clusters = spread_clusters(found, _CLUSTERS)
     rows = [cluster_ends(found, cluster) for cluster in clusters]
     figure = Figure(figsize=(2 * _IMAGES + 1.6, 1.12 * len(rows) + 0.7), layout="constrained")
@@ -40,16 +44,26 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
         images = images_of(index, np.array([sample_id for _, sample_id in shown]), _PIXELS).permute(0, 2, 3, 1).numpy()
         for (axis, sample_id), image in zip(shown, images, strict=True):
             axis.imshow(image)
-            axis.set_title(f"{found.distance[sample_id]:.2f}", fontsize=7, pad=1)
+            axis.set_title(f"{found.distance[sample_id]:.2f}", fontsize=8, pad=1, color=_GREY)
         size = np.count_nonzero(found.cluster == cluster)
-        axes[0].text(-0.08, 0.5, f"{size:,}\nimages", transform=axes[0].transAxes, ha="right", va="center", fontsize=7)
+        axes[0].text(
+            -0.08,
+            0.5,
+            f"{size:,}\nimages",
+            transform=axes[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=_GREY,
+        )
     figure.suptitle(
         f"{found.info['k']} prototypes in {found.info['features']} features: nearest images (left), farthest images "
         "(right), with distance",
         fontsize=9,
+        color=_GREY,
     )
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    figure.savefig(picture, format="png", dpi=110, transparent=True)
     return picture.getvalue()
 
 

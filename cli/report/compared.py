@@ -41,16 +41,17 @@ class Measurement:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """The lowest and highest of all values and intervals, with a margin."""
+        """The lowest and highest of all values and intervals, with a margin; of shares at most 0 to 1."""
         ends = [v for row in self.rows for v in (*row.values, row.summary.low, row.summary.high) if math.isfinite(v)]
         low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
         margin = 0.06 * (high - low) or 0.01
-        return low - margin, high + margin
+        low, high = low - margin, high + margin
+        return (max(low, 0.0), min(high, 1.0)) if self.is_share else (low, high)
 
     def position(self, value: float) -> float:
-        """The position in the dot plot, 0 to 100."""
+        """The position in the dot plot, 0 to 100; an interval may end beyond it."""
         low, high = self.extent
-        return round(100 * (value - low) / (high - low), 2)
+        return min(100.0, max(0.0, round(100 * (value - low) / (high - low), 2)))
 
 
 def measurements(arms: Sequence[Arm]) -> list[Measurement]:

@@ -105,13 +105,34 @@
         readout.append(item);
       });
     };
-    // A logarithmic axis that spans decades has grid lines only at those.
-    const decades = (u, ticks) => {
-      const isDecade = (v) => v > 0 && Number.isInteger(+Math.log10(v).toFixed(6));
-      return ticks.filter(isDecade).length < 2 ? ticks : ticks.map((v) => (isDecade(v) ? v : null));
-    };
     const barsFromZero = (u, low, high) => [0, high * 1.06 || 1];
-    const xRange = (u, low, high) => (chart.bars ? [low - (high - low) * 0.02 - 0.5, high + (high - low) * 0.02 + 0.5] : [low, high === low ? low + 1 : high]);
+    const xRange = (u, low, high) => {
+      if (chart.bars) return [low - (high - low) * 0.02 - 0.5, high + (high - low) * 0.02 + 0.5];
+      return low === high ? [0, 2 * high || 1] : [low, high];
+    };
+    // Shares stay within 0 and 100 %; a constant value lies in the middle of the axis, or 0 at its end.
+    const yRange = (u, least, most) => {
+      if (least == null) return [0, 1];
+      const isShare = chart.yFormat === "percent";
+      const around = isShare ? 0.05 : 0.1 * Math.abs(most) || 1;
+      const [low, high] = least < most ? uPlot.rangeNum(least, most, 0.1, true) : [least - around, most + around];
+      return [least < 0 ? low : Math.max(0, low), isShare && most <= 1 ? Math.min(1, high) : high];
+    };
+    const logRange = (u, least, most) => {
+      const margin = most > 1.02 * least ? 1.15 : 1.3;
+      return least > 0 ? [least / margin, most * margin] : [0.1, 1];
+    };
+    // Powers of ten, at most nine of them; on an axis that spans less, three other numbers or more.
+    const logTicks = (u, axis, low, high) => {
+      const first = Math.floor(Math.log10(low));
+      const powers = Array.from({ length: Math.ceil(Math.log10(high)) - first + 1 }, (_, place) => first + place);
+      for (const mantissas of [[1], [1, 3], [1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+        const all = powers.flatMap((power) => mantissas.map((mantissa) => Number(`${mantissa}e${power}`)));
+        const ticks = all.filter((v) => low <= v && v <= high);
+        if (ticks.length > 2) return ticks.filter((_, place) => place % Math.ceil(ticks.length / 9) === 0);
+      }
+      return [low * 1.05, Math.sqrt(low * high), high / 1.05].map((v) => Number(v.toPrecision(3)));
+    };
     const u = new uPlot(
       {
         width: Math.max(120, host.clientWidth),
@@ -125,7 +146,7 @@
         },
         scales: {
           x: { time: false, range: xRange },
-          y: chart.bars ? { range: barsFromZero } : log ? { distr: 3, range: (u, low, high) => [low / 1.15, high * 1.15] } : {},
+          y: chart.bars ? { range: barsFromZero } : log ? { distr: 3, range: logRange } : { range: yRange },
         },
         axes: [
           {
@@ -139,8 +160,7 @@
             ...axis,
             space: 32,
             size: (u, labels) => 14 + 6.4 * Math.max(2, ...(labels ?? []).map((label) => (label ?? "").length)),
-            grid: log ? { ...grid, filter: decades } : grid,
-            ticks: { ...axis.ticks, show: !log },
+            ...(log ? { splits: logTicks, filter: (u, ticks) => ticks } : {}),
             values: (u, ticks, _axis, _space, step) =>
               ticks.map((v) => (v == null ? "" : axisFormats[chart.yFormat](v, log ? 0 : step))),
           },

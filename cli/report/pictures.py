@@ -95,7 +95,7 @@ def gallery(prototypes: Path) -> Picture:
     with open_image(path, "PNG") as image:
         if image.width * image.height > _MAX_PIXELS:
             raise ValueError(f"{path} has {image.width} x {image.height} pixels")
-        picture = image.convert("RGB")
+        picture = image.convert("RGBA")  # transparent between the images
     if picture.width > _GALLERY_WIDTH:
         picture = picture.resize((_GALLERY_WIDTH, round(picture.height * _GALLERY_WIDTH / picture.width)))
     return _encode(picture, "clusters of train images, one per row, from near the prototype (left) to far (right)")

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from mimcl.cli.errors import ConfigError
+from mimcl.cli.evaluate.results_file import SPREAD
 from mimcl.cli.evenly_spaced import evenly_spaced
 from mimcl.cli.report import charts, formatting
 from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
@@ -169,13 +170,16 @@ def _tables(run: RunRecord) -> list[EvaluationTable]:
         by_key.setdefault(line.key, []).append(line)
     tables = []
     for key, lines in by_key.items():
-        columns = list(dict.fromkeys(name for line in lines for name in line.values))
+        columns = list(dict.fromkeys(name for line in lines for name in line.values if not name.endswith(SPREAD)))
         shown = [lines[place] for place in evenly_spaced(len(lines), _MAX_ROWS)]
-        rows = [
-            (f"{line.draw:,}", line.checkpoint, [formatting.percent(line.values.get(name)) for name in columns])
-            for line in shown
-        ]
+        rows = [(f"{line.draw:,}", line.checkpoint, [_cell(line, name) for name in columns]) for line in shown]
         left_out = f"; {len(lines) - len(shown)} more in metrics.jsonl" if len(lines) > len(shown) else ""
         names = [name.replace("_", " ") for name in columns]
         tables.append(EvaluationTable(key.name, describe_settings(key) + left_out, names, rows))
     return tables
+
+
+def _cell(line: Evaluation, name: str) -> str:
+    """For example "46.8 %", or "17.6 ± 2.8 %" where the standard deviation is known."""
+    value, spread = line.values.get(name), line.values.get(name + SPREAD)
+    return formatting.percent(value) if value is None or spread is None else formatting.plus_minus(value, spread, True)

@@ -1,5 +1,6 @@
 """The page is complete and self-contained and shows the run's numbers, whatever the run has or lacks."""
 
+import base64
 import io
 import json
 import re
@@ -13,6 +14,7 @@ from helpers.images import write_classes
 from helpers.pages import Page
 from helpers.run_folders import BATCH, evaluation_line, long_run, step_line, window_line, write_run
 from helpers.typed import mimcl
+from PIL import Image
 
 from mimcl.cli.report import at_end, single, writer
 from mimcl.cli.report.samples_to_target import RESAMPLES
@@ -77,6 +79,46 @@ def test_training_writes_a_report_at_its_end(home):
     assert f"({100 * share:.1f} %)" in page.text
     assert "mimcl train --recipe cpu_small" in page.text
     assert "mimcl eval knn run" in page.text
+
+
+def test_the_gallery_has_no_background(home):
+    """A dark page shows through; the text is grey, for both."""
+    folder, _ = home
+    with Image.open(folder / "shards" / "prototypes" / "default" / "gallery.png") as image:
+        drawn = np.asarray(image.convert("RGBA"))
+    (uri,) = [a["src"] for a in Page(folder / "run" / "report.html").all("img") if "cluster" in (a["alt"] or "")]
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
+        shown = np.asarray(image.convert("RGBA"))
+    for picture in (drawn, shown):
+        assert picture[0, 0, 3] == picture[-1, -1, 3] == 0
+        assert (picture[..., 3] == 255).mean() > 0.3  # images
+    title = drawn[: len(drawn) // 12]
+    text = title[title[..., 3] == 255]
+    assert len(text) > 50
+    assert (text[:, :3] == 0x7A).mean() > 0.9
+
+
+def test_every_table_scrolls_in_its_card_and_a_spread_stands_beside_its_value(tmp_path):
+    line = evaluation_line(640, 0.5, "few_shot", shots=[1, 5, 10])
+    shots = {f"{before}{n}_shot": n / 50 for before in ("", "untrained_") for n in (1, 5, 10)}
+    line["values"] = shots | {f"{name}_std": 0.0123 for name in shots}
+    balanced = [evaluation_line(640, 0.5)]
+    one = write_run(tmp_path / "one", [step_line(1, 1.0), line, *balanced])
+    other = write_run(tmp_path / "other", [step_line(1, 1.0), line], seed=1, masking__mask_ratio=0.5)
+    for path in (write_report([one]), write_report([one, other], tmp_path / "both.html")):
+        page = Page(path)
+        page.assert_valid()
+        assert page.all("table")
+        opened = page.source.count('<table class="cards">')
+        assert opened == len(page.all("table")) - page.source.count("<table>\n")
+        assert len(re.findall(r'<div class="scroll" [^>]*tabindex="0">\s*<table class="cards">', page.source)) == opened
+        assert ".scroll { overflow-x: auto; }" in page.raw["style"][0]
+    page = Page(tmp_path / "one" / "report.html")
+    headings = re.findall(r'<th scope="col" class="n">(\d+ shot|untrained \d+ shot)</th>', page.source)
+    assert len(headings) == 6
+    assert "20.0 ± 1.2 %" in page.text
+    assert "shot std" not in page.text
+    assert '<div class="card full">' in page.source  # six columns get the whole width
 
 
 def test_the_command_leaves_the_run_folder_unchanged(copy, monkeypatch, capsys):

@@ -113,6 +113,19 @@ def test_a_loss_is_not_a_share_and_a_spread_is_not_an_accuracy(tmp_path):
     assert run.evaluations[0].accuracies == {"linear": 0.6}
 
 
+@pytest.mark.parametrize("nns", [(0.0, 0.0), (1.0, 1.0), (0.02, 0.4), (0.97, 0.6), (0.3, 0.3)])
+def test_the_axis_of_shares_stays_within_0_and_100_percent(tmp_path, nns):
+    runs = [made(tmp_path, str(n), nns=(0.1, nn), seed=n) for n, nn in enumerate(nns)]
+    loss, nn, _ = measurements(arms_of(runs))
+    low, high = nn.extent
+    assert 0 <= low <= min(nns) <= max(nns) <= high <= 1
+    assert low < high
+    summary = nn.rows[0].summary
+    ends = [nn.position(value) for value in (summary.low, *nns, summary.high)]
+    assert all(0 <= place <= 100 for place in ends)
+    assert loss.extent[0] < 0.5 < loss.extent[1]
+
+
 def test_the_last_evaluation_and_the_last_loss_are_compared(tmp_path):
     runs = [made(tmp_path, str(n), nns=(0.1, 0.2 + n / 10), losses=(1.0, 0.5 + n / 10), seed=n) for n in range(2)]
     loss, nn, _ = measurements(arms_of(runs))
