@@ -91,10 +91,10 @@ def test_the_gallery_has_no_background(home):
         shown = np.asarray(image.convert("RGBA"))
     for picture in (drawn, shown):
         assert picture[0, 0, 3] == picture[-1, -1, 3] == 0
-        assert (picture[..., 3] == 255).mean() > 0.3  # images
-    title = drawn[: len(drawn) // 12]
+        assert (picture[..., 3] == 255).mean() > 0.1  # images
+    title = drawn[:20]  # pixels, above the images
     text = title[title[..., 3] == 255]
-    assert len(text) > 50
+    assert len(text) > 20
     assert (text[:, :3] == 0x7A).mean() > 0.9
 
 
