@@ -1,12 +1,15 @@
-"""Compare the speed of training steps by masking, each with our own MAE, and our own MAE with a straightforward one.
+"""Compare the speed of training steps by masking, each with our own MAE and with a straightforward implementation.
 
-    python tools/bench/masking.py [--rounds 9] [--maskings hard-patches,learned] [--out tools/bench/masking.txt]
+    python tools/bench/masking.py [--rounds 9] [--maskings hard-patches,learned] [--modes float32,bfloat16]
+                                  [--out tools/bench/masking.txt]
     python tools/bench/masking.py --gpu
 
 A step is forward, backward and optimizer on uint8 images in memory; ours go through the Trainer. Each round times all
 of them in turn, every other round in reverse order, so that changes of the machine's load affect all alike. Ratios are
 taken within a round and reported as minimum, median and maximum over the rounds. An extra first round compiles, with
 empty caches; its time beyond an ordinary round is the compile time.
+
+The straightforward ones re-implement the structure of the published codes, which are not here: see published.py.
 
 Ours are compiled as one graph ("compile"), as in a single process, and block by block ("compile blocks"), as in several
 processes.
@@ -16,103 +19,57 @@ and the loss predictor of `hard-patches` as deep and wide as the decoder.
 """
 
 import argparse
-import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from itertools import count, product
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from timm.layers import PatchEmbed
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
+from torch import Tensor
 
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
-from mimcl.model.config import SIZES, ModelConfig, OptimConfig, TrainerConfig
+from mimcl.model.config import ModelConfig, OptimConfig, TrainerConfig
 from mimcl.model.forward_backward import CompileUnit
-from mimcl.model.mae import build, sin_cos_positions
+from mimcl.model.mae import build
 from mimcl.model.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.published import Shape, cl_mae_step, hpm_step, mae_step
 from bench.step_batch import StepBatch, mask_keys, random_images
 
 Precision = Literal["bfloat16", "float32"]
-PLAIN = "straightforward"  # a textbook implementation; takes the place of a masking's name
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PEER = "straightforward"
+PEERS = {"random": mae_step, "hard-patches": hpm_step, "learned": cl_mae_step}
 OURS = "random"
-MASKING_GOALS = {"hard-patches": 2.1, "learned": 3.7}  # at most: time of a step / that of OURS, in the same mode
-PLAIN_GOAL = 1.0  # at least: speed of OURS / that of PLAIN, in the same mode
-EAGER_GOALS = {  # at least: ... / PLAIN's in float32
-    "float32": 1.0,
-    "float32 + compile": 1.15,
-    "bfloat16 + compile": 1.9,
+Kind = tuple[str, str]  # a masking, with PEER before it that of its peer, and the mode
+Goal = tuple[Literal["<=", ">="], float] | None
+MASKING_GOALS: dict[str, Goal] = {"hard-patches": ("<=", 2.1), "learned": ("<=", 3.7)}
+PEER_GOALS: dict[str, Goal] = {"random": (">=", 1.15), "hard-patches": (">=", 1.3), "learned": (">=", 1.3)}
+EAGER_GOALS: dict[str, Goal] = {
+    "float32": (">=", 1.0),
+    "float32 + compile": (">=", 1.15),
+    "bfloat16 + compile": (">=", 1.9),
 }
 MODES: dict[str, tuple[Precision, CompileUnit | None]] = {
     "float32": ("float32", None),
+    "bfloat16": ("bfloat16", None),
     "float32 + compile": ("float32", "whole"),
     "float32 + compile blocks": ("float32", "blocks"),
     "bfloat16 + compile": ("bfloat16", "whole"),
     "bfloat16 + compile blocks": ("bfloat16", "blocks"),
 }
-PLAIN_MODES = [mode for mode, (_, unit) in MODES.items() if unit != "blocks"]
-Times = dict[tuple[str, str], list[float]]  # seconds of each round, by masking or PLAIN, and mode
-
-
-class PlainMAE(nn.Module):
-    """He et al. (2022), written from the paper with timm's blocks."""
-
-    def __init__(self, config: ModelConfig, image_size: int, ratio: float) -> None:
-        super().__init__()
-        width, depth, heads = SIZES[config.name]
-        inner, side = config.decoder_width, image_size // config.patch_size
-        self.patch_size, self.kept = config.patch_size, int(side * side * (1 - ratio))
-        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm annotates a class and takes any callable
-        block = partial(Block, mlp_ratio=4.0, qkv_bias=True, norm_layer=norm)
-        self.patch_embed = PatchEmbed(image_size, config.patch_size, 3, width)
-        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.pos_embed = nn.Parameter(sin_cos_positions(width, side), requires_grad=False)
-        self.blocks = nn.ModuleList(block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.decoder_embed = nn.Linear(width, inner)
-        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, inner))
-        self.decoder_pos_embed = nn.Parameter(sin_cos_positions(inner, side), requires_grad=False)
-        self.decoder_blocks = nn.ModuleList(block(inner, inner // 32) for _ in range(config.decoder_depth))
-        self.decoder_norm = nn.LayerNorm(inner, eps=1e-6)
-        self.decoder_pred = nn.Linear(inner, 3 * config.patch_size**2)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.patch_embed(images) + self.pos_embed[:, 1:]
-        b, count, width = x.shape
-        order = torch.rand(b, count, device=x.device).argsort(dim=1)
-        restore = order.argsort(dim=1)
-        kept = order[:, : self.kept]
-        mask = torch.ones(b, count, device=x.device)
-        mask[:, : self.kept] = 0
-        mask = mask.gather(1, restore)
-        x = x.gather(1, kept[:, :, None].repeat(1, 1, width))
-        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(b, -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        x = self.decoder_embed(self.norm(x))
-        full = torch.cat([x[:, 1:], self.mask_token.repeat(b, count - self.kept, 1)], dim=1)
-        full = full.gather(1, restore[:, :, None].repeat(1, 1, x.shape[2]))
-        x = torch.cat([x[:, :1], full], dim=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
-            x = block(x)
-        pred = self.decoder_pred(self.decoder_norm(x))[:, 1:]
-        p, side = self.patch_size, math.isqrt(count)
-        target = images.reshape(b, 3, side, p, side, p).permute(0, 2, 4, 3, 5, 1).reshape(b, count, -1)
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
-        loss = ((pred - target) ** 2).mean(-1)
-        return (loss * mask).sum() / mask.sum()
+EAGER_MODES = [mode for mode, (_, unit) in MODES.items() if unit is None]
+PEER_MODES = [mode for mode, (_, unit) in MODES.items() if unit != "blocks"]
+Times = dict[Kind, list[float]]  # seconds of each round
 
 
 @dataclass(frozen=True)
@@ -125,26 +82,16 @@ class Sizes:
     ratio: float = 0.75
 
 
-def plain_steps(
-    sizes: Sizes, images: Tensor, precision: Precision, compile_unit: CompileUnit | None
+def peer_steps(
+    sizes: Sizes, images: Tensor, masking: str, precision: Precision, compile_unit: CompileUnit | None
 ) -> Callable[[], None]:
-    """Return a function that trains the straightforward MAE for a round's steps, in a straightforward loop."""
-    device = sizes.device
-    model = PlainMAE(sizes.model, sizes.image_size, sizes.ratio).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05)
-    forward = torch.compile(model) if compile_unit else model
-    mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
-    deviation = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
+    """Return a function that trains the re-implemented peer of a masking for a round's steps."""
+    shape = Shape(sizes.model, sizes.image_size, sizes.ratio)
+    step = PEERS[masking](shape, images, precision == "bfloat16", compile_unit is not None)
 
     def run() -> None:
         for _ in range(sizes.steps):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                loss = forward((images / 255 - mean) / deviation)
-            if not math.isfinite(loss.item()):
-                raise SystemExit("the straightforward MAE's loss is not finite")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step()
 
     return run
 
@@ -195,16 +142,19 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def measure(sizes: Sizes, maskings: list[MaskingConfig], rounds: int) -> tuple[Times, dict[tuple[str, str], float]]:
+def measure(
+    sizes: Sizes, maskings: list[MaskingConfig], modes: list[str], rounds: int
+) -> tuple[Times, dict[tuple[str, str], float]]:
     """Return the times of the rounds, and of the extra first round, which compiles."""
     torch._inductor.config.force_disable_caches = True
     images = random_images(sizes.batch, sizes.image_size, sizes.device)
     torch._dynamo.config.recompile_limit = 64  # the compiled variants share the Trainer's code
     works: dict[tuple[str, str], Callable[[], None]] = {}
-    for mode, how in MODES.items():
-        if mode in PLAIN_MODES:
-            works[PLAIN, mode] = plain_steps(sizes, images, *how)
-        works.update({(masking.name, mode): our_steps(sizes, images, masking, *how) for masking in maskings})
+    for mode in modes:
+        for masking in maskings:
+            if masking.name in PEERS and mode in (PEER_MODES if masking.name == OURS else EAGER_MODES):
+                works[f"{PEER} {masking.name}", mode] = peer_steps(sizes, images, masking.name, *MODES[mode])
+            works[masking.name, mode] = our_steps(sizes, images, masking, *MODES[mode])
     first = {kind: seconds(work, sizes.device) for kind, work in works.items()}
     times: Times = {kind: [] for kind in works}
     for number in range(rounds):
@@ -215,51 +165,51 @@ def measure(sizes: Sizes, maskings: list[MaskingConfig], rounds: int) -> tuple[T
 
 def tables(sizes: Sizes, times: Times, first: dict[tuple[str, str], float], goals: bool) -> str:
     """Return tables of images/s, of the ratios, and of compile times."""
-    images, maskings = sizes.batch * sizes.steps, dict.fromkeys(name for name, _ in times if name not in (PLAIN, OURS))
+    images, names = sizes.batch * sizes.steps, dict.fromkeys(name for name, _ in times if not name.startswith(PEER))
     lines = [_head("images/s")]
     lines += [_line(f"{name}, {mode}", [images / t for t in taken], "8.1f") for (name, mode), taken in times.items()]
-    lines.append(_head(f"time of a step / {OURS}, same mode"))
-    for name in maskings:
-        goal = MASKING_GOALS.get(name) if goals else None
-        lines += [
-            _line(f"{name}, {mode}", _ratios(times, (name, mode), (OURS, mode)), "8.3f", most=goal) for mode in MODES
-        ]
-    lines.append(_head(f"speed of {OURS} / {PLAIN}"))
-    least = PLAIN_GOAL if goals else None
-    lines += [
-        _line(f"same mode, {mode}", _ratios(times, (PLAIN, mode), (OURS, mode)), "8.3f", least) for mode in PLAIN_MODES
-    ]
-    for mode, goal in EAGER_GOALS.items():
-        ratios = _ratios(times, (PLAIN, "float32"), (OURS, mode))
-        lines.append(_line(f"its float32, {mode}", ratios, "8.3f", goal if goals else None))
-    lines.append(_head("speed block by block / as one graph"))
-    for precision, name in product(("float32", "bfloat16"), (OURS, *maskings)):
-        as_one, by_blocks = ((name, f"{precision} + compile{kind}") for kind in ("", " blocks"))
-        lines.append(_line(f"{name}, {precision}", _ratios(times, as_one, by_blocks), "8.3f"))
-    lines.append(f"\n{'seconds to compile':38} {'one graph':>17} {'block by block':>17}")
-    for precision, name in product(("float32", "bfloat16"), (OURS, *maskings)):
-        kinds = [(name, f"{precision} + compile{kind}") for kind in ("", " blocks")]
-        spent = [first[kind] - statistics.median(times[kind]) for kind in kinds]
-        lines.append(f"{f'{name}, {precision}':38} {spent[0]:17.1f} {spent[1]:17.1f}")
+
+    def ratios(title: str, rows: Iterable[tuple[str, Kind, Kind, Goal]]) -> None:
+        """Add a table of rows: a label, what is divided by what, and the goal."""
+        measured = [row for row in rows if row[1] in times and row[2] in times]
+        lines.extend([_head(title)] if measured else [])
+        for label, above, below, goal in measured:
+            quotients = [a / b for a, b in zip(times[above], times[below], strict=True)]
+            lines.append(_line(label, quotients, "8.3f", goal if goals else None))
+
+    ratios(
+        f"time of a step / {OURS}, same mode",
+        ((f"{n}, {m}", (n, m), (OURS, m), MASKING_GOALS.get(n)) for n in names if n != OURS for m in MODES),
+    )
+    ratios(
+        f"speed / {PEER}'s, same mode",
+        ((f"{n}, {m}", (f"{PEER} {n}", m), (n, m), PEER_GOALS.get(n)) for n in names for m in MODES),
+    )
+    ratios(
+        f"speed of {OURS} / {PEER}'s float32",
+        ((m, (f"{PEER} {OURS}", "float32"), (OURS, m), goal) for m, goal in EAGER_GOALS.items()),
+    )
+    kinds = [(f"{n}, {p}", (n, f"{p} + compile"), (n, f"{p} + compile blocks")) for p in PRECISIONS for n in names]
+    ratios("speed block by block / as one graph", ((*kind, None) for kind in kinds))
+    if compiled := [kind for kind in kinds if kind[1] in times and kind[2] in times]:
+        lines.append(f"\n{'seconds to compile':38} {'one graph':>17} {'block by block':>17}")
+        for label, *units in compiled:
+            spent = [first[unit] - statistics.median(times[unit]) for unit in units]
+            lines.append(f"{label:38} {spent[0]:17.1f} {spent[1]:17.1f}")
     return "\n".join(lines) + "\n"
-
-
-def _ratios(times: Times, above: tuple[str, str], below: tuple[str, str]) -> list[float]:
-    return [a / b for a, b in zip(times[above], times[below], strict=True)]
 
 
 def _head(title: str) -> str:
     return f"\n{title:38} {'min':>8} {'median':>8} {'max':>8}"
 
 
-def _line(name: str, values: list[float], form: str, least: float | None = None, most: float | None = None) -> str:
+def _line(name: str, values: list[float], form: str, goal: Goal = None) -> str:
     median = statistics.median(values)
     line = f"{name:38} {min(values):{form}} {median:{form}} {max(values):{form}}"
-    if least is not None:
-        return f"{line}   >= {least:g} {'met' if median >= least else 'MISSED'}"
-    if most is not None:
-        return f"{line}   <= {most:g} {'met' if median <= most else 'MISSED'}"
-    return line
+    if goal is None:
+        return line
+    sign, limit = goal
+    return f"{line}   {sign} {limit:g} {'met' if (median >= limit) == (sign == '>=') else 'MISSED'}"
 
 
 def main() -> None:
@@ -267,6 +217,7 @@ def main() -> None:
     parser.add_argument(
         "--maskings", default="random,hard-patches,learned", help="comma-separated names; random is always included"
     )
+    parser.add_argument("--modes", default=",".join(MODES), help=f"comma-separated; default {','.join(MODES)}")
     parser.add_argument("--rounds", type=int, default=9, help="default 9")
     parser.add_argument("--steps", type=int, help="steps in a round, at least 2 (default 2, on a GPU 20)")
     parser.add_argument("--batch", type=int, help="images in a step (default 32, on a GPU 128)")
@@ -284,7 +235,7 @@ def main() -> None:
         where = f"CPU, {torch.get_num_threads()} threads"
     keep_freed_memory()  # as `mimcl train` does
     maskings = [MaskingConfig(name, sizes.ratio) for name in dict.fromkeys([OURS, *options.maskings.split(",")])]
-    times, first = measure(sizes, maskings, options.rounds)
+    times, first = measure(sizes, maskings, options.modes.split(","), options.rounds)
     shape = f"{model.name}, decoder {model.decoder_width} x {model.decoder_depth}, {sizes.image_size} px"
     title = f"{shape}, batches of {sizes.batch}, {where}, torch {torch.__version__}\n"
     title += f"{options.rounds} rounds of {sizes.steps} steps\n"
