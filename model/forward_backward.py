@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mimcl.model.block import Block
 from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, reconstruction_loss, to_patches
 
 M = TypeVar("M", bound=Mask)  # the masks that a masker proposes
@@ -68,7 +66,6 @@ class ForwardBackward(Generic[M]):
         self._frozen = twin(model, frozen=True)
         device = model.device.type
         self._autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
-        self._attention = unfused_attention if device == "cpu" and precision == "bfloat16" else nullcontext
         self._propose, self._loss, self._second = masker.propose, masker.loss, masker.second_loss
         self._first = self._first_objective
         if compile_unit is None:
@@ -91,20 +88,19 @@ class ForwardBackward(Generic[M]):
         """
         with self._autocast:
             patches = to_patches(images, self._model.patch_size)
-            with torch.set_grad_enabled(second), self._attention() if second else nullcontext():
+            with torch.set_grad_enabled(second):
                 mask = self._propose(patches, keys, self._frozen, progress)
-            with self._attention():
-                objective, losses, output = self._first(patches, mask)
+            objective, losses, output = self._first(patches, mask)
         (objective.sum() / self._batch_size).backward()
         if second:
-            with self._autocast, self._attention():
+            with self._autocast:
                 own_objective = self._second(patches, mask, self._frozen, progress)
             assert own_objective is not None, "a masker with own parameters has a second loss"
             torch.autograd.backward(own_objective.sum() / self._batch_size, inputs=self._own)
         return PassResult(losses, output, mask, progress)
 
     def _first_objective(self, patches: Tensor, mask: M) -> tuple[Tensor, Tensor, Output]:
-        output = self._model(patches, mask)
+        output = self._model(patches, mask, only_removed=True)
         losses = reconstruction_loss(output.per_patch_loss, mask.mask)
         added = self._loss(output, mask)
         # Detached: a compiled graph computes a backward pass for every output with a gradient function, used or not.
@@ -121,18 +117,3 @@ def twin(model: Network, frozen: bool) -> Network:
         for parameter in model.parameters()
     }
     return copy.deepcopy(model, shared)
-
-
-@contextmanager
-def unfused_attention() -> Iterator[None]:
-    """Compute attention as plain matrix products, for training in bfloat16 on the CPU.
-
-    There, torch's fused attention is 1.5 to 4 times slower with a backward pass, and 4 times faster without one.
-    """
-    in_bfloat16 = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # applies to the CPU as well
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(in_bfloat16)

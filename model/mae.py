@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mimcl.model.block import Block, take
 from mimcl.model.config import SIZES, ModelConfig
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
@@ -32,8 +32,8 @@ class Mask(Protocol):
 class Output(NamedTuple):
     """The model's output for B images with L patches of P values."""
 
-    per_patch_loss: Tensor  # float32 (B, L): mean squared error of every patch, including kept ones
-    pred: Tensor  # (B, L, P)
+    per_patch_loss: Tensor  # float32 (B, L): mean squared error of every predicted patch, 0 for others
+    pred: Tensor  # (B, L, P), or (B, R, P) where only R patches are predicted
     latent: Tensor  # (B, 1 + K, width): CLS token first, then the kept patches
     decoder_input: Tensor  # (B, 1 + L, decoder_width): positions added
 
@@ -143,12 +143,16 @@ class MaskedAutoencoderViT(nn.Module):
         patches = take(torch.cat([x[:, 1:], mask_tokens], dim=1), ids_restore)
         return torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
 
-    def decode(self, decoder_input: Tensor) -> Tensor:
-        """Decode the decoder's input (B, 1 + L, decoder_width) to predicted patches (B, L, P)."""
-        x = decoder_input
-        for block in self.decoder_blocks:
+    def decode(self, decoder_input: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Decode the decoder's input (B, 1 + L, decoder_width) to predicted patches (B, L, P).
+
+        With `ids` (B, R) only the patches there are predicted: (B, R, P).
+        """
+        x, (*blocks, last) = decoder_input, self.decoder_blocks
+        for block in blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(x[:, 1:]))
+        x = last(x)[:, 1:] if ids is None else last(x, ids + 1)
+        return self.decoder_pred(self.decoder_norm(x))
 
     def target(self, patches: Tensor) -> Tensor:
         """Return the prediction target for patches (B, L, P); with norm_pix_loss each has mean 0 and variance 1."""
@@ -159,20 +163,26 @@ class MaskedAutoencoderViT(nn.Module):
         variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
         return centred.div_((variance + 1e-6).sqrt())
 
-    def forward(self, patches: Tensor, mask: Mask) -> Output:
-        """Reconstruct patches (B, L, P) from those that the mask keeps."""
-        return self.reconstruct(self.embed(patches, mask.ids_keep), mask.ids_restore, patches)
+    def forward(self, patches: Tensor, mask: Mask, only_removed: bool = False) -> Output:
+        """Reconstruct patches (B, L, P), all or only the removed ones, from those that the mask keeps."""
+        removed = removed_patches(mask) if only_removed else None
+        return self.reconstruct(self.embed(patches, mask.ids_keep), mask.ids_restore, patches, removed)
 
-    def reconstruct(self, tokens: Tensor, ids_restore: Tensor | None, patches: Tensor) -> Output:
-        """Reconstruct all patches (B, L, P) from the tokens (B, K, width) of kept ones, ordered by ids_restore (B, L).
+    def reconstruct(
+        self, tokens: Tensor, ids_restore: Tensor | None, patches: Tensor, ids: Tensor | None = None
+    ) -> Output:
+        """Reconstruct patches (B, L, P) from the tokens (B, K, width) of kept ones, ordered by ids_restore (B, L).
 
-        `ids_restore` None: the tokens are those of all patches, in order.
+        `ids_restore` None: the tokens are those of all patches, in order. `ids` (B, R): only the patches there.
         """
         latent = self.encode(tokens)
         decoder_input = self.to_decoder(latent, ids_restore)
-        pred = self.decode(decoder_input)
-        per_patch_loss = functional.mse_loss(pred.float(), self.target(patches), reduction="none").mean(dim=-1)
-        return Output(per_patch_loss, pred, latent, decoder_input)
+        pred = self.decode(decoder_input, ids)
+        target = self.target(patches if ids is None else take(patches, ids))
+        losses = functional.mse_loss(pred.float(), target, reduction="none").mean(dim=-1)
+        if ids is not None:
+            losses = losses.new_zeros(patches.shape[:2]).scatter(1, ids, losses)
+        return Output(losses, pred, latent, decoder_input)
 
     def features(self, patches: Tensor, pool: Literal["mean", "cls"] = "mean") -> Tensor:
         """Return features (B, width) of whole images, patches (B, L, P): mean of the patch tokens, or CLS token."""
@@ -211,9 +221,11 @@ def encoder_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Select tokens (B, L, D) at ids (B, K), in that order: (B, K, D)."""
-    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+def removed_patches(mask: Mask) -> Tensor:
+    """Return the removed patches (B, L - K), in their order in `ids_restore`."""
+    places = torch.arange(mask.ids_restore.shape[1], device=mask.ids_restore.device).expand_as(mask.ids_restore)
+    order = torch.empty_like(mask.ids_restore).scatter_(1, mask.ids_restore, places)
+    return order[:, mask.ids_keep.shape[1] :]
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

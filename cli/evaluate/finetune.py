@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from mimcl.model.evaluate.augment import (
 from mimcl.model.evaluate.finetune import Classifier, normalise, soft_cross_entropy
 from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.evaluate.supervised import rate_at
-from mimcl.model.forward_backward import unfused_attention
 from mimcl.model.world import World
 from mimcl.pipeline.augment import STREAM_DROP_PATH, STREAM_ERASING, STREAM_MIXING, STREAM_NOISE, hash64, uniforms
 from mimcl.pipeline.rand_augment import rand_augment
@@ -101,7 +99,6 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
     classifier.to(task.device)
     in_bfloat16 = task.encoder.config.trainer.precision == "bfloat16"
     autocast = torch.autocast(task.device.type, torch.bfloat16, enabled=in_bfloat16)
-    attention = unfused_attention if in_bfloat16 and task.device.type == "cpu" else nullcontext
     optimizer = torch.optim.AdamW(classifier.parameter_groups(config), lr=0.0, betas=config.betas, fused=True)
     optim = OptimConfig(config.base_lr, config.weight_decay, config.warmup_epochs, config.betas)
 
@@ -124,7 +121,7 @@ def _learner(task: Task, config: FinetuneConfig) -> Learner:
         )
         images, targets = mix(images, targets, share, cuts)
         classifier.keep_paths(numbers(draws, STREAM_DROP_PATH, len(classifier.paths)))
-        with autocast, attention():
+        with autocast:
             logits = classifier(images)
         return soft_cross_entropy(logits, targets)
 

@@ -75,7 +75,8 @@ class HardPatchesMasker(Masker):
         self._momentum_epochs = config.momentum_epochs if share is None else share * schedule.epochs
         attention = attention_of(model.decoder_blocks[0])
         width, depth = attention.num_heads * attention.head_dim, config.predictor_depth or len(model.decoder_blocks)
-        self.predictor = loss_predictor(width, depth, attention.num_heads, seed).to(model.device)
+        kind = type(model.decoder_blocks[0])
+        self.predictor = loss_predictor(kind, width, depth, attention.num_heads, seed).to(model.device)
         self.teacher = Teacher(model, self.predictor)
 
     @torch.no_grad()
@@ -89,10 +90,10 @@ class HardPatchesMasker(Masker):
         return keep_lowest(noise, self._mask_ratio)._replace(scores=scores)
 
     def loss(self, output: Output, mask: Mask) -> Tensor:
-        predicted = self.predictor(output.decoder_input)
         removed = mask.ids_restore.argsort(dim=1)[:, -self._removed :]  # they form half of all pairs
-        columns = (column.gather(1, removed) for column in (predicted, output.per_patch_loss, mask.mask))
-        return self._config.ranking_weight * _LOSSES[self._config.ranking](*columns)
+        predicted = self.predictor(output.decoder_input, removed)
+        columns = (column.gather(1, removed) for column in (output.per_patch_loss, mask.mask))
+        return self._config.ranking_weight * _LOSSES[self._config.ranking](predicted, *columns)
 
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None:
         self.teacher.follow(((1 - self._momentum(progress)) * finite).float())

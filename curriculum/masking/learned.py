@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
 from mimcl.curriculum.masking.masking_config import LearnedMaskingConfig
-from mimcl.curriculum.masking.network import first_token, initialised, transformer
+from mimcl.curriculum.masking.network import initialised, transformer
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 
 _SIGMA = 0.12  # of the Gaussian around 1/2 that scores are driven away from
@@ -48,7 +48,9 @@ class LearnedMasker(Masker):
         width = model.cls_token.shape[-1]
         if width % config.heads:
             raise ValueError(f"learned_masking.heads is {config.heads}; it must divide the encoder's width ({width})")
-        network = initialised(partial(MaskingNetwork, width, model.num_patches, config.depth, config.heads), seed)
+        kind = type(model.decoder_blocks[0])
+        build = partial(MaskingNetwork, kind, width, model.num_patches, config.depth, config.heads)
+        network = initialised(build, seed)
         self.network = network.to(model.device)
 
     def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
@@ -104,19 +106,20 @@ class LearnedMasker(Masker):
 class MaskingNetwork(nn.Module):
     """Blocks over the patch tokens and a CLS token, from which a linear layer computes the scores of all patches."""
 
-    def __init__(self, width: int, patches: int, depth: int, heads: int) -> None:
+    def __init__(self, block: type[nn.Module], width: int, patches: int, depth: int, heads: int) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = transformer(width, depth, heads, eps=1e-5)  # as in the published network
+        self.blocks = transformer(block, width, depth, heads, eps=1e-5)  # as in the published network
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, patches)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, L, width) to scores in (0, 1), float32 (B, L); higher = more likely masked."""
         x = torch.cat([self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
-        for block in self.blocks[:-1]:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        x = first_token(self.blocks[-1], x)
+        x = last(x, torch.zeros(len(x), 1, dtype=torch.long, device=x.device)).squeeze(1)
         # In bfloat16 many scores of an image would be equal, and the sort would decide which are removed.
         with torch.autocast(x.device.type, enabled=False):
             return self.head(self.norm(x.float())).sigmoid()

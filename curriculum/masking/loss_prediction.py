@@ -22,25 +22,26 @@ class LossPredictor(nn.Module):
     averaged weights, which is used here.
     """
 
-    def __init__(self, width: int, depth: int, heads: int) -> None:
+    def __init__(self, block: type[nn.Module], width: int, depth: int, heads: int) -> None:
         super().__init__()
-        self.blocks = transformer(width, depth, heads)
+        self.blocks = transformer(block, width, depth, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, 1)
 
-    def forward(self, decoder_input: Tensor) -> Tensor:
-        """Map the decoder's input (B, 1 + L, width) to predicted losses, float32 (B, L)."""
-        x = decoder_input
-        for block in self.blocks:
+    def forward(self, decoder_input: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Map the decoder's input (B, 1 + L, width) to predicted losses, float32 (B, L), or only at `ids` (B, R)."""
+        x, (*blocks, last) = decoder_input, self.blocks
+        for block in blocks:
             x = block(x)
+        x = last(x)[:, 1:] if ids is None else last(x, ids + 1)
         # bfloat16 has only a few hundred values in this range: patches would tie.
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(self.norm(x[:, 1:].float())).squeeze(-1)
+            return self.head(self.norm(x.float())).squeeze(-1)
 
 
-def loss_predictor(width: int, depth: int, heads: int, seed: int) -> LossPredictor:
-    """Build a LossPredictor with weights drawn from `seed`."""
-    predictor = initialised(partial(LossPredictor, width, depth, heads), seed)
+def loss_predictor(block: type[nn.Module], width: int, depth: int, heads: int, seed: int) -> LossPredictor:
+    """Build a LossPredictor from blocks of the autoencoder's kind, with weights drawn from `seed`."""
+    predictor = initialised(partial(LossPredictor, block, width, depth, heads), seed)
     with torch.no_grad():
         predictor.head.weight.mul_(_HEAD_SCALE)
     return predictor

@@ -15,7 +15,7 @@ class Autoencoder(Protocol):
     """The parts of a masked autoencoder that maskers call: see `mimcl.model.mae`."""
 
     num_patches: int
-    decoder_blocks: nn.ModuleList
+    decoder_blocks: nn.ModuleList  # of timm's Blocks that take `ids` as well: see `mimcl.model.block`
 
     @property
     def device(self) -> torch.device: ...

@@ -8,29 +8,18 @@ from typing import Any, TypeVar
 
 import torch
 from timm.models.vision_transformer import Attention, Block
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def transformer(width: int, depth: int, heads: int, eps: float = 1e-6) -> nn.ModuleList:
-    """Return pre-norm blocks with an MLP ratio of 4, for tokens (B, L, width); `eps` is that of their norms."""
+def transformer(block: type[nn.Module], width: int, depth: int, heads: int, eps: float = 1e-6) -> nn.ModuleList:
+    """Return blocks of the autoencoder's kind with an MLP ratio of 4, for tokens (B, L, width).
+
+    `eps` is that of their norms. Called with `ids` (B, K) as well, a block computes only the tokens there.
+    """
     norm: Any = partial(nn.LayerNorm, eps=eps)  # timm calls it, but declares a class
-    return nn.ModuleList(Block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
-
-
-def first_token(block: nn.Module, x: Tensor) -> Tensor:
-    """Return the output of a timm `Block` for the first of the tokens (B, L, width) only: (B, width)."""
-    assert isinstance(block, Block)
-    attention, x_normed = attention_of(block), block.norm1(x)
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    query = F.linear(x_normed[:, :1], *(part[: x.shape[2]] for part in (weight, bias)))
-    key, value = F.linear(x_normed, *(part[x.shape[2] :] for part in (weight, bias))).chunk(2, dim=2)
-    heads = (part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
-    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    first = x[:, :1] + attention.proj(attended)
-    return (first + block.mlp(block.norm2(first))).squeeze(1)
+    return nn.ModuleList(block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
 
 
 def attention_of(block: nn.Module) -> Attention:

@@ -13,6 +13,7 @@ from timm.models import VisionTransformer
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
+from mimcl.model.block import Block
 from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.evaluate.augment import to_device
 from mimcl.model.evaluate.finetune_config import FinetuneConfig
@@ -53,6 +54,7 @@ class Classifier(nn.Module):
                 global_pool="avg",
                 drop_path_rate=drop_path,
                 norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                block_fn=Block,
                 weight_init="skip",
             )
         self.paths: list[DeterministicDropPath] = []

@@ -22,7 +22,6 @@ from mimcl.curriculum.masking.learned import (
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
-from mimcl.curriculum.masking.network import first_token, transformer
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.forward_backward import ForwardBackward, twin
@@ -466,14 +465,3 @@ def test_heads_and_ratio_must_fit_the_model():
         make(model, heads=3)
     with pytest.raises(ValueError, match="keeps 0 of 16"):
         make(model, mask_ratio=0.99)
-
-
-def test_the_first_token_is_that_of_the_whole_block():
-    block, x = transformer(24, 1, 3)[0], torch.randn(5, 7, 24, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(first_token(block, x), block(x)[:, 0], atol=1e-6, rtol=1e-5)
-    ours, theirs = (
-        torch.autograd.grad(out.square().sum(), [*block.parameters()])
-        for out in (first_token(block, x), block(x)[:, 0])
-    )
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
