@@ -77,6 +77,8 @@ StallTimeout = Annotated[
     option(DATA, "End the run after so many seconds without data or another process.", "600", metavar="SECONDS"),
 ]
 
+ImageSize = Annotated[int | None, option(DATA, "Side of the crops.", "the recipe's", metavar="PIXELS")]
+
 Curriculum = Annotated[
     CurriculumName | None,
     option(CURRICULUM, "Data curriculum: proto draws typical images first, anti atypical ones.", "none"),
@@ -120,10 +122,18 @@ Slice = Annotated[
 
 Masking = Annotated[MaskingName | None, option(MASKING, "Masking; hard-patches is HPM, learned is CL-MAE.", "random")]
 
+MaskRatio = Annotated[
+    float | None, option(MASKING, "Share of the patches removed from each image.", "0.75", metavar="SHARE")
+]
+
 Epochs = Annotated[
     float | None,
     option(OPTIMISATION, "Length of the run; an epoch has as many draws as there are images.", "the recipe's"),
 ]
+BatchSize = Annotated[
+    int | None, option(OPTIMISATION, "Images per step, over all processes.", "the recipe's", metavar="IMAGES")
+]
+BaseLr = Annotated[float | None, option(OPTIMISATION, "Learning rate for a batch of 256.", "the recipe's", "--lr")]
 Compile = Annotated[bool | None, option(OPTIMISATION, "Use torch.compile.", "no-compile", "--compile/--no-compile")]
 MaxNonfinite = Annotated[
     int | None,
@@ -155,6 +165,10 @@ CONFIG_KEYS = {  # by parameter
     "slice_epochs": "curriculum.slice",
     "masking": "masking.name",
     "epochs": "trainer.epochs",
+    "batch_size": "data.batch_size",
+    "image_size": "data.image_size",
+    "mask_ratio": "masking.mask_ratio",
+    "base_lr": "optim.base_lr",
     "online_knn": "trainer.online_knn_epochs",
     "use_compile": "trainer.compile",
     "max_nonfinite": "trainer.max_nonfinite",

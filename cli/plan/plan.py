@@ -34,6 +34,7 @@ def plan_command(
     order: options.Order = None,
     slice_epochs: options.Slice = None,
     epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
     config: options.ConfigFile = None,
     settings: options.Settings = None,
     rows: Annotated[int, typer.Option(min=2, help="Number of windows in the table, evenly spaced.")] = 12,

@@ -9,6 +9,7 @@ import torch
 
 from mimcl.cli.config import Config
 from mimcl.cli.console import console, format_duration
+from mimcl.cli.run.batch_advice import batch_advice
 from mimcl.cli.run.curriculum_line import curriculum_line
 from mimcl.cli.run.folder import Run
 from mimcl.cli.run.requests import request_lines
@@ -31,6 +32,8 @@ def print_settings(run: Run, config: Config, plan: Plan, index: ShardIndex, devi
         f"{index.samples:,} images in {index.shown}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
         f"{plan.draws // data.batch_size:,} steps"
     )
+    if not run.resumed and (advice := batch_advice(config, index.samples)):
+        console.print(advice)
     console.print(curriculum_line(config, plan))
     if config.curriculum.order == "shard":
         console.print(f"draws come shard by shard within windows of {plan.window_length:,} draws")
