@@ -44,7 +44,7 @@ class CompareConfig:
 
 
 def compare_command(
-    recipe: Annotated[RecipeName, typer.Option(help="Configuration to start from.")],
+    recipe: Annotated[RecipeName, typer.Option(help="Configuration to start from.", rich_help_panel="Arms")],
     arms: Annotated[
         str,
         typer.Option(
@@ -53,20 +53,30 @@ def compare_command(
             "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ... Example: uniform,epochs,proto,proto+hpm.",
             metavar="ARM,ARM,...",
             autocompletion=completions.arms,
+            rich_help_panel="Arms",
         ),
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per arm, with seeds 0 to N - 1.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per arm, with seeds 0 to N - 1.", rich_help_panel="Arms")] = 3,
     budget: Annotated[
         Budget,
-        typer.Option(help="samples: equal draws; time: equal training time, measured by a short run of each arm."),
+        typer.Option(
+            help="samples: equal draws; time: equal training time, measured by a short run of each arm.",
+            rich_help_panel="Arms",
+        ),
     ] = "samples",
     epochs: Annotated[
         float | None,
-        typer.Option(help="Length of a run; by time, of the first arm's.", show_default="the recipe's"),
+        typer.Option(
+            help="Length of a run; by time, of the first arm's.", show_default="the recipe's", rich_help_panel="Arms"
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder of shards.", show_default="shards")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of shards.", show_default="shards", rich_help_panel="Arms")
+    ] = None,
     prototypes: Prototypes = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for all runs.", show_default="comparisons/RECIPE")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for all runs.", show_default="comparisons/RECIPE", rich_help_panel="Run")
+    ] = None,
     evaluations: Annotated[
         str,
         typer.Option(
@@ -74,14 +84,24 @@ def compare_command(
             metavar="NAME,...",
             help="Evaluations: knn, linear, few-shot, separated by commas, or '' for none.",
             autocompletion=completions.evaluations,
+            rich_help_panel="Evaluation",
         ),
     ] = "knn",
     online_knn: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Evaluate k-NN every N epochs and at the end; 0: never.", show_default="0"),
+        typer.Option(
+            metavar="N",
+            help="Evaluate k-NN every N epochs and at the end; 0: never.",
+            show_default="0",
+            rich_help_panel="Evaluation",
+        ),
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes per run, started by torchrun; one per GPU.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands of all runs; run nothing.")] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes per run, started by torchrun; one per GPU.", rich_help_panel="Run")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands of all runs; run nothing.", rich_help_panel="Run")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,6 +109,7 @@ def compare_command(
             metavar="KEY=VALUE",
             help="Set any value for all arms; `mimcl keys` lists the keys. May be repeated.",
             autocompletion=completions.settings,
+            rich_help_panel="Arms",
         ),
     ] = None,
 ) -> None:

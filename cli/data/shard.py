@@ -23,50 +23,98 @@ def shard_command(
             "such a folder; a parquet file or a folder of them; a folder of webdataset shards.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for shards and indices.", show_default="shards")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for shards and indices.", show_default="shards", rich_help_panel="Shards"),
+    ] = None,
     list_file: Annotated[
         Path | None,
         typer.Option(
             "--list",
             help="Text file of PATH or PATH<tab>CLASS lines, relative to SRC, which is not scanned.",
+            rich_help_panel="Source",
         ),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Text file of classes in label order, one per line, perhaps with descriptions.")
+        Path | None,
+        typer.Option(
+            help="Text file of classes in label order, one per line, perhaps with descriptions.",
+            rich_help_panel="Source",
+        ),
     ] = None,
-    val: Annotated[Path | None, typer.Option(help="Source of the val split, of any kind that SRC may be.")] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option(help="Source of the val split, of any kind that SRC may be.", rich_help_panel="Source"),
+    ] = None,
     val_labels: Annotated[
         Path | None,
-        typer.Option(help="Text file of val labels: FILENAME CLASS lines (or CSV), or CLASS lines in file name order."),
+        typer.Option(
+            help="Text file of val labels: FILENAME CLASS lines (or CSV), or CLASS lines in file name order.",
+            rich_help_panel="Source",
+        ),
     ] = None,
     source_kind: Annotated[
         SourceKind | None,
-        typer.Option(help="What SRC is, if its files may be read in two ways.", show_default="found out"),
+        typer.Option(
+            help="What SRC is, if its files may be read in two ways.",
+            show_default="found out",
+            rich_help_panel="Source",
+        ),
     ] = None,
-    image_column: Annotated[str | None, typer.Option(help="Parquet column with the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Parquet column with the labels, or none.")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Parquet column with the images.", rich_help_panel="Source")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Parquet column with the labels, or none.", rich_help_panel="Source")
+    ] = None,
     label_key: Annotated[
         str | None,
-        typer.Option(help="Field of KEY.json with the label, for webdatasets.", show_default="KEY.cls, then label"),
+        typer.Option(
+            help="Field of KEY.json with the label, for webdatasets.",
+            show_default="KEY.cls, then label",
+            rich_help_panel="Source",
+        ),
     ] = None,
     adopt: Annotated[
         bool,
-        typer.Option("--adopt", help="Index the webdataset shards in SRC in place, without rewriting them."),
+        typer.Option(
+            "--adopt",
+            help="Index the webdataset shards in SRC in place, without rewriting them.",
+            rich_help_panel="Shards",
+        ),
     ] = False,
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).")] = 256,
+    shard_mb: Annotated[
+        int, typer.Option(min=1, help="Size of a shard in MB (10^6 bytes).", rich_help_panel="Shards")
+    ] = 256,
     short_side: Annotated[
-        int, typer.Option(min=0, help="Shrink larger images to this short side in pixels; 0 keeps the original bytes.")
+        int,
+        typer.Option(
+            min=0,
+            help="Shrink larger images to this short side in pixels; 0 keeps the original bytes.",
+            rich_help_panel="Shards",
+        ),
     ] = 0,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes, one shard at a time.", show_default="one per core and GB"),
+        typer.Option(
+            min=1, help="Processes, one shard at a time.", show_default="one per core and GB", rich_help_panel="Shards"
+        ),
     ] = None,
     holdout: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Share of the images to move into a val split, 0 to 1.")
+        float,
+        typer.Option(
+            min=0, max=0.99, help="Share of the images to move into a val split, 0 to 1.", rich_help_panel="Source"
+        ),
     ] = 0.0,
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every image fully, not only its header.")] = False,
-    dedup: Annotated[bool, typer.Option("--dedup", help="Leave out exact duplicates and list them.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier packing in --out.")] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every image fully, not only its header.", rich_help_panel="Checks")
+    ] = False,
+    dedup: Annotated[
+        bool, typer.Option("--dedup", help="Leave out exact duplicates and list them.", rich_help_panel="Checks")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier packing in --out.", rich_help_panel="Shards")
+    ] = False,
 ) -> None:
     """Pack images into webdataset shards with an index; unusable images are left out and listed.
 

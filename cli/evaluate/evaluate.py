@@ -150,30 +150,49 @@ def finetune_command(
     path: options.Checkpoint,
     data: options.Data = None,
     epochs: Annotated[
-        float | None, typer.Option(help="Length in epochs.", show_default="100; 50 for ViT-L and ViT-H")
+        float | None,
+        typer.Option(help="Length in epochs.", show_default="100; 50 for ViT-L and ViT-H", rich_help_panel="Training"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per step, over all processes.", show_default="1024")
+        int | None,
+        typer.Option(help="Images per step, over all processes.", show_default="1024", rich_help_panel="Training"),
     ] = None,
     micro_batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images at once per process.", show_default="128; 64 for ViT-L, 32 for ViT-H"),
+        typer.Option(
+            min=1,
+            help="Images at once per process.",
+            show_default="128; 64 for ViT-L, 32 for ViT-H",
+            rich_help_panel="Training",
+        ),
     ] = None,
     base_lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate for a batch of 256.", show_default="5e-4; 1e-3 for ViT-L and ViT-H"),
+        typer.Option(
+            help="Learning rate for a batch of 256.",
+            show_default="5e-4; 1e-3 for ViT-L and ViT-H",
+            rich_help_panel="Training",
+        ),
     ] = None,
     layer_decay: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate of a layer relative to the next.", show_default="0.65; 0.75 for ViT-L and ViT-H"
+            help="Learning rate of a layer relative to the next.",
+            show_default="0.65; 0.75 for ViT-L and ViT-H",
+            rich_help_panel="Training",
         ),
     ] = None,
     drop_path: Annotated[
         float | None,
-        typer.Option(help="Stochastic depth rate of the last block.", show_default="0.1; 0.2 for ViT-L, 0.3 for ViT-H"),
+        typer.Option(
+            help="Stochastic depth rate of the last block.",
+            show_default="0.1; 0.2 for ViT-L, 0.3 for ViT-H",
+            rich_help_panel="Training",
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random.", show_default="0", rich_help_panel="Training")
+    ] = None,
     decoder: options.Decoder = "auto",
     settings: Annotated[
         list[str] | None,
@@ -182,6 +201,7 @@ def finetune_command(
             metavar="KEY=VALUE",
             help="Set any value, such as mixup=0; `mimcl keys` lists the keys. May be repeated.",
             autocompletion=completions.finetune_settings,
+            rich_help_panel="Training",
         ),
     ] = None,
 ) -> None:

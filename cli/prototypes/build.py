@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 8 * 3600.0  # for waiting for other ranks' features and for rank 0, which does the clustering
 
+# Headings of the help.
+_images, _clustering, _set = (partial(typer.Option, rich_help_panel=title) for title in ("Images", "Clustering", "Set"))
+
 prototypes = Commands("Prototype sets: how typical each image is.")
 
 
@@ -51,10 +54,10 @@ def _group() -> None:
 
 @prototypes.command("build")
 def build_command(
-    data: Annotated[str, typer.Option(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
+    data: Annotated[str, _images(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
     features: Annotated[
         str,
-        typer.Option(
+        _images(
             help="auto, timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto is DINO if the hub answers "
             "within 10 s, else sift.",
             metavar="KIND",
@@ -63,32 +66,32 @@ def build_command(
     ] = BuildConfig.features,
     k: Annotated[
         str,
-        typer.Option(
+        _clustering(
             help="Number of prototypes; auto chooses by the Davies-Bouldin index, which takes about 14 times as long."
         ),
     ] = "auto",
-    name: Annotated[str | None, typer.Option(help="Name of the set beside the shards.", show_default="default")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the set instead, if the shards are read-only.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of k-means and of sift.")] = BuildConfig.seed,
+    name: Annotated[str | None, _set(help="Name of the set beside the shards.", show_default="default")] = None,
+    out: Annotated[Path | None, _set(help="Folder for the set instead, if the shards are read-only.")] = None,
+    seed: Annotated[int, _clustering(help="Seed of k-means and of sift.")] = BuildConfig.seed,
     min_cluster: Annotated[
-        int, typer.Option(min=1, help="Clusters with fewer images have no typical image: distance 1.")
+        int, _clustering(min=1, help="Clusters with fewer images have no typical image: distance 1.")
     ] = BuildConfig.min_cluster,
     singletons: Annotated[
         Literal["far", "near"],
-        typer.Option(help="Distance of images in such clusters: 1 (far) or, as in the paper's code, 0 (near)."),
+        _clustering(help="Distance of images in such clusters: 1 (far) or, as in the paper's code, 0 (near)."),
     ] = BuildConfig.singletons,
-    decoder: Annotated[DecoderName, typer.Option(help="Image decoder.")] = BuildConfig.decoder,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set of the same name.")] = False,
+    decoder: Annotated[DecoderName, _images(help="Image decoder.")] = BuildConfig.decoder,
+    overwrite: Annotated[bool, _set("--overwrite", help="Replace a set of the same name.")] = False,
     sample: Annotated[
-        int, typer.Option(min=2, help="Maximum images for k-means; all images are assigned.")
+        int, _clustering(min=2, help="Maximum images for k-means; all images are assigned.")
     ] = BuildConfig.sample,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="Precision of timm features; auto is bfloat16 if the GPU or processor multiplies in it."),
+        _images(help="Precision of timm features; auto is bfloat16 if the GPU or processor multiplies in it."),
     ] = BuildConfig.precision,
     max_bad: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 always may."),
+        _images(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 always may."),
     ] = BuildConfig.max_bad,
 ) -> None:
     """Cluster the images in feature space and store the distance of each to its prototype.

@@ -121,3 +121,11 @@ def test_usage_errors_point_to_the_help(words, message):
 )
 def test_help_has_colours_only_where_they_are_wanted(environment, coloured):
     assert ("\x1b[" in run("train", "--help", **environment)[1]) == coloured
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if len(command.params) > 11])
+def test_many_options_are_grouped_by_subject(name):
+    grouped = [parameter for parameter in COMMANDS[name].params if parameter.rich_help_panel]
+    assert len({parameter.rich_help_panel for parameter in grouped}) >= 2
+    rest = [parameter.name for parameter in COMMANDS[name].params if parameter not in grouped]
+    assert len(rest) <= 3
