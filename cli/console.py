@@ -1,4 +1,4 @@
-"""Terminal output: lines, progress bars (plain lines where there is no terminal), and numbers formatted for readers."""
+"""Terminal output: lines, spinners, and numbers formatted for readers. Progress bars are in `bars`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderHook
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderHook
 from rich.text import Text
 
 from mimcl.cli.live import ParkedRender, erase_below
@@ -76,67 +74,12 @@ def warn_before_exit(line: str) -> None:
     console.show_cursor()
 
 
-class _Rate(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} img/s" if task.speed else "")
-
-
-@contextmanager
-def image_bar(label: str, total: int | None, shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar with images/s and time left; yield the function that advances it by a number of images.
-
-    A bar that was never advanced is removed at the end.
-    """
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not shown) as progress:
-        task = progress.add_task(printable(label), total=total)
-        try:
-            yield lambda images: progress.advance(task, images)
-        finally:
-            if not progress.tasks[0].completed:
-                progress.live.transient = True
-                progress.live.stop()
-                progress.disable = True  # otherwise an empty line is printed
-
-
 @contextmanager
 def busy(label: str, shown: bool = True) -> Iterator[None]:
     """Show a spinner with a label on a terminal while the block runs."""
     spinner = "line" if console.options.ascii_only else "dots"
     with console.status(Text(printable(label)), spinner=spinner) if shown else nullcontext():
         yield
-
-
-@contextmanager
-def training_bar(step: int, steps: int, shown: bool = True) -> Iterator[Callable[[int, str], None]]:
-    """Yield a function `show(step, figures)`: it updates a bar above a line of figures.
-
-    Without a terminal that can draw it, it prints a line unless the figures are empty. Does nothing unless `shown`.
-    """
-    if not shown:
-        yield lambda step, figures: None
-        return
-    if not console.is_interactive:
-        yield lambda step, figures: console.print(f"step {step}/{steps}  {figures}") if figures else None
-        return
-    columns = (TextColumn("step", markup=False), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
-    progress, latest = Progress(*columns, auto_refresh=False), Text(no_wrap=False, overflow="fold")
-    task = progress.add_task("", total=steps, completed=step)
-
-    def show(step: int, figures: str) -> None:
-        progress.update(task, completed=step)
-        latest.plain = figures or latest.plain
-
-    with Live(Group(progress, latest), console=console, refresh_per_second=4):
-        yield show
 
 
 def format_bytes(count: float) -> str:

@@ -18,8 +18,10 @@ def program() -> None:
     with interrupt.exit_at_once():  # while libraries are imported, and at exit
         from mimcl.cli.file_limit import raise_file_limit
         from mimcl.cli.screen import accept_any_text
+        from mimcl.cli.threads import choose_threads
 
         raise_file_limit()
+        choose_threads()
         accept_any_text()
         main()
 

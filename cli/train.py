@@ -91,12 +91,13 @@ def train(run: Run, world: World | None = None) -> bool:
     DataError, PrototypeError, CheckpointError, TrainingError, StallError or DistributedError, each with one line that
     says what to do.
     """
-    from mimcl.cli.console import busy, console, training_bar, warn, warn_before_exit
+    from mimcl.cli.bars import TrainingBar
+    from mimcl.cli.console import busy, console, warn, warn_before_exit
     from mimcl.cli.errors import usage_errors
     from mimcl.cli.run.resolve import resolve, resolve_order
     from mimcl.cli.run.trackers import require_libraries
     from mimcl.cli.run.training_data import TrainingData
-    from mimcl.cli.suggest import list_damage
+    from mimcl.cli.suggest import command, list_damage
     from mimcl.model.world import World
     from mimcl.pipeline.remote.urls import shown
 
@@ -118,8 +119,8 @@ def train(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.run.resume import resume_run
     from mimcl.cli.run.run_recorder import RunRecorder
     from mimcl.cli.run.signals import StopSignals
-    from mimcl.cli.run.summary import print_estimate, print_settings
-    from mimcl.cli.run.supervisor import saved_at_end, take_in_pending
+    from mimcl.cli.run.summary import print_settings
+    from mimcl.cli.run.supervisor import saved_at_end, saved_position, take_in_pending
     from mimcl.model.determinism import use_deterministic_kernels
     from mimcl.model.distributed import agree, barrier, connected
     from mimcl.pipeline.draw_counts import DrawCounts
@@ -152,23 +153,27 @@ def train(run: Run, world: World | None = None) -> bool:
             print_settings(run, config, plan, data.index, device, decoder_choice)
             if init_result:
                 console.print(init_result.line)
-            print_estimate(trainer, stream, shares.batch_size)
+            if trainer.position:
+                console.print(f"resuming at draw {trainer.position:,}, step {trainer.position // shares.batch_size:,}")
             console.print(f"run folder: {run.folder}")
 
         signals = StopSignals(warn_before_exit)
         temperature = plan.learned
-        with signals, training_bar(trainer.position // shares.batch_size, trainer.last_step, is_first) as show:
+        bar = TrainingBar(trainer.position // shares.batch_size, trainer.last_step, len(shares.micro_batches), is_first)
+        with signals, bar.running():
             find_all = list_damage(data.index.shown, decode=False)
             at = trainer.position
             health = Health(run.folder, at, shares.batch_size, config.data.max_bad, is_first, warn, find_all)
             recorder = (
-                RunRecorder(run.folder, config, plan, trainer, data.fingerprints, counts, show, warn)
+                RunRecorder(run.folder, config, plan, trainer, data.fingerprints, counts, bar.show, warn)
                 if is_first
                 else None
             )
 
-            observers = [observer for observer in (health, recorder, temperature) if observer]
+            observers = [observer for observer in (health, recorder, temperature, bar) if observer]
             pending = partial(take_in_pending, trainer, temperature, health, world)
+            continued = f"continue with: {command('train', out=run.folder)} --resume"
+            signals.abandon_with(trainer.changing, partial(saved_position, recorder, pending), continued)
             with recorder or nullcontext(), saved_at_end(recorder, signals, pending):
                 steps = trainer.steps(stream, observers, lambda: signals.requested or health.excess is not None)
                 for step in signals.timed(steps):
@@ -176,7 +181,7 @@ def train(run: Run, world: World | None = None) -> bool:
                         temperature.update(step.outcomes)
                     health.check(step.outcomes)
                     if knn and knn.is_due(step):
-                        with trainer.paused(), signals.timeout_suspended(), stream.released():
+                        with trainer.paused(), bar.paused(), signals.timeout_suspended(), stream.released():
                             found = knn()
                         if recorder:
                             recorder.evaluated(knn.name, found, knn.settings)

@@ -108,7 +108,7 @@ class MaskedObjective:
         return (loss_sum / finite_steps if finite_steps else math.nan), nonfinite
 
     def time_of_passes(self, batch: Batch) -> float:
-        """Seconds that the passes over `batch` take once warm, on average over steps; gradients are left behind."""
+        """Seconds that the passes over `batch` take, on average over steps; gradients are left behind."""
         first_alone = self._seconds(batch, second=False)
         if not self._second_every:
             return first_alone
@@ -116,12 +116,10 @@ class MaskedObjective:
 
     def _seconds(self, batch: Batch, second: bool) -> float:
         progress = self._share(batch.position - self._batch_size)
-        for _ in range(2):
-            started = time.perf_counter()
-            passed = self._passes.backward(batch.images, batch.keys, progress, second)
-            passed.losses.sum().item()  # waited for on purpose
-            elapsed = time.perf_counter() - started
-        return elapsed
+        started = time.perf_counter()
+        passed = self._passes.backward(batch.images, batch.keys, progress, second)
+        passed.losses.sum().item()  # waited for on purpose
+        return time.perf_counter() - started
 
     def _share(self, position: int) -> Tensor:
         """The share of the draws that are done, where the masker needs it; filled in without waiting for a GPU."""

@@ -7,7 +7,9 @@ late, and stops on all ranks after the same step. What a step trains is an `Obje
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -104,6 +106,9 @@ class StepLoop(Generic[B]):
     ) -> None:
         """`max_nonfinite` steps in a row without a finite gradient raise TrainingError."""
         self.position = 0
+        # Held while the state may change: during an update, and while the consumer has a step. Who acquires it in
+        # another thread finds the state at `position`, even if the step under way never ends.
+        self.changing = RLock()
         self._objective, self._device = objective, device
         self._batch_size, self._micro_batches, self._draws = batch_size, micro_batches, draws
         self._gradients = Gradients(*objective.parameters())
@@ -121,7 +126,16 @@ class StepLoop(Generic[B]):
 
         Every step's outcome comes once, with the step after it, or at once where `is_due(step)`. Raises TrainingError.
         """
-        batches = iter(batches)
+        with self.changing:
+            yield from self._steps(iter(batches), observers, stop, is_due)
+
+    def _steps(
+        self,
+        batches: Iterator[B],
+        observers: Sequence[Observer[B]],
+        stop: Callable[[], bool],
+        is_due: Callable[[int], bool],
+    ) -> Iterator[Step]:
         while self.position < self._draws:
             lr = self._objective.learning_rate(self.position)
             figures = self._step(batches, observers, stop, lr)
@@ -129,8 +143,7 @@ class StepLoop(Generic[B]):
             outcomes = self._outcomes.push(number, lr, figures)
             if self.position >= self._draws or is_due(number) or any(outcome.stop for outcome in outcomes):
                 outcomes += self._outcomes.flush()
-            for outcome in outcomes:
-                self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
+            self._count(outcomes)
             step = Step(number, self.position, outcomes)
             yield step
             if self._nonfinite >= self._max_nonfinite:
@@ -148,28 +161,29 @@ class StepLoop(Generic[B]):
         and over all ranks; nothing here waits for a GPU.
         """
         self._objective.begin_step(self.position)
-        sums = torch.zeros(3, dtype=torch.float64, device=self._device)  # loss, stop requests, bad samples
-        measured: Tensor | None = None
-        for remaining in reversed(range(self._micro_batches)):
-            batch = next(batches)
-            if not remaining:
-                self._gradients.last_pass()
-            losses = self._objective.backward(batch)
-            sums[0] += losses.sum(dtype=torch.float64) / self._batch_size
-            for observer in observers:
-                found = observer.observe(batch, losses)
-                if found is not None:
-                    measured = found if measured is None else found + measured
-            if batch.bad:
-                sums[2] += len(batch.bad)
-        if stop():
-            sums[1] += 1
-        parts = [part for part in (sums, measured, self._objective.buffers_to_average()) if part is not None]
-        sizes = [3, 0 if measured is None else len(measured)]
-        reduced = torch.cat(parts) if len(parts) > 1 else sums
-        optimizers = self._objective.optimizers()
-        self._gradients.finish(reduced, others=len(optimizers) > 1)
-        sums, measured, averages = reduced.split([*sizes, len(reduced) - sum(sizes)])
+        with self.unchanged():
+            sums = torch.zeros(3, dtype=torch.float64, device=self._device)  # loss, stop requests, bad samples
+            measured: Tensor | None = None
+            for remaining in reversed(range(self._micro_batches)):
+                batch = next(batches)
+                if not remaining:
+                    self._gradients.last_pass()
+                losses = self._objective.backward(batch)
+                sums[0] += losses.sum(dtype=torch.float64) / self._batch_size
+                for observer in observers:
+                    found = observer.observe(batch, losses)
+                    if found is not None:
+                        measured = found if measured is None else found + measured
+                if batch.bad:
+                    sums[2] += len(batch.bad)
+            if stop():
+                sums[1] += 1
+            parts = [part for part in (sums, measured, self._objective.buffers_to_average()) if part is not None]
+            sizes = [3, 0 if measured is None else len(measured)]
+            reduced = torch.cat(parts) if len(parts) > 1 else sums
+            optimizers = self._objective.optimizers()
+            self._gradients.finish(reduced, others=len(optimizers) > 1)
+            sums, measured, averages = reduced.split([*sizes, len(reduced) - sum(sizes)])
         norm = self._gradients.norm()
         finite = norm.isfinite()
         for optimizer in optimizers:
@@ -180,8 +194,23 @@ class StepLoop(Generic[B]):
         return torch.cat([sums[:1], norm.double()[None], sums[1:], measured])
 
     def flush(self) -> list[Outcome]:
-        """The outcome that is still to come when the loop was left by an exception."""
-        return self._outcomes.flush()
+        """The outcome that is still to come when the loop was left by an exception, or in the middle of a step."""
+        outcomes = self._outcomes.flush()
+        self._count(outcomes)
+        return outcomes
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """In the block, in the thread that trains, the state does not change; waits at its end for who reads it."""
+        self.changing.release()
+        try:
+            yield
+        finally:
+            self.changing.acquire()
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._nonfinite = 0 if outcome.finite else self._nonfinite + 1
 
     def zero_gradients(self) -> None:
         self._gradients.zero()

@@ -63,6 +63,7 @@ class Trainer(Generic[B]):
             draws=draws,
             max_nonfinite=config.max_nonfinite,
         )
+        self.changing = self._loop.changing  # held while the state may change; see `StepLoop`
         self._meter = Meter()  # since the report before
 
     @property
@@ -75,13 +76,9 @@ class Trainer(Generic[B]):
         self._loop.position = draw
 
     @property
-    def steps_left(self) -> int:
-        return self.last_step - self.position // self._batch_size
-
-    @property
     def finished(self) -> bool:
         """Whether the last step is done."""
-        return self.steps_left <= 0
+        return self.position // self._batch_size >= self.last_step
 
     def steps(
         self,
@@ -141,7 +138,7 @@ class Trainer(Generic[B]):
         return self._loop.flush()
 
     def time_of_micro_batch(self, batch: B) -> float:
-        """Seconds that the passes over `batch` take once warm, on average over steps; weights and position stay."""
+        """Seconds that the passes over `batch` take, on average over steps; weights and position stay."""
         seconds = self._objective.time_of_passes(batch)
         self._loop.zero_gradients()
         return seconds

@@ -24,10 +24,14 @@ def worker_count(local_size: int = 1) -> int:
     A launcher may bind each process to its own cores, or let all of them share its cores. So a process uses an equal
     part of the launcher's cores, and never more than its own mask has.
     """
-    cores = usable_cores()
-    if local_size > 1:
-        cores = min(cores, _launcher_cores() / local_size, (cpu_quota() or math.inf) / local_size)
-    return max(1, int(cores))
+    return max(1, int(min(_share_of_cores(local_size), (cpu_quota() or math.inf) / local_size)))
+
+
+def arithmetic_threads(local_size: int = 1) -> int:
+    """Threads for arithmetic in each of `local_size` processes: as `worker_count`, but at most one a physical core."""
+    own = os.sched_getaffinity(0)
+    physical = len({_siblings(core) for core in own})
+    return max(1, min(worker_count(local_size), int(_share_of_cores(local_size) * physical / len(own))))
 
 
 def decode_threads(local_size: int = 1, configured: int | None = None) -> int:
@@ -39,6 +43,19 @@ def decode_threads(local_size: int = 1, configured: int | None = None) -> int:
         return max(1, configured // local_size)
     workers = worker_count(local_size)
     return workers - _RESERVED_CORES if workers > _SMALL_MACHINE else workers
+
+
+def _share_of_cores(local_size: int) -> float:
+    own = len(os.sched_getaffinity(0))
+    return min(own, _launcher_cores() / local_size) if local_size > 1 else own
+
+
+def _siblings(core: int) -> str:
+    """Name the physical core that has this one: it lists its hardware threads."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text("utf-8")
+    except OSError:
+        return str(core)
 
 
 def _launcher_cores() -> int:

@@ -41,7 +41,8 @@ def adopt_shards(
 
     Returns the content of dataset.json. Raises DataError.
     """
-    from mimcl.cli.console import console, image_bar
+    from mimcl.cli.bars import image_bar
+    from mimcl.cli.console import console
     from mimcl.pipeline.adopt import adopt
     from mimcl.pipeline.sources.label_files.class_list import read_class_list
     from mimcl.pipeline.sources.listed import read_list

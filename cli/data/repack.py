@@ -81,7 +81,8 @@ def repack(
 
     import numpy as np
 
-    from mimcl.cli.console import console, image_bar
+    from mimcl.cli.bars import image_bar
+    from mimcl.cli.console import console
     from mimcl.curriculum.banded_order import band_order
     from mimcl.curriculum.prototypes import PrototypeSet
     from mimcl.pipeline.augment import hash64

@@ -172,7 +172,8 @@ def shard(
     With several processes, each passes its `ranks`, and rank 0 shows its progress. Raises DataError, and ConfigError
     for conflicting options.
     """
-    from mimcl.cli.console import busy, console, image_bar
+    from mimcl.cli.bars import image_bar
+    from mimcl.cli.console import busy, console
     from mimcl.cli.data.sources import open_source
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.shards import SINGLE_PROCESS, PackConfig, pack

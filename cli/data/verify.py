@@ -52,7 +52,7 @@ def verify(data: Path, decode: bool = False, workers: int | None = None, prototy
 
     `workers` is the number of threads, by default one per core. Raises DataError if there is no data set.
     """
-    from mimcl.cli.console import image_bar
+    from mimcl.cli.bars import image_bar
     from mimcl.pipeline.cores import worker_count
     from mimcl.pipeline.dataset_json import read_dataset
     from mimcl.pipeline.verify import verify as verify_shards

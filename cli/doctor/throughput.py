@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.findings import Finding, found_by, reason
 from mimcl.cli.doctor.machine import forget_shards
+from mimcl.cli.estimate import estimate
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.cli.run.resolve import has_bfloat16
@@ -53,7 +54,8 @@ class Rates:
     read: float | None = None
     decode: dict[str, float] = field(default_factory=dict)  # by decoder; the one that training prefers comes first
     model: dict[str, float] = field(default_factory=dict)  # by precision; the one that training prefers comes first
-    end_to_end: float | None = None
+    end_to_end: float | None = None  # the median of steps
+    end_to_end_range: tuple[float, float] | None = None  # the 10th and 90th percentile of steps
     data_wait: float | None = None  # share of the time of the end-to-end trial
     micro_batch: int | None = None
 
@@ -143,7 +145,7 @@ class Trials:
             for compiled in (False, True) if self._compile else (False,):
                 name = precision + (", compiled" if compiled else "")
                 try:
-                    seconds = min(_repeat(self._timed_pass(precision, compiled, count), self._seconds / 2))
+                    seconds = _median(self._timed_pass(precision, compiled, count), self._seconds / 2)
                 except Exception as error:  # for example out of memory, or no compiler
                     yield Finding(f"model, {name}", f"not possible: {reason(error)}", "warning")
                     continue
@@ -155,7 +157,7 @@ class Trials:
         config, micro_batch = self._config, self.rates.micro_batch or _SMALLEST
         parts = max(1, min(4, config.data.batch_size // config.data.micro_batch_size))
         rate = next(iter(self.rates.model.values()), 1.0)
-        parts = min(parts, max(1, int(self._seconds / 2 * rate / micro_batch)))  # short enough for several steps
+        parts = min(parts, max(1, int(self._seconds / 4 * rate / micro_batch)))  # short enough for several steps
         batch = micro_batch * parts
         draws = batch * _ENDLESS
         trainer = self._trainer(self._precision, False, parts, batch, draws)
@@ -166,15 +168,20 @@ class Trials:
         shares, options = BatchShares(batch, micro_batch), ReadOptions(config.data.prefetch)
         stream = Stream(plan, self._index, decoder, random_crops(0), shares, options, seed=0, device=self._device)
         deadline = time.perf_counter() + 2 * self._seconds
-        steps = trainer.steps(stream, stop=lambda: time.perf_counter() > deadline)
-        reports = [step.report for step in steps if step.report]
-        warm = reports[1:] or reports
-        rate = len(warm) / sum(1 / report.images_per_second for report in warm)
-        waited = float(np.mean([report.data_wait for report in warm]))
-        self.rates.end_to_end, self.rates.data_wait = rate, waited
-        how = f"{len(reports)} steps of {batch}, {decoder.name}, {self._precision}"
-        text = f"{rate:,.1f} images/s, data-wait {waited:.0%}, {how}"
-        yield Finding("end to end", text, "warning" if waited > 0.1 else "ok")
+        waits, times = list[float](), list[float]()
+        for step in trainer.steps(stream, stop=lambda: bool(estimate(times)) and time.perf_counter() > deadline):
+            if step.report:
+                times.append(1 / step.report.images_per_second)
+                waits.append(step.report.data_wait)
+        found = estimate(times)
+        assert found, "the stream is endless"
+        rate, slowest, fastest = 1 / found.median, 1 / found.high, 1 / found.low
+        waited = float(np.mean(waits[1:]))
+        self.rates.end_to_end, self.rates.end_to_end_range, self.rates.data_wait = rate, (slowest, fastest), waited
+        how = f"{len(times)} steps of {batch}, {decoder.name}, {self._precision}"
+        varied = f" ({slowest:,.1f} to {fastest:,.1f})" if fastest > 2 * slowest else ""
+        text = f"{rate:,.1f} images/s{varied}, data-wait {waited:.0%}, {how}"
+        yield Finding("end to end", text, "warning" if waited > 0.1 or varied else "ok")
 
     def _ids(self, count: int, seed: int = 0) -> NDArray[np.int64]:
         return np.random.default_rng(seed).permutation(self._index.samples)[:count]
@@ -188,6 +195,7 @@ class Trials:
         # Doubled, not extrapolated, because small passes are mostly overhead. Timed twice, in case of interference.
         while count < largest:
             timed_pass = self._timed_pass(self._precision, False, count)
+            timed_pass()  # warm up
             if timed_pass() > limit and timed_pass() > limit:
                 break
             count = min(2 * count, largest)
@@ -226,22 +234,23 @@ def _decode_rate(decoder: Decoder, batches: Sequence[Encoded], seconds: float) -
             torch.cuda.synchronize()
         return len(images)
 
-    decode_batch()  # warm up
     return _rate(decode_batch, seconds)
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
     """Repeat `work`, which returns the number of images it has processed; return images per second."""
-    started, done = time.perf_counter(), 0
-    while True:
-        done += work()
-        if (elapsed := time.perf_counter() - started) > seconds:
-            return done / elapsed
+
+    def seconds_per_image() -> float:
+        started = time.perf_counter()
+        done = work()
+        return (time.perf_counter() - started) / done
+
+    return 1 / _median(seconds_per_image, seconds)
 
 
-def _repeat(timed_pass: Callable[[], float], seconds: float) -> list[float]:
-    """Return the times of passes repeated for `seconds`, at least two."""
+def _median(timed: Callable[[], float], seconds: float) -> float:
+    """Repeat `timed`, which returns the seconds it measures, for `seconds`; return the median without the first."""
     started, times = time.perf_counter(), list[float]()
-    while len(times) < 2 or time.perf_counter() - started < seconds:
-        times.append(timed_pass())
-    return times
+    while (found := estimate(times)) is None or time.perf_counter() - started < seconds:
+        times.append(timed())
+    return found.median

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from mimcl.cli.config import Config
-from mimcl.cli.console import format_duration
 from mimcl.cli.doctor.throughput import Rates
+from mimcl.cli.estimate import Estimate
 from mimcl.cli.run.resolve import draws_of
 from mimcl.pipeline.cores import usable_cores
 
@@ -20,16 +20,17 @@ _GAIN = 1.05  # ratio of rates worth a change
 
 @dataclass(frozen=True)
 class Prediction:
-    """Training time of one process with one GPU or CPU."""
+    """Training time of one process with one GPU or CPU; `range_hours` at the fastest and the slowest steps' rates."""
 
     what: str
     images: int
     epochs: float
     hours: float
+    range_hours: tuple[float, float]
 
     def line(self) -> str:
-        time = format_duration(3600 * self.hours)
-        return f"{self.what}, {self.images:,} images, {self.epochs:g} epochs: about {time}"
+        time = Estimate(self.range_hours[0], self.hours, self.range_hours[1]) * 3600
+        return f"{self.what}, {self.images:,} images, {self.epochs:g} epochs: {time}"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def verdict(rates: Rates, config: Config, images: int | None, cuda: bool, shrink
     if rates.end_to_end:
         for what, count in ((f"{config.recipe} on this data", images), (f"{config.recipe} on ImageNet-1K", IMAGENET)):
             if count:
-                hours = draws_of(config, count) / rates.end_to_end / 3600
-                predictions.append(Prediction(what, count, config.trainer.epochs, hours))
+                slowest, fastest = rates.end_to_end_range or (rates.end_to_end, rates.end_to_end)
+                at_rate = [draws_of(config, count) / rate / 3600 for rate in (fastest, rates.end_to_end, slowest)]
+                predictions.append(Prediction(what, count, config.trainer.epochs, at_rate[1], (at_rate[0], at_rate[2])))
     advice = list(_advice(bottleneck, rates, config, cuda, shrink))
     return Verdict(bottleneck, _explain(bottleneck, stages, cuda), predictions, advice)
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimcl.cli.console import console, image_bar
+from mimcl.cli.bars import image_bar
+from mimcl.cli.console import console
 from mimcl.cli.encoders.bad_images import BadImages, mark
 from mimcl.cli.encoders.feature_store import BATCH, ChunkedArray
 from mimcl.cli.suggest import list_damage

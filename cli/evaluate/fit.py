@@ -8,7 +8,8 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mimcl.cli.console import console, training_bar, warn, warn_before_exit
+from mimcl.cli.bars import TrainingBar
+from mimcl.cli.console import console, warn, warn_before_exit
 from mimcl.cli.encoders.bad_images import BadImages
 from mimcl.cli.encoders.split_features import BATCH
 from mimcl.cli.errors import Stopped
@@ -19,7 +20,7 @@ from mimcl.cli.run.folder import claimed
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.cli.run.resume import newest_checkpoint
 from mimcl.cli.run.signals import StopSignals
-from mimcl.cli.run.supervisor import saved_at_end
+from mimcl.cli.run.supervisor import saved_at_end, saved_position
 from mimcl.model.distributed import agree, connected, gather
 from mimcl.model.evaluate.supervised import LabelledObjective, accuracies
 from mimcl.model.steps import StepLoop
@@ -132,20 +133,24 @@ def _trained(
         return dict(accuracies(learner.logits, batches, lambda batch: task.targets(batch.labels), device))
 
     signals = StopSignals(warn_before_exit)
-    with signals, training_bar(loop.position // course.batch_size, steps, first) as show:
+    bar = TrainingBar(loop.position // course.batch_size, steps, len(course.shares.micro_batches), first)
+    with signals, bar.running():
         recorder = None
         if first:
-            recorder = FitRecorder(folder, settings, loop, learner.module, course.batch_size, show, decoder.name)
+            recorder = FitRecorder(folder, settings, loop, objective.tensors, course.batch_size, bar.show, decoder.name)
+        continued = f"it is in {folder}; run the same command to resume"
+        signals.abandon_with(loop.changing, lambda: saved_position(recorder, loop.flush), continued)
         with recorder or nullcontext():
             with saved_at_end(recorder, signals):
                 is_due = lambda step: evaluates(step) or step % save_after == 0  # noqa: E731
                 for step in signals.timed(
-                    loop.steps(_warn_of_bad(stream), stop=lambda: signals.requested, is_due=is_due)
+                    loop.steps(_warn_of_bad(stream), [bar], stop=lambda: signals.requested, is_due=is_due)
                 ):
                     if recorder:
                         recorder.write(step, last=step.number == steps)
                     if evaluates(step.number) and not step.stopping:
-                        values = evaluate()
+                        with bar.paused(), loop.unchanged():
+                            values = evaluate()
                         if recorder:
                             recorder.evaluated(values)
                     if recorder and step.number % save_after == 0:  # last: a resumed training has all lines up to here

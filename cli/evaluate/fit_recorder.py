@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from mimcl.cli.console import console, warn
 from mimcl.cli.run.recorder import Recorder, Show, Snapshot
@@ -43,23 +43,23 @@ class FitRecorder(Recorder):
         folder: Path,
         settings: dict[str, Any],
         loop: StepLoop[Batch],
-        module: nn.Module,
+        tensors: Callable[[], dict[str, Tensor]],
         batch_size: int,
         show: Show,
         decoder: str,
     ) -> None:
-        """Warn if training resumes in the folder with another decoder than it had."""
+        """`tensors()` is the state of the module. Warn if training resumes in the folder with another decoder."""
         before = (_read(folder / "settings.json") or {}).get("decoder", decoder)
         if loop.position and before != decoder:
             warn(f"decoder changes from {before!r} to {decoder!r}: the same draws, but not the same bits")
         with atomic_file(folder / "settings.json") as file:
             file.write(json.dumps(settings | {"decoder": decoder}, indent=1).encode())
         super().__init__(folder, loop, batch_size, show, warn, keep_last=2, keep_every_steps=0)
-        self._loop, self._module = loop, module
+        self._loop, self._tensors = loop, tensors
         self._restart_clock()
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(self._module.state_dict(), self._loop.state_dict(), {"position": self._loop.position})
+        return Snapshot(self._tensors(), self._loop.state_dict(), {"position": self._loop.position})
 
     @staticmethod
     def values(folder: Path) -> dict[str, float] | None:

@@ -80,7 +80,7 @@ class Health:
         """Record what the outcomes report; set `excess` on all ranks when too many samples were bad."""
         for outcome in outcomes:
             end = outcome.step * self._batch_size
-            step = [seen for seen in self._seen if seen.position == end]
+            step = [seen for seen in tuple(self._seen) if seen.position == end]  # it may grow meanwhile
             if not outcome.finite:
                 self._dump(outcome, step)
             if outcome.bad:

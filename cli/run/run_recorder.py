@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -59,11 +60,16 @@ class RunRecorder(Recorder):
         self._fingerprints, self._counts = fingerprints, counts
         write_yaml(folder / "config.yaml", config)
         self._window: Window | None = None
+        self._observing = threading.Lock()  # a step may be abandoned at any point, and saved by another thread
         # A window that began before the position is in the log already.
         self._last_logged = math.ceil(trainer.position / plan.window_length) - 1
 
     def observe(self, batch: Batch, per_sample_loss: Tensor) -> None:
         """Log a window when its first micro-batch arrives."""
+        with self._observing:
+            self._observe(batch)
+
+    def _observe(self, batch: Batch) -> None:
         if batch.window is self._window:
             return
         window = self._window = batch.window
@@ -117,6 +123,10 @@ class RunRecorder(Recorder):
         self._show(self._step, f"{evaluation}  {shares}")
 
     def snapshot(self) -> Snapshot:
+        with self._observing:
+            return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
         window, position = self._current_window(), self._trainer.position
         # A window whose first step did not finish begins again after a resume.
         begins_again = window.first_draw >= position

@@ -42,6 +42,18 @@ def saved_at_end(
     barrier()
 
 
+def saved_position(recorder: Recorder | None, take_in_pending: Callable[[], object]) -> bool:
+    """Save the position before the step under way, while it cannot change; True where that is another rank's part.
+
+    False if `take_in_pending()` is: an outcome that belongs to the position cannot be taken in. Raises CheckpointError.
+    """
+    if recorder and take_in_pending() is False:
+        return False
+    if recorder:
+        recorder.save()
+    return True
+
+
 def take_in_pending(trainer: Trainer, temperature: LearnedTemperature | None, health: Health, world: World) -> bool:
     """Take in the outcome that is still to come; False where the other ranks' part of it would be missing."""
     pending = trainer.flush()

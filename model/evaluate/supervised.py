@@ -39,14 +39,15 @@ class LabelledObjective(Generic[B]):
     ) -> None:
         self._module, self._optimizer, self._losses, self._rate = module, optimizer, losses, rate
         self._batch_size, self._world_size = batch_size, world_size
-        self._statistics = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        self._statistics = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+        self._before: dict[str, Tensor] = {}  # buffers before the step under way, whose passes change them
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         return [parameter for parameter in self._module.parameters() if parameter.requires_grad], []
 
     def begin_step(self, position: int) -> None:
         self._module.train()
-        self._before = [statistic.clone() for statistic in self._statistics]
+        self._before = {name: buffer.clone() for name, buffer in self._module.named_buffers()}
 
     def backward(self, batch: B) -> Tensor:
         losses = self._losses(batch)
@@ -56,7 +57,7 @@ class LabelledObjective(Generic[B]):
     def buffers_to_average(self) -> Tensor | None:
         if not self._statistics:
             return None
-        return torch.cat([statistic.double().flatten() / self._world_size for statistic in self._statistics])
+        return torch.cat([statistic.double().flatten() / self._world_size for statistic in self._statistics.values()])
 
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         return [self._optimizer]
@@ -65,9 +66,16 @@ class LabelledObjective(Generic[B]):
         return self._rate(position)
 
     def end_step(self, loss: Tensor, averages: Tensor, finite: Tensor) -> None:
-        parts = averages.split([statistic.numel() for statistic in self._statistics]) if self._statistics else ()
-        for statistic, average, old in zip(self._statistics, parts, self._before, strict=True):
-            statistic.copy_(torch.where(finite, average.view_as(statistic).to(statistic), old))
+        sizes = [statistic.numel() for statistic in self._statistics.values()]
+        for (name, statistic), average in zip(self._statistics.items(), averages.split(sizes), strict=True):
+            average = average.view_as(statistic).to(statistic)
+            statistic.copy_(torch.where(finite, average, self._before[name]))
+        self._before = {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The module's state after the last complete step."""
+        state = self._module.state_dict()
+        return state | {name: buffer for name, buffer in self._before.items() if name in state}
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self._optimizer.state_dict()}

@@ -49,7 +49,7 @@ def test_bars_and_spinners_escape_names():
     """In a pseudo-terminal, since both are shown on terminals only."""
     code = (
         "import time\n"
-        "from mimcl.cli.console import busy, image_bar\n"
+        "from mimcl.cli.bars import image_bar\nfrom mimcl.cli.console import busy\n"
         "with busy('listing [red]a\\x1b]0;title\\x07'): time.sleep(0.3)\n"
         "with image_bar('packing b\\x1b]0;title\\x07', 2) as advance: advance(1)\n"
     )
@@ -109,7 +109,7 @@ def test_commands_in_any_encoding(tmp_path, encoding, command):
 def test_spinners_and_bars_in_ascii():
     code = (
         "import time\n"
-        "from mimcl.cli.console import busy, image_bar\n"
+        "from mimcl.cli.bars import image_bar\nfrom mimcl.cli.console import busy\n"
         "with busy('listing'): time.sleep(0.3)\n"
         "with image_bar('packing', 2) as advance: advance(1)\n"
     )

@@ -1,5 +1,7 @@
 """The step loop: accumulation over micro-batches, skipped steps, outcomes one step late, exact resumption."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -137,3 +139,45 @@ def test_outcomes_come_at_once_where_they_are_due():
     steps = made().loop.steps(parts(), is_due=lambda step: step == 3)
     seen = {step.number: [outcome.step for outcome in step.outcomes] for step in steps}
     assert seen == {1: [], 2: [1], 3: [2, 3], 4: [], 5: [4], 6: [5, 6]}
+
+
+def in_a_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lars"])
+def test_the_state_of_a_step_under_way_is_that_before_it(kind):
+    """Another thread may read it, in the middle of the step only, and resume from it exactly."""
+    training, resumed, found = made(kind), made(kind), []
+    loop, objective = training.loop, training.loop._objective
+
+    def is_free() -> bool:
+        free = loop.changing.acquire(blocking=False)
+        if free:
+            loop.changing.release()
+        return free
+
+    def read() -> bool:
+        assert is_free()
+        if loop.position == 2 * BATCH:
+            outcomes = [outcome.step for outcome in loop.flush()]
+            found.append((outcomes, copy.deepcopy(objective.tensors()), copy.deepcopy(loop.state_dict())))
+
+    class Watch:
+        def observe(self, part, losses):
+            in_a_thread(read)
+
+    for optimizer in objective.optimizers():
+        optimizer.register_step_pre_hook(lambda *_: found.append(in_a_thread(is_free)))
+    for _ in loop.steps(parts(), [Watch()]):
+        assert not in_a_thread(is_free)
+    assert in_a_thread(is_free)
+    assert [free for free in found if isinstance(free, bool)] == [False] * STEPS
+    (first, *_), (second, tensors, state) = [entry for entry in found if not isinstance(entry, bool)]
+    assert (first, second) == ([2], [])  # the outcome of the step before comes once
+    assert state["position"] == 2 * BATCH
+    resumed.module.load_state_dict(tensors)
+    resumed.loop.load_state_dict(state)
+    run(resumed, parts(start=2))
+    assert same(weights(resumed), weights(training))

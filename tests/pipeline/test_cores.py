@@ -101,3 +101,25 @@ def test_no_package_counts_the_machines_cores_instead():
     files = [file for folder in ("pipeline", "curriculum", "model", "cli") for file in (ROOT / folder).rglob("*.py")]
     assert files
     assert [file for file in files if "cpu_count" in file.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("own", "launcher", "quota", "local_size", "hardware_threads", "threads"),
+    [
+        (2, 2, None, 1, 1, 2),
+        (16, 16, None, 1, 2, 8),  # one a physical core
+        (208, 208, None, 8, 2, 13),
+        (26, 208, None, 8, 2, 13),  # bound to its own cores
+        (64, 64, 4.0, 1, 2, 4),  # a container's quota
+        (64, 64, 2.0, 4, 2, 1),
+        (1, 1, 0.5, 1, 1, 1),
+    ],
+)
+def test_arithmetic_threads(machine, monkeypatch, own, launcher, quota, local_size, hardware_threads, threads):
+    machine(own, launcher, quota)
+    monkeypatch.setattr(cores, "_siblings", lambda core: str(core // hardware_threads))
+    assert cores.arithmetic_threads(local_size) == threads
+
+
+def test_cores_whose_siblings_are_unknown_are_physical_ones():
+    assert cores._siblings(10**6) == "1000000"

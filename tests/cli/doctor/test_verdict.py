@@ -54,6 +54,14 @@ def test_hours_follow_from_the_end_to_end_rate():
 SHRINK = "mimcl shard shards --short-side 256 --out shards-256"
 
 
+def test_a_range_where_the_steps_vary_by_more_than_a_factor_of_two():
+    steady = rates(end_to_end=1000.0, end_to_end_range=(700.0, 1300.0))
+    assert "11.9 days" in verdict(steady, mae_b16(), None, True).predictions[0].line()
+    (varied,) = verdict(rates(end_to_end=1000.0, end_to_end_range=(400.0, 1300.0)), mae_b16(), None, True).predictions
+    assert varied.line().endswith("800 epochs: 9.1 to 29.7 days")
+    assert varied.hours == pytest.approx(800 * IMAGENET / 1000 / 3600, rel=1e-3)
+
+
 def advice(found, config=None, cuda=True, shrink=SHRINK):
     return "\n".join(verdict(found, config or mae_b16(), None, cuda, shrink).advice)
 

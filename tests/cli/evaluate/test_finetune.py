@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ranks, torchruns
+from helpers import ranks, stuck, torchruns
 from helpers.bad_samples import flip_byte
 from helpers.colours import write_colours, write_split_colours
 from helpers.images import write_classes, write_flat
@@ -233,6 +234,20 @@ def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch,
     warned = "decoder changes from 'dali-cpu' to 'reference': the same draws, but not the same bits"
     assert warned in capfd.readouterr().err
     assert json.loads(settings.read_text())["decoder"] == "reference"
+    assert_same(run, other)
+
+
+def test_a_step_that_does_not_end_is_abandoned_and_it_goes_on(home, run, tmp_path):
+    other, words = shutil.copytree(run, tmp_path / "other"), ["eval", "finetune", "--decoder", "reference"]
+    (process,) = ranks.start(home, *words, *typed(SHORT), str(run), before=stuck.decoder(2))
+    torchruns.until(lambda: (folder_of(run) / "metrics.jsonl").exists(), "the first step", home / "rank-0.log")
+    time.sleep(2)
+    os.kill(process.pid, signal.SIGTERM)
+    ranks.finish(home, [process], code=75)
+    assert f"it is in {folder_of(run)}; run the same command to resume" in ranks.output(home)
+    ranks.run(home, *words, *typed(SHORT), str(run), before=ranks.shrink_model)
+    assert "resuming at step 2 in" in ranks.output(home)
+    ranks.run(home, *words, *typed(SHORT), str(other), before=ranks.shrink_model)
     assert_same(run, other)
 
 

@@ -144,6 +144,60 @@ def test_a_step_that_does_not_end_is_left(start):
     assert 0.9 < time.monotonic() - began < 8  # of the 10 that it would else take
 
 
+ABANDON = """
+signals = StopSignals(say, grace_seconds=0.3, save_seconds=1.0)
+changing = threading.RLock()
+def save():
+    print("saving", flush=True)
+    {save}
+signals.abandon_with(changing, save, "continue with this")
+with signals:
+    {main}
+"""
+
+
+@pytest.mark.parametrize(
+    ("save", "code", "line"),
+    [
+        ("return True", 75, "asked to stop, but the step does not end: abandoned it and saved the position before it; "
+         "continue with this\n"),
+        ("return False", 1, "from the last checkpoint\n"),
+        ("raise OSError('disk is full')", 1, "resume from the last checkpoint: disk is full\n"),
+        ("time.sleep(60)", 1, "from the last checkpoint\n"),
+    ],
+)  # fmt: skip
+def test_a_step_that_does_not_end_is_abandoned_once_the_position_before_it_is_saved(start, save, code, line):
+    process = start(ABANDON.format(save=save, main="stuck()"))
+    process.send_signal(signal.SIGTERM)
+    found, out, err = ended(process)
+    assert (found, out) == (code, "saving\n")
+    assert err.endswith(line)
+    assert err.count("\n") == 1
+
+
+def test_nothing_is_saved_while_the_state_may_change(start):
+    process = start(ABANDON.format(save="return True", main="changing.acquire(); stuck()"))
+    process.send_signal(signal.SIGTERM)
+    code, out, err = ended(process)
+    assert (code, out) == (1, "")
+    assert "exiting without saving" in err
+
+
+def test_a_step_that_ends_after_all_is_saved_once_and_then_the_process_ends(start):
+    """The training's own end waits for the thread that saves."""
+    main = "ready(); until(lambda: signals.requested); time.sleep(0.8); signals.disable_timeout(); print('twice')"
+    process = start(ABANDON.format(save="time.sleep(0.7); return True", main=main))
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[:2] == (75, "saving\n")
+
+
+def test_a_step_that_ends_in_time_is_saved_by_the_training_itself(start):
+    main = "changing.acquire(); ready(); until(lambda: signals.requested); time.sleep(0.9); signals.disable_timeout()"
+    process = start(ABANDON.format(save="return True", main=main + "; changing.release(); time.sleep(1); print('end')"))
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == (0, "end\n", "")
+
+
 def test_steps_may_take_as_long_as_the_longest_did_and_the_grace_beyond(start):
     process = start(
         "with StopSignals(say, grace_seconds=0.5) as signals:\n"
