@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderHook
+from rich.live import Live
 from rich.text import Text
 
 from mimcl.cli.live import ParkedRender, erase_below

@@ -10,10 +10,12 @@ from helpers.reflowing_terminal import run_resized
 
 TRAINING = """
 import time
-from mimcl.cli.console import console, training_bar, warn
-with training_bar(0, 12) as show:
+from mimcl.cli.bars import TrainingBar
+from mimcl.cli.console import console, warn
+bar = TrainingBar(0, 12, 1)
+with bar.running():
     for step in range(13):
-        show(step, f"loss {step:.2f}  lr 1.0e-3  temperature 0.31  effective 0.22  images/s 1234")
+        bar.show(step, f"loss {step:.2f}  lr 1.0e-3  temperature 0.31  effective 0.22  images/s 1234")
         if step == 4:
             warn("RESIZE")
         time.sleep(0.3)
@@ -21,7 +23,8 @@ console.print("after")
 """
 PACKING = """
 import time
-from mimcl.cli.console import busy, console, image_bar, warn
+from mimcl.cli.bars import image_bar
+from mimcl.cli.console import busy, console, warn
 with busy("listing"):
     time.sleep(0.2)
 with image_bar("packing", 12) as advance:
