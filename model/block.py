@@ -11,7 +11,9 @@ from torch.nn import functional
 class Block(vision_transformer.Block):
     """timm's block, with its parameters and its results."""
 
-    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+    attn: vision_transformer.Attention
+
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:  # type: ignore[override] # attention has no mask
         """Map tokens (B, L, width) to tokens, or only to those at `ids`, int64 (B, K): (B, K, width)."""
         tokens, layer = self.norm1(x), self.attn.qkv
         if ids is None:

@@ -118,7 +118,7 @@ class PlainHPM(PlainMAE):
             x = block(x)
         return predicted, self.loss_pred(self.loss_norm(x))[:, 1:].mean(-1)
 
-    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return the reconstruction loss and the ranking loss."""
         predicted, ranks = self.both(images, mask)
         b, target = len(images), self.target(images)
@@ -164,7 +164,7 @@ class PlainCLMAE(PlainMAE):
         trained = (pair for pair in self.named_parameters() if "pos_embed" not in pair[0])
         return [parameter for name, parameter in trained if name.startswith("scorer") == names]
 
-    def forward(self, images: Tensor, soft: bool) -> Tensor:
+    def forward(self, images: Tensor, soft: bool) -> Tensor:  # type: ignore[override]
         """Return the reconstruction loss, or with `soft` the objective of the network that scores."""
         x = self.embed(images)
         tokens = torch.cat([self.scorer_token.expand(len(x), -1, -1), x], dim=1)
