@@ -189,7 +189,7 @@ def test_several_fine_tunings_are_named_and_none_is_guessed(here, tmp_path):
     assert FineTuned.load(second).accuracies["top1"] == 0.5
     (second / "result.json").unlink()
     assert FineTuned.load(run).path == first
-    with pytest.raises(CheckpointError, match=r"another has not finished; run the same `mimcl eval finetune` command"):
+    with pytest.raises(CheckpointError, match=r"another has not finished; .*same command to resume it"):
         FineTuned.load(second)
 
 
@@ -198,7 +198,7 @@ def test_weights_of_an_earlier_mimcl_get_their_class_names_from_the_same_command
     (folder,) = (run / "evaluation" / "finetune").iterdir()
     before = (folder / "classifier.json").read_bytes()
     (folder / "classifier.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no classifier.json .*run the same .* command again, which adds it"):
+    with pytest.raises(CheckpointError, match=r"no classifier.json .*same command, which adds it"):
         FineTuned.load(run)
     (tmp_path / "shards").symlink_to(here / "shards")
     words = ("--decoder", "reference", *finetuned.settings(finetuned._TUNING))
