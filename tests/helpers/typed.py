@@ -15,3 +15,10 @@ def mimcl(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int
     with pytest.raises(SystemExit) as stopped:
         main()
     return stopped.value.code
+
+
+def error_line(text: str) -> str:
+    """Return the one line of an error on stderr, without the line of a usage error that points to --help."""
+    line, *pointer = text.splitlines()
+    assert not pointer or (len(pointer) == 1 and pointer[0].startswith("Try 'mimcl")), text
+    return line

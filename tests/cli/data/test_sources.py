@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.archives import pictures, tar_bytes, tar_of, write_parquet, write_shards, zip_of
 from helpers.images import write_classes, write_flat, write_train_val
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
@@ -132,7 +132,7 @@ def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, message):
     before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
     more = [] if "--adopt" in arguments else ["--out", "new"]
     assert mimcl(monkeypatch, home, "shard", *arguments, *more) in (1, 2)
-    (line,) = capfd.readouterr().err.splitlines()
+    line = error_line(capfd.readouterr().err)
     assert line.startswith("mimcl: ")
     assert message in line
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.damage import flip
 from helpers.images import write_flat
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from PIL import Image
 
 from mimcl.cli import recipes
@@ -144,8 +144,7 @@ def test_a_missing_shard_does_not_stop_the_other_trials(shards, tmp_path):
 
 def test_an_unknown_recipe_is_bad_usage(monkeypatch, tmp_path, capsys):
     assert mimcl(monkeypatch, tmp_path, "doctor", "--recipe", "mae") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "recipe" in line
+    assert "recipe" in error_line(capsys.readouterr().err)
 
 
 def test_a_check_that_fails_is_a_finding():

@@ -64,7 +64,7 @@ def test_a_line_for_each_key_where_there_is_no_terminal():
     (ratio,) = [line for line in out.splitlines() if "masking.mask_ratio" in line]
     assert " ".join(ratio.split()) == (
         "masking.mask_ratio FLOAT Share of the patches that is removed from every image, above 0 and below 1. "
-        "[default: 0.75]"
+        "[default: 0.75] [flag: --mask-ratio]"
     )
     assert "\x1b" not in out
     everything = run()[1]

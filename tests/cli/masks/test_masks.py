@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import write_classes
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from PIL import Image
 from torch import nn
 
@@ -240,7 +240,7 @@ def test_shards_that_have_moved(home, monkeypatch, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere is neither"),
+        (["nowhere"], 1, "nowhere does not exist"),
         (["shards"], 1, "shards is neither"),
         (["random", "--data", "images"], 1, "images is not a packed data set"),
         (["random", "--out", "no/where.png"], 1, "no/where.png cannot be written"),
@@ -253,9 +253,7 @@ def test_shards_that_have_moved(home, monkeypatch, tmp_path, capfd):
 def test_bad_input_is_one_line_and_leaves_nothing(home, monkeypatch, capfd, arguments, code, message):
     before = sorted(home.rglob("*"))
     assert mimcl(monkeypatch, home, "masks", *arguments) == code
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
-    assert message in complaint
+    assert message in error_line(capfd.readouterr().err)
     assert sorted(home.rglob("*")) == before
 
 
