@@ -41,6 +41,7 @@ class Config:
     recipe: Annotated[str, "Name of the recipe that the configuration started from."] = "mae_b16"
     seed: Annotated[int, "Seed of everything random."] = 0
     init: Annotated[str | None, "Run, checkpoint or file with the initial weights; null: random ones."] = None
+    chosen_by_auto: Annotated[str | None, "Keys whose values --recipe auto chose, separated by commas."] = None
     report: Annotated[bool, "Write report.html when the run ends."] = True
     data: DataConfig = field(default_factory=DataConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
@@ -51,6 +52,16 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def auto_keys(self) -> set[str]:
+        """The dotted keys whose values --recipe auto chose."""
+        return set(self.chosen_by_auto.split(",")) if self.chosen_by_auto else set()
+
+    @property
+    def group_size(self) -> int:
+        """How many draws the masker groups, of which a batch must be a multiple."""
+        return self.learned_masking.group_size if self.masking.name == "learned" else 1
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -141,6 +152,12 @@ def write_yaml(path: Path, config: Config) -> None:
     tree["optim"]["betas"] = list(config.optim.betas)
     with atomic_file(path) as file:
         file.write(yaml.safe_dump(tree, sort_keys=False).encode())
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value as one line of YAML."""
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=10**9)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -177,6 +177,20 @@ CONFIG_KEYS = {  # by parameter
     "seed": "seed",
     "init": "init",
 }
+
+_OPTION_NAMES = {"slice_epochs": "slice", "base_lr": "lr", "use_compile": "compile"}  # where it is not the parameter's
+
+
+def flags(values: Mapping[str, Any], parameters: Collection[str] = CONFIG_KEYS) -> dict[str, Any]:
+    """Return the options that set dotted keys, as `suggest.command` takes them: those of `parameters`, or --set."""
+    from mimcl.cli.config import as_yaml
+
+    named = {CONFIG_KEYS[name]: _OPTION_NAMES.get(name, name) for name in parameters}
+    is_flag = {key: key in named and value is not None and value is not False for key, value in values.items()}
+    found = {
+        named[key]: f"{value:g}" if isinstance(value, float) else value for key, value in values.items() if is_flag[key]
+    }
+    return found | {"set": [f"{key}={as_yaml(value)}" for key, value in values.items() if not is_flag[key]]}
 
 
 def config_values(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def train_command(
 
     values = options.config_values(context.params)
     world = World.from_environment()
-    run = open_run(recipe, values, out, resume, allow_change or [], warn if world.rank == 0 else lambda line: None)
+    say = (warn, console.print) if world.rank == 0 else (lambda line: None, lambda line: None)
+    run = open_run(recipe, values, out, resume, allow_change or [], *say)
     if temperature is not None:
         require_constant(run.config.curriculum)
     finished = train(run, world)
@@ -150,7 +151,7 @@ def train(run: Run, world: World | None = None) -> bool:
         with usage_errors():
             stream = build_stream(plan, config, data, decoder, shares, trainer)
         if is_first:
-            print_settings(run, config, plan, data.index, device, decoder_choice)
+            print_settings(run, config, plan, data.index, device, decoder_choice, world.size)
             if init_result:
                 console.print(init_result.line)
             if trainer.position:

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mimcl.cli.compare.compare_config import Budget, CompareConfig
 from mimcl.cli.errors import STOPPED_EXIT_CODE
 from mimcl.cli.evaluate.eval_options import EVALUATIONS
 from mimcl.cli.help import completions
-from mimcl.cli.options import Prototypes, RecipeName
+from mimcl.cli.options import (
+    CONFIG_KEYS,
+    BaseLr,
+    BatchSize,
+    ImageSize,
+    MaskRatio,
+    Prototypes,
+    RecipeName,
+)
 
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
     from mimcl.cli.compare.trials import Trials
     from mimcl.cli.run.signals import StopSignals
-
-Budget = Literal["samples", "time"]
-_FORMAT = "mimcl-comparison/1"
-# What a run may change when it is resumed, but what its figures here depend on.
-_OF_THE_FIGURES = ("trainer.log_every_steps", "trainer.online_knn_epochs")
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """A comparison; `arms` are names with settings, as parsed by cli/compare/arms.py, and the first is the baseline."""
-
-    recipe: str
-    arms: Mapping[str, Mapping[str, Any]]
-    seeds: int = 3
-    budget: Budget = "samples"
-    settings: Mapping[str, Any] = field(default_factory=dict)  # dotted keys, for all arms
-    out: Path | None = None
-    evaluations: Sequence[str] = ("knn",)
-    processes: int = 1
 
 
 def compare_command(
@@ -74,6 +61,10 @@ def compare_command(
         str | None, typer.Option(help="Folder of shards.", show_default="shards", rich_help_panel="Arms")
     ] = None,
     prototypes: Prototypes = None,
+    image_size: ImageSize = None,
+    mask_ratio: MaskRatio = None,
+    batch_size: BatchSize = None,
+    base_lr: BaseLr = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for all runs.", show_default="comparisons/RECIPE", rich_help_panel="Run")
     ] = None,
@@ -128,7 +119,9 @@ def compare_command(
     names = [name.strip() for name in evaluations.split(",") if name.strip()]
     if unknown := [name for name in names if name not in EVALUATIONS]:
         raise ConfigError(f"--eval {unknown[0]!r} is unknown; choose from {', '.join(EVALUATIONS)}")
-    values = parse_settings(settings or [])
+    flags = {"image_size": image_size, "mask_ratio": mask_ratio, "batch_size": batch_size, "base_lr": base_lr}
+    values: dict[str, Any] = {CONFIG_KEYS[name]: value for name, value in flags.items() if value is not None}
+    values |= parse_settings(settings or [])
     for key, name, value in (
         ("data.root", "--data", data),
         ("curriculum.prototypes", "--prototypes", prototypes),
@@ -159,6 +152,7 @@ def compare(config: CompareConfig) -> Comparison:
     """
     from mimcl.cli.compare.comparison import compare_figures, read_figures, unequal_time, write_comparison
     from mimcl.cli.compare.evaluations import evaluate_run
+    from mimcl.cli.compare.prepare import prepare
     from mimcl.cli.compare.remaining import Remaining
     from mimcl.cli.compare.table import print_table
     from mimcl.cli.console import console, warn, warn_before_exit
@@ -167,7 +161,9 @@ def compare(config: CompareConfig) -> Comparison:
     from mimcl.cli.run.folder import claimed
     from mimcl.cli.run.signals import StopSignals
 
-    trials, head = _prepare(config)
+    trials, head = prepare(config)
+    for line in trials.notes(config):
+        console.print(line)
     found = []
     with claimed(trials.out), StopSignals(warn_before_exit) as signals:
         signals.disable_timeout()  # the running command decides how long it takes to save
@@ -211,9 +207,12 @@ def print_plan(config: CompareConfig) -> None:
     """Print the commands of all runs, including finished ones; write nothing."""
     from mimcl.cli.compare.evaluations import evaluation_arguments
     from mimcl.cli.compare.pilot import equal_time
-    from mimcl.cli.console import console
+    from mimcl.cli.compare.prepare import prepare
+    from mimcl.cli.console import console, warn
 
-    trials, head = _prepare(config)
+    trials, head = prepare(config)
+    for line in trials.notes(config):
+        warn(line)
     length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
     epochs: dict[str, float | str] = dict.fromkeys(config.arms, length)
     if config.budget == "time":
@@ -228,48 +227,6 @@ def print_plan(config: CompareConfig) -> None:
         console.print(shlex.join(trials.command(run.arguments)))
         for evaluation in config.evaluations:
             console.print(shlex.join(trials.command(evaluation_arguments(evaluation, run, trials))))
-
-
-def _prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
-    """Return the runs and the head of comparison.json. Raises ConfigError if OUT has something else."""
-    from mimcl.cli.compare.evaluations import current_protocols
-    from mimcl.cli.compare.trials import Trials
-    from mimcl.cli.config import flatten
-    from mimcl.cli.errors import ConfigError
-    from mimcl.pipeline.files import list_folder, remedy
-
-    trials = Trials.prepare(
-        config.recipe, config.arms, config.settings, config.out, bool(config.evaluations), config.processes
-    )
-    head = {
-        "format": _FORMAT,
-        "recipe": trials.base.recipe,
-        "budget": config.budget,
-        "epochs": trials.base.trainer.epochs,
-        "seconds_per_step": {},
-        "protocols": {},  # evaluation name: settings and index of its lines
-        **{key: flatten(trials.base)[key] for key in _OF_THE_FIGURES},
-    }
-    out = trials.out
-    if out.exists() and (not out.is_dir() or list_folder(out)):
-        try:
-            optional = {"protocols": {}} | {key: head[key] for key in _OF_THE_FIGURES}  # not in older files
-            known = optional | json.loads((out / "comparison.json").read_bytes())
-            known = {key: known[key] for key in head}
-            known["seconds_per_step"] = {arm: float(seconds) for arm, seconds in known["seconds_per_step"].items()}
-            known["protocols"] = current_protocols(known["protocols"], trials.labelled)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigError(f"{out} exists and is not a comparison; give another --out") from None
-        except OSError as error:
-            advice = remedy(error, "give another --out")
-            raise ConfigError(f"{out}/comparison.json cannot be read ({error.strerror}); {advice}") from None
-        for key in ("format", "recipe", "budget", "epochs", *_OF_THE_FIGURES):
-            if known[key] != head[key]:
-                raise ConfigError(
-                    f"{key} is {head[key]!r} but the comparison in {out} has {known[key]!r}; give another --out"
-                )
-        head = known
-    return trials, head
 
 
 def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals: StopSignals) -> dict[str, float]:

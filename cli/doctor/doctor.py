@@ -90,17 +90,22 @@ def doctor(
 
     sections = {"versions": versions(), "GPU": gpus()}
     try:
+        from mimcl.cli.auto_recipe import choose, short_side
+        from mimcl.cli.config import override
         from mimcl.cli.doctor.headers import headers
         from mimcl.cli.doctor.machine import cache, disk, machine
         from mimcl.cli.doctor.throughput import Trials
-        from mimcl.cli.doctor.verdict import verdict
+        from mimcl.cli.doctor.verdict import IMAGENET, verdict
         from mimcl.cli.recipes import recipe as named
+        from mimcl.cli.run.batch_advice import batch_advice
+        from mimcl.cli.run.device import Machine
     except ImportError as error:
         sections["machine"] = [Finding("mimcl", f"cannot be imported: {reason(error)}", "broken")]
         return Diagnosis(sections, None, None)
     import torch
 
-    config = named(recipe)
+    if recipe != "auto":
+        named(recipe)  # before anything takes time
     sections["machine"] = machine()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -112,6 +117,14 @@ def doctor(
         source = f"images in {index.shown}" if data else "generated images"
         found = [Finding("images", f"{index.samples:,} {source}", "ok" if data else "info")]
         found += found_by("disk", lambda: disk(index)) if index.url is None else found_by("cache", cache)
+        if recipe == "auto":
+            chosen = choose(IMAGENET if images is None else images, short_side(index), Machine.this())
+            config = chosen.config({} if data is None else {"data.root": str(data)})
+            found.append(Finding("recipe", chosen.line.removeprefix("recipe "), "info"))
+        else:
+            config = override(named(recipe), {} if data is None else {"data.root": str(data)})
+        if images and (advice := batch_advice(config, images)):
+            found.append(Finding("batch", advice, "warning"))
         if data:
             found += found_by("headers", lambda: headers(index, seconds))
         sections["data"] = found

@@ -10,6 +10,7 @@ import torch
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.throughput import Rates
 from mimcl.cli.estimate import Estimate
+from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resolve import draws_of
 from mimcl.pipeline.cores import usable_cores
 
@@ -52,11 +53,13 @@ def verdict(rates: Rates, config: Config, images: int | None, cuda: bool, shrink
     bottleneck = max(stages, key=stages.__getitem__) if len(stages) == 3 else None
     predictions = []
     if rates.end_to_end:
-        for what, count in ((f"{config.recipe} on this data", images), (f"{config.recipe} on ImageNet-1K", IMAGENET)):
+        # Values that --recipe auto chose for the given data are not those for ImageNet.
+        for what, count, of in (("this data", images, config), ("ImageNet-1K", IMAGENET, recipe(config.recipe))):
             if count:
                 slowest, fastest = rates.end_to_end_range or (rates.end_to_end, rates.end_to_end)
-                at_rate = [draws_of(config, count) / rate / 3600 for rate in (fastest, rates.end_to_end, slowest)]
-                predictions.append(Prediction(what, count, config.trainer.epochs, at_rate[1], (at_rate[0], at_rate[2])))
+                at_rate = [draws_of(of, count) / rate / 3600 for rate in (fastest, rates.end_to_end, slowest)]
+                line = f"{config.recipe} on {what}", count, of.trainer.epochs
+                predictions.append(Prediction(*line, at_rate[1], (at_rate[0], at_rate[2])))
     advice = list(_advice(bottleneck, rates, config, cuda, shrink))
     return Verdict(bottleneck, _explain(bottleneck, stages, cuda), predictions, advice)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimcl.cli.config import Config, nested_keys, override, read_yaml
+from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
 from mimcl.cli.console import first_few, format_bytes
 from mimcl.cli.evaluate.results_file import format_accuracies, latest_results
 from mimcl.cli.inspect.checkpoint import bytes_in_folder
@@ -42,6 +42,7 @@ class RunDescription:
     path: Path
     recipe: str
     differs: dict[str, tuple[Any, Any]]  # key: (the recipe's value, the run's value)
+    chosen: dict[str, Any]  # by --recipe auto
     model: str
     precision: str
     masking: str
@@ -77,6 +78,7 @@ class RunDescription:
         lines = [
             ("run", str(self.path)),
             ("recipe", f"{self.recipe}: {self.model}, {self.precision}, masking {self.masking}"),
+            *(("  by auto", f"{key}: {value}") for key, value in self.chosen.items()),
             *(("  changed", f"{key}: {now} instead of {before}") for key, (before, now) in self.differs.items()),
             ("curriculum", self.curriculum),
             ("data", f"{self.data} ({known[self.data_fits]})" + (f", {self.images:,} images" if self.images else "")),
@@ -154,6 +156,7 @@ def describe_run(path: Path) -> RunDescription:
         path=path,
         recipe=config.recipe,
         differs=config_diff(config, images),
+        chosen={key: value for key, value in flatten(config).items() if key in config.auto_keys},
         model=f"{config.model.name}/{config.model.patch_size} at {config.data.image_size} px",
         precision=config.trainer.precision,
         masking=f"{config.masking.name} {config.masking.mask_ratio:g}",

@@ -41,21 +41,25 @@ def plan_command(
     out: Annotated[Path, typer.Option(help="PNG file for the picture.")] = Path("plan.png"),
 ) -> None:
     """Forecast what `mimcl train` with the same flags would draw: temperature, distinct images, repeats."""
-    from mimcl.cli.config import require_constant
+    from mimcl.cli.config import override, require_constant
     from mimcl.cli.console import console
     from mimcl.cli.plan.plan_picture import draw_picture
+    from mimcl.cli.run.batch_advice import batch_advice
     from mimcl.cli.run.folder import new_config
     from mimcl.pipeline.files import DataError, atomic_file, remedy
 
     values = options.config_values({**context.params, "temp_schedule": None})
     names = [schedule.value for schedule in dict.fromkeys(temp_schedule or [])]
     schedules = [{"curriculum.temp_schedule": name} for name in names] or [{}]
-    plans = [plan(new_config(recipe, values | schedule)) for schedule in schedules]
+    base = new_config(recipe, values | schedules[0], console.print)
+    plans = [plan(override(base, schedule)) for schedule in schedules]
     if temperature is not None:
         require_constant(*(planned.config.curriculum for planned in plans))
     for planned in plans:
         for line in table(planned, rows):
             console.print(line)
+    if advice := batch_advice(base, plans[0].samples):
+        console.print(advice)
     picture = draw_picture(plans)
     try:
         with atomic_file(out) as file:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from mimcl.cli.config import Config, flatten, override
+from mimcl.cli.config import Config, as_yaml, flatten, override
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import RECIPES
 from mimcl.cli.run.config_diff import config_diff
 from mimcl.cli.suggest import command
+
+_OF_NO_RECIPE = ("recipe", "chosen_by_auto")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def settings(config: Mapping[str, Any], samples: int | None = None) -> list[Sett
     for key, value in config.items():
         section, _, name = key.rpartition(".")
         recipe = None
-        if base is not None and key != "recipe" and (key in chosen_keys or _differs(base.get(key), value)):
+        if base is not None and key not in _OF_NO_RECIPE and (key in chosen_keys or _differs(base.get(key), value)):
             recipe = as_yaml(base.get(key))
         rows.append(Setting(section, name, as_yaml(value), recipe, key in chosen_keys))
     return rows
@@ -56,7 +56,7 @@ def train_command_line(config: Mapping[str, Any]) -> str:
     differing = [
         f"{key}={as_yaml(value)}"
         for key, value in config.items()
-        if key != "recipe" and _differs((base or {}).get(key), value)
+        if key not in _OF_NO_RECIPE and _differs((base or {}).get(key), value)
     ]
     return command("train", recipe=None if base is None else config["recipe"], set=differing)
 
@@ -74,9 +74,3 @@ def _recipe(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def _differs(one: Any, other: Any) -> bool:
     """Compare values; YAML turns tuples into lists."""
     return (list(one) if isinstance(one, tuple) else one) != other
-
-
-def as_yaml(value: Any) -> str:
-    """Return a value as one line of YAML."""
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=10**9)
-    return text.removesuffix("\n").removesuffix("\n...")

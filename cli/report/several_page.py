@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mimcl.cli.config import as_yaml
 from mimcl.cli.console import format_duration
 from mimcl.cli.report import formatting
 from mimcl.cli.report.chart import Chart
 from mimcl.cli.report.compared import Measurement, compared_charts, describe_settings, measurements
 from mimcl.cli.report.run_record import RunRecord
 from mimcl.cli.report.samples_to_target import SamplesToTarget, samples_to_target
-from mimcl.cli.report.settings import as_yaml
 from mimcl.cli.report.several import Arm, data_fingerprints, differing_keys
 
 

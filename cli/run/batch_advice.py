@@ -1,29 +1,54 @@
-"""Batches that fit the data: a batch of most of the images leaves a run few steps, and a curriculum no windows."""
+"""Advice on a batch of most of the images, which leaves a run few steps, and a curriculum no windows."""
 
 from __future__ import annotations
 
-from mimcl.cli.config import Config
+from pathlib import Path
+from typing import Any
 
-_BATCHES_PER_EPOCH = 8  # at least
+from mimcl.cli.config import Config, flatten
+from mimcl.cli.fitting import fitting_batch, fitting_epochs
+from mimcl.cli.options import flags
+from mimcl.cli.recipes import RECIPES
+from mimcl.cli.run.device import has_cuda
+from mimcl.cli.suggest import command, unless_default
+from mimcl.pipeline.remote.urls import shown
+
+_NO_FLAGS = {"recipe", "chosen_by_auto", "data.root"}
 
 
-def fitting_batch(batch_size: int, samples: int, multiple: int = 1) -> int:
-    """Return `batch_size`, or if it is more than an eighth of the images a power of two that is not.
+def batch_advice(config: Config, samples: int, processes: int = 1, out: Path | None = None) -> str | None:
+    """Return a line with the command that trains with a smaller batch, into `out`; None where the batch fits.
 
-    It is at least `multiple`, the number of draws that a masker groups.
+    Epochs that are not the recipe's stay as they are.
     """
-    most = max(samples // _BATCHES_PER_EPOCH, 1)
-    return batch_size if batch_size <= most else max(1 << (most.bit_length() - 1), min(multiple, batch_size))
-
-
-def batch_advice(config: Config, samples: int) -> str | None:
-    """Return a line that proposes a smaller batch, None where the batch fits."""
-    batch = config.data.batch_size
-    group = config.learned_masking.group_size if config.masking.name == "learned" else 1
-    fitting = fitting_batch(batch, samples, group)
-    if fitting == batch:
+    smaller = smaller_batch(config, samples, config.group_size, processes)
+    if smaller is None:
         return None
+    own = flatten(RECIPES[config.recipe]())
+    changed = {
+        key: value for key, value in flatten(config).items() if value != own[key] and key not in {*_NO_FLAGS, *smaller}
+    }
+    data = unless_default(shown(config.data.root))
+    words = command("train", recipe=config.recipe, data=data, **flags(changed | smaller), out=out)
+    return f"{too_large(config, samples)}; one that fits: {words}"
+
+
+def smaller_batch(config: Config, samples: int, group: int = 1, processes: int = 1) -> dict[str, Any] | None:
+    """Return a batch that fits the data and epochs for it, by dotted key; None where the batch fits."""
+    batch = config.data.batch_size
+    fitting = fitting_batch(batch, samples, group, processes)
+    if fitting >= batch or config.recipe not in RECIPES:
+        return None
+    epochs = config.trainer.epochs
+    if epochs == RECIPES[config.recipe]().trainer.epochs:
+        epochs = fitting_epochs(config.recipe, samples, fitting, has_cuda())
+    return {"data.batch_size": fitting, "trainer.epochs": epochs}
+
+
+def too_large(config: Config, samples: int) -> str:
+    """Return the clause that says so, and how many steps an epoch has."""
+    batch = config.data.batch_size
     return (
         f"batch {batch:,} is more than an eighth of the {samples:,} images, {max(samples / batch, 0.01):.2g} steps an "
-        f"epoch; --batch-size {fitting} makes {samples / fitting:.3g}"
+        "epoch"
     )

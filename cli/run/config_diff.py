@@ -16,14 +16,16 @@ _OF_THE_SAMPLES = {"curriculum.window", "trainer.keep_every_steps"}  # derived f
 def config_diff(config: Config, samples: int | None) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys in which a run's configuration differs from its recipe's, with both values: (recipe, run).
 
-    A value is no difference if the recipe's would have become the same in this run: on this machine, with `samples`
-    images and all its other values. Where `samples` is None (unknown), values derived from it are no differences. Empty
-    for an unknown recipe.
+    A value is no difference if --recipe auto chose it, or if the recipe's would have become the same in this run: on
+    this machine, with `samples` images and all its other values. Where `samples` is None (unknown), values derived from
+    it are no differences. Empty for an unknown recipe.
     """
     if config.recipe not in RECIPES:
         return {}
     of_recipe, of_run = flatten(RECIPES[config.recipe]()), flatten(config)
-    ignored = _OF_THE_MACHINE if samples is not None else _OF_THE_MACHINE | _OF_THE_SAMPLES
+    ignored = _OF_THE_MACHINE | {"chosen_by_auto"} | config.auto_keys
+    if samples is None:
+        ignored |= _OF_THE_SAMPLES
     resolved = {key: _resolved(config, key, of_recipe[key], samples) for key in RESOLVED - ignored}
     return {
         key: (resolved.get(key, of_recipe[key]), value)

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from mimcl.pipeline.cgroup import memory_limit
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Whether there is a CUDA device, and its memory in bytes, of the smallest if there are several; or the host's."""
+
+    cuda: bool
+    memory: int
+
+    @classmethod
+    def this(cls) -> Machine:
+        """Ask this machine."""
+        if has_cuda():
+            import torch
+
+            devices = range(torch.cuda.device_count())
+            return cls(True, min(torch.cuda.get_device_properties(device).total_memory for device in devices))
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return cls(False, min(total, memory_limit() or total))
 
 
 def has_cuda() -> bool:

@@ -14,12 +14,14 @@ from typing import Any
 
 import xxhash
 
+from mimcl.cli.auto_recipe import auto_recipe
 from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resumed_config import FREE, resumed_config
 from mimcl.cli.suggest import command
 from mimcl.model import checkpoint
+from mimcl.model.world import World
 from mimcl.pipeline.files import list_folder, remedy
 from mimcl.pipeline.folder_lock import FolderLock
 
@@ -57,10 +59,12 @@ def open_run(
     resume: bool = False,
     allowed: Sequence[str] = (),
     warn: Callable[[str], None] = lambda line: None,
+    inform: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Decide on folder and configuration; write nothing.
 
     `values` has dotted keys, for example {"curriculum.name": "proto"}; `recipe_name` None is "auto".
+    `inform` gets a line about what auto chose.
 
     Start-up priority: (1) with `resume`, the newest complete checkpoint in `out` and the configuration that it was
     saved with, in which `values` may change only `allowed` fields; (2) with `resume`, the config.yaml of a run that was
@@ -91,15 +95,25 @@ def open_run(
             return Run(out, resumed_config(saved, out, recipe_name, values, allowed, None, warn), False)
     if out and out.exists() and list_folder(out) and not resume:
         raise ConfigError(f"{out} exists; give another --out, or --resume to continue it")
-    config = new_config(recipe_name, values)
-    return Run(out or _free_folder(config), config, False)
+    config = new_config(recipe_name, values, inform)
+    new = Path("runs") / f"{config.recipe}-{config.curriculum.name}-{config.masking.name}"
+    return Run(out or free_folder(new), config, False)
 
 
-def new_config(recipe_name: str | None, values: Mapping[str, Any]) -> Config:
-    """Return a new run's configuration: a recipe (`recipe_name`, else that of `values`, else auto) with `values`."""
+def new_config(
+    recipe_name: str | None, values: Mapping[str, Any], inform: Callable[[str], None] = lambda line: None
+) -> Config:
+    """Return a new run's configuration: a recipe (`recipe_name`, else that of `values`, else auto) with `values`.
+
+    What auto chooses depends on the data and the machine; `inform` gets a line about it.
+    """
     values = dict(values)
     name = recipe_name or values.pop("recipe", None) or "auto"
-    return override(recipe(name), values)
+    if name != "auto":
+        return override(recipe(name), values)
+    chosen = auto_recipe(values, World.from_environment().size)
+    inform(chosen.line)
+    return chosen.config(values)
 
 
 @contextmanager
@@ -130,7 +144,7 @@ def agree_on(config: Config, fingerprints: dict[str, str | None], resumed: bool)
     agree("whether there is a checkpoint to resume from", f"{resumed:d}")
 
 
-def _free_folder(config: Config) -> Path:
-    name = f"{config.recipe}-{config.curriculum.name}-{config.masking.name}"
-    candidates = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in count(1))
-    return next(folder for folder in candidates if not folder.exists())
+def free_folder(folder: Path) -> Path:
+    """Return `folder`, or if it exists the first of FOLDER-2, FOLDER-3 and so on that does not."""
+    candidates = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())

@@ -8,13 +8,15 @@ from mimcl.cli.config import Config
 from mimcl.cli.console import console
 from mimcl.cli.run.batch_advice import batch_advice
 from mimcl.cli.run.curriculum_line import curriculum_line
-from mimcl.cli.run.folder import Run
+from mimcl.cli.run.folder import Run, free_folder
 from mimcl.cli.run.requests import request_lines
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline.index import ShardIndex
 
 
-def print_settings(run: Run, config: Config, plan: Plan, index: ShardIndex, device: torch.device, decoder: str) -> None:
+def print_settings(
+    run: Run, config: Config, plan: Plan, index: ShardIndex, device: torch.device, decoder: str, processes: int
+) -> None:
     """Print recipe, model, data and curriculum, and what differs from what was asked for; `config` is resolved."""
     data, model = config.data, config.model
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU (no CUDA device)"
@@ -27,7 +29,7 @@ def print_settings(run: Run, config: Config, plan: Plan, index: ShardIndex, devi
         f"{index.samples:,} images in {index.shown}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
         f"{plan.draws // data.batch_size:,} steps"
     )
-    if not run.resumed and (advice := batch_advice(config, index.samples)):
+    if not run.resumed and (advice := batch_advice(run.config, index.samples, processes, free_folder(run.folder))):
         console.print(advice)
     console.print(curriculum_line(config, plan))
     if config.curriculum.order == "shard":

@@ -17,6 +17,7 @@ from mimcl.cli.compare import compare
 from mimcl.cli.compare.arms import arms
 from mimcl.cli.compare.compare import CompareConfig
 from mimcl.cli.compare.pilot import STEPS as STEPS_OF_PILOT
+from mimcl.cli.compare.prepare import prepare
 from mimcl.cli.config import parse_settings
 from mimcl.cli.run.signals import StopSignals
 
@@ -170,7 +171,7 @@ def test_equal_time_measures_each_arm_once(home, monkeypatch, capfd):
     head = {"format": "mimcl-comparison/1", "recipe": "cpu_small", "budget": "time", "epochs": 3.2}
     head |= {"seconds_per_step": {"proto": 1.0}, "protocols": {}}
     Path("timed/comparison.json").write_text(json.dumps(head))
-    trials, known = compare._prepare(config)
+    trials, known = prepare(config)
     with StopSignals(pytest.fail) as signals:
         epochs = compare._epochs(config, trials, known, signals)
     said = capfd.readouterr().out

@@ -127,9 +127,9 @@ def test_systematic_windows_are_called_approximate(home):
 
 
 def test_the_order_does_not_change_what_is_drawn(home, monkeypatch, capsys):
-    tables = []
+    tables, words = [], ("--recipe", "cpu_small", "--batch-size", "4", "--curriculum", "proto", "--order")
     for order in ("random", "shard"):
-        assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", "--curriculum", "proto", "--order", order) == 0
+        assert mimcl(monkeypatch, home, "plan", *words, order) == 0
         tables.append(capsys.readouterr().out)
     assert tables[0] == tables[1]
 
@@ -150,6 +150,7 @@ def test_the_order_does_not_change_what_is_drawn(home, monkeypatch, capsys):
 )
 def test_errors_are_one_line(home, monkeypatch, capsys, arguments, message):
     assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", *arguments) in (1, 2)
-    (line,) = capsys.readouterr().err.splitlines()
+    line, *rest = capsys.readouterr().err.splitlines()
     assert message in line
+    assert all(other.endswith("--help' for help.") for other in rest)
     assert not list(home.glob(".*.tmp"))

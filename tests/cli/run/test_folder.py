@@ -201,7 +201,7 @@ FIXED = {  # another value of each, and what it may say
 
 
 def test_every_field_is_known_to_be_free_or_fixed():
-    assert flatten(cpu_small()).keys() == FREE.keys() | FIXED.keys() | {"recipe"}
+    assert flatten(cpu_small()).keys() == FREE.keys() | FIXED.keys() | {"recipe", "chosen_by_auto"}
 
 
 @pytest.mark.parametrize(("key", "value"), FIXED.items())
