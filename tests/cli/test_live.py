@@ -8,6 +8,17 @@ import sys
 import pytest
 from helpers.reflowing_terminal import run_resized
 
+# Waits until the window has its other size; meanwhile nothing is drawn.
+RESIZE = """
+import os, sys, time
+from mimcl.cli.console import console
+def resize():
+    with console._live_stack[0]._lock:
+        before = os.get_terminal_size()
+        print(end="\\a", file=sys.__stdout__, flush=True)  # past the bar
+        while os.get_terminal_size() == before:
+            time.sleep(0.01)
+"""
 TRAINING = """
 import time
 from mimcl.cli.bars import TrainingBar
@@ -18,6 +29,7 @@ with bar.running():
         bar.show(step, f"loss {step:.2f}  lr 1.0e-3  temperature 0.31  effective 0.22  images/s 1234")
         if step == 4:
             warn("RESIZE")
+            resize()
         time.sleep(0.3)
 console.print("after")
 """
@@ -32,19 +44,20 @@ with image_bar("packing", 12) as advance:
         advance(1)
         if image == 4:
             warn("RESIZE")
+            resize()
         time.sleep(0.2)
 console.print("after")
 """
 
 
 def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
+    return [sys.executable, "-c", code if "def resize" in code else "resize = int\n" + code]
 
 
-@pytest.mark.parametrize("widths", [(110, 50), (60, 100), (80, 80)])
+@pytest.mark.parametrize("widths", [(110, 50), (60, 100), (80, 79)])
 @pytest.mark.parametrize(("code", "start"), [(TRAINING, "step"), (PACKING, "packing")])
 def test_a_window_that_changes_its_size_leaves_no_stale_bar(code, start, widths):
-    screen, written = run_resized(python(code), *widths)
+    screen, written = run_resized(python(RESIZE + code), *widths)
     lines = [line.rstrip() for line in screen.lines if line.strip()]
     assert len([line for line in lines if line.startswith(start)]) == 1, lines
     assert lines[0] == "mimcl: RESIZE"

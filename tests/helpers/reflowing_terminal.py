@@ -8,7 +8,7 @@ import struct
 import subprocess
 import termios
 
-_TOKEN = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)")
+_TOKEN = re.compile(r"\x1b\[\??([\d;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n\a]+)")
 
 
 class Screen:
@@ -57,7 +57,7 @@ class Screen:
 
 
 def run_resized(command: list[str], before: int, after: int, **environment: str) -> tuple[Screen, str]:
-    """Run a command in a window that changes its width when RESIZE is printed; return the screen, and all output."""
+    """Run a command in a window that changes its width where it rings the bell; return the screen, and all output."""
     parent, child = pty.openpty()
     _resize(child, before)
     process = subprocess.Popen(
@@ -70,7 +70,7 @@ def run_resized(command: list[str], before: int, after: int, **environment: str)
             text = data.decode()
             written += text
             screen.feed(text)
-            if "RESIZE" in written and screen.columns != after:
+            if "\a" in text:  # after which the command waits
                 screen.columns = after
                 _resize(parent, after)
     except OSError:  # how a pseudo-terminal ends
