@@ -60,7 +60,7 @@ def run_command(tmp_path, *body):
         (["shard", "src"], "numpy._core.multiarray"),
         (["shard", "src"], "xxhash"),
         (["shard", "src"], "pyarrow.lib"),
-        (["plan"], "torch"),
+        (["doctor"], "torch"),
     ],
 )
 def test_in_an_import(tmp_path, words, module):

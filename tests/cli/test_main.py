@@ -16,8 +16,8 @@ from mimcl.cli import app, main
 from mimcl.pipeline import dali, decoder_choice
 
 class Unsupported(dali.DaliDecoder):
-    def __init__(self, *sizes, gpu):
-        super().__init__(*sizes, gpu=False)
+    def __init__(self, *sizes, gpu, scaled):
+        super().__init__(*sizes, gpu=False, scaled=scaled)
         self._gpu = gpu
 
     def __call__(self, batches):

@@ -11,7 +11,7 @@ import xxhash
 from helpers.damage import flip
 from helpers.full_disk import limit_file_size
 from helpers.images import write_train_val
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from nvidia.dali import fn, pipeline_def
 
 from mimcl.cli.data.repack import repack
@@ -136,7 +136,7 @@ def test_after_a_full_disk_the_same_command_writes_the_set(home, tmp_path, monke
     words = ("repack", "shards", *SET, "--out", "far", "--shard-mb", "1")
     with limit_file_size(1000):
         assert mimcl(monkeypatch, tmp_path, *words) == 1
-    (line,) = capfd.readouterr().err.splitlines()
+    line = error_line(capfd.readouterr().err)
     assert line.startswith("mimcl: far/prototypes cannot be written (")
     assert "File too large" in line
     assert os.listdir(tmp_path / "far" / "prototypes") == []
@@ -182,7 +182,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(home, tmp_path, monkeypatc
         damage(tmp_path)
     capfd.readouterr()
     assert mimcl(monkeypatch, tmp_path, "repack", *words) in (1, 2)
-    (line,) = capfd.readouterr().err.splitlines()
+    line = error_line(capfd.readouterr().err)
     assert message in line
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "s3:").exists()

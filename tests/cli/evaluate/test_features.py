@@ -14,7 +14,7 @@ from helpers import torchruns
 from helpers.bad_samples import flip_byte
 from helpers.full_disk import limit_file_size
 from helpers.images import write_train_val
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 
 from mimcl.cli.encoders import split_features
 from mimcl.cli.encoders.encoder import Encoder
@@ -92,7 +92,8 @@ def test_three_evaluators_decode_every_image_once_and_write_three_lines(fresh, d
     assert "0.4 MB" in out
     assert "run/evaluation/features" in out
     assert "few_shot of run/checkpoints/00000005 (shots 1 3, seeds 5, pool mean)" in out
-    assert "standard deviation" in out.splitlines()[-1]
+    assert "standard deviation" in out.splitlines()[-2]
+    assert out.splitlines()[-1] == "next: mimcl report run"
     assert len(list((fresh / "run" / "evaluation").glob("events.out.tfevents.*"))) == 3
 
 
@@ -268,8 +269,7 @@ def test_a_full_disk_is_one_line(fresh, monkeypatch, capfd):
 
     monkeypatch.setattr("mimcl.pipeline.files.os.fsync", full)
     assert mimcl(monkeypatch, fresh, "eval", "knn", "run", "--decoder", "reference") == 1
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert "No space left on device" in complaint
     assert "make room" in complaint
     assert not chunks(fresh)
@@ -282,8 +282,7 @@ def test_a_result_that_cannot_be_written_is_one_line_and_is_written_next_time(fr
     capfd.readouterr()
     with limit_file_size(before + 9):
         assert mimcl(monkeypatch, fresh, *words) == 1
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert "run/metrics.jsonl (File too large)" in complaint
     assert metrics.stat().st_size == before + 9
     assert mimcl(monkeypatch, fresh, *words) == 0

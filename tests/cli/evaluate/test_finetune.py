@@ -18,7 +18,7 @@ from helpers import ranks, stuck, torchruns
 from helpers.bad_samples import flip_byte
 from helpers.colours import write_colours, write_split_colours
 from helpers.images import write_classes, write_flat
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from safetensors.torch import load_file
 
 from mimcl.cli.errors import ConfigError
@@ -361,8 +361,7 @@ def test_data_that_cannot_judge_is_one_line(home, run, tmp_path, monkeypatch, ca
     assert mimcl(monkeypatch, tmp_path, "shard", "images", *options) == 0
     capfd.readouterr()
     assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--data", str(tmp_path / "shards")) == 1
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert message in complaint
     with pytest.raises(DataError, match=message):
         finetune(run, tmp_path / "shards")
@@ -371,7 +370,7 @@ def test_data_that_cannot_judge_is_one_line(home, run, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nowhere"], 1, "nowhere is neither"),
+        (["nowhere"], 1, "nowhere does not exist"),
         (["run", "--set", "mixupp=0"], 2, "unknown key 'mixupp'; did you mean mixup?"),
         (["run", "--set", "qqq=0"], 2, "unknown key 'qqq'; choose of epochs, batch_size, base_lr"),
         (["run", "--drop-path", "2"], 2, "drop_path is 2.0; it must be from 0 to 0.99"),
@@ -381,8 +380,7 @@ def test_data_that_cannot_judge_is_one_line(home, run, tmp_path, monkeypatch, ca
 )
 def test_bad_input_is_one_line(home, monkeypatch, capfd, words, code, message):
     assert mimcl(monkeypatch, home, "eval", "finetune", *words) == code
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert message in complaint
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import write_classes, write_flat, write_train_val
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from sklearn.neighbors import KNeighborsClassifier
 
 from mimcl.cli.encoders.encoder import Encoder
@@ -60,10 +60,11 @@ def test_the_command_prints_nn_and_knn_of_the_trained_and_untrained_encoder(home
     lines = capsys.readouterr().out.splitlines()
     found = knn(Path("run"), Path("shards"), 5, PLAIN)
     assert "decoder reference" in lines
-    assert lines[-6] == "knn of run/checkpoints/00000003 (k 5, pool mean)"
-    assert re.findall(r"\d+", lines[-5]) == ["40", "16", "3"]
-    assert lines[-4].split() == ["trained", "untrained"]
-    for line, name in zip(lines[-3:-1], ("nn", "knn"), strict=True):
+    assert lines[-1] == "next: mimcl eval linear run"
+    assert lines[-7] == "knn of run/checkpoints/00000003 (k 5, pool mean)"
+    assert re.findall(r"\d+", lines[-6]) == ["40", "16", "3"]
+    assert lines[-5].split() == ["trained", "untrained"]
+    for line, name in zip(lines[-4:-2], ("nn", "knn"), strict=True):
         shares = found.trained[name], found.untrained[name]
         percent = [(100 * share, 100 * math.sqrt(share * (1 - share) / 16)) for share in shares]
         assert line.split() == [name, *(word for p, e in percent for word in (f"{p:.1f}", "±", f"{e:.1f}", "%"))]
@@ -138,8 +139,7 @@ def test_without_a_val_split(home, monkeypatch, tmp_path, capfd):
     shards = packed(monkeypatch, tmp_path)
     capfd.readouterr()
     assert mimcl(monkeypatch, home, "eval", "knn", "run", "--data", str(shards)) == 1
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert "has no val split" in complaint
     assert "mimcl shard SRC --holdout 0.1" in complaint
 
@@ -190,8 +190,7 @@ def test_with_one_class(home, monkeypatch, tmp_path):
 )
 def test_bad_input_is_one_line(home, monkeypatch, capfd, arguments, code, message):
     assert mimcl(monkeypatch, home, *arguments) == code
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert message in complaint
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import ranks
 from helpers.colours import write_split_colours
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from safetensors.torch import load_file
 
 from mimcl.cli.encoders.encoder import Encoder
@@ -116,8 +116,7 @@ def test_its_defaults_are_maes_and_few_images_get_a_word(run, capsys):
 
 def test_a_piece_of_one_image_is_bad_usage(home, run, monkeypatch, capfd):
     assert mimcl(monkeypatch, home, "eval", "linear", str(run), "--recipe", "mae", "--batch-size", "1") == 2
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert "batch_size 1 " in complaint
     assert "give --batch-size 2 or more" in complaint
     with pytest.raises(ConfigError, match="batch_size 7 .*--batch-size 8"):

@@ -13,7 +13,7 @@ import transformers
 import yaml
 from helpers import finetuned
 from helpers.images import picture
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from safetensors.torch import load_file, save_file
 
 from mimcl.cli.encoders.finetuned import FineTuned
@@ -241,8 +241,7 @@ def test_other_weights_are_refused_in_one_line(here, tmp_path, damage, metadata,
 def test_bad_input_is_one_line(here, monkeypatch, capfd, words, code, message):
     before = set(here.iterdir())
     assert mimcl(monkeypatch, here, *words) == code
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert message in complaint
     assert set(here.iterdir()) == before
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 import yaml
 from helpers.images import picture, write_train_val
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from safetensors.torch import load_file
 
 from mimcl.cli.encoders.encoder import Encoder
@@ -318,8 +318,7 @@ def test_bad_input_is_one_line(here, monkeypatch, capfd, words, code, message):
     Path("picture").write_text("")
     before = set(here.iterdir())
     assert mimcl(monkeypatch, here, *words) == code
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert message in complaint
     assert set(here.iterdir()) == before
 

@@ -12,7 +12,7 @@ import timm
 import torch
 from helpers.full_disk import limit_file_size
 from helpers.images import write_flat
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 
 from mimcl.cli.encoders.feature_store import ChunkedArray
 from mimcl.cli.encoders.split_features import extract, fill, open_decoder
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_resumes(data, expected, mo
     words = ["prototypes", *BUILT]
     with limit_file_size(room):
         assert mimcl(monkeypatch, data.parent, *words) == 1
-    (line,) = capfd.readouterr().err.splitlines()
+    line = error_line(capfd.readouterr().err)
     assert "(File too large)" in line
     assert "make room" in line
     assert os.listdir(data / "prototypes") == [".default.building"]

@@ -57,7 +57,7 @@ def test_shards_that_cannot_be_written_give_one_line_with_the_way_out(home, run)
     assert (code, said) == (
         1,
         "mimcl: shards/prototypes cannot be written (Permission denied); give a folder of yours with --out FOLDER, and "
-        "later --prototypes FOLDER to `mimcl train`\n",
+        "--prototypes FOLDER later, for training\n",
     )
     assert not (home / "shards" / "prototypes").exists()
     code, said = run(home, *BUILD, "--out", "shards/new")

@@ -13,7 +13,7 @@ from helpers import small_runs
 from helpers.images import write_classes
 from helpers.pages import Page
 from helpers.run_folders import BATCH, evaluation_line, long_run, step_line, window_line, write_run
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 from PIL import Image
 
 from mimcl.cli.report import at_end, single, writer
@@ -267,7 +267,7 @@ def test_without_curves_of_nn_the_page_says_how_to_get_them(tmp_path):
 
 def test_a_bad_run_or_output_path_is_a_one_line_error(tmp_path, monkeypatch, capsys):
     assert mimcl(monkeypatch, tmp_path, "report", "nowhere") == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = error_line(capsys.readouterr().err)
     assert "nowhere" in line
     assert "config.yaml" in line
     run = write_run(tmp_path / "run", [step_line(1, 1.0)])
@@ -282,6 +282,6 @@ def test_a_report_that_fails_is_a_warning(tmp_path, monkeypatch, capsys, error):
 
     monkeypatch.setattr(writer, "write_report", fail)
     at_end.report_at_end(tmp_path / "run", finished=True)
-    (line,) = capsys.readouterr().err.splitlines()
+    line = error_line(capsys.readouterr().err)
     assert line.startswith("mimcl: the report ")
     assert f"mimcl report {tmp_path}/run" in line

@@ -10,7 +10,7 @@ import pytest
 from helpers import torchruns
 from helpers.images import write_flat, write_train_val
 from helpers.small_runs import assert_same_run, back_to, keep_every_checkpoint, metrics, weights
-from helpers.typed import mimcl
+from helpers.typed import error_line, mimcl
 
 from mimcl.cli.evaluate.features import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
@@ -141,8 +141,7 @@ def test_without_labels_the_run_does_not_begin(home, monkeypatch, tmp_path, capf
     assert mimcl(monkeypatch, tmp_path, "shard", "images", "--holdout", "0.25") == 0
     capfd.readouterr()
     assert mimcl(monkeypatch, tmp_path, *WORDS, *EVERY, "--out", "run") == 1
-    complaint = capfd.readouterr().err
-    assert len(complaint.splitlines()) == 1
+    complaint = error_line(capfd.readouterr().err)
     assert "have no labels" in complaint
     assert complaint.endswith(", or leave out --online-knn\n")
     assert not (tmp_path / "run").exists()
@@ -172,7 +171,7 @@ def test_without_a_val_image_of_a_train_class_the_run_does_not_begin(monkeypatch
     assert mimcl(monkeypatch, tmp_path, "shard", "images") == 0
     capfd.readouterr()
     assert mimcl(monkeypatch, tmp_path, *WORDS, *EVERY, "--out", "run") == 1
-    (line,) = capfd.readouterr().err.splitlines()
+    line = error_line(capfd.readouterr().err)
     assert "no val image of shards has a class that train has (val: fox, gnu)" in line
     assert line.endswith(", or leave out --online-knn")
     assert not (tmp_path / "run").exists()
