@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import torch
-import torch._inductor.config
 
 
 def use_deterministic_kernels() -> None:
@@ -14,6 +13,8 @@ def use_deterministic_kernels() -> None:
     This covers eager kernels, cuBLAS, and the kernels that torch.compile generates, which are then selected by rule
     instead of by timing. Call it before anything runs on the GPU: cuBLAS reads its setting when it starts.
     """
+    from torch._inductor import config  # takes seconds, which only a deterministic run needs
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch._inductor.config.deterministic = True
+    config.deterministic = True

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache, partial
-from typing import Any, Literal, NamedTuple, Protocol
+from functools import cache
+from typing import Literal, NamedTuple, Protocol
 
 import torch
-from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mimcl.model.block import Block, take
+from mimcl.model.block import Block, PatchEmbed, take
 from mimcl.model.config import SIZES, ModelConfig
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
@@ -60,7 +59,7 @@ def reconstruction_loss(per_patch_loss: Tensor, mask: Tensor) -> Tensor:
 
 
 class MaskedAutoencoderViT(nn.Module):
-    """Encoder and decoder from timm's blocks; encoder parameters are named as in timm's VisionTransformer."""
+    """Encoder and decoder; the encoder's parameters are named as in timm's VisionTransformer."""
 
     def __init__(
         self,
@@ -80,20 +79,19 @@ class MaskedAutoencoderViT(nn.Module):
         self.image_size, self.patch_size, self.norm_pix_loss = image_size, patch_size, norm_pix_loss
         side = image_size // patch_size
         self.num_patches = side * side
-        norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm's annotation allows only classes
-        block = partial(Block, mlp_ratio=4, qkv_bias=True, norm_layer=norm)
+        self.decoder_heads = decoder_heads
 
-        self.patch_embed = PatchEmbed(image_size, patch_size, 3, width)
+        self.patch_embed = PatchEmbed(patch_size, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(sin_cos_positions(width, side), requires_grad=False)
-        self.blocks = nn.ModuleList([block(width, heads) for _ in range(depth)])
-        self.norm = norm(width)
+        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, eps=1e-6)
 
         self.decoder_embed = nn.Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
         self.decoder_pos_embed = nn.Parameter(sin_cos_positions(decoder_width, side), requires_grad=False)
-        self.decoder_blocks = nn.ModuleList([block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
-        self.decoder_norm = norm(decoder_width)
+        self.decoder_blocks = nn.ModuleList([Block(decoder_width, decoder_heads) for _ in range(decoder_depth)])
+        self.decoder_norm = nn.LayerNorm(decoder_width, eps=1e-6)
         self.decoder_pred = nn.Linear(decoder_width, patch_size * patch_size * 3)
 
     @property
@@ -118,9 +116,7 @@ class MaskedAutoencoderViT(nn.Module):
         positions = self.pos_embed[:, 1:]
         if ids is not None:
             patches, positions = take(patches, ids), take(positions.expand(len(ids), -1, -1), ids)
-        # PatchEmbed's convolution takes no ids: this is a quarter of its work, and faster even for all patches.
-        projection = self.patch_embed.proj
-        return functional.linear(patches, projection.weight.permute(0, 2, 3, 1).flatten(1), projection.bias) + positions
+        return self.patch_embed(patches) + positions
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Encode tokens (B, K, width) to the latent (B, 1 + K, width), CLS token first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator
 
@@ -31,14 +32,27 @@ def learning_rate(
     return min_lr + (1 - min_lr / peak) * lr if peak else 0.0
 
 
-def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, without the decorators that import torch._dynamo, which takes over a second.
+
+    They keep torch.compile out of the optimizer. Nothing here compiles it.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def adamw(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> AdamW:
     """Fused AdamW over the trainable named parameters; biases and norms (one-dimensional) do not decay."""
     trainable = [parameter for _, parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+    return AdamW(groups, lr=0.0, betas=config.betas, fused=True)
 
 
 def update_where_finite(optimizer: torch.optim.Optimizer, lr: float, finite: Tensor) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.checkpoint import CheckpointError
@@ -73,5 +73,7 @@ def _fit_positions(theirs: Tensor, ours: Tensor) -> tuple[Tensor, str]:
     before, after = (math.isqrt(positions.shape[1] - 1) for positions in (theirs, ours))
     if (theirs - sin_cos_positions(theirs.shape[2], before)).abs().max() < _ROUNDING:
         return ours, f"fixed, computed for {after} x {after} patches instead of {before} x {before}"
-    interpolated = resample_abs_pos_embed(theirs, [after, after])
+    grid = theirs[:, 1:].unflatten(1, (before, before)).permute(0, 3, 1, 2).float()
+    grid = interpolate(grid, (after, after), mode="bicubic", antialias=True)
+    interpolated = torch.cat([theirs[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
     return interpolated, f"learned, interpolated from {before} x {before} to {after} x {after} patches"

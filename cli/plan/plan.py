@@ -43,7 +43,6 @@ def plan_command(
     """Forecast what `mimcl train` with the same flags would draw: temperature, distinct images, repeats."""
     from mimcl.cli.config import override, require_constant
     from mimcl.cli.console import console
-    from mimcl.cli.plan.plan_picture import draw_picture
     from mimcl.cli.run.batch_advice import batch_advice
     from mimcl.cli.run.folder import new_config
     from mimcl.pipeline.files import DataError, atomic_file, remedy
@@ -60,6 +59,9 @@ def plan_command(
             console.print(line)
     if advice := batch_advice(base, plans[0].samples):
         console.print(advice)
+
+    from mimcl.cli.plan.plan_picture import draw_picture  # only now: it imports matplotlib
+
     picture = draw_picture(plans)
     try:
         with atomic_file(out) as file:
@@ -80,7 +82,6 @@ def plan(config: Config) -> PlannedRun:
     from mimcl.cli.run.requests import request_lines
     from mimcl.cli.run.resolve import resolve_order
     from mimcl.cli.run.training_data import TrainingData
-    from mimcl.curriculum.forecast import forecast
 
     if config.curriculum.learns:
         raise ConfigError("--temp-schedule learned depends on the losses and cannot be planned; choose another one")
@@ -88,6 +89,9 @@ def plan(config: Config) -> PlannedRun:
     data = TrainingData.open(config)
     with usage_errors():
         found = data.plan(config)
+
+    from mimcl.curriculum.forecast import forecast  # only now: it imports scipy
+
     shown = sorted({round(place * (found.windows - 1) / (_CURVE_POINTS - 1)) for place in range(_CURVE_POINTS)})
     curriculum = config.curriculum
     name = "none" if curriculum.name == "none" else f"{curriculum.name}, {curriculum.temp_schedule}"

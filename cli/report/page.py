@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from mimcl.cli.report import formatting
 from mimcl.cli.report.chart import Chart
 
@@ -20,6 +18,9 @@ _FUNCTIONS = ("number", "percent", "short", "share_or_number", "plus_minus", "in
 
 def render(template: str, charts: Sequence[Chart], **values: Any) -> bytes:
     """Render a template of this folder as HTML; `charts` are all charts that the template shows."""
+    # Only now: a command whose arguments are wrong is refused before.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -18,7 +18,6 @@ from mimcl.curriculum.masking.loss_prediction import (
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
 from mimcl.curriculum.masking.masking_config import HardPatchesConfig
-from mimcl.curriculum.masking.network import attention_of
 from mimcl.curriculum.masking.random import uniforms
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 
@@ -73,10 +72,9 @@ class HardPatchesMasker(Masker):
         self._removed = self._patches - kept_patches(self._patches, mask_ratio)
         share = config.momentum_share
         self._momentum_epochs = config.momentum_epochs if share is None else share * schedule.epochs
-        attention = attention_of(model.decoder_blocks[0])
-        width, depth = attention.num_heads * attention.head_dim, config.predictor_depth or len(model.decoder_blocks)
+        width, depth = model.decoder_pos_embed.shape[-1], config.predictor_depth or len(model.decoder_blocks)
         kind = type(model.decoder_blocks[0])
-        self.predictor = loss_predictor(kind, width, depth, attention.num_heads, seed).to(model.device)
+        self.predictor = loss_predictor(kind, width, depth, model.decoder_heads, seed).to(model.device)
         self.teacher = Teacher(model, self.predictor)
 
     @torch.no_grad()

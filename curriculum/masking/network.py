@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from timm.models.vision_transformer import Attention, Block
 from torch import nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def transformer(block: type[nn.Module], width: int, depth: int, heads: int, eps: float = 1e-6) -> nn.ModuleList:
-    """Return blocks of the autoencoder's kind with an MLP ratio of 4, for tokens (B, L, width).
+    """Return blocks of the autoencoder's kind, for tokens (B, L, width); `eps` is that of their norms.
 
-    `eps` is that of their norms. Called with `ids` (B, K) as well, a block computes only the tokens there.
+    Called with `ids` (B, K) as well, a block computes only the tokens there.
     """
-    norm: Any = partial(nn.LayerNorm, eps=eps)  # timm calls it, but declares a class
-    return nn.ModuleList(block(width, heads, mlp_ratio=4, qkv_bias=True, norm_layer=norm) for _ in range(depth))
-
-
-def attention_of(block: nn.Module) -> Attention:
-    """Return the attention layer of a timm `Block`."""
-    assert isinstance(block, Block)
-    assert isinstance(block.attn, Attention)
-    return block.attn
+    return nn.ModuleList(block(width, heads, eps) for _ in range(depth))
 
 
 def initialised(build: Callable[[], Network], seed: int) -> Network:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.layers import DropPath
 from timm.models import VisionTransformer
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
@@ -36,6 +36,21 @@ class DeterministicDropPath(nn.Module):
         return x * (self.kept / (1 - self.rate)).to(x.dtype)[:, None, None]
 
 
+class DroppedBlock(Block):
+    """A block with stochastic depth, constructed as timm's VisionTransformer constructs its own."""
+
+    def __init__(self, dim: int, num_heads: int, drop_path: float, **ours_by_default: Any) -> None:
+        super().__init__(dim, num_heads)
+        self.drop_path1, self.drop_path2 = (
+            DeterministicDropPath(drop_path) if drop_path else nn.Identity() for _ in range(2)
+        )
+
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Map tokens (B, L, width) to tokens."""
+        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
 class Classifier(nn.Module):
     """timm's VisionTransformer with the encoder of a MAE: mean of the patch tokens, LayerNorm, linear head."""
 
@@ -54,15 +69,10 @@ class Classifier(nn.Module):
                 global_pool="avg",
                 drop_path_rate=drop_path,
                 norm_layer=partial(nn.LayerNorm, eps=1e-6),
-                block_fn=Block,
+                block_fn=DroppedBlock,
                 weight_init="skip",
             )
-        self.paths: list[DeterministicDropPath] = []
-        for block in self.vit.blocks:
-            for name in ("drop_path1", "drop_path2"):
-                if isinstance(module := getattr(block, name), DropPath):
-                    self.paths.append(DeterministicDropPath(float(module.drop_prob or 0.0)))
-                    setattr(block, name, self.paths[-1])
+        self.paths = [module for module in self.vit.modules() if isinstance(module, DeterministicDropPath)]
 
     def initialise(self, tensors: Mapping[str, Tensor], generator: torch.Generator) -> None:
         """Load the encoder's weights, except its final norm, which mean pooling does not use; draw a head near zero."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from timm.optim import Lars
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 
 _EPS = 1e-6
+_LARS_EPS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,39 @@ class Probe(nn.Module):
         return self.head(batch_norm(features, self.mean, self.variance, eps=_EPS))
 
 
+class Lars(torch.optim.Optimizer):
+    """LARS (You et al. 2017, arXiv 1708.03888) without weight decay: SGD with momentum of adapted gradients.
+
+    In groups with "always_adapt" a gradient is multiplied by trust_coeff * |w| / |gradient|. States are those of timm.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float, trust_coeff: float) -> None:
+        defaults = {"lr": 0.0, "momentum": momentum, "trust_coeff": trust_coeff, "always_adapt": False}
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # there is no closure here
+        for group in self.param_groups:
+            for weight in (weight for weight in group["params"] if weight.grad is not None):
+                gradient, state = weight.grad, self.state[weight]
+                if group["always_adapt"]:
+                    norms = weight.norm(), gradient.norm()
+                    ratio = group["trust_coeff"] * norms[0] / (norms[1] + _LARS_EPS)
+                    gradient = gradient * torch.where((norms[0] > 0) & (norms[1] > 0), ratio, 1.0)
+                if "momentum_buffer" in state:
+                    state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+                else:
+                    state["momentum_buffer"] = gradient.clone()
+                weight.add_(state["momentum_buffer"], alpha=-group["lr"])
+
+
 def lars(probe: Probe, config: LinearConfig) -> Lars:
-    """LARS (You et al. 2017, arXiv 1708.03888) without weight decay, and without a trust ratio for the bias."""
-    groups = [{"params": [probe.head.weight], "always_adapt": True}, {"params": [probe.head.bias]}]
-    return Lars(groups, lr=0.0, momentum=config.momentum, weight_decay=0.0, trust_coeff=config.trust)
+    """Return the probe's optimizer, with a trust ratio for the weight alone."""
+    groups: list[dict[str, Any]] = [
+        {"params": [probe.head.weight], "always_adapt": True},
+        {"params": [probe.head.bias]},
+    ]
+    return Lars(groups, config.momentum, config.trust)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ def blocks(width=24, heads=3):
     """Our block and timm's with the same weights, float64."""
     norm = partial(nn.LayerNorm, eps=1e-6)
     theirs = vision_transformer.Block(width, heads, qkv_bias=True, norm_layer=norm).double()
-    ours = Block(width, heads, qkv_bias=True, norm_layer=norm).double()
+    ours = Block(width, heads).double()
     generator = torch.Generator().manual_seed(0)
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.3, generator=generator)
