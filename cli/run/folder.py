@@ -16,6 +16,7 @@ import xxhash
 
 from mimcl.cli.auto_recipe import auto_recipe
 from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
+from mimcl.cli.console import busy
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resumed_config import FREE, resumed_config
@@ -108,10 +109,13 @@ def new_config(
     What auto chooses depends on the data and the machine; `inform` gets a line about it.
     """
     values = dict(values)
-    name = recipe_name or values.pop("recipe", None) or "auto"
+    name = recipe_name or values.get("recipe") or "auto"
+    values.pop("recipe", None)
     if name != "auto":
         return override(recipe(name), values)
-    chosen = auto_recipe(values, World.from_environment().size)
+    world = World.from_environment()
+    with busy("choosing a recipe", shown=world.rank == 0):
+        chosen = auto_recipe(values, world.size)
     inform(chosen.line)
     return chosen.config(values)
 

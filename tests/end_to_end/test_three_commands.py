@@ -42,7 +42,7 @@ def home(tmp_path_factory):
     outputs = [
         mimcl(folder, "shard", "imagenet/"),
         mimcl(folder, "prototypes", "build"),
-        mimcl(folder, "train", "--curriculum", "proto", "--temp-schedule", "cosine"),
+        mimcl(folder, "train", "--recipe", "cpu_small", "--curriculum", "proto", "--temp-schedule", "cosine"),
     ]
     return folder, [done.stdout for done in outputs]
 
@@ -116,7 +116,7 @@ def weights(run: Path) -> str:
 
 def test_a_killed_run_resumes_to_the_same_weights(home):
     folder, _ = home
-    options = ["--curriculum", "proto", "--epochs", "20", "--decoder", "reference"]
+    options = ["--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "20", "--decoder", "reference"]
     for setting in (
         "data.batch_size=16",
         "data.image_size=32",
@@ -181,7 +181,7 @@ def test_the_run_gives_features_for_new_prototypes(home):
         (["train", "--out", "runs/cpu_small-proto-random"], 2, "--resume"),
         (["train", "--resume"], 2, "--out"),
         (["train", "--decoder", "dali-gpu"], 1, "CUDA"),
-        (["train", "--set", "data.image_size=60"], 2, "model.patch_size"),
+        (["train", "--recipe", "cpu_small", "--set", "data.image_size=60"], 2, "model.patch_size"),
         (["train", "--wrong"], 2, "--wrong"),
         (["trian"], 2, "trian"),
     ],
