@@ -372,7 +372,7 @@ def test_data_that_cannot_judge_is_one_line(home, run, tmp_path, monkeypatch, ca
     [
         (["nowhere"], 1, "nowhere does not exist"),
         (["run", "--set", "mixupp=0"], 2, "unknown key 'mixupp'; did you mean mixup?"),
-        (["run", "--set", "qqq=0"], 2, "unknown key 'qqq'; choose of epochs, batch_size, base_lr"),
+        (["run", "--set", "qqq=0"], 2, "unknown key 'qqq'; `mimcl keys` lists all"),
         (["run", "--drop-path", "2"], 2, "drop_path is 2.0; it must be from 0 to 0.99"),
         (["run", "--set", "epochs=many"], 2, "epochs is 'many'; it must be a number"),
         (["run", "--decoder", "magic"], 2, "'magic' is not one of 'auto'"),
