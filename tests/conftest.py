@@ -17,6 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Makes results on a GPU reproducible; cuBLAS and torch read it once, at the first multiplication of the process.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# Workers of pytest-xdist have it; commands that tests start ask their own terminal for its width.
+os.environ.pop("COLUMNS", None)
+
 # For this process and all that it starts: tests leave nothing in the user's own cache.
 _cache = tempfile.TemporaryDirectory(prefix="mimcl-cache-")
 os.environ["MIMCL_CACHE"] = _cache.name
