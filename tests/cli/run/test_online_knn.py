@@ -143,7 +143,7 @@ def test_without_labels_the_run_does_not_begin(home, monkeypatch, tmp_path, capf
     assert mimcl(monkeypatch, tmp_path, *WORDS, *EVERY, "--out", "run") == 1
     complaint = error_line(capfd.readouterr().err)
     assert "have no labels" in complaint
-    assert complaint.endswith(", or leave out --online-knn\n")
+    assert complaint.endswith(", or leave out --online-knn")
     assert not (tmp_path / "run").exists()
     assert mimcl(monkeypatch, tmp_path, *WORDS, "--online-knn", "-1", "--out", "run") == 2
     assert "trainer.online_knn_epochs is -1.0; it must not be negative" in capfd.readouterr().err
