@@ -144,7 +144,7 @@ def test_a_name_that_is_also_a_folder_is_a_name(home, run, tmp_path):
     index = ShardIndex.load(tmp_path / "shards")
     for place, k in (("both", 3), (str(tmp_path / "both"), 4)):
         assert PrototypeSet.load(index.prototypes_folder(place), index.fingerprint).info["k"] == k
-    plan = ("plan", "--curriculum", "proto", "--epochs", "1")
+    plan = ("plan", "--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "1")
     assert run(tmp_path, *plan, "--prototypes", "./both")[0] == 0
     code, said = run(tmp_path, *plan, "--prototypes", "mine")
     assert (code, said) == (
