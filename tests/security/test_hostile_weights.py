@@ -17,7 +17,7 @@ from mimcl.model.weights import read_weights
 pytestmark = pytest.mark.slow  # trains
 
 COMMANDS = (
-    ["eval", "knn", "FILE"],
+    ["embed", "FILE", "shards", "--out", "new.npy"],
     ["export", "FILE", "--out", "new"],
     ["train", "--data", "shards", "--recipe", "cpu_small", "--decoder", "reference", "--init", "FILE", "--out", "new"],
     ["prototypes", "build", "--features", "mae:FILE", "--decoder", "reference", "--name", "new"],
@@ -79,12 +79,12 @@ def test_file_names_in_a_weight_index_must_not_be_paths(home, place, capfd, monk
     (home / "hf" / "config.json").write_text('{"model_type": "vit"}')
     index = {"weight_map": {"cls_token": place}}
     (home / "hf" / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "model.safetensors.index.json" in refused(capfd, monkeypatch, "eval", "knn", "hf")
+    assert "model.safetensors.index.json" in refused(capfd, monkeypatch, "embed", "hf", "shards", "--out", "new.npy")
 
 
 def test_long_and_unprintable_names_of_tensors(home, capfd, monkeypatch):
     torch.save({"x" * 100_000: torch.ones(3), "\x1b[2J\n": torch.ones(3)}, home / "w.pth")
-    refused(capfd, monkeypatch, "eval", "knn", "w.pth")
+    refused(capfd, monkeypatch, "embed", "w.pth", "shards", "--out", "new.npy")
     with pytest.raises(CheckpointError) as caught:
         read_weights(home / "w.pth")
     assert str(caught.value).isprintable()
