@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from mimcl.cli.evaluate import eval_options
+from mimcl.cli.evaluate.eval_options import PoolName, PrecisionName, SplitName
 from mimcl.pipeline.data_config import DecoderName
 
 if TYPE_CHECKING:
     from mimcl.cli.embed.feature_files import Embedded
     from mimcl.model.distributed import World
 
-Pool = Literal["mean", "cls"]
 Dtype = Literal["float32", "float16"]
-Precision = Literal["auto", "bfloat16", "float32"]
-Split = Literal["train", "val"]
 _SUFFIXES = (".npy", ".parquet")
 _TIMEOUT_S = 8 * 3600.0  # for a process that waits for the others' features
 
@@ -26,22 +25,16 @@ _TIMEOUT_S = 8 * 3600.0  # for a process that waits for the others' features
 class EmbedOptions:
     """Which images to embed, and how; `precision` auto is that of the run, or of the machine for a file of weights."""
 
-    split: Split = "train"
+    split: SplitName = "train"
     list_file: Path | None = None
-    pool: Pool = "mean"  # mean of the patch tokens, or the CLS token
+    pool: PoolName = "mean"
     dtype: Dtype = "float32"
-    precision: Precision = "auto"
+    precision: PrecisionName = "auto"
     decoder: DecoderName = "auto"
 
 
 def embed_command(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN_OR_CHECKPOINT",
-            help="runs/NAME, one of its checkpoints, or weights in the layout of MAE, timm or Hugging Face.",
-        ),
-    ],
+    path: eval_options.Checkpoint,
     source: Annotated[
         str,
         typer.Argument(
@@ -49,18 +42,16 @@ def embed_command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write: NAME.npy, with NAME.keys.txt beside it, or NAME.parquet.")],
-    split: Annotated[Split, typer.Option(help="Split of SRC.")] = EmbedOptions.split,
+    split: Annotated[SplitName, typer.Option(help="Split of SRC.")] = EmbedOptions.split,
     list_file: Annotated[
         Path | None, typer.Option("--list", help="Text file with one path in the folder SRC per line.")
     ] = None,
-    pool: Annotated[
-        Pool, typer.Option(help="Which feature to take: mean of the patch tokens, or CLS token.")
-    ] = EmbedOptions.pool,
+    pool: eval_options.Pool = EmbedOptions.pool,
     dtype: Annotated[Dtype, typer.Option(help="Type of the numbers in the file.")] = EmbedOptions.dtype,
     precision: Annotated[
-        Precision, typer.Option(help="Precision to compute in; auto is that of the run.")
+        PrecisionName, typer.Option(help="Precision to compute in; auto is that of the run.")
     ] = EmbedOptions.precision,
-    decoder: Annotated[DecoderName, typer.Option(help="Image decoder.")] = EmbedOptions.decoder,
+    decoder: eval_options.Decoder = EmbedOptions.decoder,
 ) -> None:
     """Write the encoder's features of all images of SRC, as `mimcl eval` computes them.
 
@@ -117,7 +108,7 @@ def embed(
     from mimcl.model.distributed import World, agree, barrier, connected
     from mimcl.pipeline.files import DataError
 
-    for value, kind in ((options.pool, Pool), (options.dtype, Dtype), (options.precision, Precision)):
+    for value, kind in ((options.pool, PoolName), (options.dtype, Dtype), (options.precision, PrecisionName)):
         if value not in get_args(kind):
             raise ConfigError(f"{value!r} must be one of {', '.join(get_args(kind))}")
     world = world or World()

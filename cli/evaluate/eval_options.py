@@ -1,4 +1,4 @@
-"""Options shared by the commands of `mimcl eval`."""
+"""Options shared by `mimcl eval`, `mimcl embed` and `mimcl predict`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from mimcl.pipeline.data_config import DecoderName
+
+PoolName = Literal["mean", "cls"]  # of a feature: mean of the patch tokens, or the CLS token
+PrecisionName = Literal["auto", "bfloat16", "float32"]
+SplitName = Literal["train", "val"]
 EVALUATIONS = ("knn", "linear", "few-shot")  # of `mimcl compare`; the lines that they write have _ instead of -
 
 Checkpoint = Annotated[
@@ -17,14 +22,12 @@ Checkpoint = Annotated[
     ),
 ]
 Data = Annotated[str | None, typer.Option(help="Folder or URL of shards.", show_default="the run's")]
-Pool = Annotated[
-    Literal["mean", "cls"], typer.Option(help="Which feature to take: mean of the patch tokens, or CLS token.")
-]
+Pool = Annotated[PoolName, typer.Option(help="Which feature to take: mean of the patch tokens, or CLS token.")]
 MaxBad = Annotated[
     float,
     typer.Option(min=0, max=1, help="Share of a split's images that may be bad, and are left out; 10 always may."),
 ]
-Decoder = Annotated[Literal["auto", "dali-gpu", "dali-cpu", "reference"], typer.Option(help="Image decoder.")]
+Decoder = Annotated[DecoderName, typer.Option(help="Image decoder.")]
 Cache = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Keep the features in RUN/evaluation/features for the next evaluation."),

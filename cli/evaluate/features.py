@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mimcl.cli.encoders.lock import lock
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import fill, open_decoder
 from mimcl.cli.errors import ConfigError
+from mimcl.cli.evaluate.eval_options import PoolName
 from mimcl.cli.evaluate.labelled import LabelledSplits, of_seen_classes
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.suggest import list_damage
@@ -40,7 +41,7 @@ _TIMEOUT_S = 3600.0  # for a process waiting for the others to extract features,
 class FeatureOptions:
     """How features are extracted, and whether they are kept for the next evaluation."""
 
-    pool: Literal["mean", "cls"] = "mean"  # mean of the patch tokens, or the CLS token
+    pool: PoolName = "mean"
     decoder: str = "auto"
     cache: bool = True
     max_bad: float = DataConfig.max_bad  # share of a split's images that may be bad, and are left out; 10 always may

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from mimcl.cli.encoders.finetuned import FineTuned
-from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted
+from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted, timm_model
 from mimcl.model.export import beit_folder, timm_arguments, timm_classifier
 from mimcl.model.mae import MEAN, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
@@ -46,19 +45,10 @@ def part_of_classifier(tuned: FineTuned, target: str) -> Part[ClassifierSample]:
 
 def _timm(tuned: FineTuned) -> Part[ClassifierSample]:
     weights = tuned.weights
-    name, arguments = timm_arguments(weights.config, weights.image_size, len(weights.classes))
-    keywords = ", ".join(f"{key}={json.dumps(value)}" for key, value in arguments.items())
+    call, load = timm_model(*timm_arguments(weights.config, weights.image_size, len(weights.classes)))
     tensors, described = timm_classifier(
         weights.config, weights.image_size, weights.tensors, weights.classes, EVALUATION_SIDE
     )
-
-    def call(folder: Path) -> str:
-        return f'timm.create_model("{name}", {keywords}, checkpoint_path={quoted(folder / "model.safetensors")})'
-
-    def load(folder: Path) -> nn.Module:
-        path = str(folder / "model.safetensors")
-        model: nn.Module = timm.create_model(name, pretrained=False, checkpoint_path=path, **dict[str, Any](arguments))
-        return model
 
     example = (
         "import json\n\n"

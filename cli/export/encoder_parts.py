@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted
+from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted, timm_model
 from mimcl.curriculum.masking.mask import Mask, keep_lowest
 from mimcl.model.export import timm_arguments, timm_folder, vit_folder, vit_mae_folder
 from mimcl.model.mae import MEAN, STD, patchify, reconstruction_loss, to_patches, unpatchify
@@ -62,17 +61,8 @@ def parts_of(encoder: Encoder, target: str) -> list[Part[EncoderSample]]:
 
 def _timm(encoder: Encoder) -> Part[EncoderSample]:
     config, size = encoder.config.model, encoder.config.data.image_size
-    name, arguments = timm_arguments(config, size)
-    keywords = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    call, load = timm_model(*timm_arguments(config, size))
     tensors, described = timm_folder(config, size, encoder.tensors, EVALUATION_SIDE)
-
-    def call(folder: Path) -> str:
-        return f'timm.create_model("{name}", {keywords}, checkpoint_path={quoted(folder / "model.safetensors")})'
-
-    def load(folder: Path) -> nn.Module:
-        path = str(folder / "model.safetensors")
-        model: nn.Module = timm.create_model(name, pretrained=False, checkpoint_path=path, **dict[str, Any](arguments))
-        return model
 
     def compare(model: Any, sample: EncoderSample) -> Compared:
         tokens = model.forward_features(sample.images)

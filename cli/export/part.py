@@ -77,6 +77,21 @@ def versions(target: str) -> str:
     return ", ".join([*found, f"torch {torch.__version__.partition('+')[0]}"])
 
 
+def timm_model(name: str, arguments: Mapping[str, Any]) -> tuple[Callable[[Path], str], Callable[[Path], nn.Module]]:
+    """Return `call` and `load` of a part that `timm.create_model` loads with these arguments."""
+    keywords = ", ".join(f"{key}={json.dumps(value)}" for key, value in arguments.items())
+
+    def call(folder: Path) -> str:
+        return f'timm.create_model("{name}", {keywords}, checkpoint_path={quoted(folder / "model.safetensors")})'
+
+    def load(folder: Path) -> nn.Module:
+        path = str(folder / "model.safetensors")
+        model: nn.Module = timm.create_model(name, pretrained=False, checkpoint_path=path, **arguments)
+        return model
+
+    return call, load
+
+
 def json_files(described: dict[str, Any], image_size: int) -> dict[str, dict[str, Any]]:
     return {"config.json": described, "preprocessor_config.json": preprocessor(image_size, EVALUATION_SIDE)}
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from mimcl.cli.evaluate import eval_options
+from mimcl.cli.evaluate.eval_options import PrecisionName, SplitName
 from mimcl.pipeline.data_config import DecoderName
 
 if TYPE_CHECKING:
     from mimcl.cli.predict.prediction import Prediction
-
-Precision = Literal["auto", "bfloat16", "float32"]
-Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class PredictOptions:
     """How to classify; `precision` auto is that of the fine-tuning, or for an export that of the machine."""
 
     top: int = 5  # classes for each image
-    split: Split = "val"  # of folders of shards
-    precision: Precision = "auto"
+    split: SplitName = "val"  # of folders of shards
+    precision: PrecisionName = "auto"
     decoder: DecoderName = "auto"
 
 
@@ -42,11 +41,11 @@ def predict_command(
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to print for each image.")] = PredictOptions.top,
     json_format: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image instead.")] = False,
-    split: Annotated[Split, typer.Option(help="Split of folders of shards.")] = PredictOptions.split,
+    split: Annotated[SplitName, typer.Option(help="Split of folders of shards.")] = PredictOptions.split,
     precision: Annotated[
-        Precision, typer.Option(help="Precision to compute in; auto is that of the fine-tuning.")
+        PrecisionName, typer.Option(help="Precision to compute in; auto is that of the fine-tuning.")
     ] = PredictOptions.precision,
-    decoder: Annotated[DecoderName, typer.Option(help="Image decoder.")] = PredictOptions.decoder,
+    decoder: eval_options.Decoder = PredictOptions.decoder,
 ) -> None:
     """Print the most probable classes of images, with their probabilities.
 
@@ -92,8 +91,9 @@ def predict(
 
     if options.top < 1:
         raise ConfigError(f"--top is {options.top}; give 1 or more")
-    if options.precision not in get_args(Precision):
-        raise ConfigError(f"--precision is {options.precision!r}; it must be one of {', '.join(get_args(Precision))}")
+    if options.precision not in get_args(PrecisionName):
+        choices = ", ".join(get_args(PrecisionName))
+        raise ConfigError(f"--precision is {options.precision!r}; it must be one of {choices}")
     indices = find_images(images, options.split)
     tuned = FineTuned.load(weights)
     precision = tuned.precision if options.precision == "auto" else options.precision
