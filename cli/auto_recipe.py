@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mimcl.cli.config import Config, flatten, override
-from mimcl.cli.console import format_bytes
+from mimcl.cli.console import format_bytes, format_epochs
 from mimcl.cli.fitting import fitting_batch, fitting_epochs
 from mimcl.cli.recipes import RECIPES, recipe
 from mimcl.cli.run.device import Machine
@@ -63,7 +63,8 @@ def choose(
         values["chosen_by_auto"] = ",".join(values)
     steps = max(1, math.ceil(round(epochs * samples / batch, 6)))
     line = (
-        f"recipe auto: {name}, because {why}; batch {batch:,}, {epochs:g} epochs: {steps:,} steps on {samples:,} images"
+        f"recipe auto: {name}, because {why}; batch {batch:,}, {format_epochs(epochs)}: {steps:,} steps on "
+        f"{samples:,} images"
     )
     return AutoRecipe(name, values, line)
 

@@ -105,6 +105,11 @@ def format_duration(seconds: float) -> str:
     return f"{minutes / (24 * 60):.1f} days"
 
 
+def format_epochs(epochs: float) -> str:
+    """Return a length, for example "1 epoch" or "2.5 epochs"."""
+    return "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
+
+
 def first_few(names: Iterable[str], count: int = 5) -> str:
     """Join the first names by commas, followed by "..." if there are more."""
     names = list(names)

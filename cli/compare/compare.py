@@ -155,7 +155,7 @@ def compare(config: CompareConfig) -> Comparison:
     from mimcl.cli.compare.prepare import prepare
     from mimcl.cli.compare.remaining import Remaining
     from mimcl.cli.compare.table import print_table
-    from mimcl.cli.console import console, warn, warn_before_exit
+    from mimcl.cli.console import console, format_epochs, warn, warn_before_exit
     from mimcl.cli.report.read import read_run
     from mimcl.cli.report.writer import write_report
     from mimcl.cli.run.folder import claimed
@@ -179,7 +179,7 @@ def compare(config: CompareConfig) -> Comparison:
             started = time.monotonic()
             if run.folder not in done:
                 left = [(other.arm, trials.draws(other)) for other in runs[number - 1 :] if other.folder not in done]
-                console.print(f"training {description}, {epochs[run.arm]:g} epochs: {run.log}")
+                console.print(f"training {description}, {format_epochs(epochs[run.arm])}: {run.log}")
                 if words := remaining(left):
                     console.print(f"  {words} for {len(left)} {'run' if len(left) == 1 else 'runs'}")
                 trials.start(run.arguments, run, signals)
@@ -233,7 +233,7 @@ def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals
     """Return the epochs of each arm; with --budget time, first measure the arms that have not been measured yet."""
     from mimcl.cli.compare.comparison import update_comparison
     from mimcl.cli.compare.pilot import equal_time, seconds_per_step
-    from mimcl.cli.console import console
+    from mimcl.cli.console import console, format_epochs
     from mimcl.pipeline.files import write_json
 
     length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
@@ -252,5 +252,5 @@ def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals
         shutil.rmtree(pilot.folder)
     epochs = equal_time(length, measured, list(config.arms))
     for arm, length in epochs.items():
-        console.print(f"{arm}: {1000 * measured[arm]:.1f} ms per step, {length:g} epochs")
+        console.print(f"{arm}: {1000 * measured[arm]:.1f} ms per step, {format_epochs(length)}")
     return epochs

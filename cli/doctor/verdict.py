@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from mimcl.cli.config import Config
+from mimcl.cli.console import format_epochs
 from mimcl.cli.doctor.throughput import Rates
 from mimcl.cli.estimate import Estimate
 from mimcl.cli.recipes import recipe
@@ -31,7 +32,7 @@ class Prediction:
 
     def line(self) -> str:
         time = Estimate(self.range_hours[0], self.hours, self.range_hours[1]) * 3600
-        return f"{self.what}, {self.images:,} images, {self.epochs:g} epochs: {time}"
+        return f"{self.what}, {self.images:,} images, {format_epochs(self.epochs)}: {time}"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from mimcl.cli.help.commands import Commands
 from mimcl.pipeline.data_config import DataConfig
 
 if TYPE_CHECKING:
+    from mimcl.cli.evaluate.labelled import LabelledSplits
     from mimcl.cli.evaluate.results import Result
     from mimcl.model.world import World
 
@@ -25,10 +26,15 @@ def _group() -> None:
     pass
 
 
-def _evaluate(path: Path, data: str | None, protocol: Callable[[World], Result]) -> None:
+def _evaluate(
+    path: Path,
+    data: str | None,
+    protocol: Callable[[World], Result],
+    check: Callable[[LabelledSplits], None] | None = None,
+) -> None:
     """Run a protocol in the processes of torchrun; rank 0 prints the result, and what to do next.
 
-    Missing encoders and data are refused first: the protocol imports torch, which takes seconds.
+    Missing encoders and data, and what `check` refuses, come first: the protocol imports torch, which takes seconds.
     """
     from mimcl.cli.encoders.saved import trained_on
     from mimcl.cli.evaluate.labelled import LabelledSplits
@@ -36,7 +42,9 @@ def _evaluate(path: Path, data: str | None, protocol: Callable[[World], Result])
 
     world = World.from_environment()
     trained_data = trained_on(path)
-    LabelledSplits.load(trained_data if data is None else data)
+    splits = LabelledSplits.load(trained_data if data is None else data)
+    if check is not None:
+        check(splits)
     result = protocol(world)
     if world.rank == 0:
         from mimcl.cli.console import console
@@ -67,7 +75,12 @@ def knn_command(
 
         return knn(path, data, k, FeatureOptions(pool, decoder, cache, max_bad), world)
 
-    _evaluate(path, data, protocol)
+    def check(splits: LabelledSplits) -> None:
+        from mimcl.cli.evaluate.labelled import require_neighbours
+
+        require_neighbours(splits, k)
+
+    _evaluate(path, data, protocol, check)
 
 
 @evaluate.command("linear")
@@ -142,7 +155,12 @@ def few_shot_command(
         options = FeatureOptions(pool, decoder, cache, max_bad)
         return few_shot(path, data, shots or (1, 5, 10), seeds, options, world)
 
-    _evaluate(path, data, protocol)
+    def check(splits: LabelledSplits) -> None:
+        from mimcl.cli.evaluate.labelled import require_shots
+
+        require_shots(splits, shots or (1, 5, 10))
+
+    _evaluate(path, data, protocol, check)
 
 
 @evaluate.command("finetune")
@@ -209,7 +227,8 @@ def finetune_command(
 
     If it is stopped or killed, the same command continues from the last checkpoint.
     """
-    from mimcl.cli.config import parse_settings
+    from mimcl.cli.config import parse_settings, replaced
+    from mimcl.model.evaluate.finetune_config import FinetuneConfig
 
     flags = {
         "epochs": epochs,
@@ -220,6 +239,7 @@ def finetune_command(
         "seed": seed,
     }
     values = {name: value for name, value in flags.items() if value is not None} | parse_settings(settings or [])
+    replaced(FinetuneConfig(), values)  # refuses what suits no encoder
 
     def protocol(world: World) -> Result:
         from mimcl.cli.evaluate.finetune import finetune

@@ -9,12 +9,11 @@ from pathlib import Path
 from mimcl.cli.console import warn
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
-from mimcl.cli.evaluate.labelled import LabelledSplits
+from mimcl.cli.evaluate.labelled import LabelledSplits, require_shots
 from mimcl.cli.evaluate.results import Result
 from mimcl.model.evaluate.few_shot import SEEDS, SHOTS
 from mimcl.model.evaluate.few_shot import few_shot as few_shot_accuracies
 from mimcl.model.world import World
-from mimcl.pipeline.files import DataError
 
 
 def few_shot(
@@ -35,11 +34,7 @@ def few_shot(
         raise ConfigError(f"--shots and --seeds must be at least 1 (got {shots} and {seeds})")
 
     def check(splits: LabelledSplits) -> None:
-        if shots[-1] > splits.largest_class:
-            raise DataError(
-                f"--shots {shots[-1]} is more than the {splits.largest_class} train images of the largest class of "
-                f"{splits.train.shown}; give fewer"
-            )
+        require_shots(splits, shots)
         smaller = int((splits.class_sizes < shots[-1]).sum())
         if smaller and (world is None or world.rank == 0):
             warn(f"{smaller} of {splits.classes} classes have fewer than {shots[-1]} train images; using all of them")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +91,21 @@ def _names(index: ShardIndex, labels: NDArray[np.int32]) -> str:
     found: Sequence[int] = np.unique(labels[labels >= 0]).tolist()
     names = ", ".join(f"{index.classes[label]:.80}" for label in found[:_NAMES_IN_NOTE])
     return names + (f", ... ({len(found):,} classes)" if len(found) > _NAMES_IN_NOTE else "")
+
+
+def require_neighbours(splits: LabelledSplits, k: int) -> None:
+    """Raise DataError unless `k` labelled train images can vote."""
+    if k > splits.counts[0]:
+        raise DataError(f"--k {k} is more than the {splits.counts[0]:,} labelled train images; give a smaller --k")
+
+
+def require_shots(splits: LabelledSplits, shots: Iterable[int]) -> None:
+    """Raise DataError if no class has as many train images as the largest of `shots`."""
+    if (most := max(shots)) > splits.largest_class:
+        raise DataError(
+            f"--shots {most} is more than the {splits.largest_class} train images of the largest class of "
+            f"{splits.train.shown}; give fewer"
+        )
 
 
 def can_be_evaluated(data: str | Path) -> bool:

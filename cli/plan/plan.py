@@ -102,11 +102,12 @@ def plan(config: Config) -> PlannedRun:
 
 def table(planned: PlannedRun, rows: int) -> list[str]:
     """Return the lines to print: a description of the run, and a row for each of `rows` windows."""
+    from mimcl.cli.console import format_epochs
     from mimcl.pipeline.remote.urls import shown
 
     config = planned.config
     lines = [
-        f"{planned.samples:,} images in {shown(config.data.root)}, {config.trainer.epochs:g} epochs: "
+        f"{planned.samples:,} images in {shown(config.data.root)}, {format_epochs(config.trainer.epochs)}: "
         f"{planned.draws:,} draws in {planned.draws // config.data.batch_size:,} steps and {planned.windows:,} windows",
         planned.curriculum,
         *planned.requests,

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from mimcl.cli.console import format_epochs
 from mimcl.cli.plan.planned_run import PlannedRun
 
 WIDTH, HEIGHT, DPI = 11.0, 3.9, 140  # inches, dots per inch
@@ -96,6 +97,6 @@ def _title(planned: PlannedRun) -> str:
     config = planned.config
     how = "" if config.curriculum.name == "none" else f", {config.curriculum.resampling}"
     return (
-        f"{planned.samples:,} images, {config.trainer.epochs:g} epochs, batch {config.data.batch_size:,}{how}, "
+        f"{planned.samples:,} images, {format_epochs(config.trainer.epochs)}, batch {config.data.batch_size:,}{how}, "
         f"windows of {planned.window_length:,} draws"
     )

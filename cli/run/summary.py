@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mimcl.cli.config import Config
-from mimcl.cli.console import console
+from mimcl.cli.console import console, format_epochs
 from mimcl.cli.run.batch_advice import batch_advice
 from mimcl.cli.run.curriculum_line import curriculum_line
 from mimcl.cli.run.folder import Run, free_folder
@@ -26,7 +26,7 @@ def print_settings(
         f"{config.masking.mask_ratio:g}, batch {data.batch_size} in micro-batches of {data.micro_batch_size}"
     )
     console.print(
-        f"{index.samples:,} images in {index.shown}, {config.trainer.epochs:g} epochs: {plan.draws:,} draws in "
+        f"{index.samples:,} images in {index.shown}, {format_epochs(config.trainer.epochs)}: {plan.draws:,} draws in "
         f"{plan.draws // data.batch_size:,} steps"
     )
     if not run.resumed and (advice := batch_advice(run.config, index.samples, processes, free_folder(run.folder))):
@@ -40,4 +40,4 @@ def print_settings(
     if by_epochs and config.trainer.epochs <= 1:
         console.print("masks do not get harder within one epoch; --set masking.clock=step moves them at each step")
     if config.optim.warmup_epochs < run.config.optim.warmup_epochs:
-        console.print(f"warm-up shortened to a tenth of the run: {config.optim.warmup_epochs:g} epochs")
+        console.print(f"warm-up shortened to a tenth of the run: {format_epochs(config.optim.warmup_epochs)}")

@@ -27,6 +27,20 @@ FOR_PAGES = {"matplotlib", "scipy", "jinja2"}
 NOT_FOR_TRAINING = {"timm", "torchvision", "transformers", "torch._dynamo", "sympy", "wandb", "sklearn", *FOR_PAGES}
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("eval knn learned --k 99", "--k 99 is more than the"),
+        ("eval few-shot learned --shots 1 --shots 9", "--shots 9 is more than the"),
+    ],
+)
+def test_more_train_images_than_there_are_is_refused_before_torch(trained, folder, command, message):
+    code, loaded, printed = ended(folder, command)
+    assert code == 1
+    assert message in printed
+    assert not loaded & FOR_TORCH
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with images, shards with and without a val split, and a run with a checkpoint."""
@@ -77,6 +91,7 @@ def ended(folder, command) -> tuple[int, set[str], str]:
         ("eval linear run --data nope", "nope is not a packed data set"),
         ("eval few-shot run", "shards has no val split"),
         ("eval finetune run --data unlabelled", "unlabelled has no val split"),
+        ("eval finetune run --set mixupp=0", "unknown key 'mixupp'; did you mean 'mixup'?"),
         ("export nope --out out", "nope does not exist; give runs/NAME"),
         ("export shards --out out", "shards is neither a checkpoint nor a run"),
         ("masks nope", "nope does not exist; give runs/NAME"),

@@ -7,7 +7,8 @@
 A step is forward, backward and optimizer on uint8 images in memory; ours go through the Trainer. Each round times all
 of them in turn, every other round in reverse order, so that changes of the machine's load affect all alike. Ratios are
 taken within a round and reported as minimum, median and maximum over the rounds. An extra first round compiles, with
-empty caches; its time beyond an ordinary round is the compile time.
+empty caches; its time beyond an ordinary round is the compile time. Where nothing is compiled, that round counts the
+floating-point operations of matrix products, attention included.
 
 The straightforward ones re-implement the structure of the published codes, which are not here: see published.py.
 
@@ -30,6 +31,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mimcl.cli.run.malloc import keep_freed_memory
 from mimcl.curriculum.masking.factory import make_masker
@@ -142,29 +145,37 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+def operations(work: Callable[[], None]) -> int:
+    """Return the floating-point operations of the matrix products in `work`."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it does not count fused attention
+        work()
+    return counter.get_total_flops()
+
+
 def measure(
     sizes: Sizes, maskings: list[MaskingConfig], modes: list[str], rounds: int
-) -> tuple[Times, dict[tuple[str, str], float]]:
-    """Return the times of the rounds, and of the extra first round, which compiles."""
+) -> tuple[Times, dict[Kind, float], dict[Kind, int]]:
+    """Return the times of the rounds, and of the extra first round its times if it compiles, else its operations."""
     torch._inductor.config.force_disable_caches = True
     images = random_images(sizes.batch, sizes.image_size, sizes.device)
     torch._dynamo.config.recompile_limit = 64  # the compiled variants share the Trainer's code
-    works: dict[tuple[str, str], Callable[[], None]] = {}
+    works: dict[Kind, Callable[[], None]] = {}
     for mode in modes:
         for masking in maskings:
             if masking.name in PEERS and mode in (PEER_MODES if masking.name == OURS else EAGER_MODES):
                 works[f"{PEER} {masking.name}", mode] = peer_steps(sizes, images, masking.name, *MODES[mode])
             works[masking.name, mode] = our_steps(sizes, images, masking, *MODES[mode])
-    first = {kind: seconds(work, sizes.device) for kind, work in works.items()}
+    first = {kind: seconds(work, sizes.device) for kind, work in works.items() if kind[1] not in EAGER_MODES}
+    counted = {kind: operations(work) for kind, work in works.items() if kind[1] in EAGER_MODES}
     times: Times = {kind: [] for kind in works}
     for number in range(rounds):
         for kind in reversed(works) if number % 2 else works:
             times[kind].append(seconds(works[kind], sizes.device))
-    return times, first
+    return times, first, counted
 
 
-def tables(sizes: Sizes, times: Times, first: dict[tuple[str, str], float], goals: bool) -> str:
-    """Return tables of images/s, of the ratios, and of compile times."""
+def tables(sizes: Sizes, times: Times, first: dict[Kind, float], counted: dict[Kind, int], goals: bool) -> str:
+    """Return tables of images/s, of the ratios, of compile times, and of operations."""
     images, names = sizes.batch * sizes.steps, dict.fromkeys(name for name, _ in times if not name.startswith(PEER))
     lines = [_head("images/s")]
     lines += [_line(f"{name}, {mode}", [images / t for t in taken], "8.1f") for (name, mode), taken in times.items()]
@@ -196,6 +207,11 @@ def tables(sizes: Sizes, times: Times, first: dict[tuple[str, str], float], goal
         for label, *units in compiled:
             spent = [first[unit] - statistics.median(times[unit]) for unit in units]
             lines.append(f"{label:38} {spent[0]:17.1f} {spent[1]:17.1f}")
+    if mode := next((mode for _, mode in counted), None):  # all modes have the same
+        lines.append(f"\n{'matrix products of a step':38} {'GFLOP':>8} {f'/ {OURS}':>8} {PEER + ' / ours':>22}")
+        for name in names:
+            ours, base, peers = (counted[kind, mode] for kind in (name, OURS, f"{PEER} {name}"))
+            lines.append(f"{name:38} {ours / sizes.steps / 1e9:8.1f} {ours / base:8.2f} {peers / ours:22.2f}")
     return "\n".join(lines) + "\n"
 
 
@@ -235,11 +251,11 @@ def main() -> None:
         where = f"CPU, {torch.get_num_threads()} threads"
     keep_freed_memory()  # as `mimcl train` does
     maskings = [MaskingConfig(name, sizes.ratio) for name in dict.fromkeys([OURS, *options.maskings.split(",")])]
-    times, first = measure(sizes, maskings, options.modes.split(","), options.rounds)
+    times, *first_round = measure(sizes, maskings, options.modes.split(","), options.rounds)
     shape = f"{model.name}, decoder {model.decoder_width} x {model.decoder_depth}, {sizes.image_size} px"
     title = f"{shape}, batches of {sizes.batch}, {where}, torch {torch.__version__}\n"
     title += f"{options.rounds} rounds of {sizes.steps} steps\n"
-    text = title + tables(sizes, times, first, goals=not options.gpu)
+    text = title + tables(sizes, times, *first_round, goals=not options.gpu)
     print(text, end="")
     if options.out:
         options.out.write_text(text)
