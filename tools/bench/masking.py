@@ -251,11 +251,11 @@ def main() -> None:
         where = f"CPU, {torch.get_num_threads()} threads"
     keep_freed_memory()  # as `mimcl train` does
     maskings = [MaskingConfig(name, sizes.ratio) for name in dict.fromkeys([OURS, *options.maskings.split(",")])]
-    times, *first_round = measure(sizes, maskings, options.modes.split(","), options.rounds)
+    times, first, counted = measure(sizes, maskings, options.modes.split(","), options.rounds)
     shape = f"{model.name}, decoder {model.decoder_width} x {model.decoder_depth}, {sizes.image_size} px"
     title = f"{shape}, batches of {sizes.batch}, {where}, torch {torch.__version__}\n"
     title += f"{options.rounds} rounds of {sizes.steps} steps\n"
-    text = title + tables(sizes, times, *first_round, goals=not options.gpu)
+    text = title + tables(sizes, times, first, counted, goals=not options.gpu)
     print(text, end="")
     if options.out:
         options.out.write_text(text)
