@@ -91,7 +91,7 @@ def ended(folder, command) -> tuple[int, set[str], str]:
         ("eval linear run --data nope", "nope is not a packed data set"),
         ("eval few-shot run", "shards has no val split"),
         ("eval finetune run --data unlabelled", "unlabelled has no val split"),
-        ("eval finetune run --set mixupp=0", "unknown key 'mixupp'; did you mean 'mixup'?"),
+        ("eval finetune run --set mixupp=0", "unknown key 'mixupp'; did you mean mixup?"),
         ("export nope --out out", "nope does not exist; give runs/NAME"),
         ("export shards --out out", "shards is neither a checkpoint nor a run"),
         ("masks nope", "nope does not exist; give runs/NAME"),
