@@ -37,6 +37,7 @@ class CurriculumConfig:
     resampling: Annotated[
         Literal["multinomial", "systematic"], "How a window draws: independently, or evenly spaced."
     ] = "multinomial"
+    balance: Annotated[bool, "Give every cluster of the prototype set the same share of the draws."] = False
     uniform: Annotated[
         Literal["epochs", "replacement"],
         "Draws without a curriculum, and after it: every image once per epoch, or with replacement.",
@@ -71,6 +72,8 @@ class CurriculumConfig:
                 raise ValueError(f"curriculum.{knob} is {getattr(self, knob)}; choose a number above 0, such as 0.1")
         if not 0 < self.slice <= 1:
             raise ValueError(f"curriculum.slice is {self.slice}; choose epochs above 0, at most 1, such as 0.0625")
+        if self.balance and self.temp_schedule == "learned":
+            raise ValueError("curriculum.balance is on, which --temp-schedule learned cannot; choose another schedule")
         if self.window is not None and self.window <= 0:
             raise ValueError(f"curriculum.window is {self.window}; choose a positive number of draws, or leave it out")
 

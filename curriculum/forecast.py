@@ -27,8 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincc, ndtr
 
+from mimcl.curriculum.bins import Bins
 from mimcl.curriculum.plan import Plan
-from mimcl.curriculum.temperature import SCHEDULES, UNIFORM_WITHIN, EffectiveFraction, uniform_fraction
+from mimcl.curriculum.schedules import SCHEDULES
+from mimcl.curriculum.temperature import UNIFORM_WITHIN, EffectiveFraction, uniform_fraction
 
 _BINS = 4096  # of h; from one to the next, weights change by less than 0.3 % at the initial temperatures of schedules
 _CHUNK = 64  # windows that are counted at once
@@ -79,7 +81,7 @@ def temperatures(plan: Plan) -> NDArray[np.float64]:
     if config.temp_schedule == "constant":
         taus[: len(firsts)] = config.temperature
     elif plan.curve and len(firsts):
-        high = uniform_fraction(plan.samples)
+        high = plan.curve.uniform
         schedule = SCHEDULES[config.temp_schedule]
         targets = np.array([schedule(first / plan.curriculum_draws, config.r0, high) for first in firsts])
         taus[: len(firsts)] = _inverses(plan.curve, targets, high)
@@ -104,14 +106,12 @@ class _Counts:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        values, self._images = np.zeros(1), np.array([plan.samples])
-        if plan.curve:
-            values, self._images = _merged_histogram(plan.curve)
-        self._h = values - values[0]
-        self._distance = plan.config.hardness(values) if plan.curve else np.full(1, math.nan)
+        self._bins = plan.curve.bins.merged(_BINS) if plan.curve else _equal(plan.samples)
+        self._images = self._bins.images
+        self._distance = plan.config.hardness(self._bins.h) if plan.curve else np.full(1, math.nan)
         self._systematic = plan.config.resampling == "systematic"
         self._block = math.ceil(plan.samples / plan.window_length)  # windows that interleave
-        bins = len(values)
+        bins = len(self._images)
         # Log of the probability of being unseen; mean and variance of the number of times drawn.
         self._log_unseen, self._mean, self._variance = np.zeros(bins), np.zeros(bins), np.zeros(bins)
         # The current systematic block: mean number of times drawn, its windows so far, its first and last p.
@@ -141,8 +141,7 @@ class _Counts:
             self._pass_draws += int(draws.sum())
             shares = np.diff([*_multiples(self._pass_draws - draws[-1], self._pass_draws, samples)]) / samples
             return float(self._distance @ self._images / samples), samples * float(1 - np.prod(1 - shares))
-        p = np.exp(-self._h / taus[:, None])
-        p /= (p @ self._images)[:, None]
+        p = self._bins.probabilities(taus[:, None])
         mean = draws @ p
         if self._systematic:
             if not self._block_windows:
@@ -259,12 +258,9 @@ class _Counts:
         return high
 
 
-def _merged_histogram(curve: EffectiveFraction) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The histogram of h merged to at most _BINS bins; the bins at both ends, with many images, are kept."""
-    values, images = curve.histogram
-    starts = np.unique([0, *range(1, len(values) - 1, math.ceil(len(values) / _BINS)), len(values) - 1])
-    merged = np.add.reduceat(images, starts)
-    return np.add.reduceat(values * images, starts) / merged, merged
+def _equal(images: int) -> Bins:
+    """One bin of all images."""
+    return Bins(np.zeros(1), np.array([images]), np.zeros(1), np.ones(1), np.ones(1, bool), 1.0)
 
 
 def _multiples(start: int, stop: int, step: int) -> Iterator[int]:

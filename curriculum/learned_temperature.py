@@ -21,7 +21,6 @@ in short windows. The defaults of eta and beta were chosen on a simulated learne
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.hardness import Hardness
 from mimcl.curriculum.temperature import UNIFORM_WITHIN, EffectiveFraction
+from mimcl.curriculum.window_gate import WindowGate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,8 +90,7 @@ class LearnedTemperature:
         first = _Theta(self._lowest, Gradient())
         self._thetas = {0: first, 1: first}
         self._sums = np.zeros(_SUMS)  # of the current window: the last but one that has a temperature
-        self._lock = threading.Lock()
-        self._awaited: dict[int, Future[None]] = {}
+        self._gate = WindowGate(1)
 
     def observe(self, batch: Any, per_sample_loss: Tensor) -> Tensor:
         """Return the five sums, float64 (5,), of a micro-batch with losses (n,), on their device and without syncing.
@@ -118,8 +117,7 @@ class LearnedTemperature:
 
     def when_ready(self, window: int) -> Future[None] | None:
         """Return a future that is done once `window` has a temperature; None if it has one. Thread-safe."""
-        with self._lock:
-            return None if window <= max(self._thetas) else self._awaited.setdefault(window, Future())
+        return self._gate.when_open(window)
 
     def temperature(self, window: int) -> float:
         """Return tau of a recent window. Raises LookupError if it is not known yet, or no longer kept."""
@@ -143,6 +141,7 @@ class LearnedTemperature:
             )
         self._sums = np.array(state["sums"])
         self._thetas = {window: _Theta(theta, Gradient(*terms)) for window, (theta, *terms) in state["chosen"].items()}
+        self._gate = WindowGate(max(self._thetas))
 
     def _take_step(self) -> None:
         newest = max(self._thetas)
@@ -156,11 +155,8 @@ class LearnedTemperature:
         theta = min(max(theta, self._lowest), self._highest)
         kept = {window: self._thetas[window] for window in sorted(self._thetas)[1 - _KEPT_WINDOWS :]}
         self._sums = np.zeros(_SUMS)
-        with self._lock:
-            self._thetas = kept | {newest + 1: _Theta(theta, gradient)}
-            awaited = self._awaited.pop(newest + 1, None)
-        if awaited:
-            awaited.set_result(None)
+        self._thetas = kept | {newest + 1: _Theta(theta, gradient)}
+        self._gate.open(newest + 1)
 
 
 def objective_gradient(sums: NDArray[np.float64], tau: float, beta: float) -> Gradient:

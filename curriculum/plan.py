@@ -1,4 +1,4 @@
-"""The image of each draw, planned window by window: a pure function of (seed, window, schedule, distances).
+"""The image of each draw, planned window by window: a pure function of (seed, window, schedule, distances or scores).
 
 During the curriculum a window draws from p_tau (Lin et al., CVPR 2025) at the temperature of its first draw. After it,
 every image is drawn exactly once per pass, in keyed order, or draws continue with replacement at infinite tau.
@@ -15,13 +15,16 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mimcl.curriculum.balance import Balance
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.hardness import Hardness
+from mimcl.curriculum.difficulty import BELOW_1, Difficulty
 from mimcl.curriculum.hashing import Hash64, unit_interval
 from mimcl.curriculum.learned_temperature import LearnedTemperature
+from mimcl.curriculum.moving_scores import MovingScores
 from mimcl.curriculum.permutation import KeyedPermutation
+from mimcl.curriculum.schedules import Schedule, schedule_of
 from mimcl.curriculum.shard_order import STRETCH, arrange
-from mimcl.curriculum.temperature import SCHEDULES, EffectiveFraction, uniform_fraction, weights
+from mimcl.curriculum.temperature import EffectiveFraction, uniform_fraction
 
 # Stream numbers make the uses of the seed independent; those below 16 are used for pixels.
 STREAM_SAMPLE = 16  # multinomial: a number in [0, 1) per draw
@@ -31,9 +34,6 @@ STREAM_ORDER = 19  # systematic: the order of a window's draws
 STREAM_PASS = 20  # uniform: the order of the images in a pass
 STREAM_ARRANGE = 21  # order "shard": the order of the shards, and of the draws within
 STREAM_SUBSTITUTE = 32  # plus the retry, 0 to 15: a number in [0, 1) per draw whose sample is bad
-
-_CACHED_IMAGES = 1 << 25  # up to here a block's h is cached: 128 MB; planning slows down by half without it
-_CHUNK = 1 << 16  # images per chunk: 512 KB of weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +58,14 @@ class WindowPlan:
 class Plan:
     """All windows of a run. `window(number)` depends on its argument and the constructor's arguments only.
 
-    `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none"), `draws`
-    the run's length T, `hash64(seed, numbers, stream)` the source of randomness, `learned` the temperatures of the
-    learned schedule, `shards` (N,), ascending, the shard of each sample (required for order "shard", which reorders
-    the draws of a window but draws the same samples). Attributes: `learned`, `samples`, `draws`, `window_length` (W,
-    in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `curve` (r of a temperature,
-    None without a curriculum), `retries` (the number of substitutes for a bad draw). Raises ValueError for distances
-    that the curriculum cannot use, a window that is not a multiple of `batch_size`, and missing shards.
+    `samples` is N, `distances` (N,) in [0, 1] with 0 = most prototypical (None only for curriculum "none", or with
+    `scores`, which change during the run), `draws` the run's length T, `hash64(seed, numbers, stream)` the source of
+    randomness, `learned` the temperatures of the learned schedule, `shards` (N,), ascending, the shard of each sample
+    (required for order "shard", which reorders the draws of a window but draws the same samples), `balance` that of the
+    images, `schedule` replaces the configured one. Attributes: `learned`, `samples`, `draws`, `window_length` (W, in
+    draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `curve` (r of a temperature, at
+    the start; None without a curriculum), `retries` (the number of substitutes for a bad draw). Raises ValueError for
+    distances that the curriculum cannot use, a window that is not a multiple of `batch_size`, and missing shards.
     """
 
     retries = 16
@@ -81,8 +82,11 @@ class Plan:
         hash64: Hash64,
         learned: LearnedTemperature | None = None,
         shards: NDArray[np.int32] | None = None,
+        balance: Balance | None = None,
+        scores: MovingScores | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        _check(config, samples, distances, draws, batch_size)
+        _check(config, samples, distances, scores, draws, batch_size)
         if config.learns and learned is None:
             raise ValueError("curriculum.temp_schedule is 'learned'; pass a LearnedTemperature")
         if config.order == "shard" and (shards is None or shards.shape != (samples,)):
@@ -93,16 +97,21 @@ class Plan:
         self.windows = math.ceil(draws / self.window_length)
         self.curriculum_draws = 0
         self._distances = None if distances is None else np.asarray(distances, np.float32)
-        self._h: Hardness | None = None
-        self._seed, self._hash64, self.learned = seed, hash64, learned
-        self.curve: EffectiveFraction | None = None
+        self._seed, self._hash64, self.learned, self._scores = seed, hash64, learned, scores
+        self._fixed: Difficulty | None = None  # without scores
+        self._schedule = schedule or (None if config.learns else schedule_of(config))
         self._uniform_fraction = uniform_fraction(samples)
-        self._block: tuple[int, NDArray[np.float32]] | None = None  # the last block and its h, in the block's order
-        if config.name != "none" and self._distances is not None:
+        self._block: tuple[int, KeyedPermutation] | None = None  # the last block, and its order
+        if config.name != "none":
             self.curriculum_draws = self.window_length * round(config.share * draws / self.window_length)
-            self._h = Hardness(config, self._distances)
-            self._lowest_h = float(self._h.min())
-            self.curve = learned.curve if learned else EffectiveFraction(self._h)
+            if self._distances is not None:
+                self._fixed = Difficulty(config, self._distances, balance, learned.curve if learned else None)
+
+    @property
+    def curve(self) -> EffectiveFraction | None:
+        """r of a temperature, at the start; None without a curriculum."""
+        difficulty = self._difficulty(0)
+        return difficulty.curve if difficulty else None
 
     @property
     def clamped(self) -> bool:
@@ -112,7 +121,9 @@ class Plan:
         return self.config.r0 < self.curve.lowest
 
     def when_ready(self, number: int) -> Future[None] | None:
-        """Return a future that is done once window `number` has a temperature; None if it has one already."""
+        """Return a future that is done once all that window `number` depends on is known; None if it is."""
+        if self._scores:
+            return self._scores.when_ready(number)
         in_curriculum = number * self.window_length < self.curriculum_draws
         return self.learned.when_ready(number) if self.learned and in_curriculum else None
 
@@ -121,23 +132,23 @@ class Plan:
 
         Raises LookupError while the window's temperature is still to be learned.
         """
-        tau = self.temperature(number)
+        tau, difficulty = self.temperature(number), self._difficulty(number)
         first = number * self.window_length
         count = min(self.window_length, self.draws - first)
         in_curriculum = first < self.curriculum_draws
-        fraction = self.curve(tau) if self.curve and in_curriculum else self._uniform_fraction
+        fraction = difficulty.curve(tau) if difficulty else self._uniform_fraction
         if not in_curriculum and self.config.uniform == "epochs":
             ids = self._passes(first, count)
         elif self.config.resampling == "multinomial":
-            ids = self._multinomial(np.arange(first, first + count), STREAM_SAMPLE, tau)
+            ids = self._multinomial(np.arange(first, first + count), STREAM_SAMPLE, difficulty, tau)
         else:
-            ids = self._systematic(number, count, tau)
+            ids = self._systematic(number, count, difficulty, tau)
         phase: Literal["curriculum", "uniform"] = "curriculum" if in_curriculum else "uniform"
         if self._shards is None:
             stretches = np.minimum(np.arange(0, count + STRETCH, STRETCH), count)
         else:
             ids, stretches = arrange(ids, self._shards, self._key(number, STREAM_ARRANGE), self._hash64)
-        return WindowPlan(number, first, ids, self._distances_of(ids), stretches, tau, fraction, phase)
+        return WindowPlan(number, first, ids, self._distances_of(number, ids), stretches, tau, fraction, phase)
 
     def substitutes(
         self, window_number: int, draws: NDArray[np.int64], retry: int
@@ -150,84 +161,71 @@ class Plan:
         """
         if not 0 <= retry < self.retries:
             raise IndexError(f"retry {retry} of a plan with retries 0 to {self.retries - 1}")
-        ids = self._multinomial(draws, STREAM_SUBSTITUTE + retry, self.temperature(window_number))
-        return ids, self._distances_of(ids)
-
-    def _distances_of(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.full(len(ids), np.nan, np.float32) if self._distances is None else self._distances[ids]
+        difficulty, tau = self._difficulty(window_number), self.temperature(window_number)
+        ids = self._multinomial(draws, STREAM_SUBSTITUTE + retry, difficulty, tau)
+        return ids, self._distances_of(window_number, ids)
 
     def temperature(self, number: int) -> float:
         """Return tau of window `number`, that of its first draw. Raises IndexError outside [0, windows)."""
         if not 0 <= number < self.windows:
             raise IndexError(f"window {number} of a plan with windows 0 to {self.windows - 1}")
-        first = number * self.window_length
-        if first >= self.curriculum_draws or self.curve is None:
+        difficulty = self._difficulty(number)
+        if difficulty is None:
             return math.inf
-        if self.config.temp_schedule == "constant":
-            return self.config.temperature
         if self.learned:
             return self.learned.temperature(number)
-        schedule = SCHEDULES[self.config.temp_schedule]
-        return self.curve.inverse(schedule(first / self.curriculum_draws, self.config.r0, self._uniform_fraction))
+        assert self._schedule is not None
+        return self._schedule(number * self.window_length / self.curriculum_draws, difficulty.curve)
 
-    def _multinomial(self, draws: NDArray[np.int64], stream: int, tau: float) -> NDArray[np.int64]:
+    def _difficulty(self, number: int) -> Difficulty | None:
+        """What a window draws by; None after the curriculum and without one."""
+        if number * self.window_length >= self.curriculum_draws:
+            return None
+        return self._scores.difficulty(number) if self._scores else self._fixed
+
+    def _distances_of(self, number: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        distances = self._scores.difficulty(number).distances if self._scores else self._distances
+        return np.full(len(ids), np.nan, np.float32) if distances is None else distances[ids]
+
+    def _multinomial(
+        self, draws: NDArray[np.int64], stream: int, difficulty: Difficulty | None, tau: float
+    ) -> NDArray[np.int64]:
         """Draw independently with replacement, by cumulative sum and search in float64: exact for any N."""
         points = unit_interval(self._hash64(self._seed, draws, stream))
         order = np.argsort(points)
         ids = np.empty(len(points), np.int64)
-        ids[order] = self._search(self._h, tau, points[order])
+        ids[order] = self._find(difficulty, tau, points[order])
         return ids
 
-    def _systematic(self, number: int, count: int, tau: float) -> NDArray[np.int64]:
+    def _systematic(self, number: int, count: int, difficulty: Difficulty | None, tau: float) -> NDArray[np.int64]:
         """Draw by W equally spaced points (a comb) over the images in the block's order, in keyed random order."""
         size = math.ceil(self.samples / self.window_length)  # windows in a block
         block, turn = divmod(number, size)
-        images = KeyedPermutation(self.samples, self._key(block, STREAM_BLOCK), self._hash64)
-        h = None if self._h is None or math.isinf(tau) else self._block_h(self._h, block, images)
+        images = self._order_of(block)
         # The combs of a block's windows interleave to one comb of size * W points.
         start = unit_interval(self._hash64(self._seed, block, STREAM_COMB))[0] + turn / size
         points = (np.arange(self.window_length) + start % 1.0) / self.window_length
         order = KeyedPermutation(self.window_length, self._key(number, STREAM_ORDER), self._hash64)
-        return images(self._search(h, tau, points)[order(np.arange(count))])
+        return images(self._find(difficulty, tau, points, images)[order(np.arange(count))])
 
-    def _search(
-        self, h: Hardness | NDArray[np.float32] | None, tau: float, points: NDArray[np.float64]
+    def _find(
+        self,
+        difficulty: Difficulty | None,
+        tau: float,
+        points: NDArray[np.float64],
+        order: KeyedPermutation | None = None,
     ) -> NDArray[np.int64]:
-        """Find the images at ascending `points` in [0, 1), if they lie end to end, each as wide as its p_tau.
+        """The positions in `order` of the images at `points`; without `difficulty` all are equally wide."""
+        if difficulty is None:
+            return (np.minimum(points, BELOW_1) * self.samples).astype(np.int64)
+        return difficulty.find(points, tau, order)
 
-        At infinite `tau` (the only one that allows `h` None) all are equally wide. Otherwise `h` is read twice, in
-        chunks that fit the cache: to sum their weights, then to search in them. No array of N sums is made.
-        """
-        points = np.minimum(points, 1 - 2.0**-53)  # a point may have been rounded to 1
-        if h is None or math.isinf(tau):
-            return (points * self.samples).astype(np.int64)
-        starts = range(0, self.samples, _CHUNK)
-        ends = np.cumsum([weights(h[start : start + _CHUNK], tau, self._lowest_h).sum() for start in starts])
-        points *= ends[-1]
-        cuts = [0, *np.searchsorted(points, ends)]
-        found = np.empty(len(points), np.int64)
-        for number, start in enumerate(starts):
-            inside = slice(cuts[number], cuts[number + 1])
-            if inside.start == inside.stop:
-                continue
-            sums = np.cumsum(weights(h[start : start + _CHUNK], tau, self._lowest_h))
-            within = points[inside] - (ends[number - 1] if number else 0)
-            # The first image whose sum exceeds the point never has weight 0; below the last sum there is always one.
-            within = np.minimum(within, np.nextafter(sums[-1], 0))
-            found[inside] = start + np.searchsorted(sums, within, side="right")
-        return found
-
-    def _block_h(self, h: Hardness, block: int, images: KeyedPermutation) -> Hardness | NDArray[np.float32]:
-        """Return h in the block's order; up to _CACHED_IMAGES images it is cached for the block's other windows."""
-        ordered = h.permuted(images)
-        if self.samples > _CACHED_IMAGES:
-            return ordered
-        cached = self._block
-        if cached is not None and cached[0] == block:
-            return cached[1]
-        made = np.concatenate([ordered[start : start + _CHUNK] for start in range(0, self.samples, _CHUNK)])
-        self._block = block, made
-        return made
+    def _order_of(self, block: int) -> KeyedPermutation:
+        """Return the order of the images in a block: the same object for all its windows, planned in turn."""
+        kept = self._block
+        if kept is None or kept[0] != block:
+            kept = self._block = block, KeyedPermutation(self.samples, self._key(block, STREAM_BLOCK), self._hash64)
+        return kept[1]
 
     def _passes(self, first: int, count: int) -> NDArray[np.int64]:
         """Return `count` draws from draw `first` on: each image once per pass of N draws after the curriculum."""
@@ -246,13 +244,18 @@ class Plan:
 
 
 def _check(
-    config: CurriculumConfig, samples: int, distances: NDArray[np.float32] | None, draws: int, batch_size: int
+    config: CurriculumConfig,
+    samples: int,
+    distances: NDArray[np.float32] | None,
+    scores: MovingScores | None,
+    draws: int,
+    batch_size: int,
 ) -> None:
     for name, value in (("samples", samples), ("draws", draws), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     if distances is None:
-        if config.name != "none":
+        if config.name != "none" and scores is None:
             raise ValueError(f"curriculum.name is {config.name!r}, which needs distances; build prototypes first")
         return
     if distances.shape != (samples,):

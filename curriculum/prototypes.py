@@ -49,6 +49,11 @@ class PrototypeSet:
     centroids: Features  # (K, D), in the space of standardised features of unit length
     info: dict[str, Any]  # prototypes.json without the digests of the other files
 
+    @property
+    def parents(self) -> NDArray[np.int32] | None:
+        """The upper-level cluster of each cluster, (K,); None if there is one level."""
+        return np.array(self.info["parents"], np.int32) if self.info.get("parents") else None
+
     def save(self, folder: str | os.PathLike) -> None:
         """Write the set's files to `folder`. Not atomic: write to a temporary folder and rename it when complete."""
         folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Temperature, the effective fraction of the data that it draws, and schedules of that fraction.
+"""Temperature, and the effective fraction of the data that it draws.
 
 Prototype curriculum (Lin et al., CVPR 2025, arXiv 2411.10685). h in [0, 1] is an image's hardness, 0 = drawn first:
 
@@ -12,15 +12,14 @@ found as its inverse. All in float64: float32 cannot represent 1 - p accurately 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimcl.curriculum.balance import Balance
+from mimcl.curriculum.bins import count
 from mimcl.curriculum.hardness import Hardness
 
-_CHUNK = 1 << 16  # images per chunk, so that temporaries fit the CPU cache
-_BINS = 1 << 15  # of the histogram of h
 UNIFORM_WITHIN = 1e-3  # a target this close to r(infinity) is uniform
 # Range of the search for tau, in octaves of the range of h. Below 2^-30 only images of the lowest h are drawn; above
 # 2^4, r is within 2e-4 of r(infinity) for any distribution, which counts as uniform.
@@ -59,40 +58,20 @@ def uniform_fraction(samples: int) -> float:
 
 
 class EffectiveFraction:
-    """r(tau) of one data set, and its inverse, from a histogram of h that is built once.
+    """r(tau) of one data set, and its inverse, from `bins` of h that are counted once.
 
-    A bin is represented by the mean of its members. Bins have equal width in the fourth root of h over its range, since
-    small temperatures resolve small h. The images at the lowest and highest h, which are many (a prototype per
-    cluster), have bins of their own and are exact. `lowest` is r(tau -> 0) and `uniform` is r(infinity). Raises
+    `lowest` is r(tau -> 0) and `uniform` is r(infinity), with balance less than that of equally likely images. Raises
     ValueError if all h are equal.
     """
 
-    def __init__(self, h: NDArray[np.floating] | Hardness) -> None:
-        low, high = float(h.min()), float(h.max())
-        if not low < high:
-            raise ValueError(f"all {len(h)} distances are equal ({low:g}); rebuild the prototypes")
-        counts, sums = np.zeros(_BINS + 2, np.int64), np.zeros(_BINS + 2)
-        for start in range(0, len(h), _CHUNK):
-            place = (h[start : start + _CHUNK] - np.float64(low)) / (high - low)
-            bins = np.ceil(np.sqrt(np.sqrt(place)) * _BINS).astype(np.int64) + (place == 1)
-            counts += np.bincount(bins, minlength=_BINS + 2)
-            sums += np.bincount(bins, place, minlength=_BINS + 2)
-        used = counts > 0
-        self._counts, self._place = counts[used], sums[used] / counts[used]
-        self._low, self._range = low, high - low
-        self.lowest = self(self._range * 2 ** _OCTAVES[0])
-        self.uniform = self(math.inf)
-
-    @property
-    def histogram(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The mean h of each bin, ascending, and its number of images."""
-        return self._low + self._place * self._range, self._counts
+    def __init__(self, h: NDArray[np.floating] | Hardness, balance: Balance | None = None) -> None:
+        self.bins = count(h, balance)
+        self.lowest = self(self.bins.span * 2 ** _OCTAVES[0])
+        self.uniform = self(math.inf) if balance else uniform_fraction(len(h))
 
     def __call__(self, tau: float) -> float:
         """Return r(tau), for `tau` > 0 or math.inf."""
-        p = np.exp(self._place * (-self._range / tau))
-        p /= (p * self._counts).sum()
-        return effective_fraction(p, self._counts)
+        return effective_fraction(self.bins.probabilities(tau), self.bins.images)
 
     def inverse(self, target: float) -> float:
         """Return tau with r(tau) = `target`: monotone, math.inf within 1e-3 of `uniform`, clamped below `lowest`."""
@@ -100,44 +79,13 @@ class EffectiveFraction:
             return math.inf
         low, high = _OCTAVES
         if target <= self.lowest:
-            return self._range * 2**low
+            return self.bins.span * 2**low
         # Bisection between fixed ends tries the same points for any target, so rounding in r cannot change the order of
         # two results, nor can the last bit of another CPU's exp change a result.
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            if self(self._range * 2**middle) < target:
+            if self(self.bins.span * 2**middle) < target:
                 low = middle
             else:
                 high = middle
-        return self._range * 2**high
-
-
-# Schedules: the target r at progress t in [0, 1], from r0 to r_inf = r(infinity).
-
-
-def cosine(t: float, r0: float, r_inf: float) -> float:
-    """Slow at both ends; the paper's schedule."""
-    return r0 + (r_inf - r0) * (1 - math.cos(math.pi * t)) / 2
-
-
-def linear(t: float, r0: float, r_inf: float) -> float:
-    """A straight line; the reference code's schedule."""
-    return r0 + (r_inf - r0) * t
-
-
-def exponential(t: float, r0: float, r_inf: float) -> float:
-    """Grow by the same factor in equal intervals."""
-    return r0 * (r_inf / r0) ** t
-
-
-def step(t: float, r0: float, r_inf: float) -> float:
-    """Four stages of equal length, the last with all data."""
-    return r0 + (r_inf - r0) * min(math.floor(4 * t), 3) / 3
-
-
-SCHEDULES: dict[str, Callable[[float, float, float], float]] = {
-    "cosine": cosine,
-    "linear": linear,
-    "exponential": exponential,
-    "step": step,
-}
+        return self.bins.span * 2**high

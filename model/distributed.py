@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import torch.distributed as dist
@@ -60,6 +60,17 @@ def connected(world: World, device: torch.device, timeout_seconds: float) -> Ite
 def is_connected() -> bool:
     """Whether this process is in a `connected` block with others."""
     return dist.is_initialized()
+
+
+def current_world() -> World:
+    """Return this process's place among those that torch.distributed connects, else among torchrun's."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World.from_environment()
+    rank, size = dist.get_rank(), dist.get_world_size()
+    local = {name: os.environ.get(name, "") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    if all(value.isascii() and value.isdigit() for value in local.values()):
+        return World(rank, size, *map(int, local.values()))
+    return World(rank, size, rank, size)  # processes of one machine, as far as one can tell
 
 
 def require_own_devices(uuids: Sequence[str]) -> None:
@@ -211,8 +222,18 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
         return [tensor]
     gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     with _peers():
-        dist.all_gather(gathered, tensor)
+        dist.all_gather(gathered, tensor, _host_group())
     return gathered
+
+
+def _host_group() -> dist.ProcessGroup | None:
+    """The group that sends tensors of the host: None, that of all processes, unless it is for GPUs only."""
+    return None if "cpu:" in dist.get_backend_config() else _over_gloo(dist.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _over_gloo(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo")
 
 
 def _detect_dead_machines() -> None:

@@ -21,6 +21,8 @@ STREAM_ERASING = 5
 STREAM_MIXING = 6
 STREAM_DROP_PATH = 7
 STREAM_NOISE = 8
+STREAM_VIEW = 9
+STREAM_TRANSFORM = 10
 
 _ATTEMPTS = 10  # boxes tried before falling back to the central one, as in torchvision
 EVALUATION_SIDE = 0.875  # of the shorter side: resize 256, crop 224
@@ -92,7 +94,7 @@ def evaluation_boxes(width: NDArray[np.integer], height: NDArray[np.integer]) ->
     return np.stack([(width - side) // 2, (height - side) // 2, side, side], axis=1).astype(np.int32)
 
 
-# The crops of a stream's draws: (draws, width, height) -> (boxes, flips).
+# The crops of a stream's n draws: (draws, width, height) -> (boxes, flips), n rows of each, or n for each of the views.
 Transform = Callable[
     [NDArray[np.int64], NDArray[np.integer], NDArray[np.integer]], tuple[NDArray[np.int32], NDArray[np.bool_]]
 ]
@@ -109,6 +111,24 @@ def random_crops(seed: int, scale: tuple[float, float] = (0.2, 1.0)) -> Transfor
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         boxes = crop_boxes(hash64(seed, draws, STREAM_CROP), width, height, scale)
         return boxes, flips(hash64(seed, draws, STREAM_FLIP))
+
+    return transform
+
+
+def view_seed(seed: int, view: int) -> int:
+    """The seed of a draw's view 0, 1, ...; that of view 0 is `seed` itself."""
+    return int(hash64(seed, view, STREAM_VIEW)[0]) if view else seed
+
+
+def random_views(seed: int, views: int, scale: tuple[float, float] = (0.2, 1.0)) -> Transform:
+    """Several independent crops of each draw, `random_crops` of the views' seeds: all of view 0, all of view 1, ..."""
+    crops = [random_crops(view_seed(seed, view), scale) for view in range(views)]
+
+    def transform(
+        draws: NDArray[np.int64], width: NDArray[np.integer], height: NDArray[np.integer]
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        boxes, flips = zip(*(crop(draws, width, height) for crop in crops), strict=True)
+        return np.concatenate(boxes), np.concatenate(flips)
 
     return transform
 

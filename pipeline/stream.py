@@ -32,7 +32,7 @@ from mimcl.pipeline.window_prefetch import PlannedWindow, ReadAnnouncer, StopEve
 class Batch:
     """A rank's micro-batch of n draws, in order of their numbers."""
 
-    images: torch.Tensor  # uint8, (n, 3, H, W), on the device
+    images: torch.Tensor  # uint8, (n, 3, H, W), on the device; with V views (V n, 3, H, W), one view after another
     draws: NDArray[np.int64]
     keys: torch.Tensor  # int64 (n,), on the device: the hash that mask noise is made from
     sample_ids: NDArray[np.int64]  # unlike the window's, with substitutes for bad samples

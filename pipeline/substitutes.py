@@ -69,7 +69,8 @@ class SampleReader:
     def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[MicroBatch, Encoded]:
         """Read the draws' images, with boxes; only a decoder can still find them bad.
 
-        Raises DataError if the last retry of a draw is bad.
+        With several views each image is there once for each of them. Raises DataError if the last retry of a draw is
+        bad.
         """
         places = draws - window.first_draw
         batch = MicroBatch(window, draws, window.sample_ids[places], window.distances[places], [])
@@ -79,29 +80,36 @@ class SampleReader:
         boxes, flips = self._boxes(batch, slice(None))
         for place, image in enumerate(images):
             if image is _STAND_IN.data[0]:
-                boxes[place] = _STAND_IN.boxes[0]
-        return batch, Encoded(images, boxes, flips)
+                boxes[place :: len(images)] = _STAND_IN.boxes[0]
+        return batch, Encoded(images * (len(boxes) // len(images)), boxes, flips)
 
     def replace_undecodable(self, batch: MicroBatch, decoded: Decoded) -> None:
-        """Put a substitute's pixels wherever no decoder could decode an image.
+        """Put a substitute's pixels, in all views, wherever no decoder could decode an image.
 
         The reference decoder decodes the substitutes. Raises DataError if the last retry of a draw is bad.
         """
-        images, failures = decoded
+        images, draws = decoded.images, len(batch.draws)
+        failures = {place % draws: reason for place, reason in reversed(decoded.failures)}  # of its first view
         if self._keep_bad:
-            for place, reason in failures:
+            for place, reason in sorted(failures.items()):
                 self._note(batch, place, defect_of(self._index, int(batch.sample_ids[place]), reason))
             for bad in batch.bad:
-                images[bad.draw - int(batch.draws[0])] = 0
+                images[bad.draw - int(batch.draws[0]) :: draws] = 0
             return
-        for place, reason in failures:
-            pixels: NDArray[np.uint8] | str = reason
-            while isinstance(pixels, str):
-                defect = defect_of(self._index, int(batch.sample_ids[place]), pixels)
+        for place, reason in sorted(failures.items()):
+            while True:
+                defect = defect_of(self._index, int(batch.sample_ids[place]), reason)
                 data = self._good_bytes(batch, place, defect)
-                (box,), (flip,) = self._boxes(batch, slice(place, place + 1))
-                pixels = decode_one(data, box.tolist(), flip, images.shape[-1], self._scaled)
-            images[place] = torch.tensor(pixels).permute(2, 0, 1).to(images.device)
+                boxes, flips = self._boxes(batch, slice(place, place + 1))
+                views = [
+                    decode_one(data, box.tolist(), flip, images.shape[-1], self._scaled)
+                    for box, flip in zip(boxes, flips, strict=True)
+                ]
+                reasons = [view for view in views if isinstance(view, str)]
+                if not reasons:
+                    break
+                reason = reasons[0]
+            images[place::draws] = torch.tensor(np.stack(views)).permute(0, 3, 1, 2).to(images.device)
 
     def _good_bytes(self, batch: MicroBatch, place: int, found: NDArray[np.uint8] | Defect) -> NDArray[np.uint8]:
         """`found`, or the bytes of the first substitute in that place that is read without a defect, or a stand-in."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 from mimcl.cli.config import Config
 from mimcl.cli.run.device import has_cuda
+from mimcl.curriculum.config import CurriculumConfig
 from mimcl.pipeline.data_config import DecoderName
 from mimcl.pipeline.remote.request_limit import has_request_limit
 
@@ -24,10 +25,14 @@ RESOLVED = {
 
 
 def draws_of(config: Config, samples: int) -> int:
-    """Return the length T of a run in draws: `epochs` times the samples, rounded up to whole batches."""
+    """Return the length T of a run in draws."""
+    return whole_batches(config.trainer.epochs, samples, config.data.batch_size)
+
+
+def whole_batches(epochs: float, samples: int, batch_size: int) -> int:
+    """Return `epochs` times the samples in draws, rounded up to whole batches."""
     # Rounded first: 0.1 epochs of 640 samples are 64 draws, not the 65 of a product just above it.
-    wanted = round(config.trainer.epochs * samples, 6)
-    return config.data.batch_size * max(1, math.ceil(wanted / config.data.batch_size))
+    return batch_size * max(1, math.ceil(round(epochs * samples, 6) / batch_size))
 
 
 def warmup_epochs(config: Config) -> float:
@@ -37,10 +42,15 @@ def warmup_epochs(config: Config) -> float:
 
 def resolve_order(config: Config) -> Config:
     """Return `config` with the order of its draws: if left open, by shard where the data's server limits requests."""
-    if config.curriculum.order != "auto":
-        return config
-    order: Literal["random", "shard"] = "shard" if has_request_limit(config.data.root) else "random"
-    return replace(config, curriculum=replace(config.curriculum, order=order))
+    return replace(config, curriculum=resolved_order(config.curriculum, config.data.root))
+
+
+def resolved_order(curriculum: CurriculumConfig, root: str) -> CurriculumConfig:
+    """As `resolve_order`, of a curriculum over the data at `root`."""
+    if curriculum.order != "auto":
+        return curriculum
+    order: Literal["random", "shard"] = "shard" if has_request_limit(root) else "random"
+    return replace(curriculum, order=order)
 
 
 def resolve(config: Config, window: int | None, decoder: DecoderName, steps: int | None = None) -> Config:

@@ -13,6 +13,8 @@ from mimcl.cli.config import Config
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.resolve import draws_of, warmup_epochs
 from mimcl.cli.suggest import prototypes_build
+from mimcl.curriculum.balance import Balance
+from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.files import DataError, NoPrototypesError
@@ -27,12 +29,17 @@ class TrainingData:
     index: ShardIndex
     distances: NDArray[np.float32] | None  # (N,); None without a curriculum
     draws: int
+    balance: Balance | None = None  # of the clusters, if the curriculum has it
 
     @classmethod
     def open(cls, config: Config) -> TrainingData:
         """Open what `config` names. Raises PrototypeError and DataError."""
         index = ShardIndex.load(config.data.root)
-        return cls(index, load_distances(config, index), draws_of(config, index.samples))
+        draws = draws_of(config, index.samples)
+        if config.curriculum.name == "none":
+            return cls(index, None, draws)
+        found = load_set(config.curriculum, index)
+        return cls(index, found.distance, draws, balance_of(config.curriculum, found))
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
@@ -50,20 +57,28 @@ class TrainingData:
             distances=self.distances,
             shards=self.index.shard,
             warmup_draws=math.ceil(warmup_epochs(config) * self.index.samples),
+            balance=self.balance,
         )
 
 
 def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | None:
     """Load the prototype distance of each sample, None without a curriculum. Raises PrototypeError and DataError."""
-    if config.curriculum.name == "none":
-        return None
-    name = config.curriculum.prototypes
-    build = prototypes_build(index.shown, name)
+    return None if config.curriculum.name == "none" else load_set(config.curriculum, index).distance
+
+
+def load_set(curriculum: CurriculumConfig, index: ShardIndex) -> PrototypeSet:
+    """Load the prototype set of a curriculum. Raises PrototypeError and DataError."""
+    build = prototypes_build(index.shown, curriculum.prototypes)
     try:
-        folder = index.prototypes_folder(name)
+        folder = index.prototypes_folder(curriculum.prototypes)
     except NoPrototypesError as error:
         raise DataError(f"{error}; run `{build}`") from None
-    return PrototypeSet.load(folder, index.fingerprint, check_once, build).distance
+    return PrototypeSet.load(folder, index.fingerprint, check_once, build)
+
+
+def balance_of(curriculum: CurriculumConfig, found: PrototypeSet) -> Balance | None:
+    """Return the balance of a set's clusters where the curriculum wants it."""
+    return Balance.of(found.cluster, found.parents) if curriculum.balance else None
 
 
 def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> dict[str, str | None]:

@@ -5,13 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimcl.curriculum.temperature import (
-    SCHEDULES,
-    EffectiveFraction,
-    effective_fraction,
-    p_tau,
-    uniform_fraction,
-)
+from mimcl.curriculum.schedules import SCHEDULES
+from mimcl.curriculum.temperature import EffectiveFraction, effective_fraction, p_tau, uniform_fraction
 
 
 def typical_distances(n: int, seed: int = 0) -> np.ndarray:

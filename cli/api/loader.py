@@ -1,0 +1,226 @@
+"""The stream of batches for any training loop: drawn by a curriculum, exactly resumable, on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from mimcl.cli.api.loader_batch import BatchConversion, BatchTransform, LoaderBatch
+from mimcl.cli.api.loader_plan import ENDLESS, Progress, plan_loader
+from mimcl.cli.api.loader_state import FORMAT, require_same
+from mimcl.cli.api.same_on_all import same_on_all
+from mimcl.cli.errors import ConfigError, usage_errors
+from mimcl.cli.run.requests import keeps_whole_shards
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.moving_scores import MovingScores
+from mimcl.model.distributed import current_world
+from mimcl.pipeline.augment import random_views
+from mimcl.pipeline.batch_shares import BatchShares
+from mimcl.pipeline.cores import decode_threads
+from mimcl.pipeline.data_config import DataConfig, DecoderName, bad_allowed
+from mimcl.pipeline.decode import Decoder
+from mimcl.pipeline.decoder_choice import make_decoder
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.stream import Batch, ReadOptions, Stream
+
+
+class Loader:
+    """Iterates over the batches of packed shards, from where it is to the end of the run.
+
+    What a draw is (its image, crop, flip and keys) depends on its number, the seed and the curriculum alone, and not on
+    processes or what was made ahead. So a run that continues from `state_dict()`, on another number of processes as
+    well, gets exactly the draws it would have got. Leaving a loop and iterating again continues it.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        batch_size: int,
+        image_size: int = 224,
+        epochs: float | None = None,
+        curriculum: str | CurriculumConfig | None = None,
+        schedule: str | Progress | None = None,
+        temperature: float | Progress | None = None,
+        scores: ArrayLike | None = None,
+        seed: int = 0,
+        views: int = 1,
+        transform: BatchTransform | None = None,
+        normalize: bool = False,
+        decoder: DecoderName = "auto",
+        device: torch.device | str | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        prefetch: int = DataConfig.prefetch,
+        order: str = "auto",
+        max_bad: float = DataConfig.max_bad,
+    ) -> None:
+        """Open the shards in a folder or at a URL.
+
+        `batch_size` is the number of draws of a step, over all processes. `epochs` is the length of the run, over which
+        the curriculum goes; None: endless, with constant temperature. `curriculum` is "none", "proto" (easy images
+        first; the default with `scores`), "anti" (hard ones first), or a `Curriculum` with all its settings; `schedule`
+        the name of a schedule, or a function from the progress in [0, 1] to the effective fraction; `temperature` is
+        used instead of a schedule, as a number or as a function of the progress. `scores`, (N,), one finite number an
+        image, higher = harder, take the place of distances to prototypes and may change (`update_scores`,
+        `set_scores`). `views` are independent crops of each draw. `transform` changes a uint8 batch (n, 3, H, W) on the
+        device, view by view, with torch's random generators seeded by the first draw: exact as long as the number of
+        processes is the same. `normalize` returns float32 with ImageNet's mean and deviation. `rank` and `world_size`
+        are those of torch.distributed or torchrun, unless they are given. `prefetch` batches are made ahead. Bad images
+        are replaced by other draws of the same window; DataError ends the iteration where they are more than `max_bad`
+        of the draws, and more than 10.
+
+        Raises ConfigError for values that do not go together, DataError and PrototypeError.
+        """
+        world = current_world()
+        self._world_size = world.size if world_size is None else world_size
+        self._rank = world.rank if rank is None else rank
+        for name, value in (("batch_size", batch_size), ("image_size", image_size), ("views", views)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self._rank < self._world_size:
+            raise ConfigError(f"rank is {self._rank}; it must be from 0 to {self._world_size - 1}, below world_size")
+        local_size = world.local_size if self._world_size > 1 else 1
+        self._index = index = ShardIndex.load(root)
+        with usage_errors():
+            self._shares = BatchShares(batch_size, batch_size, self._rank, self._world_size, local_size)
+            given = None if scores is None else self._same("scores", _numbers(scores))
+            planned = plan_loader(index, batch_size, seed, epochs, curriculum, schedule, temperature, given, order)
+        self._plan, self._scores, self._depends_on = planned.plan, planned.scores, planned.depends_on
+        self._device = world.device() if device is None else torch.device(device)
+        self._convert = BatchConversion(seed, views, transform, normalize, self._device)
+        self._options = ReadOptions(
+            prefetch, planned.plan.config.order == "shard", whole_shards=keeps_whole_shards(planned.plan, index)
+        )
+        self._image_size, self._decoder_name, self._seed, self._views = image_size, decoder, seed, views
+        self._decoder: Decoder | None = None  # made when it is needed
+        self._max_bad, self._bad, self._position = max_bad, 0, 0
+
+    def __len__(self) -> int:
+        """The number of batches of the whole run. Raises TypeError if it is endless."""
+        if self._plan.draws >= ENDLESS:
+            raise TypeError("the loader is endless and has no length; give it epochs")
+        return self._plan.draws // self._shares.batch_size
+
+    @property
+    def samples(self) -> int:
+        """N, the number of images."""
+        return self._index.samples
+
+    def __iter__(self) -> Generator[LoaderBatch, None, None]:
+        """Yield the batches from the current position on. Raises DataError, and StallError if none arrives in time."""
+        batches = iter(self._open_stream())
+        try:
+            while self._position < self._plan.draws:
+                if self._scores:
+                    self._scores.advance(self._position + self._shares.batch_size)
+                batch = next(batches)
+                self._position = batch.position
+                self._count_bad(batch)
+                yield self._convert(batch)
+        finally:
+            batches.close()
+
+    def set_scores(self, scores: ArrayLike | None) -> None:
+        """Replace all scores, (N,), from the window after the next one on.
+
+        The processes give the same scores, or rank 0 gives them and the others None. Raises ConfigError for scores that
+        the constructor refuses; then nothing changes.
+        """
+        moving = self._moving()
+        with usage_errors():
+            moving.set(self._same("scores", None if scores is None else _numbers(scores)))
+
+    def update_scores(self, sample_ids: ArrayLike | None, scores: ArrayLike | None) -> None:
+        """Change the scores (n,) of some images (n,), from the window after the next one on.
+
+        The processes give the same ids and scores, or rank 0 gives them and the others None. Raises ConfigError for
+        unknown ids and scores that are not finite; then nothing changes.
+        """
+        moving = self._moving()
+        with usage_errors():
+            ids = self._same("sample_ids", None if sample_ids is None else _ids(sample_ids))
+            moving.update(ids, self._same("scores", None if scores is None else _numbers(scores)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after the last batch that was yielded: its position, and scores that move.
+
+        It has numbers, texts, lists and tensors only, so that torch.load(weights_only=True) reads it.
+        """
+        scores = self._scores.state_dict() if self._scores else None
+        return {"format": FORMAT, "draw": self._position, "depends_on": dict(self._depends_on), "scores": scores}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a state, at the next iteration; the number of processes may be another one.
+
+        Raises ConfigError for a state of other data, seed, batch size, schedule or curriculum; then nothing changes.
+        """
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise ConfigError(f"this is not the state of a Loader (format {FORMAT!r})")
+        require_same(state["depends_on"], self._depends_on)
+        with usage_errors():
+            if self._scores:
+                self._scores.load_state_dict(state["scores"])
+        self._position = state["draw"]
+
+    def _open_stream(self) -> Stream:
+        """The stream of this process's share of each batch, from the current position on."""
+        if self._decoder is None:
+            threads = decode_threads(self._shares.local_size, None)
+            images = self._shares.longest * self._views
+            self._decoder, _ = make_decoder(self._decoder_name, self._image_size, images, threads, self._index.largest)
+        return Stream(
+            self._plan,
+            self._index,
+            self._decoder,
+            random_views(self._seed, self._views),
+            self._shares,
+            self._options,
+            seed=self._seed,
+            start=self._position,
+            device=self._device,
+        )
+
+    def _count_bad(self, batch: Batch) -> None:
+        self._bad += len(batch.bad)
+        if self._bad > bad_allowed(self._max_bad, batch.position):
+            last = batch.bad[-1]
+            raise DataError(
+                f"{self._bad} bad images in {batch.position:,} draws, the last one {last.key} in {last.shard}: "
+                f"{last.reason}; pack the images again, or raise max_bad"
+            )
+
+    def _moving(self) -> MovingScores:
+        if self._scores is None:
+            raise ConfigError("this loader has no scores to change; give it scores=, an array of one number an image")
+        return self._scores
+
+    def _same(self, what: str, array: NDArray | None) -> NDArray:
+        if self._world_size > 1:
+            return same_on_all(what, array)
+        if array is None:
+            raise ConfigError(f"{what} are None")
+        return array
+
+
+def _numbers(values: ArrayLike) -> NDArray[np.float32]:
+    """Scores as an array on the host. Raises ValueError if they are not numbers."""
+    return _on_host(values).astype(np.float32)
+
+
+def _ids(values: ArrayLike) -> NDArray[np.int64]:
+    """Sample ids as an array on the host. Raises ConfigError if they are not whole numbers."""
+    ids = _on_host(values)
+    if ids.dtype.kind not in "iu" and ids.size:
+        raise ConfigError(f"sample_ids are of type {ids.dtype}; they must be whole numbers")
+    return ids.astype(np.int64)
+
+
+def _on_host(values: ArrayLike) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -1,0 +1,120 @@
+"""The plan of a loader's draws, from what a program gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimcl.cli.api.loader_state import digest_of, draws_depend_on
+from mimcl.cli.errors import ConfigError
+from mimcl.cli.plan.build_plan import build_plan
+from mimcl.cli.run.resolve import resolved_order, whole_batches
+from mimcl.cli.run.training_data import balance_of, load_set
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.moving_scores import MovingScores
+from mimcl.curriculum.plan import Plan
+from mimcl.curriculum.schedules import Schedule, by_fraction, by_temperature
+from mimcl.pipeline.index import ShardIndex
+
+ENDLESS = 1 << 60  # draws or more
+Progress = Callable[[float], float]  # a function of the progress in [0, 1]
+
+
+@dataclass(frozen=True)
+class LoaderPlan:
+    """A plan, its scores if they may change, and all that its draws depend on besides."""
+
+    plan: Plan
+    scores: MovingScores | None
+    depends_on: dict[str, Any]
+
+
+def plan_loader(
+    index: ShardIndex,
+    batch_size: int,
+    seed: int,
+    epochs: float | None,
+    curriculum: str | CurriculumConfig | None,
+    schedule: str | Progress | None,
+    temperature: float | Progress | None,
+    scores: NDArray[np.float32] | None,
+    order: str,
+) -> LoaderPlan:
+    """Plan the draws of a `Loader`, whose arguments these are.
+
+    Raises ConfigError and ValueError for values that do not go together, PrototypeError and DataError.
+    """
+    config = _config(curriculum, schedule, temperature, scores is not None)
+    if order != "auto":
+        config = replace(config, order=order)
+    config = resolved_order(config, index.shown if index.url is None else index.url)
+    draws = 2 * ENDLESS // batch_size * batch_size
+    if epochs is not None:
+        if not epochs > 0:
+            raise ConfigError(f"epochs is {epochs}; it must be above 0, or None for an endless loader")
+        draws = whole_batches(epochs, index.samples, batch_size)
+    elif config.name != "none" and (callable(temperature) or config.temp_schedule != "constant"):
+        raise ConfigError("epochs is None, but a schedule needs the length of the run; give epochs")
+    distances, balance, moving = None, None, None
+    if config.name != "none" and (scores is None or config.balance):
+        found = load_set(config, index)
+        distances = found.distance if scores is None else None
+        balance = balance_of(config, found)
+    if scores is not None:
+        moving = MovingScores(scores, config, samples=index.samples, batch_size=batch_size, balance=balance)
+    plan = build_plan(
+        config,
+        samples=index.samples,
+        draws=draws,
+        batch_size=batch_size,
+        seed=seed,
+        distances=distances,
+        shards=index.shard,
+        balance=balance,
+        scores=moving,
+        schedule=_schedule(schedule, temperature),
+    )
+    functions = [given for given in (schedule, temperature) if callable(given)]
+    set_digest = digest_of(distances, *((balance.cluster, balance.mass) if balance else ()))
+    depends_on = draws_depend_on(plan, index, seed, batch_size, set_digest, functions, moving is not None)
+    return LoaderPlan(plan, moving, depends_on)
+
+
+def _config(
+    curriculum: str | CurriculumConfig | None,
+    schedule: str | Progress | None,
+    temperature: float | Progress | None,
+    has_scores: bool,
+) -> CurriculumConfig:
+    if curriculum is None:
+        curriculum = "proto" if has_scores else "none"
+    names = get_args(get_type_hints(CurriculumConfig)["name"])
+    if isinstance(curriculum, str):
+        if curriculum not in names:
+            raise ConfigError(f"curriculum is {curriculum!r}; choose one of {', '.join(names)}, or give a Curriculum")
+        curriculum = CurriculumConfig(curriculum)
+    if curriculum.name == "none":
+        if has_scores or schedule is not None or temperature is not None:
+            raise ConfigError(
+                "curriculum is 'none', which has no scores, schedule or temperature; give 'proto' or 'anti'"
+            )
+        return curriculum
+    if schedule is not None and temperature is not None:
+        raise ConfigError("schedule and temperature are two ways to set the temperature; give one of them")
+    if isinstance(schedule, str):
+        curriculum = replace(curriculum, temp_schedule=schedule)
+    if isinstance(temperature, (int, float)):
+        curriculum = replace(curriculum, temp_schedule="constant", temperature=float(temperature))
+    if curriculum.learns and not callable(schedule) and not callable(temperature):
+        raise ConfigError("the learned schedule needs mimcl's trainer; update_scores changes what a loader draws")
+    return curriculum
+
+
+def _schedule(schedule: str | Progress | None, temperature: float | Progress | None) -> Schedule | None:
+    if callable(schedule):
+        return by_fraction(schedule)
+    return by_temperature(temperature) if callable(temperature) else None
