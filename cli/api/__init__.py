@@ -15,14 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mimcl.cli.api.loader import Loader as Loader
-    from mimcl.cli.api.loader_batch import LoaderBatch as LoaderBatch
+    from mimcl.api.loader import Loader as Loader
+    from mimcl.api.loader_batch import LoaderBatch as LoaderBatch
     from mimcl.curriculum.config import CurriculumConfig as Curriculum
 
 _HOMES = {  # module and name there
     "Curriculum": ("mimcl.curriculum.config", "CurriculumConfig"),
-    "Loader": ("mimcl.cli.api.loader", "Loader"),
-    "LoaderBatch": ("mimcl.cli.api.loader_batch", "LoaderBatch"),
+    "Loader": ("mimcl.api.loader", "Loader"),
+    "LoaderBatch": ("mimcl.api.loader_batch", "LoaderBatch"),
 }
 __all__ = sorted(_HOMES)
 

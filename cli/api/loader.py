@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from mimcl.cli.api.loader_batch import BatchConversion, BatchTransform, LoaderBatch
-from mimcl.cli.api.loader_plan import ENDLESS, Progress, plan_loader
-from mimcl.cli.api.loader_state import FORMAT, require_same
-from mimcl.cli.api.same_on_all import same_on_all
+from mimcl.api.loader_batch import BatchConversion, BatchTransform, LoaderBatch
+from mimcl.api.loader_plan import ENDLESS, Progress, plan_loader
+from mimcl.api.loader_state import FORMAT, require_same
+from mimcl.api.same_on_all import same_on_all
 from mimcl.cli.errors import ConfigError, usage_errors
 from mimcl.cli.run.requests import keeps_whole_shards
 from mimcl.curriculum.config import CurriculumConfig

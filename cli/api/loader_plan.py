@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from mimcl.cli.api.loader_state import digest_of, draws_depend_on
+from mimcl.api.loader_state import digest_of, draws_depend_on
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.resolve import resolved_order, whole_batches
