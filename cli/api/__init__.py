@@ -24,7 +24,7 @@ _HOMES = {  # module and name there
     "Loader": ("mimcl.api.loader", "Loader"),
     "LoaderBatch": ("mimcl.api.loader_batch", "LoaderBatch"),
 }
-__all__ = sorted(_HOMES)
+__all__ = ["Curriculum", "Loader", "LoaderBatch"]
 
 
 def __getattr__(name: str) -> Any:
