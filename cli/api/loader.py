@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -81,6 +81,8 @@ class Loader:
         world = current_world()
         self._world_size = world.size if world_size is None else world_size
         self._rank = world.rank if rank is None else rank
+        if decoder not in (known := get_args(DecoderName)):
+            raise ConfigError(f"decoder is {decoder!r}; choose one of {', '.join(known)}")
         for name, value in (("batch_size", batch_size), ("image_size", image_size), ("views", views)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
@@ -90,7 +92,7 @@ class Loader:
         self._index = index = ShardIndex.load(root)
         with usage_errors():
             self._shares = BatchShares(batch_size, batch_size, self._rank, self._world_size, local_size)
-            given = None if scores is None else self._same("scores", _numbers(scores))
+            given = self._same("scores", None if scores is None else _numbers(scores))
             planned = plan_loader(index, batch_size, seed, epochs, curriculum, schedule, temperature, given, order)
         self._plan, self._scores, self._depends_on = planned.plan, planned.scores, planned.depends_on
         self._device = world.device() if device is None else torch.device(device)
@@ -135,7 +137,7 @@ class Loader:
         """
         moving = self._moving()
         with usage_errors():
-            moving.set(self._same("scores", None if scores is None else _numbers(scores)))
+            moving.set(self._given("scores", None if scores is None else _numbers(scores)))
 
     def update_scores(self, sample_ids: ArrayLike | None, scores: ArrayLike | None) -> None:
         """Change the scores (n,) of some images (n,), from the window after the next one on.
@@ -145,8 +147,8 @@ class Loader:
         """
         moving = self._moving()
         with usage_errors():
-            ids = self._same("sample_ids", None if sample_ids is None else _ids(sample_ids))
-            moving.update(ids, self._same("scores", None if scores is None else _numbers(scores)))
+            ids = self._given("sample_ids", None if sample_ids is None else _ids(sample_ids))
+            moving.update(ids, self._given("scores", None if scores is None else _numbers(scores)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the last batch that was yielded: its position, and scores that move.
@@ -201,17 +203,21 @@ class Loader:
             raise ConfigError("this loader has no scores to change; give it scores=, an array of one number an image")
         return self._scores
 
-    def _same(self, what: str, array: NDArray | None) -> NDArray:
-        if self._world_size > 1:
-            return same_on_all(what, array)
-        if array is None:
-            raise ConfigError(f"{what} are None")
-        return array
+    def _same(self, what: str, array: NDArray | None) -> NDArray | None:
+        return same_on_all(what, array) if self._world_size > 1 else array
+
+    def _given(self, what: str, array: NDArray | None) -> NDArray:
+        if (same := self._same(what, array)) is None:
+            raise ConfigError(f"{what} are None; give an array, with several processes on one of them at least")
+        return same
 
 
 def _numbers(values: ArrayLike) -> NDArray[np.float32]:
-    """Scores as an array on the host. Raises ValueError if they are not numbers."""
-    return _on_host(values).astype(np.float32)
+    """Scores as an array on the host. Raises ConfigError if they are not numbers."""
+    numbers = _on_host(values)
+    if numbers.dtype.kind not in "iufb":
+        raise ConfigError(f"scores are of type {numbers.dtype}; they must be numbers")
+    return numbers.astype(np.float32)
 
 
 def _ids(values: ArrayLike) -> NDArray[np.int64]:

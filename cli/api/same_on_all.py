@@ -11,13 +11,17 @@ from mimcl.cli.errors import ConfigError
 from mimcl.model.distributed import gather, gather_rows
 
 
-def same_on_all(what: str, array: NDArray | None) -> NDArray:
+def same_on_all(what: str, array: NDArray | None) -> NDArray | None:
     """Return a 1-d array that all connected processes gave, or rank 0 alone: it is sent to those that gave None.
+
+    None if no process gave one.
 
     Raises ConfigError, on all of them, if they gave different arrays, or some gave none.
     """
     digests = gather("" if array is None else _digest(array))
     given = [rank for rank, digest in enumerate(digests) if digest]
+    if not given:
+        return None
     if given == [0] and len(digests) > 1:
         dtype = np.dtype(digests[0].split()[0])
         rows = np.empty(0, dtype) if array is None else array
@@ -39,4 +43,4 @@ def _digest(array: NDArray) -> str:
 
 
 def _ranks(given: list[int]) -> str:
-    return f"rank {given[0]}" if len(given) == 1 else f"ranks {', '.join(map(str, given))}" if given else "none"
+    return f"rank {given[0]}" if len(given) == 1 else f"ranks {', '.join(map(str, given))}"

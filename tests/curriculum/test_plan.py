@@ -6,7 +6,7 @@ import pytest
 import xxhash
 from scipy.stats import chisquare
 
-from mimcl.curriculum import plan as plan_module
+from mimcl.curriculum import difficulty
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.temperature import EffectiveFraction, effective_fraction, p_tau
@@ -284,10 +284,10 @@ def test_systematic_distinct_share(tau):
 
 @pytest.mark.parametrize("name", ["proto", "anti"])
 def test_a_block_too_large_to_be_cached_gives_the_same_windows(name, monkeypatch):
-    monkeypatch.setattr(plan_module, "_CHUNK", 1 << 10)
+    monkeypatch.setattr(difficulty, "CHUNK", 1 << 10)
     options = {"name": name, "resampling": "systematic", "share": 0.5}
     kept = all_ids(make_plan(**options))
-    monkeypatch.setattr(plan_module, "_CACHED_IMAGES", 0)
+    monkeypatch.setattr(difficulty, "_KEPT_IMAGES", 0)
     np.testing.assert_array_equal(all_ids(make_plan(**options)), kept)
 
 
