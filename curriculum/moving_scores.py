@@ -105,7 +105,7 @@ class MovingScores:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a saved state. Raises ValueError for the scores of another number of images."""
-        versions = [_Version(first, self._checked(scores)) for first, scores in state["versions"]]
+        versions = [_Version(first, self._checked(scores.numpy())) for first, scores in state["versions"]]
         self._versions, self._gate = versions, WindowGate(1)
         self.advance(state["position"])
 
