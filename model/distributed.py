@@ -232,8 +232,10 @@ def _host_group() -> dist.ProcessGroup | None:
 
 
 @lru_cache(maxsize=1)
-def _over_gloo(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    return dist.new_group(backend="gloo")
+def _over_gloo(world: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup), "this process is in the group of all"
+    return group
 
 
 def _detect_dead_machines() -> None:

@@ -50,7 +50,7 @@ def plan_loader(
     """
     config = _config(curriculum, schedule, temperature, scores is not None)
     if order != "auto":
-        config = replace(config, order=order)
+        config = _with(config, order=order)
     config = resolved_order(config, index.shown if index.url is None else index.url)
     draws = 2 * ENDLESS // batch_size * batch_size
     if epochs is not None:
@@ -96,7 +96,7 @@ def _config(
     if isinstance(curriculum, str):
         if curriculum not in names:
             raise ConfigError(f"curriculum is {curriculum!r}; choose one of {', '.join(names)}, or give a Curriculum")
-        curriculum = CurriculumConfig(curriculum)
+        curriculum = _with(CurriculumConfig(), name=curriculum)
     if curriculum.name == "none":
         if has_scores or schedule is not None or temperature is not None:
             raise ConfigError(
@@ -106,12 +106,17 @@ def _config(
     if schedule is not None and temperature is not None:
         raise ConfigError("schedule and temperature are two ways to set the temperature; give one of them")
     if isinstance(schedule, str):
-        curriculum = replace(curriculum, temp_schedule=schedule)
+        curriculum = _with(curriculum, temp_schedule=schedule)
     if isinstance(temperature, (int, float)):
-        curriculum = replace(curriculum, temp_schedule="constant", temperature=float(temperature))
+        curriculum = _with(curriculum, temp_schedule="constant", temperature=float(temperature))
     if curriculum.learns and not callable(schedule) and not callable(temperature):
         raise ConfigError("the learned schedule needs mimcl's trainer; update_scores changes what a loader draws")
     return curriculum
+
+
+def _with(curriculum: CurriculumConfig, **choices: Any) -> CurriculumConfig:
+    """Return the curriculum with other choices, which it checks."""
+    return replace(curriculum, **choices)
 
 
 def _schedule(schedule: str | Progress | None, temperature: float | Progress | None) -> Schedule | None:
