@@ -16,11 +16,14 @@ while it reads, so these runs differ only when reading is the bottleneck; with f
 shows the store by itself: every sample in random order, checked but not decoded, in this script's and in training's
 default micro-batches. The host of a virtual machine may cache its disk.
 
+"Loader" is mimcl.api's in a plain loop, "torchdata" the StatefulDataLoader of torchdata (pip install torchdata) with a
+WeightedRandomSampler over ImageFolder. Both are also timed from their constructor, with the state of the middle of an
+epoch, to the first batch ("resume").
+
 "32 px" are ours with that target size, and "32 px, scaled" the same with data.scaled_decode.
 """
 
 import argparse
-import math
 import os
 import shutil
 import statistics
@@ -33,14 +36,9 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
-import torch
 import xxhash
-from nvidia.dali import Pipeline, fn, types
-from nvidia.dali.data_node import DataNode
-from torch.utils.data import DataLoader, RandomSampler
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import InterpolationMode, v2
 
+from mimcl.api import Loader
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.pipeline import open_shards, store
@@ -53,12 +51,14 @@ from mimcl.pipeline.stream import Stream
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.loader_peers import SIZE, dali_reader, stateful_loader, torchvision_loader
 from bench.reading import cool, one_at_a_time, ratio, report, warm
 
-SIZE = 224
 GOALS = {  # least ratio of the first to the second
     ("ours", "torchvision"): 1.8,
     ("ours", "dali"): 0.87,
+    ("Loader", "ours"): 0.97,
+    ("Loader", "torchdata"): 1.0,
     ("ours", "one at a time"): 1.0,
     ("cold", "cold, one at a time"): 1.5,
     ("32 px, scaled", "32 px"): 1.3,
@@ -106,52 +106,30 @@ def unchecked(run: Callable[[], int]) -> Callable[[], int]:
     return run_unchecked
 
 
-def torchvision_loader(folder: Path, draws: int, batch: int, cores: int) -> Callable[[], int]:
-    crop = v2.RandomResizedCrop(SIZE, scale=(0.2, 1), interpolation=InterpolationMode.BICUBIC, antialias=True)
-    images = ImageFolder(folder, v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()]))
-    sampler = RandomSampler(images, replacement=True, num_samples=draws)
-    loader = DataLoader(images, batch, sampler=sampler, num_workers=cores, persistent_workers=True)
-    torch.set_num_threads(cores)
+def own_loop(root: Path, draws: int, batch: int) -> tuple[Callable[[], int], Callable[[], float]]:
+    """Return a run of a plain loop over mimcl.api.Loader, and the seconds to resume one in the middle of an epoch."""
+    samples = ShardIndex.load(root).samples
+    how = {"batch_size": batch, "image_size": SIZE, "epochs": draws / samples, "decoder": "dali-cpu", "order": "random"}
+    scores = np.random.default_rng(0).random(samples)
+    loader = Loader(root, scores=scores, **how)
+    start = loader.state_dict()
 
     def run() -> int:
-        return sum(len(pixels) for pixels, _ in loader)
+        loader.load_state_dict(start)
+        return sum(len(item.images) for item in loader)
 
-    return run
+    def resume() -> float:
+        begun = Loader(root, scores=scores, **how)
+        for _, _ in zip(range(draws // batch // 2), begun, strict=False):
+            pass
+        state = begun.state_dict()
+        since = time.perf_counter()
+        resumed = Loader(root, scores=scores, **how)
+        resumed.load_state_dict(state)
+        next(iter(resumed))
+        return time.perf_counter() - since
 
-
-def dali_reader(root: Path, index: ShardIndex, draws: int, batch: int, cores: int) -> Callable[[], int]:
-    """Return a run of DALI's own reader: shards from front to back, with DALI's random crops."""
-    shards = [root / shard["name"] for shard in index.shards]
-    pipeline = Pipeline(batch, cores, None, seed=0, prefetch_queue_depth=3)
-    with pipeline:
-        outputs = fn.readers.webdataset(
-            paths=[str(path) for path in shards],
-            index_paths=[str(path.with_suffix(".idx")) for path in shards],
-            ext=["jpg;png;webp", "cls"],
-            missing_component_behavior="empty",
-        )
-        assert isinstance(outputs, list)
-        data, label = outputs
-        images = fn.decoders.image_random_crop(
-            data, random_area=[0.2, 1.0], random_aspect_ratio=[3 / 4, 4 / 3], adjust_orientation=False
-        )
-        cubic = types.DALIInterpType.INTERP_CUBIC
-        resized = fn.resize(images, size=[SIZE, SIZE], interp_type=cubic, antialias=True)
-        assert isinstance(resized, DataNode)
-        pipeline.set_outputs(fn.flip(resized, horizontal=fn.random.coin_flip()), label)
-
-    def run() -> int:
-        scheduled, seen = 0, 0
-        while seen < draws:
-            while scheduled < math.ceil(draws / batch) and scheduled - seen // batch < 3:
-                pipeline._run_once()  # schedule_run would run ahead beyond the measured batches on its first call
-                scheduled += 1
-            images, _ = pipeline.share_outputs()
-            seen += len(torch.from_dlpack(images.as_tensor()))
-            pipeline.release_outputs()
-        return seen
-
-    return run
+    return run, resume
 
 
 def hash_seconds(index: ShardIndex) -> float:
@@ -169,6 +147,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder of class folders with the same images")
     parser.add_argument("--draws", type=int, default=2048, help="images a run (default 2048)")
     parser.add_argument("--batch", type=int, default=64, help="images a batch (default 64)")
+    parser.add_argument("--engines", nargs="*", help="only these, by name")
     parser.add_argument("--rounds", type=int, default=5, help="alternating runs (default 5)")
     arguments = parser.parse_args()
     draws = arguments.draws // arguments.batch * arguments.batch
@@ -182,8 +161,14 @@ def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, 
     batch, cores = arguments.batch, len(os.sched_getaffinity(0))
     ours = stream(index, CurriculumConfig("proto"), draws, batch, cores)
     cold = stream(copy, CurriculumConfig("none"), draws, batch, cores)
+    (api, api_resume), (torchdata, torchdata_resume) = (
+        own_loop(arguments.shards, draws, batch),
+        stateful_loader(arguments.images, draws, batch, cores),
+    )
     engines = {
         "ours": ours,
+        "Loader": api,
+        "torchdata": torchdata,
         "one at a time": one_at_a_time(ours),
         "unchecked": unchecked(ours),
         "cold": cold,
@@ -193,6 +178,7 @@ def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, 
         "torchvision": torchvision_loader(arguments.images, draws, batch, cores),
         "dali": dali_reader(arguments.shards, index, draws, batch, cores),
     }
+    engines = {name: engine for name, engine in engines.items() if name in (arguments.engines or engines)}
     if draws > index.samples:
         raise SystemExit(
             f"--draws must be at most the number of images ({draws} > {index.samples}): cold runs read each image once"
@@ -220,7 +206,14 @@ def compare(arguments: argparse.Namespace, index: ShardIndex, copy: ShardIndex, 
         print(f"{name:<16} {statistics.median(values):>7.0f} images/s")
 
     for (name, other), goal in GOALS.items():
+        if not {name, other} <= engines.keys():
+            continue
         print(f"{name} / {other:<16} {ratio(speeds[name], speeds[other])}, goal {goal}")
+    for name, resume in (("Loader", api_resume), ("torchdata", torchdata_resume)):
+        times = [resume() for _ in range(3)]
+        print(f"resume, {name:<16} {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f})")
+    if "unchecked" not in engines:
+        return
     checked, unhashed = (statistics.median(cpu_seconds[name]) for name in ("ours", "unchecked"))
     shares = f"{1 - unhashed / checked:.1%} of the CPU time by runs, {hash_seconds(index) / checked:.2%} directly"
     print(f"checksums: {shares} (goal < 2%)")
