@@ -158,6 +158,7 @@ FIXED = {  # another value of each, and what it may say
     "curriculum.learned_beta": 0.5,
     "curriculum.learned_may_fall": True,
     "curriculum.resampling": "systematic",
+    "curriculum.balance": True,
     "curriculum.uniform": "replacement",
     "curriculum.order": "shard",
     "curriculum.slice": 0.25,
