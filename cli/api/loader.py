@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, get_args
+from weakref import ref
 
 import numpy as np
 import torch
@@ -102,6 +103,7 @@ class Loader:
         )
         self._image_size, self._decoder_name, self._seed, self._views = image_size, decoder, seed, views
         self._decoder: Decoder | None = None  # made when it is needed
+        self._iteration: ref[Generator[LoaderBatch, None, None]] | None = None  # the last one; a loop owns it
         self._max_bad, self._bad, self._position = max_bad, 0, 0
 
     def __len__(self) -> int:
@@ -116,7 +118,16 @@ class Loader:
         return self._index.samples
 
     def __iter__(self) -> Generator[LoaderBatch, None, None]:
-        """Yield the batches from the current position on. Raises DataError, and StallError if none arrives in time."""
+        """Yield the batches from the current position on, and end the iteration before, if there is one.
+
+        Raises DataError, and StallError if no batch arrives in time.
+        """
+        self._end_iteration()
+        iteration = self._batches()
+        self._iteration = ref(iteration)
+        return iteration
+
+    def _batches(self) -> Generator[LoaderBatch, None, None]:
         batches = iter(self._open_stream())
         try:
             while self._position < self._plan.draws:
@@ -166,10 +177,15 @@ class Loader:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ConfigError(f"this is not the state of a Loader (format {FORMAT!r})")
         require_same(state["depends_on"], self._depends_on)
+        self._end_iteration()
         with usage_errors():
             if self._scores:
                 self._scores.load_state_dict(state["scores"])
         self._position = state["draw"]
+
+    def _end_iteration(self) -> None:
+        if self._iteration is not None and (iteration := self._iteration()) is not None:
+            iteration.close()
 
     def _open_stream(self) -> Stream:
         """The stream of this process's share of each batch, from the current position on."""

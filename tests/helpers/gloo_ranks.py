@@ -12,11 +12,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from helpers.plan_batches import make_batches, make_plan
+from mimcl.api.same_on_all import same_on_all
 from mimcl.cli.run.health import Health
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model import distributed
@@ -84,6 +86,13 @@ def exchange_rows(rank: int) -> list:
 
 def disagree(rank: int, odd: int) -> None:
     agree("the weather", "ab" if rank == odd else "cd")
+
+
+def given_scores(rank: int, given: list) -> list | None:
+    """What all ranks get if each gives its own of these lists, or None."""
+    array = None if given[rank] is None else np.array(given[rank], np.float32)
+    same = same_on_all("scores", array)
+    return None if same is None else same.tolist()
 
 
 class Small(nn.Module):

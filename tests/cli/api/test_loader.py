@@ -1,6 +1,7 @@
 """The loader for other training loops: its draws are those of training, its state is exact, its errors are lines."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -97,6 +98,35 @@ def test_a_loop_that_is_left_goes_on_where_it_was(shards):
 
 def drawn_or_nothing(batches) -> list[int]:
     return [sample_id for batch in batches for sample_id in batch.sample_ids.tolist()]
+
+
+def test_a_second_iteration_ends_the_first_and_goes_on_where_it_was(shards):
+    whole, two = drawn(loader(shards, epochs=3)), loader(shards, epochs=3)
+    first = iter(two)
+    found = drawn([next(first), next(first)])
+    second = iter(two)
+    found += drawn([next(second)])
+    assert list(first) == []
+    assert found + drawn(second) == whole
+
+
+def test_a_state_that_is_loaded_in_a_loop_ends_it(shards):
+    batches = loader(shards, epochs=3)
+    start, taken = batches.state_dict(), 0
+    for _ in batches:
+        taken += 1
+        if taken == 4:
+            batches.load_state_dict(start)
+    assert taken == 4
+    assert drawn(batches) == drawn(loader(shards, epochs=3))
+
+
+def test_no_thread_is_left_when_a_loop_ends(shards):
+    before = {thread.name for thread in threading.enumerate()}
+    for _ in loader(shards):
+        break
+    left = {thread.name for thread in threading.enumerate()} - before
+    assert not {name for name in left if not name.startswith("decode")}, left
 
 
 @pytest.mark.parametrize("how", [{}, {"curriculum": "proto"}, {"scores": scores()}], ids=["none", "proto", "scores"])
