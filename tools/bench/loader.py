@@ -109,9 +109,21 @@ def unchecked(run: Callable[[], int]) -> Callable[[], int]:
 def own_loop(root: Path, draws: int, batch: int) -> tuple[Callable[[], int], Callable[[], float]]:
     """Return a run of a plain loop over mimcl.api.Loader, and the seconds to resume one in the middle of an epoch."""
     samples = ShardIndex.load(root).samples
-    how = {"batch_size": batch, "image_size": SIZE, "epochs": draws / samples, "decoder": "dali-cpu", "order": "random"}
     scores = np.random.default_rng(0).random(samples)
-    loader = Loader(root, scores=scores, **how)
+
+    def made() -> Loader:
+        epochs = draws / samples
+        return Loader(
+            root,
+            batch_size=batch,
+            image_size=SIZE,
+            epochs=epochs,
+            scores=scores,
+            decoder="dali-cpu",
+            order="random",
+        )
+
+    loader = made()
     start = loader.state_dict()
 
     def run() -> int:
@@ -119,12 +131,12 @@ def own_loop(root: Path, draws: int, batch: int) -> tuple[Callable[[], int], Cal
         return sum(len(item.images) for item in loader)
 
     def resume() -> float:
-        begun = Loader(root, scores=scores, **how)
+        begun = made()
         for _, _ in zip(range(draws // batch // 2), begun, strict=False):
             pass
         state = begun.state_dict()
         since = time.perf_counter()
-        resumed = Loader(root, scores=scores, **how)
+        resumed = made()
         resumed.load_state_dict(state)
         next(iter(resumed))
         return time.perf_counter() - since
