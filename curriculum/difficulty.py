@@ -15,10 +15,8 @@ from mimcl.curriculum.hardness import Hardness
 from mimcl.curriculum.permutation import KeyedPermutation
 from mimcl.curriculum.temperature import EffectiveFraction, weights
 
-_KEPT_IMAGES = (
-    1 << 25
-)  # up to here h in the order of a permutation is kept, 128 MB; planning takes twice as long without
-
+# Up to so many, h in the order of a permutation is kept: 128 MB. Without it planning takes twice as long.
+_KEPT_IMAGES = 1 << 25
 BELOW_1 = 1 - 2.0**-53  # the largest point: one may have been rounded to 1
 Weights = Callable[[slice], NDArray[np.float64]]  # of the images in these rows
 

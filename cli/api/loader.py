@@ -30,6 +30,8 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
+_PARTS = {"draw", "depends_on", "scores"}  # of a state
+
 
 class Loader:
     """Iterates over the batches of packed shards, from where it is to the end of the run.
@@ -174,7 +176,7 @@ class Loader:
 
         Raises ConfigError for a state of other data, seed, batch size, schedule or curriculum; then nothing changes.
         """
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
+        if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= _PARTS:
             raise ConfigError(f"this is not the state of a Loader (format {FORMAT!r})")
         require_same(state["depends_on"], self._depends_on)
         self._end_iteration()

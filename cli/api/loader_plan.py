@@ -57,7 +57,7 @@ def plan_loader(
         if not epochs > 0:
             raise ConfigError(f"epochs is {epochs}; it must be above 0, or None for an endless loader")
         draws = whole_batches(epochs, index.samples, batch_size)
-    elif config.name != "none" and (callable(temperature) or config.temp_schedule != "constant"):
+    elif config.name != "none" and (config.temp_schedule != "constant" or callable(schedule) or callable(temperature)):
         raise ConfigError("epochs is None, but a schedule needs the length of the run; give epochs")
     distances, balance, moving = None, None, None
     if config.name != "none" and (scores is None or config.balance):
@@ -107,9 +107,9 @@ def _config(
         raise ConfigError("schedule and temperature are two ways to set the temperature; give one of them")
     if isinstance(schedule, str):
         curriculum = _with(curriculum, temp_schedule=schedule)
-    if isinstance(temperature, (int, float)):
+    if temperature is not None and not callable(temperature):
         curriculum = _with(curriculum, temp_schedule="constant", temperature=float(temperature))
-    if curriculum.learns and not callable(schedule) and not callable(temperature):
+    if curriculum.learns:
         raise ConfigError("the learned schedule needs mimcl's trainer; update_scores changes what a loader draws")
     return curriculum
 

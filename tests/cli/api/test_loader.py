@@ -346,7 +346,7 @@ def test_a_state_of_something_else_is_refused_and_changes_nothing(shards, tmp_pa
     assert wrong.state_dict()["draw"] == 0
 
 
-@pytest.mark.parametrize("state", [{}, None, {"draw": 3}, {"format": "mimcl-loader/2"}])
+@pytest.mark.parametrize("state", [{}, None, {"draw": 3}, {"format": "mimcl-loader/2"}, {"format": "mimcl-loader/1"}])
 def test_what_is_no_state_is_refused(shards, state):
     with pytest.raises(ConfigError, match="not the state of a Loader"):
         loader(shards).load_state_dict(state)
@@ -360,6 +360,7 @@ def test_what_is_no_state_is_refused(shards, state):
         ({"epochs": 0}, "epochs is 0; it must be above 0"),
         ({"curriculum": "prot"}, "curriculum is 'prot'; choose one of none, proto, anti"),
         ({"curriculum": "proto"}, "give epochs"),
+        ({"curriculum": Curriculum("proto", temp_schedule="constant"), "schedule": lambda t: 0.2}, "give epochs"),
         ({"schedule": "linear", "epochs": 1}, "curriculum is 'none'"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "lin"}, "curriculum.temp_schedule is 'lin'"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "learned"}, "needs mimcl's trainer"),
