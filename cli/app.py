@@ -14,7 +14,7 @@ from mimcl.cli.data.verify import verify_command
 from mimcl.cli.demo.demo import demo_command
 from mimcl.cli.doctor.doctor import doctor_command
 from mimcl.cli.embed.embed import embed_command
-from mimcl.cli.evaluate.evaluate import evaluate
+from mimcl.cli.evaluate.evaluate import protocols
 from mimcl.cli.export.export import export_command
 from mimcl.cli.help.commands import Commands
 from mimcl.cli.inspect.inspect import inspect_command
@@ -22,7 +22,7 @@ from mimcl.cli.keys.keys import keys_command
 from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
 from mimcl.cli.predict.predict import predict_command
-from mimcl.cli.prototypes.build import prototypes
+from mimcl.cli.prototypes.prototype_commands import prototypes
 from mimcl.cli.report.report import report_command
 from mimcl.cli.train import train_command
 
@@ -40,7 +40,7 @@ app.command("inspect", rich_help_panel=_DATA)(inspect_command)
 app.command("plan", rich_help_panel=_TRAINING)(plan_command)
 app.command("train", rich_help_panel=_TRAINING)(train_command)
 app.command("compare", rich_help_panel=_TRAINING)(compare_command)
-app.add_typer(evaluate, name="eval", rich_help_panel=_RESULTS)
+app.add_typer(protocols, name="eval", rich_help_panel=_RESULTS)
 app.command("report", rich_help_panel=_RESULTS)(report_command)
 app.command("masks", rich_help_panel=_RESULTS)(masks_command)
 app.command("export", rich_help_panel=_RESULTS)(export_command)

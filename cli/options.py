@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 from mimcl.cli.help import completions
 from mimcl.cli.help.commands import option
@@ -15,6 +15,9 @@ NamedRecipe = Literal["mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"
 RecipeName = Literal["auto", NamedRecipe]
 CurriculumName = Literal["none", "proto", "anti"]
 MaskingName = Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"]
+ScheduleName = Literal["cosine", "linear", "exponential", "step", "constant", "learned"]
+ResamplingName = Literal["multinomial", "systematic"]
+OrderName = Literal["auto", "random", "shard"]
 
 
 class TempSchedule(StrEnum):
@@ -104,11 +107,11 @@ Temperature = Annotated[
     float | None, option(CURRICULUM, "Temperature of --temp-schedule constant, in units of distance.", "0.2")
 ]
 Resampling = Annotated[
-    Literal["multinomial", "systematic"] | None,
+    ResamplingName | None,
     option(CURRICULUM, "How a window draws: independently, or evenly spaced.", "multinomial"),
 ]
 Order = Annotated[
-    Literal["auto", "random", "shard"] | None,
+    OrderName | None,
     option(
         CURRICULUM,
         "Order of the draws in a window; shard makes reads sequential.",
@@ -149,33 +152,40 @@ Mlflow = Annotated[
     str | None, option(TRACKING, "Log to MLflow as well: http://HOST:5000 or sqlite:///FILE.", metavar="URI")
 ]
 
-CONFIG_KEYS = {  # by parameter
-    "data": "data.root",
-    "decoder": "data.decoder",
-    "max_bad": "data.max_bad",
-    "stall_timeout": "data.stall_timeout",
-    "curriculum": "curriculum.name",
-    "prototypes": "curriculum.prototypes",
-    "temp_schedule": "curriculum.temp_schedule",
-    "r0": "curriculum.r0",
-    "curriculum_share": "curriculum.share",
-    "temperature": "curriculum.temperature",
-    "resampling": "curriculum.resampling",
-    "order": "curriculum.order",
-    "slice_epochs": "curriculum.slice",
-    "masking": "masking.name",
-    "epochs": "trainer.epochs",
-    "batch_size": "data.batch_size",
-    "image_size": "data.image_size",
-    "mask_ratio": "masking.mask_ratio",
-    "base_lr": "optim.base_lr",
-    "online_knn": "trainer.online_knn_epochs",
-    "use_compile": "trainer.compile",
-    "max_nonfinite": "trainer.max_nonfinite",
-    "wandb": "log.wandb",
-    "mlflow": "log.mlflow",
-    "seed": "seed",
-    "init": "init",
+
+class RunFlags(TypedDict, total=False):
+    """The options of `mimcl train` that set a key of the configuration, as keyword arguments; with the key."""
+
+    data: Annotated[str | Path | None, "data.root"]
+    decoder: Annotated[DecoderName | None, "data.decoder"]
+    max_bad: Annotated[float | None, "data.max_bad"]
+    stall_timeout: Annotated[float | None, "data.stall_timeout"]
+    curriculum: Annotated[CurriculumName | None, "curriculum.name"]
+    prototypes: Annotated[str | Path | None, "curriculum.prototypes"]
+    temp_schedule: Annotated[ScheduleName | None, "curriculum.temp_schedule"]
+    r0: Annotated[float | None, "curriculum.r0"]
+    curriculum_share: Annotated[float | None, "curriculum.share"]
+    temperature: Annotated[float | None, "curriculum.temperature"]
+    resampling: Annotated[ResamplingName | None, "curriculum.resampling"]
+    order: Annotated[OrderName | None, "curriculum.order"]
+    slice_epochs: Annotated[float | None, "curriculum.slice"]
+    masking: Annotated[MaskingName | None, "masking.name"]
+    epochs: Annotated[float | None, "trainer.epochs"]
+    batch_size: Annotated[int | None, "data.batch_size"]
+    image_size: Annotated[int | None, "data.image_size"]
+    mask_ratio: Annotated[float | None, "masking.mask_ratio"]
+    base_lr: Annotated[float | None, "optim.base_lr"]
+    online_knn: Annotated[float | None, "trainer.online_knn_epochs"]
+    use_compile: Annotated[bool | None, "trainer.compile"]
+    max_nonfinite: Annotated[int | None, "trainer.max_nonfinite"]
+    wandb: Annotated[str | None, "log.wandb"]
+    mlflow: Annotated[str | None, "log.mlflow"]
+    seed: Annotated[int | None, "seed"]
+    init: Annotated[str | Path | None, "init"]
+
+
+CONFIG_KEYS: dict[str, str] = {  # by parameter
+    name: hint.__metadata__[0] for name, hint in get_type_hints(RunFlags, include_extras=True).items()
 }
 
 _OPTION_NAMES = {"slice_epochs": "slice", "base_lr": "lr", "use_compile": "compile"}  # where it is not the parameter's
@@ -193,16 +203,21 @@ def flags(values: Mapping[str, Any], parameters: Collection[str] = CONFIG_KEYS) 
     return found | {"set": [f"{key}={as_yaml(value)}" for key, value in values.items() if not is_flag[key]]}
 
 
-def config_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the dotted keys that a command line sets: --set wins over flags, and flags over the file of --config.
+def config_values(
+    flags: Mapping[str, Any], config: str | Path | None = None, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the dotted keys that are set: `settings` win over flags, and flags over the file `config`.
 
-    `parameters` are the command's, by name, as typer's context has them. Raises ConfigError.
+    Flags are those of `RunFlags`; None means not given. Raises ConfigError for the file, TypeError for other flags.
     """
-    from mimcl.cli.config import parse_settings, read_yaml
+    from mimcl.cli.config import read_yaml
 
-    config, settings = parameters["config"], parameters["settings"]
-    values = read_yaml(config) if config else {}
-    for name, key in CONFIG_KEYS.items():
-        if (value := parameters.get(name)) is not None:
-            values[key] = value.value if isinstance(value, StrEnum) else value
-    return values | parse_settings(settings or [])
+    if unknown := flags.keys() - CONFIG_KEYS.keys():
+        raise TypeError(f"{min(unknown)} is not a flag; choose from {', '.join(CONFIG_KEYS)}")
+    values = read_yaml(Path(config)) if config else {}
+    for name, value in flags.items():
+        if isinstance(value, StrEnum | Path):
+            value = str(value)
+        if value is not None:
+            values[CONFIG_KEYS[name]] = value
+    return values | dict(settings or {})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import typer
 
@@ -55,42 +57,77 @@ def train_command(
 
     Ctrl-C, SIGTERM or SIGHUP stops the run after its step and saves it (exit code 75); a second Ctrl-C exits at once.
     """
-    from mimcl.cli.config import require_constant
+    from mimcl.cli.config import parse_settings
     from mimcl.cli.console import console, print_path, warn
-    from mimcl.cli.run.folder import open_run
     from mimcl.cli.suggest import command
     from mimcl.model.world import World
 
-    values = options.config_values(context.params)
-    world = World.from_environment()
-    say = (warn, console.print) if world.rank == 0 else (lambda line: None, lambda line: None)
-    run = open_run(recipe, values, out, resume, allow_change or [], *say)
-    if temperature is not None:
-        require_constant(run.config.curriculum)
-    finished = train(run, world)
-    if world.rank == 0:
+    folder, finished = train(**context.params | {"settings": parse_settings(settings or [])})
+    if World.from_environment().rank == 0:
         if not finished:
-            warn(f"stopped and saved; continue with: {command('train', out=run.folder, resume=True)}")
+            warn(f"stopped and saved; continue with: {command('train', out=folder, resume=True)}")
         else:
-            console.print(f"next: {_next_command(run)}")
-        print_path(run.folder)
+            console.print(f"next: {_next_command(folder)}")
+        print_path(folder)
     if not finished:
         raise typer.Exit(STOPPED_EXIT_CODE)
 
 
-def _next_command(run: Run) -> str:
+def _next_command(folder: Path) -> str:
+    from mimcl.cli.encoders.saved import trained_on
     from mimcl.cli.evaluate.labelled import can_be_evaluated
     from mimcl.cli.suggest import after_training
 
-    return after_training(run.folder, can_be_evaluated(run.config.data.root))
+    return after_training(folder, can_be_evaluated(trained_on(folder)))
 
 
-def train(run: Run, world: World | None = None) -> bool:
+class Trained(NamedTuple):
+    """A run's folder, and whether its training is complete: if not, it was asked to stop, and saved."""
+
+    folder: Path
+    finished: bool
+
+
+def train(
+    recipe: options.RecipeName | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    allow_change: Collection[str] | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **flags: Unpack[options.RunFlags],
+) -> Trained:
+    """Pre-train a masked autoencoder on packed shards, as `mimcl train` does with the same options.
+
+    `recipe` None is "auto"; `out` None is runs/RECIPE-CURRICULUM-MASKING; with `resume` the run in `out` continues, or
+    starts if it has no checkpoint. `flags` are those of the command line, such as curriculum="proto", epochs=5;
+    `settings` sets any key, such as {"optim.betas": [0.9, 0.95]}, and wins over flags, which win over the YAML file
+    `config`. `allow_change` names keys that may differ from the run that is resumed. Started by torchrun, all processes
+    call it. Ctrl-C and SIGTERM end training after a step, which is saved.
+
+    Raises ConfigError, DataError, PrototypeError, CheckpointError, TrainingError or DistributedError, each with one
+    line that says what to do.
+    """
+    from mimcl.cli.config import require_constant
+    from mimcl.cli.console import console, warn
+    from mimcl.cli.run.folder import open_run
+    from mimcl.model.world import World
+
+    values = options.config_values(flags, config, settings)
+    world = World.from_environment()
+    say = (warn, console.print) if world.rank == 0 else (lambda line: None, lambda line: None)
+    run = open_run(recipe, values, Path(out) if out else None, resume, allow_change or (), *say)
+    if flags.get("temperature") is not None:
+        require_constant(run.config.curriculum)
+    return Trained(run.folder, train_run(run, world))
+
+
+def train_run(run: Run, world: World | None = None) -> bool:
     """Train `run`, as `open_run` opened it, to its end; return False when it was asked to stop before, and saved.
 
-    Everything it makes lies in its folder. `world` is this process's place among torchrun's. Raises ConfigError,
-    DataError, PrototypeError, CheckpointError, TrainingError, StallError or DistributedError, each with one line that
-    says what to do.
+    Everything it makes lies in its folder. `world` is this process's place among torchrun's. Raises the errors of
+    `train`.
     """
     from mimcl.cli.bars import TrainingBar
     from mimcl.cli.console import busy, console, warn, warn_before_exit

@@ -18,10 +18,7 @@ from torch import Tensor, nn
 from mimcl.model.distributed import Gradients
 from mimcl.model.metrics import Outcome, OutcomeReader, Report
 from mimcl.model.optim import update_where_finite
-
-
-class TrainingError(Exception):
-    """Training cannot go on; one line that says why and what to try."""
+from mimcl.model.training_error import TrainingError
 
 
 class StepBatch(Protocol):

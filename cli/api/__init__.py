@@ -1,12 +1,14 @@
-"""mimcl for programs: the stream of images for any training loop, and what the commands do as functions.
+"""mimcl for programs: what the commands do as functions, and the stream of images for any training loop.
 
-    from mimcl.api import Loader
+    from mimcl.api import Loader, build_prototypes, shard
 
+    shard("imagenet")
+    build_prototypes()
     loader = Loader("shards", batch_size=256, epochs=100, curriculum="proto")
     for batch in loader:
         train(batch.images, batch.labels)
 
-Nothing heavy is imported until a name is used.
+Nothing is imported until a name is used, and libraries that are slow to import only when they are needed.
 """
 
 from __future__ import annotations
@@ -17,21 +19,55 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mimcl.api.loader import Loader as Loader
     from mimcl.api.loader_batch import LoaderBatch as LoaderBatch
-    from mimcl.curriculum.config import CurriculumConfig as Curriculum
+    from mimcl.cli.compare.children import ChildError as ChildError
+    from mimcl.cli.compare.children import StoppedError as StoppedError
+    from mimcl.cli.compare.compare import compare as compare
+    from mimcl.cli.data.shard import shard as shard
+    from mimcl.cli.errors import ConfigError as ConfigError
+    from mimcl.cli.evaluate.evaluation import evaluate as evaluate
+    from mimcl.cli.export.export import export as export
+    from mimcl.cli.plan.plan import plan as plan
+    from mimcl.cli.prototypes.prototype_commands import build_prototypes as build_prototypes
+    from mimcl.cli.report.report import report as report
+    from mimcl.cli.train import train as train
+    from mimcl.curriculum.config import CurriculumConfig
+    from mimcl.curriculum.prototypes import PrototypeError as PrototypeError
+    from mimcl.model.checkpoint_path import CheckpointError as CheckpointError
+    from mimcl.model.training_error import TrainingError as TrainingError
+    from mimcl.model.world import DistributedError as DistributedError
+    from mimcl.pipeline.files import DataError as DataError
 
-_HOMES = {  # module and name there
-    "Curriculum": ("mimcl.curriculum.config", "CurriculumConfig"),
-    "Loader": ("mimcl.api.loader", "Loader"),
-    "LoaderBatch": ("mimcl.api.loader_batch", "LoaderBatch"),
+    Curriculum = CurriculumConfig
+
+_HOMES = {  # by name: its module, with the name there where that is another
+    "CheckpointError": "mimcl.model.checkpoint_path",
+    "ChildError": "mimcl.cli.compare.children",
+    "ConfigError": "mimcl.cli.errors",
+    "Curriculum": "mimcl.curriculum.config:CurriculumConfig",
+    "DataError": "mimcl.pipeline.files",
+    "DistributedError": "mimcl.model.world",
+    "Loader": "mimcl.api.loader",
+    "LoaderBatch": "mimcl.api.loader_batch",
+    "PrototypeError": "mimcl.curriculum.prototypes",
+    "StoppedError": "mimcl.cli.compare.children",
+    "TrainingError": "mimcl.model.training_error",
+    "build_prototypes": "mimcl.cli.prototypes.prototype_commands",
+    "compare": "mimcl.cli.compare.compare",
+    "evaluate": "mimcl.cli.evaluate.evaluation",
+    "export": "mimcl.cli.export.export",
+    "plan": "mimcl.cli.plan.plan",
+    "report": "mimcl.cli.report.report",
+    "shard": "mimcl.cli.data.shard",
+    "train": "mimcl.cli.train",
 }
-__all__ = ["Curriculum", "Loader", "LoaderBatch"]
+__all__ = sorted(_HOMES)  # a test compares it with the imports above
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    module, own = _HOMES[name]
-    value = globals()[name] = getattr(import_module(module), own)
+    module, _, own = _HOMES[name].partition(":")
+    value = globals()[name] = getattr(import_module(module), own or name)
     return value
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,22 +13,21 @@ from mimcl.cli.errors import STOPPED_EXIT_CODE
 from mimcl.cli.evaluate.eval_options import EVALUATIONS
 from mimcl.cli.help import completions
 from mimcl.cli.options import (
-    CONFIG_KEYS,
     BaseLr,
     BatchSize,
     ImageSize,
     MaskRatio,
     Prototypes,
     RecipeName,
+    config_values,
 )
 
 if TYPE_CHECKING:
     from mimcl.cli.compare.comparison import Comparison
-    from mimcl.cli.compare.trials import Trials
-    from mimcl.cli.run.signals import StopSignals
 
 
 def compare_command(
+    context: typer.Context,
     recipe: Annotated[RecipeName, typer.Option(help="Configuration to start from.", rich_help_panel="Arms")],
     arms: Annotated[
         str,
@@ -109,20 +106,58 @@ def compare_command(
     The same command resumes a stopped comparison; arms may be added and --seeds raised. Writes the runs,
     comparison.json and report.html to --out. Ctrl-C or SIGTERM saves and exits with code 75.
     """
-    from mimcl.cli.compare.arms import arms as read_arms
     from mimcl.cli.compare.children import StoppedError
     from mimcl.cli.config import parse_settings
     from mimcl.cli.console import warn
-    from mimcl.cli.errors import ConfigError
     from mimcl.cli.suggest import invocation
 
-    names = [name.strip() for name in evaluations.split(",") if name.strip()]
+    try:
+        compare(**context.params | {"settings": parse_settings(settings or [])})
+    except StoppedError:
+        warn(f"stopped and saved; resume with the same command: {invocation()}")
+        raise typer.Exit(STOPPED_EXIT_CODE) from None
+
+
+def compare(
+    recipe: RecipeName,
+    arms: str | Sequence[str],
+    *,
+    seeds: int = 3,
+    budget: Budget = "samples",
+    epochs: float | None = None,
+    data: str | Path | None = None,
+    prototypes: str | Path | None = None,
+    image_size: int | None = None,
+    mask_ratio: float | None = None,
+    batch_size: int | None = None,
+    base_lr: float | None = None,
+    out: str | Path | None = None,
+    evaluations: str | Sequence[str] = "knn",
+    online_knn: float | None = None,
+    processes: int = 1,
+    dry_run: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Train and evaluate arms over several seeds, as `mimcl compare` does with the same options.
+
+    `arms` and `evaluations` are lists of names, or texts with commas. `out` None is comparisons/RECIPE, where the runs,
+    comparison.json and report.html are written; the same call resumes a stopped comparison. Each run is a process of
+    its own. Returns the figures of the runs, and `rows` with means, intervals and differences to the first arm; both
+    are empty with `dry_run`, which prints the commands of all runs.
+
+    Raises ConfigError, DataError and PrototypeError before anything runs, ChildError if a run fails, and StoppedError
+    after Ctrl-C or SIGTERM, when all is saved.
+    """
+    from mimcl.cli.compare.arms import arms as read_arms
+    from mimcl.cli.compare.run_comparison import print_plan, run_comparison
+    from mimcl.cli.errors import ConfigError
+
+    names = [name.strip() for name in _listed(evaluations) if name.strip()]
     if unknown := [name for name in names if name not in EVALUATIONS]:
         raise ConfigError(f"--eval {unknown[0]!r} is unknown; choose from {', '.join(EVALUATIONS)}")
     flags = {"image_size": image_size, "mask_ratio": mask_ratio, "batch_size": batch_size, "base_lr": base_lr}
-    values: dict[str, Any] = {CONFIG_KEYS[name]: value for name, value in flags.items() if value is not None}
-    values |= parse_settings(settings or [])
-    for key, name, value in (
+    values = config_values(flags, settings=settings)
+    for key, flag, value in (
         ("data.root", "--data", data),
         ("curriculum.prototypes", "--prototypes", prototypes),
         ("trainer.epochs", "--epochs", epochs),
@@ -130,127 +165,13 @@ def compare_command(
         ("trainer.online_knn_epochs", "--online-knn", online_knn),
     ):
         if key in values:
-            raise ConfigError(f"--set {key} is not possible here; use {name}")
+            raise ConfigError(f"--set {key} is not possible here; use {flag}")
         if value is not None:
-            values[key] = value
-    config = CompareConfig(recipe, read_arms(arms), seeds, budget, values, out, names, processes)
-    if dry_run:
-        return print_plan(config)
-    try:
-        compare(config)
-    except StoppedError:
-        warn(f"stopped and saved; resume with the same command: {invocation()}")
-        raise typer.Exit(STOPPED_EXIT_CODE) from None
+            values[key] = str(value) if isinstance(value, Path) else value
+    folder = Path(out) if out else None
+    config = CompareConfig(recipe, read_arms(",".join(_listed(arms))), seeds, budget, values, folder, names, processes)
+    return print_plan(config) if dry_run else run_comparison(config)
 
 
-def compare(config: CompareConfig) -> Comparison:
-    """Train and evaluate the unfinished runs, and write OUT/comparison.json and OUT/report.html.
-
-    Every run is a process of its own with the folder OUT/ARM-seedS and the log OUT/ARM-seedS.log. Raises StoppedError
-    after a signal and ChildError if a run fails; before anything is trained, ConfigError if OUT has another comparison
-    or a run with other settings, and the errors of loading data and prototypes.
-    """
-    from mimcl.cli.compare.comparison import compare_figures, read_figures, unequal_time, write_comparison
-    from mimcl.cli.compare.evaluations import evaluate_run
-    from mimcl.cli.compare.prepare import prepare
-    from mimcl.cli.compare.remaining import Remaining
-    from mimcl.cli.compare.table import print_table
-    from mimcl.cli.console import console, format_epochs, warn, warn_before_exit
-    from mimcl.cli.report.read import read_run
-    from mimcl.cli.report.writer import write_report
-    from mimcl.cli.run.folder import claimed
-    from mimcl.cli.run.signals import StopSignals
-
-    trials, head = prepare(config)
-    for line in trials.notes(config):
-        console.print(line)
-    found = []
-    with claimed(trials.out), StopSignals(warn_before_exit) as signals:
-        signals.disable_timeout()  # the running command decides how long it takes to save
-        epochs = _epochs(config, trials, head, signals)
-        runs = trials.runs(config.seeds, epochs)
-        done = {run.folder for run in runs if run.is_done(trials.index.samples)}
-        remaining = Remaining(head["seconds_per_step"], trials.base.data.batch_size)
-        for run in runs:
-            if run.folder in done:
-                remaining.add(run.arm, read_run(run.folder))
-        for number, run in enumerate(runs, 1):
-            description = f"{run.arm}, seed {run.seed} ({number} of {len(runs)})"
-            started = time.monotonic()
-            if run.folder not in done:
-                left = [(other.arm, trials.draws(other)) for other in runs[number - 1 :] if other.folder not in done]
-                console.print(f"training {description}, {format_epochs(epochs[run.arm])}: {run.log}")
-                if words := remaining(left):
-                    console.print(f"  {words} for {len(left)} {'run' if len(left) == 1 else 'runs'}")
-                trials.start(run.arguments, run, signals)
-            evaluate_run(run, description, config.evaluations, trials, head["protocols"], signals)
-            if run.folder not in done:
-                remaining.add(run.arm, read_run(run.folder), time.monotonic() - started)
-            found.append(read_figures(run.arm, run.seed, run.folder, head["protocols"]))
-            write_comparison(trials.out / "comparison.json", head, compare_figures(found))
-        for run in runs:  # again, in case the defaults of an evaluation changed during the comparison
-            description = f"{run.arm}, seed {run.seed} (again)"
-            evaluate_run(run, description, config.evaluations, trials, head["protocols"], signals)
-        comparison = compare_figures([read_figures(run.arm, run.seed, run.folder, head["protocols"]) for run in runs])
-        write_comparison(trials.out / "comparison.json", head, comparison)
-        page = write_report([run.folder for run in runs], trials.out / "report.html", [run.arm for run in runs])
-    print_table(comparison)
-    if config.budget == "time" and (warning := unequal_time(comparison)):
-        warn(warning)
-    if any(settings["curriculum.name"] != "none" for settings in config.arms.values()):
-        console.print("training times do not include making the prototypes, which all runs share")
-    console.print(f"wrote {trials.out}/comparison.json · report: {page}")
-    return comparison
-
-
-def print_plan(config: CompareConfig) -> None:
-    """Print the commands of all runs, including finished ones; write nothing."""
-    from mimcl.cli.compare.evaluations import evaluation_arguments
-    from mimcl.cli.compare.pilot import equal_time
-    from mimcl.cli.compare.prepare import prepare
-    from mimcl.cli.console import console, warn
-
-    trials, head = prepare(config)
-    for line in trials.notes(config):
-        warn(line)
-    length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
-    epochs: dict[str, float | str] = dict.fromkeys(config.arms, length)
-    if config.budget == "time":
-        missing = [arm for arm in config.arms if arm not in measured]
-        for pilot in trials.pilots(missing):
-            console.print(shlex.join(trials.command(pilot.arguments)))
-        first = next(iter(config.arms))
-        epochs = dict.fromkeys(config.arms, "MEASURED") | {first: length}
-        if first in measured:
-            epochs |= equal_time(length, measured, [first, *(arm for arm in config.arms if arm in measured)])
-    for run in trials.runs(config.seeds, epochs):
-        console.print(shlex.join(trials.command(run.arguments)))
-        for evaluation in config.evaluations:
-            console.print(shlex.join(trials.command(evaluation_arguments(evaluation, run, trials))))
-
-
-def _epochs(config: CompareConfig, trials: Trials, head: dict[str, Any], signals: StopSignals) -> dict[str, float]:
-    """Return the epochs of each arm; with --budget time, first measure the arms that have not been measured yet."""
-    from mimcl.cli.compare.comparison import update_comparison
-    from mimcl.cli.compare.pilot import equal_time, seconds_per_step
-    from mimcl.cli.console import console, format_epochs
-    from mimcl.pipeline.files import write_json
-
-    length, measured = trials.base.trainer.epochs, head["seconds_per_step"]
-    if not (trials.out / "comparison.json").exists():
-        write_json(trials.out / "comparison.json", head)
-    if config.budget == "samples":
-        return dict.fromkeys(config.arms, length)
-    for number, pilot in enumerate(trials.pilots([arm for arm in config.arms if arm not in measured])):
-        console.print(f"{'measuring' if number else 'warming up with'} {pilot.arm}: {pilot.log}")
-        shutil.rmtree(pilot.folder, ignore_errors=True)
-        pilot.folder.parent.mkdir(exist_ok=True)
-        trials.start(pilot.arguments, pilot, signals)
-        if number:
-            measured[pilot.arm] = seconds_per_step(pilot.folder)
-            update_comparison(trials.out, seconds_per_step=measured)
-        shutil.rmtree(pilot.folder)
-    epochs = equal_time(length, measured, list(config.arms))
-    for arm, length in epochs.items():
-        console.print(f"{arm}: {1000 * measured[arm]:.1f} ms per step, {format_epochs(length)}")
-    return epochs
+def _listed(names: str | Sequence[str]) -> Sequence[str]:
+    return names.split(",") if isinstance(names, str) else names

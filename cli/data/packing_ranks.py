@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
-
 if TYPE_CHECKING:
     from mimcl.pipeline.shards import Ranks
 
@@ -25,7 +23,7 @@ def default_workers() -> int:
 @contextmanager
 def packing_ranks() -> Iterator[Ranks]:
     """Yield this process's rank among those started by torchrun; they stay connected inside the block."""
-    from mimcl.pipeline.shards import SINGLE_PROCESS, Ranks, RankZeroError
+    from mimcl.pipeline.shards import SINGLE_PROCESS, Ranks
 
     if "WORLD_SIZE" not in os.environ:  # do not import torch, which takes seconds
         yield SINGLE_PROCESS
@@ -45,8 +43,5 @@ def packing_ranks() -> Iterator[Ranks]:
                 "another packing process has died; start all of them again, finished shards are kept"
             ) from None
 
-    try:
-        with connected(world, torch.device("cpu"), _TIMEOUT_S):
-            yield Ranks(world.rank, world.size, broadcast, agree)
-    except RankZeroError:  # rank 0 prints the error
-        raise typer.Exit(1) from None
+    with connected(world, torch.device("cpu"), _TIMEOUT_S):
+        yield Ranks(world.rank, world.size, broadcast, agree)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def shard_command(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -120,25 +121,16 @@ def shard_command(
 
     If it is killed, the same command resumes. Under torchrun, each process packs its share.
     """
-    from mimcl.cli.data.adopt import adopt_shards, refuse_packing
-    from mimcl.pipeline.shards import PackConfig
+    from mimcl.model.world import World
+    from mimcl.pipeline.shards import RankZeroError
 
-    options = SourceOptions(
-        list_file, classes, val, val_labels, holdout, image_column, label_column, label_key, source_kind
-    )
-    with packing_ranks() as mine:
-        config = PackConfig(shard_mb, short_side, workers, decode, dedup, default_workers())
-        if adopt:
-            refuse_packing(source, out, config, options)
-            description = adopt_shards(
-                source, options, workers=workers or config.cores, decode=config.decode, overwrite=overwrite
-            )
-            _print_summary(description, source, "adopted")
-            return
-        out = out or Path("shards")
-        description = shard(source, out, config, options, overwrite=overwrite, ranks=mine)
-    if mine.rank == 0:
-        _print_summary(description, out, "packed into")
+    rank = World.from_environment().rank
+    try:
+        description = shard(**context.params)
+    except RankZeroError:  # rank 0 prints the error
+        raise typer.Exit(1) from None
+    if rank == 0:
+        _print_summary(description, source if adopt else out or Path("shards"), "adopted" if adopt else "packed into")
 
 
 def _print_summary(description: dict[str, Any], out: Path, done: str) -> None:
@@ -159,26 +151,74 @@ def _print_summary(description: dict[str, Any], out: Path, done: str) -> None:
 
 
 def shard(
-    source: Path,
-    out: Path,
-    config: PackConfig | None = None,
-    options: SourceOptions | None = None,
+    source: str | Path,
+    out: str | Path | None = None,
     *,
+    list_file: str | Path | None = None,
+    classes: str | Path | None = None,
+    val: str | Path | None = None,
+    val_labels: str | Path | None = None,
+    source_kind: SourceKind | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    label_key: str | None = None,
+    adopt: bool = False,
+    shard_mb: int = 256,
+    short_side: int = 0,
+    workers: int | None = None,
+    holdout: float = 0.0,
+    decode: bool = False,
+    dedup: bool = False,
     overwrite: bool = False,
-    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Pack the images of a source into `out` with a progress bar; return the content of dataset.json.
+    """Pack images into webdataset shards with an index, as `mimcl shard` does with the same options.
 
-    With several processes, each passes its `ranks`, and rank 0 shows its progress. Raises DataError, and ConfigError
-    for conflicting options.
+    `out` None is "shards", and with `adopt` the folder `source` itself. Returns the content of dataset.json: "splits"
+    has the number of samples, the classes and the shards of each split, "packed" what was left out. Shows a progress
+    bar. If it is killed, the same call resumes; started by torchrun, each process packs its share.
+
+    Raises ConfigError for options that do not go together, and DataError.
     """
+    from mimcl.cli.data.adopt import adopt_shards, refuse_packing
+    from mimcl.cli.errors import usage_errors
+    from mimcl.pipeline.shards import PackConfig
+
+    source, out = Path(source), _path(out)
+    options = SourceOptions(
+        _path(list_file),
+        _path(classes),
+        _path(val),
+        _path(val_labels),
+        holdout=holdout,
+        image_column=image_column,
+        label_column=label_column,
+        label_key=label_key,
+        kind=source_kind,
+    )
+    with packing_ranks() as ranks:
+        with usage_errors():
+            config = PackConfig(shard_mb, short_side, workers, decode, dedup, default_workers())
+        if adopt:
+            refuse_packing(source, out, config, options)
+            own = workers or config.cores
+            return adopt_shards(source, options, workers=own, decode=decode, overwrite=overwrite)
+        return _pack(source, out or Path("shards"), config, options, overwrite, ranks)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return Path(given) if given else None
+
+
+def _pack(
+    source: Path, out: Path, config: PackConfig, options: SourceOptions, overwrite: bool, ranks: Ranks
+) -> dict[str, Any]:
+    """Pack with a progress bar; with several processes, rank 0 shows its progress."""
     from mimcl.cli.bars import image_bar
     from mimcl.cli.console import busy, console
     from mimcl.cli.data.sources import open_source
     from mimcl.pipeline.files import DataError
-    from mimcl.pipeline.shards import SINGLE_PROCESS, PackConfig, pack
+    from mimcl.pipeline.shards import pack
 
-    config, options, ranks = config or PackConfig(), options or SourceOptions(), ranks or SINGLE_PROCESS
     for given in filter(None, (source, options.val)):
         if out.resolve().is_relative_to(given.resolve()):
             raise DataError(f"{out} is inside {given}, so its shards would be read as images; give another --out")

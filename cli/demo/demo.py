@@ -44,15 +44,13 @@ def demo(out: Path, config: DemoConfig) -> Result:
     from mimcl.cli.data.shard import shard
     from mimcl.cli.demo.demo_images import atypicality, write_images
     from mimcl.cli.demo.demo_picture import draw_picture
-    from mimcl.cli.evaluate.knn import knn
-    from mimcl.cli.prototypes.build import BuildConfig, build
-    from mimcl.cli.report.writer import write_report
-    from mimcl.cli.run.folder import open_run
+    from mimcl.cli.evaluate.evaluation import evaluate
+    from mimcl.cli.prototypes.prototype_commands import build_prototypes
+    from mimcl.cli.report.report import report
     from mimcl.cli.suggest import command
     from mimcl.cli.train import train
     from mimcl.pipeline.files import DataError
     from mimcl.pipeline.index import ShardIndex
-    from mimcl.pipeline.shards import PackConfig
 
     if out.exists():
         raise DataError(f"{out} exists; delete it, or give another --out")
@@ -65,9 +63,9 @@ def demo(out: Path, config: DemoConfig) -> Result:
     write_images(out / "images", config.train, config.val, config.seed)
     shards = out / "shards"
     announce(command("shard", out / "images", out=shards))
-    shard(out / "images", shards, PackConfig())
+    shard(out / "images", shards)
     announce(command("prototypes build", data=shards, features="sift"))
-    _, found = build(shards, BuildConfig(features="sift", seed=config.seed))
+    _, found = build_prototypes(shards, features="sift", seed=config.seed)
     index, val = ShardIndex.load(shards), ShardIndex.load(shards, "val")
     drawn = [atypicality(index.path(sample_id)) for sample_id in range(index.samples)]
     agreement = np.corrcoef(drawn, found.distance)[0, 1]
@@ -75,22 +73,22 @@ def demo(out: Path, config: DemoConfig) -> Result:
     settings = "".join(f" --set {key}={value:g}" for key, value in _SETTINGS.items())
     asked = {"recipe": "cpu_small", "curriculum": "proto", "data": shards, "epochs": f"{config.epochs:g}"}
     announce(command("train", **asked) + settings)
-    values = {
-        "data.root": str(shards),
-        "curriculum.name": "proto",
-        "trainer.epochs": config.epochs,
-        "seed": config.seed,
-        "report": False,  # written below, with the evaluation
-        **_SETTINGS,
-    }
-    run = open_run("cpu_small", values, out / "run", resume=False)
-    if not train(run):
+    run = train(
+        "cpu_small",
+        curriculum="proto",
+        data=shards,
+        epochs=config.epochs,
+        out=out / "run",
+        seed=config.seed,
+        settings={**_SETTINGS, "report": False},  # written below, with the evaluation
+    )
+    if not run.finished:
         raise KeyboardInterrupt
     announce(command("eval knn", run.folder))
-    result = knn(run.folder)
+    result = evaluate(run.folder)
     draw_picture(out / "demo.png", run.folder, index, val, found)
     announce(command("report", run.folder))
-    write_report([run.folder])
+    report(run.folder)
     return result
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from mimcl.pipeline.data_config import DecoderName
+from mimcl.cli.errors import ConfigError
+from mimcl.pipeline.data_config import DataConfig, DecoderName
 
 PoolName = Literal["mean", "cls"]  # of a feature: mean of the patch tokens, or the CLS token
 PrecisionName = Literal["auto", "bfloat16", "float32"]
 SplitName = Literal["train", "val"]
+NEIGHBOURS, SHOTS, SEEDS = 20, (1, 5, 10), 5  # of knn; of few-shot
 EVALUATIONS = ("knn", "linear", "few-shot")  # of `mimcl compare`; the lines that they write have _ instead of -
 
 Checkpoint = Annotated[
@@ -32,3 +35,17 @@ Cache = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Keep the features in RUN/evaluation/features for the next evaluation."),
 ]
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How features are extracted, and whether they are kept for the next evaluation."""
+
+    pool: PoolName = "mean"
+    decoder: str = "auto"
+    cache: bool = True
+    max_bad: float = DataConfig.max_bad  # share of a split's images that may be bad, and are left out; 10 always may
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("mean", "cls"):
+            raise ConfigError(f"--pool is {self.pool!r}; it must be mean or cls")

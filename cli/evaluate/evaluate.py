@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,39 +12,25 @@ from mimcl.cli.help.commands import Commands
 from mimcl.pipeline.data_config import DataConfig
 
 if TYPE_CHECKING:
-    from mimcl.cli.evaluate.labelled import LabelledSplits
     from mimcl.cli.evaluate.results import Result
-    from mimcl.model.world import World
 
-evaluate = Commands("Evaluate a trained encoder.")
+protocols = Commands("Evaluate a trained encoder.")
 
 
-@evaluate.callback()
+@protocols.callback()
 def _group() -> None:
     pass
 
 
-def _evaluate(
-    path: Path,
-    data: str | None,
-    protocol: Callable[[World], Result],
-    check: Callable[[LabelledSplits], None] | None = None,
-) -> None:
-    """Run a protocol in the processes of torchrun; rank 0 prints the result, and what to do next.
-
-    Missing encoders and data, and what `check` refuses, come first: the protocol imports torch, which takes seconds.
-    """
-    from mimcl.cli.encoders.saved import trained_on
-    from mimcl.cli.evaluate.labelled import LabelledSplits
+def _evaluate(context: typer.Context, protocol: str, **converted: Any) -> None:
+    """Run a protocol with the command's options; rank 0 prints the result, and what to do next."""
+    from mimcl.cli.evaluate.evaluation import evaluate
     from mimcl.model.world import World
 
-    world = World.from_environment()
-    trained_data = trained_on(path)
-    splits = LabelledSplits.load(trained_data if data is None else data)
-    if check is not None:
-        check(splits)
-    result = protocol(world)
-    if world.rank == 0:
+    given = dict(context.params)
+    path, data = given.pop("path"), given["data"]
+    result: Result = evaluate(path, protocol, **given | converted)  # type: ignore[call-overload]
+    if World.from_environment().rank == 0:
         from mimcl.cli.console import console
         from mimcl.cli.evaluate.results import print_result
         from mimcl.cli.suggest import after_evaluation
@@ -57,34 +41,24 @@ def _evaluate(
             console.print(f"next: {following}")
 
 
-@evaluate.command("knn")
+@protocols.command("knn")
 def knn_command(
+    context: typer.Context,
     path: options.Checkpoint,
     data: options.Data = None,
-    k: Annotated[int, typer.Option(min=1, help="Number of neighbours that vote.")] = 20,
+    k: Annotated[int, typer.Option(min=1, help="Number of neighbours that vote.")] = options.NEIGHBOURS,
     pool: options.Pool = "mean",
     decoder: options.Decoder = "auto",
     cache: options.Cache = True,
     max_bad: options.MaxBad = DataConfig.max_bad,
 ) -> None:
     """Classify val images by their nearest train images, with the trained and the untrained encoder."""
-
-    def protocol(world: World) -> Result:
-        from mimcl.cli.evaluate.features import FeatureOptions
-        from mimcl.cli.evaluate.knn import knn
-
-        return knn(path, data, k, FeatureOptions(pool, decoder, cache, max_bad), world)
-
-    def check(splits: LabelledSplits) -> None:
-        from mimcl.cli.evaluate.labelled import require_neighbours
-
-        require_neighbours(splits, k)
-
-    _evaluate(path, data, protocol, check)
+    _evaluate(context, "knn")
 
 
-@evaluate.command("linear")
+@protocols.command("linear")
 def linear_command(
+    context: typer.Context,
     path: options.Checkpoint,
     data: options.Data = None,
     recipe: Annotated[
@@ -110,61 +84,32 @@ def linear_command(
 
     --pool, --no-cache, --max-bad and the untrained encoder are for fast only.
     """
-    from mimcl.cli.errors import ConfigError
-
-    if recipe == "fast" and base_lr is not None:
-        raise ConfigError("--base-lr needs --recipe mae: the fast recipe tries 13 learning rates")
-    if recipe == "mae" and (pool != "mean" or not cache or max_bad != DataConfig.max_bad):
-        raise ConfigError(
-            "--pool, --no-cache and --max-bad need --recipe fast: the mae recipe uses CLS tokens, uncached"
-        )
-
-    def protocol(world: World) -> Result:
-        if recipe == "mae":
-            from mimcl.cli.evaluate.linear_mae import linear_mae
-
-            return linear_mae(path, data, epochs, batch_size, decoder, world, base_lr)
-        from mimcl.cli.evaluate.features import FeatureOptions
-        from mimcl.cli.evaluate.linear import linear
-
-        options = FeatureOptions(pool, decoder, cache, max_bad)
-        return linear(path, data, epochs, batch_size, options=options, world=world)
-
-    _evaluate(path, data, protocol)
+    _evaluate(context, "linear")
 
 
-@evaluate.command("few-shot")
+@protocols.command("few-shot")
 def few_shot_command(
+    context: typer.Context,
     path: options.Checkpoint,
     data: options.Data = None,
     shots: Annotated[
         list[int], typer.Option(min=1, help="Train images per class; may be repeated.", show_default="1, 5 and 10")
     ] = [],  # noqa: B006 - typer's way of saying none
-    seeds: Annotated[int, typer.Option(min=1, help="Number of random subsets for mean and standard deviation.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of random subsets for mean and standard deviation.")
+    ] = options.SEEDS,
     pool: options.Pool = "mean",
     decoder: options.Decoder = "auto",
     cache: options.Cache = True,
     max_bad: options.MaxBad = DataConfig.max_bad,
 ) -> None:
     """Fit logistic regression on a few train images per class, with the trained and the untrained encoder."""
-
-    def protocol(world: World) -> Result:
-        from mimcl.cli.evaluate.features import FeatureOptions
-        from mimcl.cli.evaluate.few_shot import few_shot
-
-        options = FeatureOptions(pool, decoder, cache, max_bad)
-        return few_shot(path, data, shots or (1, 5, 10), seeds, options, world)
-
-    def check(splits: LabelledSplits) -> None:
-        from mimcl.cli.evaluate.labelled import require_shots
-
-        require_shots(splits, shots or (1, 5, 10))
-
-    _evaluate(path, data, protocol, check)
+    _evaluate(context, "few-shot", shots=shots or options.SHOTS)
 
 
-@evaluate.command("finetune")
+@protocols.command("finetune")
 def finetune_command(
+    context: typer.Context,
     path: options.Checkpoint,
     data: options.Data = None,
     epochs: Annotated[
@@ -227,23 +172,6 @@ def finetune_command(
 
     If it is stopped or killed, the same command continues from the last checkpoint.
     """
-    from mimcl.cli.config import parse_settings, replaced
-    from mimcl.model.evaluate.finetune_config import FinetuneConfig
+    from mimcl.cli.config import parse_settings
 
-    flags = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "base_lr": base_lr,
-        "layer_decay": layer_decay,
-        "drop_path": drop_path,
-        "seed": seed,
-    }
-    values = {name: value for name, value in flags.items() if value is not None} | parse_settings(settings or [])
-    replaced(FinetuneConfig(), values)  # refuses what suits no encoder
-
-    def protocol(world: World) -> Result:
-        from mimcl.cli.evaluate.finetune import finetune
-
-        return finetune(path, data, values, micro_batch_size, decoder, world)
-
-    _evaluate(path, data, protocol)
+    _evaluate(context, "finetune", settings=parse_settings(settings or []))

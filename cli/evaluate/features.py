@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +20,7 @@ from mimcl.cli.encoders.feature_store import ChunkedArray, feature_store
 from mimcl.cli.encoders.lock import lock
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import fill, open_decoder
-from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.eval_options import PoolName
+from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.labelled import LabelledSplits, of_seen_classes
 from mimcl.cli.evaluate.results import Result, record
 from mimcl.cli.suggest import list_damage
@@ -29,26 +28,11 @@ from mimcl.model.config import SIZES
 from mimcl.model.digest import weights_digest
 from mimcl.model.distributed import barrier, connected, gather
 from mimcl.model.world import World
-from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 
 _TIMEOUT_S = 3600.0  # for a process waiting for the others to extract features, or for rank 0 to evaluate them
-
-
-@dataclass(frozen=True)
-class FeatureOptions:
-    """How features are extracted, and whether they are kept for the next evaluation."""
-
-    pool: PoolName = "mean"
-    decoder: str = "auto"
-    cache: bool = True
-    max_bad: float = DataConfig.max_bad  # share of a split's images that may be bad, and are left out; 10 always may
-
-    def __post_init__(self) -> None:
-        if self.pool not in ("mean", "cls"):
-            raise ConfigError(f"--pool is {self.pool!r}; it must be mean or cls")
 
 
 class Evaluator(Protocol):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mimcl.cli.console import warn
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
+from mimcl.cli.evaluate.eval_options import SEEDS, SHOTS, FeatureOptions
+from mimcl.cli.evaluate.features import evaluate_features
 from mimcl.cli.evaluate.labelled import LabelledSplits, require_shots
 from mimcl.cli.evaluate.results import Result
-from mimcl.model.evaluate.few_shot import SEEDS, SHOTS
 from mimcl.model.evaluate.few_shot import few_shot as few_shot_accuracies
 from mimcl.model.world import World
 

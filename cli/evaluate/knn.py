@@ -5,19 +5,18 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
+from mimcl.cli.evaluate.eval_options import NEIGHBOURS, FeatureOptions
+from mimcl.cli.evaluate.features import evaluate_features
 from mimcl.cli.evaluate.labelled import require_neighbours
 from mimcl.cli.evaluate.results import Result
 from mimcl.model.evaluate.knn import knn as knn_accuracies
 from mimcl.model.world import World
 
-K = 20
-
 
 def knn(
     path: Path,
     data: str | Path | None = None,
-    k: int = K,
+    k: int = NEIGHBOURS,
     options: FeatureOptions = FeatureOptions(),
     world: World | None = None,
 ) -> Result:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mimcl.cli.console import warn
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.features import FeatureOptions, evaluate_features
+from mimcl.cli.evaluate.eval_options import FeatureOptions
+from mimcl.cli.evaluate.features import evaluate_features
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.evaluate.results import Result
 from mimcl.model.evaluate.linear_fast import BATCH, RATES, linear_fast

@@ -45,7 +45,7 @@ def export_command(
     """Export an encoder or a fine-tuned classifier to timm or Hugging Face, verify it there, and write a model card."""
     from mimcl.cli.console import console
 
-    found = export(path, target, out, classifier)
+    found = export(path, out, target=target, classifier=classifier)
     console.print(f"wrote {found.folder}/: {', '.join(map(str, found.files))}")
     for call in found.calls:
         for line in call.splitlines():
@@ -57,7 +57,7 @@ def export_command(
     )
 
 
-def export(path: Path, target: Format, out: Path, classifier: bool = False) -> Exported:
+def export(path: str | Path, out: str | Path, *, target: Format = "timm", classifier: bool = False) -> Exported:
     """Write the encoder of a run, checkpoint or file of weights into the new folder `out`, with a model card.
 
     The classifier is written instead if `path` is the folder of a fine-tuning, or with `classifier`: then it is the
@@ -76,6 +76,7 @@ def export(path: Path, target: Format, out: Path, classifier: bool = False) -> E
     from mimcl.model.checkpoint import CheckpointError
     from mimcl.pipeline.files import atomic_folder, list_folder, remedy
 
+    path, out = Path(path), Path(out)
     if target not in get_args(Format):
         raise ConfigError(f"--format is {target!r}; it must be one of {', '.join(get_args(Format))}")
     if out.exists() and not (out.is_dir() and not list_folder(out)):

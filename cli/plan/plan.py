@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -41,23 +43,26 @@ def plan_command(
     out: Annotated[Path, typer.Option(help="PNG file for the picture.")] = Path("plan.png"),
 ) -> None:
     """Forecast what `mimcl train` with the same flags would draw: temperature, distinct images, repeats."""
-    from mimcl.cli.config import override, require_constant
+    from mimcl.cli.config import parse_settings
     from mimcl.cli.console import console
     from mimcl.cli.run.batch_advice import batch_advice
-    from mimcl.cli.run.folder import new_config
     from mimcl.pipeline.files import DataError, atomic_file, remedy
 
-    values = options.config_values({**context.params, "temp_schedule": None})
-    names = [schedule.value for schedule in dict.fromkeys(temp_schedule or [])]
-    schedules = [{"curriculum.temp_schedule": name} for name in names] or [{}]
-    base = new_config(recipe, values | schedules[0], console.print)
-    plans = [plan(override(base, schedule)) for schedule in schedules]
-    if temperature is not None:
-        require_constant(*(planned.config.curriculum for planned in plans))
+    given = {name: value for name, value in context.params.items() if name not in ("rows", "out")}
+    given["settings"] = parse_settings(settings or [])
+    schedules: list[options.TempSchedule | None] = [*dict.fromkeys(temp_schedule or [])] or [None]
+    plans = []
+    for schedule in schedules:
+        # Of several schedules --temperature is for the constant one.
+        is_for_it = schedule is options.TempSchedule.CONSTANT or options.TempSchedule.CONSTANT not in schedules
+        own = {"temp_schedule": schedule, "temperature": temperature if is_for_it else None}
+        plans.append(plan(**given | own))
+    if chosen := plans[0].chosen:
+        console.print(chosen)
     for planned in plans:
         for line in table(planned, rows):
             console.print(line)
-    if advice := batch_advice(base, plans[0].samples):
+    if advice := batch_advice(plans[0].config, plans[0].samples):
         console.print(advice)
 
     from mimcl.cli.plan.plan_picture import draw_picture  # only now: it imports matplotlib
@@ -71,11 +76,31 @@ def plan_command(
     console.print(f"wrote {out}")
 
 
-def plan(config: Config) -> PlannedRun:
-    """Forecast a new run of this configuration. Nothing is trained, decoded or written.
+def plan(
+    recipe: options.RecipeName | None = None,
+    *,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **flags: Unpack[options.RunFlags],
+) -> PlannedRun:
+    """Forecast what `train` with the same arguments would draw. Nothing is trained, decoded, written or printed.
 
-    Raises ConfigError for a learned temperature, PrototypeError for a missing prototype set, DataError.
+    The result has the numbers of samples, draws and windows, and `forecasts`: for up to 121 windows the temperature,
+    the effective fraction, and how many different images are expected. Raises ConfigError for a learned temperature,
+    PrototypeError for a missing prototype set, DataError.
     """
+    from mimcl.cli.config import require_constant
+    from mimcl.cli.run.folder import new_config
+
+    chosen: list[str] = []
+    run_config = new_config(recipe, options.config_values(flags, config, settings), chosen.append)
+    if flags.get("temperature") is not None:
+        require_constant(run_config.curriculum)
+    return replace(forecast_run(run_config), chosen=" ".join(chosen))
+
+
+def forecast_run(config: Config) -> PlannedRun:
+    """Forecast a new run of this configuration, see `plan`."""
     from mimcl.cli.errors import ConfigError, usage_errors
     from mimcl.cli.plan.planned_run import PlannedRun
     from mimcl.cli.run.curriculum_line import curriculum_line

@@ -23,6 +23,7 @@ class PlannedRun:
     curriculum: str  # description of the curriculum, one line
     requests: list[str]  # lines about the requests for remote data
     forecasts: list[WindowForecast]
+    chosen: str = ""  # by recipe auto, one line
 
     def rows(self, count: int) -> list[WindowForecast]:
         """Return at most `count` of the forecasts, evenly spaced, with the first and the last."""

@@ -1,4 +1,4 @@
-"""`mimcl prototypes build`: compute the distance of every image to its prototype."""
+"""Builds a prototype set: computes the distance of every image to its prototype."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
-from mimcl.cli.help import completions
-from mimcl.cli.help.commands import Commands
+from mimcl.cli.errors import ConfigError
 from mimcl.pipeline.data_config import DataConfig, DecoderName
+from mimcl.pipeline.prototype_location import is_set_name
 
 if TYPE_CHECKING:
     from mimcl.curriculum.features import FeatureExtractor
@@ -23,15 +21,13 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 8 * 3600.0  # for waiting for other ranks' features and for rank 0, which does the clustering
 
-# Headings of the help.
-_images, _clustering, _set = (partial(typer.Option, rich_help_panel=title) for title in ("Images", "Clustering", "Set"))
-
-prototypes = Commands("Prototype sets: how typical each image is.")
-
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """How to build a set; `k` None chooses K, `sample` is the maximum number of images for k-means."""
+    """How to build a set; `k` None chooses K, `sample` is the maximum number of images for k-means.
+
+    Raises ConfigError.
+    """
 
     features: str = "auto"
     k: int | None = None
@@ -46,101 +42,20 @@ class BuildConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of timm features; auto: bfloat16 if fast here
     max_bad: float = DataConfig.max_bad  # share of the images that may be bad; 10 always may
 
-
-@prototypes.callback()
-def _group() -> None:
-    pass
-
-
-@prototypes.command("build")
-def build_command(
-    data: Annotated[str, _images(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
-    features: Annotated[
-        str,
-        _images(
-            help="auto, timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto is DINO if the hub answers "
-            "within 10 s, else sift.",
-            metavar="KIND",
-            autocompletion=completions.features,
-        ),
-    ] = BuildConfig.features,
-    k: Annotated[
-        str,
-        _clustering(
-            help="Number of prototypes; auto chooses by the Davies-Bouldin index, which takes about 14 times as long."
-        ),
-    ] = "auto",
-    name: Annotated[str | None, _set(help="Name of the set beside the shards.", show_default="default")] = None,
-    out: Annotated[Path | None, _set(help="Folder for the set instead, if the shards are read-only.")] = None,
-    seed: Annotated[int, _clustering(help="Seed of k-means and of sift.")] = BuildConfig.seed,
-    min_cluster: Annotated[
-        int, _clustering(min=1, help="Clusters with fewer images have no typical image: distance 1.")
-    ] = BuildConfig.min_cluster,
-    singletons: Annotated[
-        Literal["far", "near"],
-        _clustering(help="Distance of images in such clusters: 1 (far) or, as in the paper's code, 0 (near)."),
-    ] = BuildConfig.singletons,
-    decoder: Annotated[DecoderName, _images(help="Image decoder.")] = BuildConfig.decoder,
-    overwrite: Annotated[bool, _set("--overwrite", help="Replace a set of the same name.")] = False,
-    sample: Annotated[
-        int, _clustering(min=2, help="Maximum images for k-means; all images are assigned.")
-    ] = BuildConfig.sample,
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        _images(help="Precision of timm features; auto is bfloat16 if the GPU or processor multiplies in it."),
-    ] = BuildConfig.precision,
-    max_bad: Annotated[
-        float,
-        _images(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 always may."),
-    ] = BuildConfig.max_bad,
-) -> None:
-    """Cluster the images in feature space and store the distance of each to its prototype.
-
-    A build that was stopped is resumed by the same command. Several processes share the work: torchrun
-    --nproc-per-node 2 --no-python mimcl prototypes build.
-    """
-    from mimcl.cli.console import console
-    from mimcl.cli.errors import ConfigError
-    from mimcl.cli.suggest import command, unless_default
-    from mimcl.model.world import World
-    from mimcl.pipeline.prototype_location import as_option, is_set_name
-    from mimcl.pipeline.remote.urls import shown
-
-    if k != "auto" and not (k.isdecimal() and int(k) > 0):
-        raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
-    if not re.fullmatch(r"auto|sift|pixels|timm:[^@]+(@.+)?|mae:.+", features):
-        raise ConfigError(
-            f"--features is {features!r}; give auto, sift, pixels, timm:MODEL, timm:MODEL@FILE or mae:CHECKPOINT"
-        )
-    if name is not None and out is not None:
-        raise ConfigError("--name is for a set beside the shards, --out for another folder; give one of them")
-    name = BuildConfig.name if name is None else name
-    if not is_set_name(name):
-        raise ConfigError(f"--name is {name!r}; use letters, digits, dots, - and _")
-    count = None if k == "auto" else int(k)
-    if count and count > sample:
-        raise ConfigError(f"--sample is {sample}, less than --k {count}; give at least as many, better 40 times")
-    config = BuildConfig(
-        features, count, name, seed, min_cluster, singletons, decoder, overwrite, sample, out, precision, max_bad
-    )
-    world = World.from_environment()
-    _, found = build(data, config, world)
-    if world.rank:
-        return
-    info = found.info
-    if info["davies_bouldin"]:
-        console.print(
-            "Davies-Bouldin index: " + "  ".join(f"K {n}: {index:.3f}" for n, index in info["davies_bouldin"])
-        )
-    smallest, largest = info["cluster_sizes"]
-    console.print(
-        f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
-    )
-    if bad := info.get("bad"):
-        console.print(f"bad images: {len(bad):,}, in no cluster, at distance 1; prototypes.json lists them")
-    chosen = as_option(out) if out else None if name == BuildConfig.name else name
-    train = command("train", curriculum="proto", data=unless_default(shown(data)), prototypes=chosen)
-    console.print(f"wrote {out or f'{shown(data)}/prototypes/{name}'}/ with gallery.png · next: {train}")
+    def __post_init__(self) -> None:
+        if self.k is not None and self.k < 1:
+            raise ConfigError(f"--k is {self.k}; give a whole number above 0, or auto")
+        if not re.fullmatch(r"auto|sift|pixels|timm:[^@]+(@.+)?|mae:.+", self.features):
+            raise ConfigError(
+                f"--features is {self.features!r}; give auto, sift, pixels, timm:MODEL, timm:MODEL@FILE or "
+                "mae:CHECKPOINT"
+            )
+        if not is_set_name(self.name):
+            raise ConfigError(f"--name is {self.name!r}; use letters, digits, dots, - and _")
+        if self.k and self.k > self.sample:
+            raise ConfigError(
+                f"--sample is {self.sample}, less than --k {self.k}; give at least as many, better 40 times"
+            )
 
 
 def build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,28 @@ def report_command(
 ) -> None:
     """Write one HTML file about a run, or one that compares several runs; nothing else is changed."""
     from mimcl.cli.console import console, format_bytes
+
+    path = report(runs, out, label=label or None, pictures=pictures)
+    console.print(f"wrote {path} ({format_bytes(path.stat().st_size)})")
+
+
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    label: Sequence[str] | None = None,
+    pictures: bool = True,
+) -> Path:
+    """Write the report of one run, or of several side by side, as one HTML file; return its path.
+
+    The runs' folders are only read; a run may still be training. Raises DataError.
+
+    out: the file; default report.html in the run's folder, or in the working directory for several runs.
+    label: one for each run; runs with the same label are seeds of one arm, and the first arm is the baseline "A".
+        By default, runs with the same configuration and data form an arm.
+    pictures: whether to draw one run's reconstructions, which takes seconds.
+    """
     from mimcl.cli.report.writer import write_report
 
-    path = write_report(runs, out, label or None, pictures)
-    console.print(f"wrote {path} ({format_bytes(path.stat().st_size)})")
+    folders = [runs] if isinstance(runs, str | Path) else runs
+    return write_report([Path(run) for run in folders], Path(out) if out else None, label, pictures)

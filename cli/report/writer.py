@@ -16,14 +16,9 @@ from mimcl.pipeline.files import DataError, atomic_file, remedy
 def write_report(
     runs: Sequence[Path], out: Path | None = None, labels: Sequence[str] | None = None, pictures: bool = True
 ) -> Path:
-    """Write the report of one run, or of several side by side, and return its path.
+    """Write the report of one run, or of several side by side, and return its path; `report` describes the arguments.
 
-    The runs' folders are only read; a run may still be training. Raises DataError.
-
-    out: the HTML file; default report.html in the run's folder, or in the working directory for several runs.
-    labels: one for each run; runs with the same label are seeds of one arm, and the first arm is the baseline "A".
-        By default, runs with the same configuration and data form an arm.
-    pictures: whether to draw one run's reconstructions, which takes seconds.
+    Raises DataError.
     """
     if not runs:
         raise DataError("no run to report on; give runs/NAME")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -58,7 +58,7 @@ def open_run(
     values: Mapping[str, Any] = MappingProxyType({}),
     out: Path | None = None,
     resume: bool = False,
-    allowed: Sequence[str] = (),
+    allowed: Collection[str] = (),
     warn: Callable[[str], None] = lambda line: None,
     inform: Callable[[str], None] = lambda line: None,
 ) -> Run:

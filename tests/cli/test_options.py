@@ -39,7 +39,7 @@ def test_schedules_and_recipes_are_those_that_exist():
 
 def test_set_wins_over_flags_and_flags_over_the_file(tmp_path):
     (tmp_path / "c.yaml").write_text("seed: 1\ncurriculum: {r0: 0.2, temp_schedule: linear}\n")
-    given = {"config": tmp_path / "c.yaml", "settings": ["seed=3"], "seed": 2, "r0": None}
-    values = options.config_values(given | {"temp_schedule": options.TempSchedule.STEP})
+    flags = {"seed": 2, "r0": None, "temp_schedule": options.TempSchedule.STEP}
+    values = options.config_values(flags, tmp_path / "c.yaml", {"seed": 3})
     assert values == {"seed": 3, "curriculum.r0": 0.2, "curriculum.temp_schedule": "step"}
     assert type(values["curriculum.temp_schedule"]) is str

@@ -74,7 +74,7 @@ def test_a_run_whose_checkpoints_cannot_be_listed_is_not_started_anew(tmp_path, 
 
 def test_outputs(tmp_path, closed):
     folder = closed(tmp_path / "out")
-    for make in (lambda: open_run("cpu_small", {}, folder), lambda: export(tmp_path, "timm", folder)):
+    for make in (lambda: open_run("cpu_small", {}, folder), lambda: export(tmp_path, folder)):
         with pytest.raises(DataError, match=f"^{folder} cannot be listed: Permission denied$"):
             make()
 

@@ -15,7 +15,7 @@ from helpers.images import write_flat
 from mimcl.cli.config import Config
 from mimcl.cli.main import main
 from mimcl.cli.run.folder import open_run
-from mimcl.cli.train import train
+from mimcl.cli.train import train_run
 from mimcl.model import mae
 from mimcl.model.forward_backward import ForwardBackward
 
@@ -92,7 +92,7 @@ def masks(monkeypatch):
 def test_it_trains(shards, masks, tmp_path, curriculum, masking, schedule):
     names = {"curriculum.name": curriculum, "masking.name": masking, "curriculum.temp_schedule": schedule}
     run = open_run("cpu_small", SMALL | {"data.root": shards} | names, tmp_path / "run", resume=False)
-    assert train(run)
+    assert train_run(run)
 
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert (config["curriculum"]["name"], config["curriculum"]["temp_schedule"]) == (curriculum, schedule)

@@ -10,7 +10,8 @@ from timm.optim import Lars
 from torch import nn
 
 from mimcl.model.evaluate.supervised import LabelledObjective
-from mimcl.model.steps import StepLoop, TrainingError
+from mimcl.model.steps import StepLoop
+from mimcl.model.training_error import TrainingError
 
 BATCH, PARTS, STEPS = 8, 2, 6
 

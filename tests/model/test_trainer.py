@@ -18,8 +18,8 @@ from mimcl.model.determinism import use_deterministic_kernels
 from mimcl.model.forward_backward import CompileUnit
 from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss, to_patches
 from mimcl.model.optim import learning_rate
-from mimcl.model.steps import TrainingError
 from mimcl.model.trainer import Trainer
+from mimcl.model.training_error import TrainingError
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
 BATCH, STEPS = 8, 6

@@ -13,7 +13,6 @@ from mimcl.cli.data.shard import shard
 from mimcl.cli.prototypes.build import BuildConfig, build
 from mimcl.cli.prototypes.workspace import parts_of
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.shards import PackConfig
 
 IMAGES = 90
 SIFT = BuildConfig(features="sift", k=6, decoder="reference")
@@ -25,7 +24,7 @@ def home(tmp_path_factory):
     """shards/ with several shards, and the set `one`, built by one process."""
     folder = tmp_path_factory.mktemp("home")
     write_flat(folder / "images", IMAGES, width=340, height=260)
-    shard(folder / "images", folder / "shards", PackConfig(shard_mb=1, workers=2))
+    shard(folder / "images", folder / "shards", shard_mb=1, workers=2)
     build(folder / "shards", SIFT)
     return folder
 

@@ -23,11 +23,10 @@ GOAL_RATIO, GOAL_CIFAR_SECONDS = 0.7, 30.0
 PACK = """
 import sys, time
 from pathlib import Path
-from mimcl.cli.data.shard import shard
-from mimcl.pipeline.shards import PackConfig
+from mimcl.api import shard
 if __name__ == "__main__":
     began = time.perf_counter()
-    shard(Path(sys.argv[1]), Path(sys.argv[2]), PackConfig(workers=int(sys.argv[3])))
+    shard(sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))
     print(f"\\ninside {time.perf_counter() - began}")
 """
 

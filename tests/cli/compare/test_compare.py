@@ -13,9 +13,9 @@ from helpers.images import write_train_val
 from helpers.small_runs import FEW_PATCHES, metrics, weights
 from helpers.typed import error_line, mimcl
 
-from mimcl.cli.compare import compare
+from mimcl.cli.compare import run_comparison
 from mimcl.cli.compare.arms import arms
-from mimcl.cli.compare.compare import CompareConfig
+from mimcl.cli.compare.compare_config import CompareConfig
 from mimcl.cli.compare.pilot import STEPS as STEPS_OF_PILOT
 from mimcl.cli.compare.prepare import prepare
 from mimcl.cli.config import parse_settings
@@ -173,7 +173,7 @@ def test_equal_time_measures_each_arm_once(home, monkeypatch, capfd):
     Path("timed/comparison.json").write_text(json.dumps(head))
     trials, known = prepare(config)
     with StopSignals(pytest.fail) as signals:
-        epochs = compare._epochs(config, trials, known, signals)
+        epochs = run_comparison._epochs(config, trials, known, signals)
     said = capfd.readouterr().out
     # Once for the page cache, and once to measure.
     assert said.index("warming up with uniform: timed/") < said.index("measuring uniform: timed/pilot/uniform.log")

@@ -219,7 +219,7 @@ def test_processes_with_other_weights_disagree(here, tmp_path, monkeypatch):
     for init in ("mae.pth", "run", "encoder.pth"):
         agreed.clear()
         config = open_run("cpu_small", SMALL | {"init": init}, tmp_path / init, False)
-        training.train(config)
+        training.train_run(config)
         digests.append([digest for what, digest in agreed if "--init" in what])
     assert len(digests[0]) == 1
     assert digests[0] == digests[1] != digests[2]

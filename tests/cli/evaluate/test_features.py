@@ -22,7 +22,7 @@ from mimcl.cli.encoders.feature_store import feature_store
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate import features as module
-from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.few_shot import few_shot
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.evaluate.linear import linear
@@ -188,7 +188,7 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from mimcl.cli.encoders.feature_store import ChunkedArray
-from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 write, written = ChunkedArray.write, []
 def dying(self, chunk, features):

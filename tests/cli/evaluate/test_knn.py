@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
-from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.evaluate.results import Result
 from mimcl.model.mae import build

@@ -10,7 +10,7 @@ from helpers.bad_samples import flip_byte
 from helpers.images import write_classes, write_train_val
 from helpers.typed import mimcl
 
-from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.evaluate.labelled import LabelledSplits, of_seen_classes

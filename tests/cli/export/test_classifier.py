@@ -156,7 +156,7 @@ def test_exports_can_be_loaded_and_exported_again(here, ours, images, path, tmp_
     assert list(again.weights.classes) == CLASSES
     with torch.no_grad():
         torch.testing.assert_close(again.weights.model()(images), ours.weights.model()(images), atol=1e-5, rtol=0)
-    assert export(Path(path), "timm", tmp_path / "out", classifier=True).difference < 1e-10
+    assert export(Path(path), tmp_path / "out", classifier=True).difference < 1e-10
     assert "accuracy of these weights is not known" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -169,7 +169,7 @@ def swapped(tensors):
 def test_logits_that_differ_are_not_kept(here, tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "to_beit", swapped)
     with pytest.raises(CheckpointError, match=r"hf loads differs from run by \S+, more than 1e-05 .*; nothing"):
-        export(Path("run"), "hf", tmp_path / "out", classifier=True)
+        export(Path("run"), tmp_path / "out", target="hf", classifier=True)
     assert not list(tmp_path.iterdir())
 
 

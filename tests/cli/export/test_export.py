@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.export import part
 from mimcl.cli.export.export import export
@@ -189,7 +189,7 @@ def test_other_checkpoints_results_are_not_in_the_card(here, tmp_path, monkeypat
     run = shutil.copytree(here / "run", tmp_path / "run")
     lines = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(lines.replace("00000009", "00000004") + '{"evaluation": "kn')
-    export(run, "safetensors", tmp_path / "out")
+    export(run, tmp_path / "out", target="safetensors")
     assert "have not been evaluated" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -217,7 +217,7 @@ def test_the_kind_of_target_and_the_mask_ratio_are_loaded_again(here):
 def test_our_own_check_compares_the_loss(here, tmp_path, monkeypatch):
     monkeypatch.setattr("mimcl.model.weight_files.METADATA", ("mask_ratio",))  # the kind of target is not read
     with pytest.raises(CheckpointError, match="safetensors .*differs from run by"):
-        export(Path("run"), "safetensors", tmp_path / "out")
+        export(Path("run"), tmp_path / "out", target="safetensors")
 
 
 def test_a_run_exported_from_its_folder_and_evaluated_while_it_trains(here, tmp_path, monkeypatch):
@@ -282,7 +282,7 @@ def swapped(tensors):
 def test_weights_that_load_differently_are_not_kept(here, tmp_path, monkeypatch):
     monkeypatch.setattr("mimcl.model.export.to_vit", swapped)
     with pytest.raises(CheckpointError, match=r"hf .*differs from run by \S+, more than 1e-05"):
-        export(Path("run"), "hf", tmp_path / "out")
+        export(Path("run"), tmp_path / "out", target="hf")
     assert not list(tmp_path.iterdir())
 
 
@@ -290,10 +290,10 @@ def test_the_limit_is_for_float64(here, tmp_path, monkeypatch):
     differences = {"found": [1.1e-5, 0.0]}
     monkeypatch.setattr(part, "differences", lambda *_: differences["found"])
     with pytest.raises(CheckpointError, match="differs from run by 1.1e-05"):
-        export(Path("run"), "timm", tmp_path / "out")
+        export(Path("run"), tmp_path / "out")
     for found in ([0.9e-5, 0.0], [0.0, 1.1e-5]):
         differences["found"] = found
-        result = export(Path("run"), "timm", tmp_path / f"out{found[1]}")
+        result = export(Path("run"), tmp_path / f"out{found[1]}")
         assert [result.difference, result.rounding] == found
 
 
@@ -327,7 +327,7 @@ def test_without_transformers(here, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"transformers.*mimcl\[hf\]"):
-        export(Path("run"), "hf", tmp_path / "empty")
+        export(Path("run"), tmp_path / "empty", target="hf")
 
 
 def test_a_full_disk(here, tmp_path, monkeypatch):
@@ -336,5 +336,5 @@ def test_a_full_disk(here, tmp_path, monkeypatch):
 
     monkeypatch.setattr(part, "save_file", full)
     with pytest.raises(ConfigError, match="cannot be written .*No space left on device"):
-        export(Path("run"), "timm", tmp_path / "out")
+        export(Path("run"), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from helpers.typed import error_line, mimcl
 from PIL import Image
 
 from mimcl.cli.config import read_yaml
-from mimcl.cli.plan.plan import plan, table
+from mimcl.cli.plan.plan import forecast_run, table
 from mimcl.cli.plan.plan_picture import DPI, HEIGHT, WIDTH, draw_picture
 from mimcl.cli.run.folder import new_config
 from mimcl.model import mae
@@ -73,7 +73,7 @@ def metrics(home):
 
 def test_a_run_s_configuration_gives_its_windows_to_the_last_bit(home, monkeypatch):
     monkeypatch.chdir(home)
-    found = plan(new_config(None, read_yaml(home / "run" / "config.yaml")))
+    found = forecast_run(new_config(None, read_yaml(home / "run" / "config.yaml")))
     lines = [line for line in metrics(home) if "window" in line]
     assert len(found.forecasts) == found.windows == len(lines)
     for row, line in zip(found.forecasts, lines, strict=True):
@@ -92,8 +92,8 @@ def pixels(picture: bytes) -> np.ndarray:
 
 
 def test_the_picture_has_its_size_and_a_line_for_each_schedule(home, monkeypatch):
-    one = plan(config_of(home, **{"trainer.epochs": 8}))
-    other = plan(config_of(home, **{"trainer.epochs": 8, "curriculum.temp_schedule": "step"}))
+    one = forecast_run(config_of(home, **{"trainer.epochs": 8}))
+    other = forecast_run(config_of(home, **{"trainer.epochs": 8, "curriculum.temp_schedule": "step"}))
     first, both = pixels(draw_picture([one])), pixels(draw_picture([one, other]))
     assert first.shape == both.shape == (round(HEIGHT * DPI), round(WIDTH * DPI), 3)
     red = np.array([0xC8, 0x55, 0x3D])
@@ -115,15 +115,15 @@ def test_schedules_side_by_side_and_a_uniform_one(home, monkeypatch, capsys):
 
 
 def test_one_window(home):
-    found = plan(config_of(home, **{"trainer.epochs": 0.1}))
+    found = forecast_run(config_of(home, **{"trainer.epochs": 0.1}))
     assert found.windows == 1
     assert len(table(found, 12)) == 5
 
 
 def test_systematic_windows_are_called_approximate(home):
-    lines = table(plan(config_of(home, **{"curriculum.resampling": "systematic"})), 5)
+    lines = table(forecast_run(config_of(home, **{"curriculum.resampling": "systematic"})), 5)
     assert lines[-1].startswith("approximate")
-    assert not any("approximate" in line for line in table(plan(config_of(home)), 5))
+    assert not any("approximate" in line for line in table(forecast_run(config_of(home)), 5))
 
 
 def test_the_order_does_not_change_what_is_drawn(home, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from helpers.images import write_flat, write_train_val
 from helpers.small_runs import assert_same_run, back_to, keep_every_checkpoint, metrics, weights
 from helpers.typed import error_line, mimcl
 
-from mimcl.cli.evaluate.features import FeatureOptions
+from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.report.read import read_run
 from mimcl.cli.run.online_knn import OnlineKnn

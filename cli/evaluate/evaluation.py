@@ -1,0 +1,185 @@
+"""Evaluates an encoder by a protocol of choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+
+from mimcl.cli.encoders.saved import trained_on
+from mimcl.cli.errors import ConfigError
+from mimcl.cli.evaluate.eval_options import NEIGHBOURS, SEEDS, SHOTS, FeatureOptions, PoolName
+from mimcl.cli.evaluate.labelled import LabelledSplits, require_neighbours, require_shots
+from mimcl.model.world import World
+from mimcl.pipeline.data_config import DecoderName
+
+if TYPE_CHECKING:
+    from mimcl.cli.evaluate.results import Result
+
+
+class FeatureFlags(TypedDict, total=False):
+    """How the features are extracted that knn, linear and few-shot classify."""
+
+    pool: PoolName
+    decoder: DecoderName
+    cache: bool
+    max_bad: float
+
+
+@overload
+def evaluate(
+    path: str | Path,
+    protocol: Literal["knn"] = "knn",
+    *,
+    data: str | Path | None = None,
+    k: int = NEIGHBOURS,
+    **features: Unpack[FeatureFlags],
+) -> Result: ...
+
+
+@overload
+def evaluate(
+    path: str | Path,
+    protocol: Literal["linear"],
+    *,
+    data: str | Path | None = None,
+    recipe: Literal["fast", "mae"] = "fast",
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    base_lr: float | None = None,
+    **features: Unpack[FeatureFlags],
+) -> Result: ...
+
+
+@overload
+def evaluate(
+    path: str | Path,
+    protocol: Literal["few-shot"],
+    *,
+    data: str | Path | None = None,
+    shots: Sequence[int] = SHOTS,
+    seeds: int = SEEDS,
+    **features: Unpack[FeatureFlags],
+) -> Result: ...
+
+
+@overload
+def evaluate(
+    path: str | Path,
+    protocol: Literal["finetune"],
+    *,
+    data: str | Path | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    base_lr: float | None = None,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    seed: int | None = None,
+    decoder: DecoderName = "auto",
+    settings: Mapping[str, Any] | None = None,
+) -> Result: ...
+
+
+def evaluate(path: str | Path, protocol: str = "knn", *, data: str | Path | None = None, **options: Any) -> Result:
+    """Evaluate a trained encoder, as `mimcl eval PROTOCOL` does with the same options, and record the result.
+
+    `path` is a run, one of its checkpoints, or a file of weights; `data` None is the shards that it was trained on,
+    which need labels and a val split. `protocol` is "knn" (with the option `k`), "linear" (`recipe`, `epochs`,
+    `batch_size`, `base_lr`), "few-shot" (`shots`, `seeds`), all three with `pool`, `decoder`, `cache` and `max_bad`, or
+    "finetune" (`epochs`, `batch_size`, `micro_batch_size`, `base_lr`, `layer_decay`, `drop_path`, `seed`, `decoder`,
+    `settings`). The result has accuracies in [0, 1] by name: `trained`, and where it was measured `untrained`. Started
+    by torchrun, all processes call it and return the result.
+
+    Raises ConfigError for options that do not go together, CheckpointError without an encoder, and DataError.
+    """
+    if protocol not in _PROTOCOLS:
+        raise ConfigError(f"protocol is {protocol!r}; choose one of {', '.join(_PROTOCOLS)}")
+    return _PROTOCOLS[protocol](Path(path), data, **options)
+
+
+def _splits(path: Path, data: str | Path | None) -> LabelledSplits:
+    """Refuse missing encoders and data before a protocol imports torch, which takes seconds."""
+    trained_data = trained_on(path)
+    return LabelledSplits.load(trained_data if data is None else data)
+
+
+def _knn(path: Path, data: str | Path | None, *, k: int = NEIGHBOURS, **features: Unpack[FeatureFlags]) -> Result:
+    require_neighbours(_splits(path, data), k)
+    from mimcl.cli.evaluate.knn import knn
+
+    return knn(path, data, k, FeatureOptions(**features), World.from_environment())
+
+
+def _linear(
+    path: Path,
+    data: str | Path | None,
+    *,
+    recipe: Literal["fast", "mae"] = "fast",
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    base_lr: float | None = None,
+    **features: Unpack[FeatureFlags],
+) -> Result:
+    if recipe not in ("fast", "mae"):
+        raise ConfigError(f"--recipe is {recipe!r}; it must be fast or mae")
+    if recipe == "fast" and base_lr is not None:
+        raise ConfigError("--base-lr needs --recipe mae: the fast recipe tries 13 learning rates")
+    chosen = FeatureOptions(**features)
+    if recipe == "mae" and chosen != FeatureOptions(decoder=chosen.decoder):
+        raise ConfigError(
+            "--pool, --no-cache and --max-bad need --recipe fast: the mae recipe uses CLS tokens, uncached"
+        )
+    _splits(path, data)
+    world = World.from_environment()
+    if recipe == "mae":
+        from mimcl.cli.evaluate.linear_mae import linear_mae
+
+        return linear_mae(path, data, epochs, batch_size, chosen.decoder, world, base_lr)
+    from mimcl.cli.evaluate.linear import linear
+
+    return linear(path, data, epochs, batch_size, options=chosen, world=world)
+
+
+def _few_shot(
+    path: Path,
+    data: str | Path | None,
+    *,
+    shots: Sequence[int] = SHOTS,
+    seeds: int = SEEDS,
+    **features: Unpack[FeatureFlags],
+) -> Result:
+    splits = _splits(path, data)
+    if shots:
+        require_shots(splits, shots)
+    from mimcl.cli.evaluate.few_shot import few_shot
+
+    return few_shot(path, data, shots, seeds, FeatureOptions(**features), World.from_environment())
+
+
+def _finetune(
+    path: Path,
+    data: str | Path | None,
+    *,
+    micro_batch_size: int | None = None,
+    decoder: DecoderName = "auto",
+    settings: Mapping[str, Any] | None = None,
+    **flags: Any,
+) -> Result:
+    from mimcl.cli.config import replaced
+    from mimcl.model.evaluate.finetune_config import FinetuneConfig
+
+    values = {name: value for name, value in flags.items() if value is not None} | dict(settings or {})
+    replaced(FinetuneConfig(), values)  # refuses what suits no encoder
+    _splits(path, data)
+    from mimcl.cli.evaluate.finetune import finetune
+
+    return finetune(path, data, values, micro_batch_size, decoder, World.from_environment())
+
+
+_PROTOCOLS: dict[str, Callable[..., Result]] = {
+    "knn": _knn,
+    "linear": _linear,
+    "few-shot": _few_shot,
+    "finetune": _finetune,
+}

@@ -1,0 +1,151 @@
+"""`mimcl prototypes build`: compute the distance of every image to its prototype."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mimcl.cli.help import completions
+from mimcl.cli.help.commands import Commands
+from mimcl.cli.prototypes.build import BuildConfig
+from mimcl.pipeline.data_config import DecoderName
+
+if TYPE_CHECKING:
+    from mimcl.curriculum.prototypes import PrototypeSet
+
+# Headings of the help.
+_images, _clustering, _set = (partial(typer.Option, rich_help_panel=title) for title in ("Images", "Clustering", "Set"))
+
+prototypes = Commands("Prototype sets: how typical each image is.")
+
+
+@prototypes.callback()
+def _group() -> None:
+    pass
+
+
+@prototypes.command("build")
+def build_command(
+    context: typer.Context,
+    data: Annotated[str, _images(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
+    features: Annotated[
+        str,
+        _images(
+            help="auto, timm:MODEL, timm:MODEL@FILE, mae:CHECKPOINT, sift or pixels; auto is DINO if the hub answers "
+            "within 10 s, else sift.",
+            metavar="KIND",
+            autocompletion=completions.features,
+        ),
+    ] = BuildConfig.features,
+    k: Annotated[
+        str,
+        _clustering(
+            help="Number of prototypes; auto chooses by the Davies-Bouldin index, which takes about 14 times as long."
+        ),
+    ] = "auto",
+    name: Annotated[str | None, _set(help="Name of the set beside the shards.", show_default="default")] = None,
+    out: Annotated[Path | None, _set(help="Folder for the set instead, if the shards are read-only.")] = None,
+    seed: Annotated[int, _clustering(help="Seed of k-means and of sift.")] = BuildConfig.seed,
+    min_cluster: Annotated[
+        int, _clustering(min=1, help="Clusters with fewer images have no typical image: distance 1.")
+    ] = BuildConfig.min_cluster,
+    singletons: Annotated[
+        Literal["far", "near"],
+        _clustering(help="Distance of images in such clusters: 1 (far) or, as in the paper's code, 0 (near)."),
+    ] = BuildConfig.singletons,
+    decoder: Annotated[DecoderName, _images(help="Image decoder.")] = BuildConfig.decoder,
+    overwrite: Annotated[bool, _set("--overwrite", help="Replace a set of the same name.")] = False,
+    sample: Annotated[
+        int, _clustering(min=2, help="Maximum images for k-means; all images are assigned.")
+    ] = BuildConfig.sample,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        _images(help="Precision of timm features; auto is bfloat16 if the GPU or processor multiplies in it."),
+    ] = BuildConfig.precision,
+    max_bad: Annotated[
+        float,
+        _images(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 always may."),
+    ] = BuildConfig.max_bad,
+) -> None:
+    """Cluster the images in feature space and store the distance of each to its prototype.
+
+    A build that was stopped is resumed by the same command. Several processes share the work: torchrun
+    --nproc-per-node 2 --no-python mimcl prototypes build.
+    """
+    from mimcl.cli.console import console
+    from mimcl.cli.errors import ConfigError
+    from mimcl.cli.suggest import command, unless_default
+    from mimcl.model.world import World
+    from mimcl.pipeline.prototype_location import as_option
+    from mimcl.pipeline.remote.urls import shown
+
+    if k != "auto" and not k.isdecimal():
+        raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
+    _, found = build_prototypes(**context.params | {"k": None if k == "auto" else int(k)})
+    if World.from_environment().rank:
+        return
+    info = found.info
+    if info["davies_bouldin"]:
+        console.print(
+            "Davies-Bouldin index: " + "  ".join(f"K {n}: {index:.3f}" for n, index in info["davies_bouldin"])
+        )
+    smallest, largest = info["cluster_sizes"]
+    console.print(
+        f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
+    )
+    if bad := info.get("bad"):
+        console.print(f"bad images: {len(bad):,}, in no cluster, at distance 1; prototypes.json lists them")
+    chosen = as_option(out) if out else None if name == BuildConfig.name else name
+    train = command("train", curriculum="proto", data=unless_default(shown(data)), prototypes=chosen)
+    folder = out or f"{shown(data)}/prototypes/{name or BuildConfig.name}"
+    console.print(f"wrote {folder}/ with gallery.png · next: {train}")
+
+
+def build_prototypes(
+    data: str | Path = "shards",
+    *,
+    features: str = BuildConfig.features,
+    k: int | None = None,
+    name: str | None = None,
+    out: str | Path | None = None,
+    seed: int = BuildConfig.seed,
+    min_cluster: int = BuildConfig.min_cluster,
+    singletons: Literal["far", "near"] = BuildConfig.singletons,
+    decoder: DecoderName = BuildConfig.decoder,
+    overwrite: bool = False,
+    sample: int = BuildConfig.sample,
+    precision: Literal["auto", "float32", "bfloat16"] = BuildConfig.precision,
+    max_bad: float = BuildConfig.max_bad,
+) -> tuple[Path, PrototypeSet]:
+    """Cluster the images of packed shards in feature space, as `mimcl prototypes build` does with the same options.
+
+    `k` None chooses the number of prototypes; the set lies beside the shards by its `name` ("default"), or in the
+    folder `out`. Returns its folder and the set, with a cluster and a distance for each sample. A build that was
+    stopped is resumed by the same call; started by torchrun, the processes share the work.
+
+    Raises ConfigError, PrototypeError for a set that exists or cannot be built, and DataError.
+    """
+    from mimcl.cli.errors import ConfigError
+    from mimcl.cli.prototypes.build import build
+    from mimcl.model.world import World
+
+    if name is not None and out is not None:
+        raise ConfigError("--name is for a set beside the shards, --out for another folder; give one of them")
+    config = BuildConfig(
+        features=features,
+        k=k,
+        name=BuildConfig.name if name is None else name,
+        seed=seed,
+        min_cluster=min_cluster,
+        singletons=singletons,
+        decoder=decoder,
+        overwrite=overwrite,
+        sample=sample,
+        out=Path(out) if out else None,
+        precision=precision,
+        max_bad=max_bad,
+    )
+    return build(data, config, World.from_environment())
