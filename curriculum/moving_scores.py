@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from mimcl.curriculum.balance import Balance
@@ -101,6 +100,8 @@ class MovingScores:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scores of the current window and all later ones; the tensors are copies."""
+        import torch  # only now: commands that are refused import none of it
+
         return {"versions": [(v.first, torch.tensor(v.scores)) for v in self._versions], "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
