@@ -33,6 +33,10 @@ def connected(world: World, device: torch.device, timeout_seconds: float) -> Ite
     if world.size == 1:
         yield
         return
+    if dist.is_initialized():
+        raise DistributedError(
+            "this program has called init_process_group already; use mimcl's functions in a program of their own"
+        )
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(os.environ["TORCHELASTIC_MAX_RESTARTS"]):
         # PyTorch issue 135712: torchrun's shared store keeps the addresses of the previous processes.
         raise DistributedError(

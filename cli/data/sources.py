@@ -42,6 +42,10 @@ class SourceOptions:
     label_key: str | None = None
     kind: SourceKind | None = None
 
+    def __post_init__(self) -> None:
+        if self.kind not in (None, *_SHOWN):
+            raise ConfigError(f"--source-kind is {self.kind!r}; choose one of {', '.join(_SHOWN)}")
+
 
 def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
     """Open a source of any kind, with labels, classes and splits as the options say.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -42,10 +42,14 @@ class FeatureOptions:
     """How features are extracted, and whether they are kept for the next evaluation."""
 
     pool: PoolName = "mean"
-    decoder: str = "auto"
+    decoder: DecoderName = "auto"
     cache: bool = True
     max_bad: float = DataConfig.max_bad  # share of a split's images that may be bad, and are left out; 10 always may
 
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "cls"):
             raise ConfigError(f"--pool is {self.pool!r}; it must be mean or cls")
+        if not 0 <= self.max_bad <= 1:
+            raise ConfigError(f"--max-bad is {self.max_bad}; it must be from 0 to 1")
+        if self.decoder not in get_args(DecoderName):
+            raise ConfigError(f"--decoder is {self.decoder!r}; choose one of {', '.join(get_args(DecoderName))}")

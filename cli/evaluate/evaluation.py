@@ -105,10 +105,13 @@ def _splits(path: Path, data: str | Path | None) -> LabelledSplits:
 
 
 def _knn(path: Path, data: str | Path | None, *, k: int = NEIGHBOURS, **features: Unpack[FeatureFlags]) -> Result:
+    if k < 1:
+        raise ConfigError(f"--k is {k}; it must be at least 1")
+    options = FeatureOptions(**features)
     require_neighbours(_splits(path, data), k)
     from mimcl.cli.evaluate.knn import knn
 
-    return knn(path, data, k, FeatureOptions(**features), World.from_environment())
+    return knn(path, data, k, options, World.from_environment())
 
 
 def _linear(
@@ -123,6 +126,8 @@ def _linear(
 ) -> Result:
     if recipe not in ("fast", "mae"):
         raise ConfigError(f"--recipe is {recipe!r}; it must be fast or mae")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}; it must be at least 1")
     if recipe == "fast" and base_lr is not None:
         raise ConfigError("--base-lr needs --recipe mae: the fast recipe tries 13 learning rates")
     chosen = FeatureOptions(**features)
@@ -149,12 +154,13 @@ def _few_shot(
     seeds: int = SEEDS,
     **features: Unpack[FeatureFlags],
 ) -> Result:
-    splits = _splits(path, data)
-    if shots:
-        require_shots(splits, shots)
+    options = FeatureOptions(**features)
+    if not shots or min(shots) < 1 or seeds < 1:
+        raise ConfigError(f"--shots and --seeds must be at least 1 (got {list(shots)} and {seeds})")
+    require_shots(_splits(path, data), shots)
     from mimcl.cli.evaluate.few_shot import few_shot
 
-    return few_shot(path, data, shots, seeds, FeatureOptions(**features), World.from_environment())
+    return few_shot(path, data, shots, seeds, options, World.from_environment())
 
 
 def _finetune(

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from mimcl.cli.console import warn
-from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.eval_options import SEEDS, SHOTS, FeatureOptions
 from mimcl.cli.evaluate.features import evaluate_features
 from mimcl.cli.evaluate.labelled import LabelledSplits, require_shots
@@ -30,8 +29,6 @@ def few_shot(
     raises DataError if `shots` exceeds the largest class.
     """
     shots = sorted(set(shots))
-    if not shots or shots[0] < 1 or seeds < 1:
-        raise ConfigError(f"--shots and --seeds must be at least 1 (got {shots} and {seeds})")
 
     def check(splits: LabelledSplits) -> None:
         require_shots(splits, shots)

@@ -43,6 +43,11 @@ class BuildConfig:
     max_bad: float = DataConfig.max_bad  # share of the images that may be bad; 10 always may
 
     def __post_init__(self) -> None:
+        for name, least in (("min_cluster", 1), ("sample", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.max_bad <= 1:
+            raise ConfigError(f"--max-bad is {self.max_bad}; it must be from 0 to 1")
         if self.k is not None and self.k < 1:
             raise ConfigError(f"--k is {self.k}; give a whole number above 0, or auto")
         if not re.fullmatch(r"auto|sift|pixels|timm:[^@]+(@.+)?|mae:.+", self.features):

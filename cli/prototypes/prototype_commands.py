@@ -128,13 +128,14 @@ def build_prototypes(
 
     Raises ConfigError, PrototypeError for a set that exists or cannot be built, and DataError.
     """
+    from mimcl.cli.config import replaced
     from mimcl.cli.errors import ConfigError
     from mimcl.cli.prototypes.build import build
     from mimcl.model.world import World
 
     if name is not None and out is not None:
         raise ConfigError("--name is for a set beside the shards, --out for another folder; give one of them")
-    config = BuildConfig(
+    values = dict(
         features=features,
         k=k,
         name=BuildConfig.name if name is None else name,
@@ -148,4 +149,4 @@ def build_prototypes(
         precision=precision,
         max_bad=max_bad,
     )
-    return build(data, config, World.from_environment())
+    return build(data, replaced(BuildConfig(), values), World.from_environment())
