@@ -272,3 +272,15 @@ def test_gradients_stay_views_into_buckets_of_a_bounded_size():
 def test_no_connection_is_left_open():
     assert not torch.distributed.is_initialized()
     assert os.environ.get("WORLD_SIZE") is None
+
+
+def test_a_program_that_is_connected_already_is_refused(tmp_path):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        message = "has called init_process_group already; use mimcl's functions in a program of their own"
+        with pytest.raises(DistributedError, match=message), connected(World(0, 2, 0, 2), torch.device("cpu"), 5.0):
+            pass
+    finally:
+        dist.destroy_process_group()
