@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache, partial
+from itertools import count
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from mimcl.model.world import DistributedError, World
 
 _BUCKET_BYTES = 25 << 20  # DDP's default: large enough for the bandwidth, small enough to overlap
 _DEAD_SECONDS = 30  # without an answer from another machine's kernel: the machine or the network is down
+_connections = count()  # of this process, as many as of the others
 _RESTART = "start all of them again with --resume (torchrun --max-restarts does so by itself)"
 _SET_INTERFACE = "between machines, set GLOO_SOCKET_IFNAME to the network interface that connects them (see `ip addr`)"
 
@@ -44,10 +46,14 @@ def connected(world: World, device: torch.device, timeout_seconds: float) -> Ite
             "processes would connect to the previous ones"
         )
     on_gpu = device.type == "cuda"
+    timeout = timedelta(seconds=timeout_seconds)
     with _peers(_RESTART if world.size == world.local_size else _SET_INTERFACE):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            timeout=timedelta(seconds=timeout_seconds),
+            store=_new_store(timeout),
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timeout,
         )
     barrier()  # establishes all gloo connections
     if on_gpu:
@@ -59,6 +65,20 @@ def connected(world: World, device: torch.device, timeout_seconds: float) -> Ite
     _detect_dead_machines()
     yield
     dist.destroy_process_group()  # not after an error: it would wait for processes that have ended
+
+
+def _new_store(timeout: timedelta) -> dist.Store:
+    """Return a store for one connection: a program may connect several times, and a used one has old addresses."""
+    store = _shared_store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], timeout)
+    return dist.PrefixStore(f"connection {next(_connections)}", store)
+
+
+@lru_cache
+def _shared_store(host: str, port: str, timeout: timedelta) -> dist.Store:
+    """Return the store at this address, which torchrun or rank 0 serves; kept, so that rank 0 goes on serving it."""
+    store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    return store
 
 
 def is_connected() -> bool:
