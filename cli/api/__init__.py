@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mimcl.cli.evaluate.evaluation import evaluate as evaluate
     from mimcl.cli.export.export import export as export
     from mimcl.cli.plan.plan import plan as plan
-    from mimcl.cli.prototypes.prototype_commands import build_prototypes as build_prototypes
+    from mimcl.cli.prototypes.build_command import build_prototypes as build_prototypes
     from mimcl.cli.report.report import report as report
     from mimcl.cli.train import train as train
     from mimcl.curriculum.config import CurriculumConfig
@@ -51,7 +51,7 @@ _HOMES = {  # by name: its module, with the name there where that is another
     "PrototypeError": "mimcl.curriculum.prototypes",
     "StoppedError": "mimcl.cli.compare.children",
     "TrainingError": "mimcl.model.training_error",
-    "build_prototypes": "mimcl.cli.prototypes.prototype_commands",
+    "build_prototypes": "mimcl.cli.prototypes.build_command",
     "compare": "mimcl.cli.compare.compare",
     "evaluate": "mimcl.cli.evaluate.evaluation",
     "export": "mimcl.cli.export.export",

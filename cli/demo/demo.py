@@ -45,7 +45,7 @@ def demo(out: Path, config: DemoConfig) -> Result:
     from mimcl.cli.demo.demo_images import atypicality, write_images
     from mimcl.cli.demo.demo_picture import draw_picture
     from mimcl.cli.evaluate.evaluation import evaluate
-    from mimcl.cli.prototypes.prototype_commands import build_prototypes
+    from mimcl.cli.prototypes.build_command import build_prototypes
     from mimcl.cli.report.report import report
     from mimcl.cli.suggest import command
     from mimcl.cli.train import train

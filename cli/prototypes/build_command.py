@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mimcl.cli.help import completions
-from mimcl.cli.help.commands import Commands
-from mimcl.cli.prototypes.build import BuildConfig
+from mimcl.cli.prototypes.build_config import BuildConfig
 from mimcl.pipeline.data_config import DecoderName
 
 if TYPE_CHECKING:
@@ -19,15 +18,7 @@ if TYPE_CHECKING:
 # Headings of the help.
 _images, _clustering, _set = (partial(typer.Option, rich_help_panel=title) for title in ("Images", "Clustering", "Set"))
 
-prototypes = Commands("Prototype sets: how typical each image is.")
 
-
-@prototypes.callback()
-def _group() -> None:
-    pass
-
-
-@prototypes.command("build")
 def build_command(
     context: typer.Context,
     data: Annotated[str, _images(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
