@@ -45,12 +45,17 @@ class BatchConversion:
 
     def __call__(self, batch: Batch) -> LoaderBatch:
         """Raises ConfigError if the transform does not return as many images."""
-        views = zip(batch.images.split(len(batch.draws)), self._seeds, strict=True)
-        images = [self._finished(images, batch.draws, seed) for images, seed in views]
+        images = batch.images.unflatten(0, (len(self._seeds), -1))  # (V, n, 3, H, W)
+        if self._transform is not None:
+            views = zip(images, self._seeds, strict=True)
+            images = torch.stack([self._transformed(view, int(batch.draws[0]), seed) for view, seed in views])
+        if self._mean_and_std is not None:
+            mean, std = self._mean_and_std
+            images = (images.float() / 255 if images.dtype == torch.uint8 else images).sub(mean).div_(std)
         keys = [batch.keys, *(self._keys(batch.draws, seed) for seed in self._seeds[1:])]
-        several = len(images) > 1
+        several = len(self._seeds) > 1
         return LoaderBatch(
-            images=torch.stack(images) if several else images[0],
+            images=images if several else images[0],
             labels=torch.from_numpy(batch.labels.astype(np.int64)).to(self._device, non_blocking=True),
             keys=torch.stack(keys) if several else keys[0],
             distances=batch.distances,
@@ -60,19 +65,16 @@ class BatchConversion:
             effective_fraction=batch.window.effective_fraction,
         )
 
-    def _finished(self, images: Tensor, draws: NDArray[np.int64], seed: int) -> Tensor:
-        """Transform and normalise a view."""
-        if self._transform is not None:
-            count = len(images)
-            with _seeded(int(hash64(seed, draws[0], STREAM_TRANSFORM).view(np.int64)[0]), self._device):
-                images = self._transform(images)
-            if not isinstance(images, Tensor) or images.shape[:1] != (count,):
-                found = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-                raise ConfigError(f"transform returned {found} for {count} images; it must return a tensor of {count}")
-        if self._mean_and_std is None:
-            return images
-        mean, std = self._mean_and_std
-        return (images.float() / 255 if images.dtype == torch.uint8 else images).sub(mean).div_(std)
+    def _transformed(self, images: Tensor, first_draw: int, seed: int) -> Tensor:
+        """Transform a view of this process's draws."""
+        assert self._transform is not None
+        count = len(images)
+        with _seeded(int(hash64(seed, first_draw, STREAM_TRANSFORM).view(np.int64)[0]), self._device):
+            changed = self._transform(images)
+        if not isinstance(changed, Tensor) or changed.shape[:1] != (count,):
+            found = f"shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+            raise ConfigError(f"transform returned {found} for {count} images; it must return a tensor of {count}")
+        return changed
 
     def _keys(self, draws: NDArray[np.int64], seed: int) -> Tensor:
         keys = torch.from_numpy(hash64(seed, draws, STREAM_MASK).view(np.int64))
