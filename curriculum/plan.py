@@ -99,7 +99,8 @@ class Plan:
         self._distances = None if distances is None else np.asarray(distances, np.float32)
         self._seed, self._hash64, self.learned, self._scores = seed, hash64, learned, scores
         self._fixed: Difficulty | None = None  # without scores
-        self._schedule = schedule or (None if config.learns else schedule_of(config))
+        fixed = config.name != "none" and not config.learns
+        self._schedule = schedule or (schedule_of(config) if fixed else None)
         self._uniform_fraction = uniform_fraction(samples)
         self._block: tuple[int, KeyedPermutation] | None = None  # the last block, and its order
         if config.name != "none":
