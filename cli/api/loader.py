@@ -84,6 +84,7 @@ class Loader:
         world = current_world()
         self._world_size = world.size if world_size is None else world_size
         self._rank = world.rank if rank is None else rank
+        self._is_placed = rank is not None or world_size is not None
         if decoder not in (known := get_args(DecoderName)):
             raise ConfigError(f"decoder is {decoder!r}; choose one of {', '.join(known)}")
         for name, value in (("batch_size", batch_size), ("image_size", image_size), ("views", views)):
@@ -99,7 +100,7 @@ class Loader:
             planned = plan_loader(index, batch_size, seed, epochs, curriculum, schedule, temperature, given, order)
         self._plan, self._scores, self._depends_on = planned.plan, planned.scores, planned.depends_on
         self._device = world.device() if device is None else torch.device(device)
-        self._convert = BatchConversion(seed, views, transform, normalize, self._device)
+        self._convert = BatchConversion(batch_size, seed, views, transform, normalize, self._device)
         self._options = ReadOptions(
             prefetch, planned.plan.config.order == "shard", whole_shards=keeps_whole_shards(planned.plan, index)
         )
@@ -119,11 +120,23 @@ class Loader:
         """N, the number of images."""
         return self._index.samples
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self._device
+
     def __iter__(self) -> Generator[LoaderBatch, None, None]:
         """Yield the batches from the current position on, and end the iteration before, if there is one.
 
-        Raises DataError, and StallError if no batch arrives in time.
+        Raises ConfigError if the processes were connected after the loader was made, DataError, and StallError if no
+        batch arrives in time.
         """
+        now = current_world()
+        if not self._is_placed and (now.rank, now.size) != (self._rank, self._world_size):
+            raise ConfigError(
+                f"the loader was made for rank {self._rank} of {self._world_size}, but this is rank {now.rank} of "
+                f"{now.size}; make it after the processes are connected (with Lightning, in train_dataloader)"
+            )
         self._end_iteration()
         iteration = self._batches()
         self._iteration = ref(iteration)

@@ -28,6 +28,7 @@ class LoaderBatch(NamedTuple):
     distances: Tensor  # float32 (n,), on the device: to the prototype, or the scaled score; NaN without a curriculum
     sample_ids: Tensor  # int64 (n,), on the host: rows of the index
     draws: Tensor  # int64 (n,), on the host: numbers of the draws
+    step: int  # number of the batch in the run, from 0
     temperature: float  # inf: all images are equally likely
     effective_fraction: float  # expected share of distinct images in N draws
 
@@ -36,8 +37,16 @@ class BatchConversion:
     """Makes a LoaderBatch of a stream's Batch, on the device."""
 
     def __init__(
-        self, seed: int, views: int, transform: BatchTransform | None, normalize: bool, device: torch.device
+        self,
+        batch_size: int,
+        seed: int,
+        views: int,
+        transform: BatchTransform | None,
+        normalize: bool,
+        device: torch.device,
     ) -> None:
+        """`batch_size` is that of all processes."""
+        self._batch_size = batch_size
         self._seeds = [view_seed(seed, view) for view in range(views)]
         self._transform, self._device = transform, device
         constants = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
@@ -61,6 +70,7 @@ class BatchConversion:
             distances=batch.distances,
             sample_ids=torch.from_numpy(batch.sample_ids),
             draws=torch.from_numpy(batch.draws),
+            step=batch.position // self._batch_size - 1,
             temperature=batch.window.temperature,
             effective_fraction=batch.window.effective_fraction,
         )

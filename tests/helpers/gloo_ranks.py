@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from helpers.plan_batches import make_batches, make_plan
+from mimcl.api import Loader
 from mimcl.api.same_on_all import same_on_all
 from mimcl.cli.run.health import Health
 from mimcl.curriculum.masking.random import RandomMasker
@@ -93,6 +94,18 @@ def given_scores(rank: int, given: list) -> list | None:
     array = None if given[rank] is None else np.array(given[rank], np.float32)
     same = same_on_all("scores", array)
     return None if same is None else same.tolist()
+
+
+def early_loader(rank: int, shards: Any, store: Any, how: dict) -> list[int]:
+    """The draws of the first batch of a loader that is made before the processes are connected, again, through `store`.
+
+    As a launcher that only the first process came before: it sets no variables for itself.
+    """
+    dist.destroy_process_group()
+    del os.environ["RANK"], os.environ["WORLD_SIZE"]
+    loader = Loader(shards, batch_size=12, image_size=16, decoder="reference", **how)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    return next(iter(loader)).draws.tolist()
 
 
 class Small(nn.Module):

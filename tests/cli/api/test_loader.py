@@ -58,12 +58,15 @@ def test_its_draws_are_those_of_training(shards, name):
     found = list(loader(shards, curriculum=name, epochs=5, seed=3))
     assert drawn(found) == expected.tolist()
     assert torch.cat([batch.draws for batch in found]).tolist() == list(range(252))
+    assert [batch.step for batch in found] == list(range(21))
     temperatures = {batch.temperature for batch in found}
     assert temperatures == {plan.window(number).temperature for number in range(plan.windows)}
 
 
 def test_a_batch_has_images_labels_keys_distances_and_numbers(shards):
-    batch = next(iter(loader(shards, curriculum="proto", epochs=2)))
+    batches = loader(shards, curriculum="proto", epochs=2)
+    batch = next(iter(batches))
+    assert batch.images.device == batches.device
     index = ShardIndex.load(shards)
     assert batch.images.shape == (12, 3, 16, 16)
     assert batch.images.dtype == torch.uint8
@@ -145,6 +148,7 @@ def test_a_state_continues_on_any_number_of_processes(shards, how):
         for rank in ranks:
             rank.load_state_dict(state)
         for expected, parts in zip(whole[5:], zip(*ranks, strict=True), strict=True):
+            assert {part.step for part in parts} == {expected.step}
             for name in ("sample_ids", "keys", "images", "distances"):
                 joined = torch.cat([getattr(part, name) for part in parts])
                 assert torch.equal(joined.nan_to_num(), getattr(expected, name).nan_to_num())
