@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from mimcl.api.loader_batch import BatchConversion, BatchTransform, LoaderBatch
 from mimcl.api.loader_plan import ENDLESS, Progress, plan_loader
-from mimcl.api.loader_state import FORMAT, require_same
+from mimcl.api.loader_state import FORMAT, digest_of, require_same
 from mimcl.api.same_on_all import same_on_all
 from mimcl.cli.errors import ConfigError, usage_errors
 from mimcl.cli.run.requests import keeps_whole_shards
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.moving_scores import MovingScores
-from mimcl.model.distributed import current_world
+from mimcl.model.distributed import agree, current_world
 from mimcl.pipeline.augment import random_views
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
@@ -79,7 +79,8 @@ class Loader:
         are replaced by other draws of the same window; DataError ends the iteration where they are more than `max_bad`
         of the draws, and more than 10.
 
-        Raises ConfigError for values that do not go together, DataError and PrototypeError.
+        Raises ConfigError for values that do not go together, DistributedError if connected processes have different
+        ones, DataError and PrototypeError.
         """
         world = current_world()
         self._world_size = world.size if world_size is None else world_size
@@ -99,6 +100,8 @@ class Loader:
             given = self._same("scores", None if scores is None else _numbers(scores))
             planned = plan_loader(index, batch_size, seed, epochs, curriculum, schedule, temperature, given, order)
         self._plan, self._scores, self._depends_on = planned.plan, planned.scores, planned.depends_on
+        if self._world_size > 1:
+            agree("what loaders draw", digest_of(self._depends_on))
         self._device = world.device() if device is None else torch.device(device)
         self._convert = BatchConversion(batch_size, seed, views, transform, normalize, self._device)
         self._options = ReadOptions(
@@ -119,6 +122,11 @@ class Loader:
     def samples(self) -> int:
         """N, the number of images."""
         return self._index.samples
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the labels."""
+        return self._index.classes
 
     @property
     def device(self) -> torch.device:

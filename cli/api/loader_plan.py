@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from mimcl.api.loader_state import digest_of, draws_depend_on
+from mimcl.api.loader_state import digest_of_arrays, draws_depend_on
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.resolve import resolved_order, whole_batches
@@ -79,7 +79,7 @@ def plan_loader(
         schedule=_schedule(schedule, temperature),
     )
     functions = [given for given in (schedule, temperature) if callable(given)]
-    set_digest = digest_of(distances, *((balance.cluster, balance.mass) if balance else ()))
+    set_digest = digest_of_arrays(distances, *((balance.cluster, balance.mass) if balance else ()))
     depends_on = draws_depend_on(plan, index, seed, batch_size, set_digest, functions, moving is not None)
     return LoaderPlan(plan, moving, depends_on)
 

@@ -54,7 +54,12 @@ def require_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             raise ConfigError(f"the state is that of another loader: its {name} is {theirs:.60}, here it is {ours:.60}")
 
 
-def digest_of(*arrays: np.ndarray | None) -> str | None:
+def digest_of(depends_on: Mapping[str, Any]) -> str:
+    """Return a digest of all that draws depend on, 32 hexadecimal digits."""
+    return xxhash.xxh128_hexdigest(json.dumps(depends_on, sort_keys=True).encode())
+
+
+def digest_of_arrays(*arrays: np.ndarray | None) -> str | None:
     """Return a digest of the arrays that are there; None without any."""
     there = [np.ascontiguousarray(array) for array in arrays if array is not None]
     if not there:

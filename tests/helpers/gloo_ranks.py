@@ -108,6 +108,12 @@ def early_loader(rank: int, shards: Any, store: Any, how: dict) -> list[int]:
     return next(iter(loader)).draws.tolist()
 
 
+def loader_of_seed(rank: int, shards: Any, seeds: list[int]) -> list[int]:
+    """The first draws of a loader for all ranks, made with this rank's seed."""
+    loader = Loader(shards, batch_size=12, image_size=16, decoder="reference", seed=seeds[rank])
+    return next(iter(loader)).draws.tolist()
+
+
 class Small(nn.Module):
     """Six layers in several buckets of 4 KB, with a parameter larger than a bucket and one used on request."""
 

@@ -1,7 +1,7 @@
-"""A loader that was made before the processes were connected would give all batches to each: it is refused."""
+"""A loader that was made before the processes were connected, or differently on each, is refused."""
 
 import pytest
-from helpers.gloo_ranks import early_loader, run_ranks
+from helpers.gloo_ranks import early_loader, loader_of_seed, run_ranks
 from helpers.images import write_classes
 
 from mimcl.pipeline.shards import PackConfig, pack
@@ -29,3 +29,9 @@ def test_it_is_refused_in_a_line_on_every_process(shards, tmp_path):
 def test_a_rank_that_is_given_is_the_callers_business(shards, tmp_path):
     alone = {"rank": 0, "world_size": 1}
     assert run_ranks(2, early_loader, shards, tmp_path / "store", alone) == [[*range(12)]] * 2
+
+
+def test_loaders_that_differ_are_refused_on_every_process(shards):
+    assert run_ranks(2, loader_of_seed, shards, [5, 5]) == [[*range(6)], [*range(6, 12)]]
+    for result in run_ranks(2, loader_of_seed, shards, [5, 6]):
+        assert result.startswith("DistributedError: what loaders draw differs between the processes")
