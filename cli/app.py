@@ -23,6 +23,7 @@ from mimcl.cli.masks.masks import masks_command
 from mimcl.cli.plan.plan import plan_command
 from mimcl.cli.predict.predict import predict_command
 from mimcl.cli.prototypes.build_command import build_command
+from mimcl.cli.prototypes.import_scores import import_command
 from mimcl.cli.report.report import report_command
 from mimcl.cli.train import train_command
 
@@ -34,9 +35,9 @@ app = Commands(
 _DATA, _TRAINING, _RESULTS, _HELP = "Data", "Training", "Results", "Help"
 app.command("shard", rich_help_panel=_DATA)(shard_command)
 app.command("verify", rich_help_panel=_DATA)(verify_command)
-prototypes = Commands("Prototype sets: how typical each image is.")
-prototypes.callback()(lambda: None)  # keeps `build` a command of the group
+prototypes = Commands("Prototype sets: how typical, or how hard, each image is.")
 prototypes.command("build")(build_command)
+prototypes.command("import")(import_command)
 app.add_typer(prototypes, name="prototypes", rich_help_panel=_DATA)
 app.command("repack", rich_help_panel=_DATA)(repack_command)
 app.command("inspect", rich_help_panel=_DATA)(inspect_command)

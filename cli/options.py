@@ -110,6 +110,10 @@ Resampling = Annotated[
     ResamplingName | None,
     option(CURRICULUM, "How a window draws: independently, or evenly spaced.", "multinomial"),
 ]
+Balance = Annotated[
+    bool | None,
+    option(CURRICULUM, "Draw equally often from every cluster of the set.", "no-balance", "--balance/--no-balance"),
+]
 Order = Annotated[
     OrderName | None,
     option(
@@ -167,6 +171,7 @@ class RunFlags(TypedDict, total=False):
     curriculum_share: Annotated[float | None, "curriculum.share"]
     temperature: Annotated[float | None, "curriculum.temperature"]
     resampling: Annotated[ResamplingName | None, "curriculum.resampling"]
+    balance: Annotated[bool | None, "curriculum.balance"]
     order: Annotated[OrderName | None, "curriculum.order"]
     slice_epochs: Annotated[float | None, "curriculum.slice"]
     masking: Annotated[MaskingName | None, "masking.name"]

@@ -32,6 +32,7 @@ def train_command(
     curriculum_share: options.CurriculumShare = None,
     temperature: options.Temperature = None,
     resampling: options.Resampling = None,
+    balance: options.Balance = None,
     order: options.Order = None,
     slice_epochs: options.Slice = None,
     masking: options.Masking = None,

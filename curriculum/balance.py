@@ -27,6 +27,12 @@ class Balance:
 
     cluster: NDArray[np.int32]  # (N,), -1 for an image in none, which is never drawn
     mass: NDArray[np.float64]  # (K,), with sum 1
+    groups: int = 1  # clusters of the upper level that have images
+
+    @property
+    def clusters(self) -> int:
+        """The number of clusters that have images."""
+        return int(np.count_nonzero(self.mass))
 
     @classmethod
     def of(cls, cluster: NDArray[np.int32], parents: NDArray[np.int32] | None = None) -> Balance:
@@ -37,9 +43,10 @@ class Balance:
             raise ValueError("no image is in a cluster, so there is nothing to balance; build a prototype set")
         parents = np.zeros(len(sizes), np.int32) if parents is None else parents
         children = np.bincount(parents[used])
+        groups = int(np.count_nonzero(children))
         mass = np.zeros(len(sizes))
-        mass[used] = 1 / (np.count_nonzero(children) * children[parents[used]])
-        return cls(cluster, mass)
+        mass[used] = 1 / (groups * children[parents[used]])
+        return cls(cluster, mass, groups)
 
     def lowest(self, h: NDArray[np.floating] | Hardness) -> NDArray[np.float64]:
         """Return the lowest h of each cluster, and last of the images in none: (K + 1,), inf where there are none."""

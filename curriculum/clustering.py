@@ -99,6 +99,20 @@ def make_clusters(
     return Clusters(standardiser, kmeans(rows, chosen, seed, iterations), scores)
 
 
+def group_clusters(centroids: Features, seed: int) -> NDArray[np.int32]:
+    """Group K clusters by k-means on their centroids (K, D), into about sqrt(K), but at least 2: the upper level.
+
+    Returns the group of each (K,). Raises ValueError for fewer than 4 clusters, and where all centroids are equal.
+    """
+    if len(centroids) < 4:
+        raise ValueError(f"{len(centroids)} clusters are too few for two levels; use 4 or more")
+    groups = nearest(centroids, kmeans(centroids, max(2, round(math.sqrt(len(centroids)))), seed))
+    found, numbered = np.unique(groups, return_inverse=True)  # k-means may leave one empty
+    if len(found) < 2:
+        raise ValueError("all centroids are equal, so they have no groups; use one level")
+    return numbered.astype(np.int32)
+
+
 def davies_bouldin(features: Features, labels: Labels, centroids: NDArray[np.floating]) -> float:
     """Return the Davies-Bouldin index (1979): mean over clusters of the largest (s_i + s_j) / |c_i - c_j|.
 

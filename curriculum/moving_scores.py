@@ -130,7 +130,7 @@ class MovingScores:
         return self._versions[-1].scores
 
 
-def scaled(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+def scaled(scores: NDArray[np.floating]) -> NDArray[np.float32]:
     """Scale scores (N,) by the lowest and the highest to [0, 1]. Raises ValueError if all are equal."""
     low, high = np.float64(scores.min()), np.float64(scores.max())
     if low == high:

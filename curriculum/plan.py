@@ -62,10 +62,11 @@ class Plan:
     `scores`, which change during the run), `draws` the run's length T, `hash64(seed, numbers, stream)` the source of
     randomness, `learned` the temperatures of the learned schedule, `shards` (N,), ascending, the shard of each sample
     (required for order "shard", which reorders the draws of a window but draws the same samples), `balance` that of the
-    images, `schedule` replaces the configured one. Attributes: `learned`, `samples`, `draws`, `window_length` (W, in
-    draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `curve` (r of a temperature, at
-    the start; None without a curriculum), `retries` (the number of substitutes for a bad draw). Raises ValueError for
-    distances that the curriculum cannot use, a window that is not a multiple of `batch_size`, and missing shards.
+    images, `schedule` replaces the configured one. Attributes: `learned`, `balance`, `samples`, `draws`,
+    `window_length` (W, in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `curve` (r
+    of a temperature, at the start; None without a curriculum), `retries` (the number of substitutes for a bad draw).
+    Raises ValueError for distances that the curriculum cannot use, a window that is not a multiple of `batch_size`, and
+    missing shards.
     """
 
     retries = 16
@@ -97,7 +98,7 @@ class Plan:
         self.windows = math.ceil(draws / self.window_length)
         self.curriculum_draws = 0
         self._distances = None if distances is None else np.asarray(distances, np.float32)
-        self._seed, self._hash64, self.learned, self._scores = seed, hash64, learned, scores
+        self._seed, self._hash64, self.learned, self.balance, self._scores = seed, hash64, learned, balance, scores
         self._fixed: Difficulty | None = None  # without scores
         fixed = config.name != "none" and not config.learns
         self._schedule = schedule or (schedule_of(config) if fixed else None)

@@ -54,6 +54,13 @@ class PrototypeSet:
         """The upper-level cluster of each cluster, (K,); None if there is one level."""
         return np.array(self.info["parents"], np.int32) if self.info.get("parents") else None
 
+    @property
+    def described(self) -> str:
+        """What the distances are of, in a few words."""
+        if scores := self.info.get("scores"):
+            return f"scores {scores['name']}"
+        return f"K {self.info['k']:,}, {self.info['features']} features"
+
     def save(self, folder: str | os.PathLike) -> None:
         """Write the set's files to `folder`. Not atomic: write to a temporary folder and rename it when complete."""
         folder = Path(folder)
@@ -94,6 +101,7 @@ class PrototypeSet:
                 mapped = [pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) for file in files]
                 check_once(files, json.dumps([_CHECK_VERSION, digests]), lambda: _check(mapped, digests))
             arrays = _arrays(*mapped)
+            _check_info(info, len(arrays["centroids"]))
         except PrototypeError:
             raise
         except Exception as error:  # the libraries raise many kinds for damaged files
@@ -186,6 +194,21 @@ def _check_arrays(cluster: NDArray, raw_distance: NDArray, distance: NDArray, ce
         raise ValueError("a sample in no cluster is not at distance 1")
     if not (distance.min() >= 0 and distance.max() <= 1):  # false for NaN as well
         raise ValueError("a distance is not between 0 and 1")
+
+
+def _check_info(info: Mapping[str, Any], clusters: int) -> None:
+    """Check what no digest covers. Raises ValueError or KeyError if it is not as it was written."""
+    if (parents := info.get("parents")) is not None:
+        is_list = isinstance(parents, list) and len(parents) == clusters
+        if not is_list or not all(type(group) is int and 0 <= group < clusters for group in parents):
+            raise ValueError("parents are not a group for each cluster")
+    if "scores" in info:
+        scores = info["scores"]
+        kinds = {"name": str, "lowest": float, "highest": float}
+        if not isinstance(scores, dict) or any(type(scores[name]) is not kind for name, kind in kinds.items()):
+            raise ValueError("scores have no name or range")
+    elif not isinstance(info["features"], str):
+        raise ValueError("features have no name")
 
 
 def _open(path: Path) -> BinaryIO:

@@ -106,6 +106,13 @@ class ShardIndex:
         """The keys of all rows."""
         return self._table["key"].to_pylist()
 
+    def rows_of(self, keys: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+        """The row of each of these keys (n,), large strings: the first that has it; -1 if none has."""
+        import pyarrow.compute as pc  # imports pydoc and more
+
+        found = pc.index_in(keys, value_set=self._table["key"])
+        return found.fill_null(-1).to_numpy().astype(np.int64)
+
     def prototypes_folder(self, name: str) -> Path:
         """Local folder of a prototype set by its name or path; a remote set is downloaded first. Raises DataError."""
         if path := set_path(name):

@@ -85,6 +85,7 @@ def test_no_function_that_can_execute_data_is_used():
         ["masks", "--help"],
         ["report", "--help"],
         ["prototypes", "build", "--help"],
+        ["prototypes", "import", "--help"],
         ["repack", "--help"],
         ["eval", "knn", "--help"],
         ["eval", "finetune", "--help"],

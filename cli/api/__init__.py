@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mimcl.cli.export.export import export as export
     from mimcl.cli.plan.plan import plan as plan
     from mimcl.cli.prototypes.build_command import build_prototypes as build_prototypes
+    from mimcl.cli.prototypes.import_scores import import_scores as import_scores
     from mimcl.cli.report.report import report as report
     from mimcl.cli.train import train as train
     from mimcl.curriculum.config import CurriculumConfig
@@ -55,6 +56,7 @@ _HOMES = {  # by name: its module, with the name there where that is another
     "compare": "mimcl.cli.compare.compare",
     "evaluate": "mimcl.cli.evaluate.evaluation",
     "export": "mimcl.cli.export.export",
+    "import_scores": "mimcl.cli.prototypes.import_scores",
     "plan": "mimcl.cli.plan.plan",
     "report": "mimcl.cli.report.report",
     "shard": "mimcl.cli.data.shard",

@@ -1,4 +1,4 @@
-"""Names of a comparison's arms, DATA[+MASKING][+SCHEDULE][+RESAMPLING], and their settings: proto+hpm+linear."""
+"""Names of a comparison's arms, DATA[+MASKING][+SCHEDULE][+RESAMPLING][+balance], and their settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ _SCHEDULES["learned-temperature"] = _SCHEDULES.pop("learned")
 _MASKINGS = {name: {"masking.name": MaskingConfig(name).name} for name in get_args(_MASKING["name"])}
 _MASKINGS["learned-masks"] = _MASKINGS.pop("learned")
 _RESAMPLINGS = {name: {"curriculum.resampling": name} for name in get_args(_CURRICULUM["resampling"])}
-WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS}  # after a +
+_BALANCE = {"balance": {"curriculum.balance": True}}
+WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS, **_BALANCE}  # after a +
+_USERS = {  # data curricula that a key has an effect on, where it is not all
+    "curriculum.temp_schedule": ("proto", "anti"),
+    "curriculum.balance": ("proto", "anti"),
+    "curriculum.resampling": ("uniform", "proto", "anti"),
+}
 
 
 def arms(text: str) -> dict[str, Settings]:
@@ -58,8 +64,8 @@ def arm(name: str) -> Settings:
             raise ConfigError(f"arm {name!r} has an unknown word: {_suggest(word, list(WORDS))}")
         if word in DATA or settings.keys() & WORDS[word].keys():
             raise ConfigError(f"arm {name!r}: {word!r} conflicts with an earlier word; remove one")
-        unused = first in ("uniform", "epochs") if word in _SCHEDULES else first == "epochs" and word in _RESAMPLINGS
-        if unused:
+        users = _USERS.get(next(iter(WORDS[word])), DATA)
+        if first not in users:
             raise ConfigError(f"arm {name!r}: {word} has no effect without a data curriculum; remove it")
         settings |= WORDS[word]
     return settings

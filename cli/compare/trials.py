@@ -25,7 +25,7 @@ from mimcl.cli.run.batch_advice import smaller_batch, too_large
 from mimcl.cli.run.folder import free_folder, open_run
 from mimcl.cli.run.resolve import draws_of
 from mimcl.cli.run.signals import StopSignals
-from mimcl.cli.run.training_data import load_distances
+from mimcl.cli.run.training_data import load_difficulty
 from mimcl.model import checkpoint
 from mimcl.pipeline.index import ShardIndex
 
@@ -101,7 +101,7 @@ class Trials:
             recipe_name, settings = chosen.name, {**chosen.values, **settings}
         base = override(recipe(recipe_name), settings)
         for arm_settings in arms.values():
-            load_distances(override(base, arm_settings), index)
+            load_difficulty(override(base, arm_settings).curriculum, index)
         labelled = LabelledSplits.load(index.location) if labels else None
         out = out or Path("comparisons") / base.recipe
         return cls(base, settings, arms, index, out, labelled, processes, chosen)

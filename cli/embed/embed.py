@@ -101,7 +101,7 @@ def embed(
     from mimcl.cli.encoders.encoder import Encoder
     from mimcl.cli.encoders.lock import lock
     from mimcl.cli.encoders.mae_features import MaeFeatures
-    from mimcl.cli.encoders.split_features import fill, open_decoder
+    from mimcl.cli.encoders.split_features import fill, on_images, open_decoder
     from mimcl.cli.errors import ConfigError
     from mimcl.model.config import SIZES
     from mimcl.model.digest import weights_digest
@@ -136,7 +136,9 @@ def embed(
         return finished
     features = UnfinishedFeatures(folder_for(out), index.samples, SIZES[encoder.config.model.name][0])
     chunks = range(len(features.store.chunks))
-    fill_chunks = partial(fill, index, [features.store], [extractor], decoder, bad=BadImages(index, max_bad=1.0))
+    fill_chunks = partial(
+        fill, index, [features.store], [on_images(extractor)], decoder, bad=BadImages(index, max_bad=1.0)
+    )
     with connected(world, device, _TIMEOUT_S), lock(features.folder, world, "give another --out"):
         agree("what is to be embedded", xxhash.xxh128_hexdigest(json.dumps(settings).encode()))
         if world.rank == 0 and (done := features.begin(settings)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,11 @@ class BadImages:
             f"{len(found):,} bad images of {self._index.samples:,} are more than the {self._allowed:,.0f} allowed "
             f"({worst}); repair the shards ({list_damage(self._index.shown)}), or raise --max-bad"
         )
+
+
+def describe_bad(index: ShardIndex, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the entry of prototypes.json that lists the bad images in these rows; nothing without any."""
+    return {"bad": [{"key": index.key(row), "path": index.path(row)} for row in rows.tolist()]} if len(rows) else {}
 
 
 def mark(features: NDArray[np.float32], places: list[int]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.plan import InOrderPlan
-from mimcl.pipeline.stream import ReadOptions, Stream
+from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
 
 def open_decoder(name: str, image_size: int, *splits: ShardIndex, world: World | None = None) -> Decoder:
@@ -84,16 +84,17 @@ def extract(
 def fill(
     index: ShardIndex,
     stores: Sequence[ChunkedArray],
-    extractors: Sequence[Callable[[torch.Tensor], NDArray[np.float32]]],
+    measures: Sequence[Callable[[Batch], NDArray[np.float32]]],
     decoder: Decoder,
     chunks: Iterable[int],
     label: str | None = None,
     bad: BadImages | None = None,
 ) -> None:
-    """Compute and store the missing ones of these chunks, decoding each image once for all extractors.
+    """Compute and store the missing ones of these chunks, decoding each image once for all stores.
 
-    All stores have the same chunks. Batches never cross a chunk, so results do not depend on which chunks are missing.
-    With a `label` there is a progress bar. Features of bad images are marked, see `is_bad`; too many are a DataError.
+    `measures` map a batch to the rows (B, D) of each store, for example `on_images(extractor)`. All stores have the
+    same chunks. Batches never cross a chunk, so results do not depend on which chunks are missing. With a `label` there
+    is a progress bar. Features of bad images are marked, see `is_bad`; too many are a DataError.
     """
     bad = bad or BadImages(index)
     rows = stores[0].chunks
@@ -110,10 +111,17 @@ def fill(
                 batch = next(batches)
                 places, count = bad.places(batch), min(BATCH, len(rows[chunk]) - first)
                 for number in numbers:
-                    features[number].append(mark(extractors[number](batch.images), places)[:count])
+                    features[number].append(mark(measures[number](batch), places)[:count])
                 advance(count)
             for number in numbers:
                 stores[number].write(chunk, np.concatenate(features[number]))
+
+
+def on_images(
+    extractor: Callable[[torch.Tensor], NDArray[np.float32]],
+) -> Callable[[Batch], NDArray[np.float32]]:
+    """Return the features of a batch's images as a measure, see `fill`."""
+    return lambda batch: extractor(batch.images)
 
 
 def _whole_batches(rows: range, last: bool) -> NDArray[np.int64]:

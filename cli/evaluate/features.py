@@ -19,7 +19,7 @@ from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.feature_store import ChunkedArray, feature_store
 from mimcl.cli.encoders.lock import lock
 from mimcl.cli.encoders.mae_features import MaeFeatures
-from mimcl.cli.encoders.split_features import fill, open_decoder
+from mimcl.cli.encoders.split_features import fill, on_images, open_decoder
 from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.labelled import LabelledSplits, of_seen_classes
 from mimcl.cli.evaluate.results import Result, record
@@ -95,7 +95,15 @@ def evaluate_features(
         barrier()  # no rank writes before rank 0 has the lock
         for index, stores in ((splits.train, train_stores), (splits.val, val_stores)):
             own, bad = range(world.rank, len(stores[0].chunks), world.size), BadImages(index, options.max_bad)
-            fill(index, stores, extractors, decoder, own, index.split if world.rank == 0 else None, bad)
+            fill(
+                index,
+                stores,
+                [*map(on_images, extractors)],
+                decoder,
+                own,
+                index.split if world.rank == 0 else None,
+                bad,
+            )
         barrier()
         found: dict[str, Any] = {}  # fields of the result
         if world.rank == 0:
@@ -149,7 +157,7 @@ def _read(
     """Read the features of all samples by each encoder; chunks written on another machine are computed again."""
     read = [[store.read(chunk) for chunk in range(len(store.chunks))] for store in stores]
     missing = [number for number, chunks in enumerate(zip(*read, strict=True)) if any(c is None for c in chunks)]
-    fill(index, stores, extractors, decoder, missing, None, BadImages(index, max_bad))
+    fill(index, stores, [*map(on_images, extractors)], decoder, missing, None, BadImages(index, max_bad))
     features = []
     for store, chunks in zip(stores, read, strict=True):
         for number in missing:

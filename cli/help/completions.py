@@ -59,8 +59,13 @@ def features(incomplete: str) -> list[Item]:
     ]
 
 
+def difficulties(incomplete: str) -> list[Item]:
+    """Complete the kinds of difficulty."""
+    return [("distance", "To the prototype."), ("loss:", "loss:RUN, or a checkpoint of one.")]
+
+
 def arms(incomplete: str) -> list[str]:
-    """Complete the last word of DATA[+MASKING][+SCHEDULE][+RESAMPLING],... ."""
+    """Complete the last word of DATA[+MASKING][+SCHEDULE][+RESAMPLING][+balance],... ."""
     from mimcl.cli.compare.arms import DATA, WORDS
 
     done = incomplete[: max(incomplete.rfind(","), incomplete.rfind("+")) + 1]

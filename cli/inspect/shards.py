@@ -59,7 +59,8 @@ class PrototypesStatus:
 
     name: str
     k: int | None
-    features: str | None
+    features: str | None  # None for a set of scores
+    described: str  # what its distances are of
     fault: str | None
 
 
@@ -91,7 +92,7 @@ class ShardsDescription:
             left_out.append(f"{duplicates:,} exact duplicates, listed in duplicates.jsonl")
         lines.append(("left out", "; ".join(left_out)))
         for found in self.prototypes or ():
-            what = found.fault or f"K {found.k:,}, {found.features} features, matches the train split"
+            what = found.fault or f"{found.described}, matches the train split"
             lines.append(("prototypes", f"{found.name}: {what}"))
         if self.prototypes is None:
             lines.append(("prototypes", "remote; training fetches the set that it needs"))
@@ -139,7 +140,7 @@ def _min_median_max(values: np.ndarray) -> tuple[int, float, int]:
 def _prototypes_status(folder: Path, fingerprint: str) -> PrototypesStatus:
     try:
         build = prototypes_build(folder.parents[1], folder.name)
-        info = PrototypeSet.load(folder, fingerprint, build=build).info
+        found = PrototypeSet.load(folder, fingerprint, build=build)
     except PrototypeError as error:
-        return PrototypesStatus(folder.name, None, None, str(error))
-    return PrototypesStatus(folder.name, info["k"], info["features"], None)
+        return PrototypesStatus(folder.name, None, None, "", str(error))
+    return PrototypesStatus(folder.name, found.info["k"], found.info.get("features"), found.described, None)

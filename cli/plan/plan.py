@@ -33,6 +33,7 @@ def plan_command(
     curriculum_share: options.CurriculumShare = None,
     temperature: options.Temperature = None,
     resampling: options.Resampling = None,
+    balance: options.Balance = None,
     order: options.Order = None,
     slice_epochs: options.Slice = None,
     epochs: options.Epochs = None,

@@ -1,4 +1,4 @@
-"""`mimcl prototypes build`: compute the distance of every image to its prototype."""
+"""`mimcl prototypes build`: compute the distance of every image to its prototype, or its loss."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mimcl.cli.help import completions
+from mimcl.cli.prototypes import set_options
 from mimcl.cli.prototypes.build_config import BuildConfig
 from mimcl.pipeline.data_config import DecoderName
 
 if TYPE_CHECKING:
     from mimcl.curriculum.prototypes import PrototypeSet
 
-# Headings of the help.
-_images, _clustering, _set = (partial(typer.Option, rich_help_panel=title) for title in ("Images", "Clustering", "Set"))
+_images, _clustering = (
+    partial(typer.Option, rich_help_panel=heading) for heading in (set_options.IMAGES, set_options.CLUSTERING)
+)
 
 
 def build_command(
     context: typer.Context,
-    data: Annotated[str, _images(help="Folder of shards, or s3://, gs://, hf://.")] = "shards",
+    data: set_options.Data = "shards",
+    difficulty: Annotated[
+        str,
+        _images(
+            help="distance to the prototype, or loss:CHECKPOINT: how badly a run reconstructs the image, without "
+            "prototypes.",
+            metavar="KIND",
+            autocompletion=completions.difficulties,
+        ),
+    ] = BuildConfig.difficulty,
     features: Annotated[
         str,
         _images(
@@ -37,9 +48,12 @@ def build_command(
             help="Number of prototypes; auto chooses by the Davies-Bouldin index, which takes about 14 times as long."
         ),
     ] = "auto",
-    name: Annotated[str | None, _set(help="Name of the set beside the shards.", show_default="default")] = None,
-    out: Annotated[Path | None, _set(help="Folder for the set instead, if the shards are read-only.")] = None,
-    seed: Annotated[int, _clustering(help="Seed of k-means and of sift.")] = BuildConfig.seed,
+    levels: Annotated[
+        int, _clustering(min=1, max=2, help="2 groups the clusters too, into about sqrt(K), for train --balance.")
+    ] = BuildConfig.levels,
+    name: set_options.Name = None,
+    out: set_options.Out = None,
+    seed: Annotated[int, _clustering(help="Seed of k-means, of sift and of a loss's masks.")] = BuildConfig.seed,
     min_cluster: Annotated[
         int, _clustering(min=1, help="Clusters with fewer images have no typical image: distance 1.")
     ] = BuildConfig.min_cluster,
@@ -48,7 +62,7 @@ def build_command(
         _clustering(help="Distance of images in such clusters: 1 (far) or, as in the paper's code, 0 (near)."),
     ] = BuildConfig.singletons,
     decoder: Annotated[DecoderName, _images(help="Image decoder.")] = BuildConfig.decoder,
-    overwrite: Annotated[bool, _set("--overwrite", help="Replace a set of the same name.")] = False,
+    overwrite: set_options.Overwrite = False,
     sample: Annotated[
         int, _clustering(min=2, help="Maximum images for k-means; all images are assigned.")
     ] = BuildConfig.sample,
@@ -63,15 +77,13 @@ def build_command(
 ) -> None:
     """Cluster the images in feature space and store the distance of each to its prototype.
 
-    A build that was stopped is resumed by the same command. Several processes share the work: torchrun
-    --nproc-per-node 2 --no-python mimcl prototypes build.
+    With --difficulty loss:CHECKPOINT the reconstruction loss takes the place of the distance. A build that was stopped
+    is resumed by the same command. Several processes share the work: torchrun --nproc-per-node 2 --no-python mimcl
+    prototypes build.
     """
     from mimcl.cli.console import console
     from mimcl.cli.errors import ConfigError
-    from mimcl.cli.suggest import command, unless_default
     from mimcl.model.world import World
-    from mimcl.pipeline.prototype_location import as_option
-    from mimcl.pipeline.remote.urls import shown
 
     if k != "auto" and not k.isdecimal():
         raise ConfigError(f"--k is {k!r}; give a whole number above 0, or auto")
@@ -79,20 +91,22 @@ def build_command(
     if World.from_environment().rank:
         return
     info = found.info
-    if info["davies_bouldin"]:
+    if info.get("davies_bouldin"):
         console.print(
             "Davies-Bouldin index: " + "  ".join(f"K {n}: {index:.3f}" for n, index in info["davies_bouldin"])
         )
-    smallest, largest = info["cluster_sizes"]
-    console.print(
-        f"{info['k']} prototypes for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} images"
-    )
+    if scores := info.get("scores"):
+        console.print(f"loss of {info['samples']:,} images: {scores['lowest']:.4g} to {scores['highest']:.4g}")
+    else:
+        smallest, largest = info["cluster_sizes"]
+        groups = f" in {len(set(info['parents']))} groups" if info.get("parents") else ""
+        console.print(
+            f"{info['k']} prototypes{groups} for {info['samples']:,} images, clusters of {smallest:,} to {largest:,} "
+            "images"
+        )
     if bad := info.get("bad"):
         console.print(f"bad images: {len(bad):,}, in no cluster, at distance 1; prototypes.json lists them")
-    chosen = as_option(out) if out else None if name == BuildConfig.name else name
-    train = command("train", curriculum="proto", data=unless_default(shown(data)), prototypes=chosen)
-    folder = out or f"{shown(data)}/prototypes/{name or BuildConfig.name}"
-    console.print(f"wrote {folder}/ with gallery.png · next: {train}")
+    console.print(set_options.written(data, name, out))
 
 
 def build_prototypes(
@@ -110,26 +124,26 @@ def build_prototypes(
     sample: int = BuildConfig.sample,
     precision: Literal["auto", "float32", "bfloat16"] = BuildConfig.precision,
     max_bad: float = BuildConfig.max_bad,
+    levels: int = BuildConfig.levels,
+    difficulty: str = BuildConfig.difficulty,
 ) -> tuple[Path, PrototypeSet]:
     """Cluster the images of packed shards in feature space, as `mimcl prototypes build` does with the same options.
 
     `k` None chooses the number of prototypes; the set lies beside the shards by its `name` ("default"), or in the
     folder `out`. Returns its folder and the set, with a cluster and a distance for each sample. A build that was
-    stopped is resumed by the same call; started by torchrun, the processes share the work.
+    stopped is resumed by the same call; started by torchrun, the processes share the work. `levels` 2 groups the
+    clusters too. `difficulty` "loss:CHECKPOINT" clusters nothing: the scaled loss takes the place of the distance.
 
-    Raises ConfigError, PrototypeError for a set that exists or cannot be built, and DataError.
+    Raises ConfigError, PrototypeError for a set that exists or cannot be built, DataError, and CheckpointError.
     """
     from mimcl.cli.config import replaced
-    from mimcl.cli.errors import ConfigError
     from mimcl.cli.prototypes.build import build
     from mimcl.model.world import World
 
-    if name is not None and out is not None:
-        raise ConfigError("--name is for a set beside the shards, --out for another folder; give one of them")
     values = dict(
         features=features,
         k=k,
-        name=BuildConfig.name if name is None else name,
+        name=set_options.set_name(name, out),
         seed=seed,
         min_cluster=min_cluster,
         singletons=singletons,
@@ -139,5 +153,7 @@ def build_prototypes(
         out=Path(out) if out else None,
         precision=precision,
         max_bad=max_bad,
+        levels=levels,
+        difficulty=difficulty,
     )
     return build(data, replaced(BuildConfig(), values), World.from_environment())

@@ -22,22 +22,29 @@ from mimcl.pipeline.plan import InOrderPlan
 from mimcl.pipeline.stream import ReadOptions, Stream
 
 _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
+_ROWS_OF_ONE = 4  # of the images of a single cluster
 _GREY = "#7a7a7a"  # of texts: the contrast is 4 to 1 on white and on the dark page of a report
 
 
 def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
     """Draw up to 8 clusters, the largest first, one per row: nearest images left, farthest right; as PNG.
 
-    The background is transparent, for light pages and dark ones.
+    A single cluster has several rows, from its ends inwards. The background is transparent, for light pages and dark
+    ones.
     """
     clusters = spread_clusters(found, _CLUSTERS)
     rows = [cluster_ends(found, cluster) for cluster in clusters]
+    sizes = [f"{np.count_nonzero(found.cluster == cluster):,}\nimages" for cluster in clusters]
+    if len(clusters) == 1:
+        rows = _inwards(*cluster_ends(found, clusters[0], _IMAGES * _ROWS_OF_ONE))
+        sizes += [""] * (len(rows) - 1)
     figure = Figure(figsize=(2 * _IMAGES + 1.6, 1.12 * len(rows) + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(
         len(rows), 2 * _IMAGES + 1, squeeze=False, width_ratios=[1] * _IMAGES + [0.25] + [1] * _IMAGES
     )
-    for axes, cluster, (near, far) in zip(grid, clusters, rows, strict=True):
+    ends = ("easiest images", "hardest images") if "scores" in found.info else ("nearest images", "farthest images")
+    for axes, size, (near, far) in zip(grid, sizes, rows, strict=True):
         for axis in axes:
             axis.set_axis_off()
         shown = [*zip(axes[:_IMAGES], near, strict=False), *zip(axes[_IMAGES + 1 :], far, strict=False)]
@@ -45,11 +52,10 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
         for (axis, sample_id), image in zip(shown, images, strict=True):
             axis.imshow(image)
             axis.set_title(f"{found.distance[sample_id]:.2f}", fontsize=8, pad=1, color=_GREY)
-        size = np.count_nonzero(found.cluster == cluster)
         axes[0].text(
             -0.08,
             0.5,
-            f"{size:,}\nimages",
+            size,
             transform=axes[0].transAxes,
             ha="right",
             va="center",
@@ -57,8 +63,7 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
             color=_GREY,
         )
     figure.suptitle(
-        f"{found.info['k']} prototypes in {found.info['features']} features: nearest images (left), farthest images "
-        "(right), with distance",
+        f"{found.described}: {ends[0]} (left), {ends[1]} (right), with distance",
         fontsize=9,
         color=_GREY,
     )
@@ -75,12 +80,18 @@ def spread_clusters(found: PrototypeSet, count: int) -> NDArray[np.int64]:
     return by_size[np.linspace(0, len(by_size) - 1, min(count, len(by_size))).astype(int)]
 
 
-def cluster_ends(found: PrototypeSet, cluster: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the nearest and the farthest members, without overlap; the farthest last."""
+def cluster_ends(found: PrototypeSet, cluster: int, most: int = _IMAGES) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return at most so many of the nearest and of the farthest members, without overlap; the farthest last."""
     members = np.flatnonzero(found.cluster == cluster)
     members = members[np.argsort(found.raw_distance[members], kind="stable")]
-    count = min(_IMAGES, (len(members) + 1) // 2)
-    return members[:count], members[count:][-_IMAGES:]
+    count = min(most, (len(members) + 1) // 2)
+    return members[:count], members[count:][-most:]
+
+
+def _inwards(near: NDArray[np.int64], far: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Cut both ends of a cluster into rows: the first has the nearest and the farthest."""
+    starts = range(0, len(near), _IMAGES)
+    return [(near[s : s + _IMAGES], far[max(0, len(far) - s - _IMAGES) : max(0, len(far) - s)]) for s in starts]
 
 
 def images_of(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import safetensors.torch
@@ -21,7 +21,6 @@ from mimcl.cli.console import console
 from mimcl.cli.encoders.bad_images import is_bad
 from mimcl.cli.encoders.feature_store import ChunkedArray
 from mimcl.curriculum.clustering import Clusters, Standardiser, make_clusters
-from mimcl.curriculum.features import FeatureExtractor
 from mimcl.model.digest import weights_digest
 from mimcl.pipeline.files import DataError, atomic_file, open_regular, remedy, write_json
 from mimcl.pipeline.index import ShardIndex
@@ -41,6 +40,18 @@ def parts_of(index: ShardIndex) -> list[range]:
     ]
 
 
+class Extractor(Protocol):
+    """What a build needs of a `FeatureExtractor` or a `ReconstructionLoss`, besides calling it."""
+
+    image_size: int
+    fit_images: int
+    precision: Literal["float32", "bfloat16"]
+
+    def fit(self, images: Tensor) -> None: ...
+    def constants(self) -> dict[str, Tensor]: ...
+    def restore(self, constants: dict[str, Tensor]) -> None: ...
+
+
 class BuildFolder:
     """A file of features and one of assignments for each part, the settings of the features, and the centroids.
 
@@ -53,7 +64,7 @@ class BuildFolder:
         self.features = ChunkedArray(folder / "features", parts_of(index), np.float32)
         self.assigned = ChunkedArray(folder / "assigned", self.features.chunks, _ASSIGNED, ())
 
-    def start(self, settings: dict[str, Any], extractor: FeatureExtractor, images: Callable[[], Tensor]) -> None:
+    def start(self, settings: dict[str, Any], extractor: Extractor, images: Callable[[], Tensor]) -> None:
         """Resume with features made with these settings and weights, or start anew, fitting on `images()`."""
         known = _read_json(self.folder / _SETTINGS)
         if known == settings | {_CONSTANTS: self._constants(known, extractor)}:
@@ -72,7 +83,7 @@ class BuildFolder:
             _write_tensors(self.folder / _CONSTANTS, constants)
         write_json(self.folder / _SETTINGS, settings | {_CONSTANTS: weights_digest(constants)})
 
-    def load_constants(self, extractor: FeatureExtractor) -> str:
+    def load_constants(self, extractor: Extractor) -> str:
         """Load the constants that rank 0 learned; return a digest of all that the features depend on."""
         known = _read_json(self.folder / _SETTINGS)
         found = self._constants(known, extractor)
@@ -147,7 +158,7 @@ class BuildFolder:
         """Return the features of every part, memory-mapped, without those of bad images."""
         return _GoodFeatures([_require(self.features, part) for part in range(len(self.features.chunks))])
 
-    def _constants(self, known: dict[str, Any], extractor: FeatureExtractor) -> str | None:
+    def _constants(self, known: dict[str, Any], extractor: Extractor) -> str | None:
         """Restore the extractor's learned constants; return the digest of all its constants, None if missing."""
         if extractor.fit_images:
             learned = _read_tensors(self.folder / _CONSTANTS)

@@ -21,6 +21,7 @@ from mimcl.cli.report.run_record import Evaluation, EvaluationKey, RunRecord
 from mimcl.cli.report.settings import Setting, settings, train_command_line
 from mimcl.cli.run.training_data import fingerprints
 from mimcl.cli.suggest import command
+from mimcl.curriculum.balance import Balance
 from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError
@@ -134,7 +135,9 @@ def _or_missing(page: RunPage, what: str, make: Callable[[], T]) -> T | None:
 
 def _gallery(run: RunRecord, index: ShardIndex) -> Picture:
     folder = index.prototypes_folder(str(run.config["curriculum.prototypes"]))
-    found = fingerprints(index, PrototypeSet.load(folder, index.fingerprint, check_once).distance)
+    saved = PrototypeSet.load(folder, index.fingerprint, check_once)
+    balance = Balance.of(saved.cluster, saved.parents) if run.config.get("curriculum.balance") else None
+    found = fingerprints(index, saved.distance, balance)
     if run.fingerprints.get("prototypes") not in (None, found["prototypes"]):
         raise DataError(f"{folder} has changed since this run was trained (it has another fingerprint)")
     return gallery(folder)

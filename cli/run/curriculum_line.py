@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mimcl.cli.config import Config
 from mimcl.curriculum.plan import Plan
 
@@ -24,7 +26,19 @@ def curriculum_line(config: Config, plan: Plan) -> str:
         how += f" with eta {curriculum.learned_eta:g} and beta {curriculum.learned_beta:g}"
         how += ", may fall" if curriculum.learned_may_fall else ""
     line = (
-        f"curriculum {curriculum.name}, {curriculum.temp_schedule} {how}, {curriculum.resampling}, for "
+        f"curriculum {curriculum.name}, {curriculum.temp_schedule} {how}, {curriculum.resampling}{_balance(plan)}, for "
         f"{min(plan.curriculum_draws, plan.draws):,} draws in windows of {plan.window_length:,}"
     )
-    return line + ("; r0 is below what any temperature reaches here and is clamped" if plan.clamped else "")
+    if plan.clamped:
+        line += "; r0 is below what any temperature reaches here and is clamped"
+    elif plan.balance and curriculum.temp_schedule != "constant" and plan.temperature(0) == math.inf:
+        line += "; r0 is not below what balance reaches, so the temperature is infinite throughout"
+    return line
+
+
+def _balance(plan: Plan) -> str:
+    """Describe the balance of a plan; the effective fraction that it reaches is below that of equally likely images."""
+    if not plan.balance or not plan.curve:
+        return ""
+    groups = f" in {plan.balance.groups:,} groups" if plan.balance.groups > 1 else ""
+    return f", balanced over {plan.balance.clusters:,} clusters{groups} (r at most {plan.curve.uniform:.3f})"

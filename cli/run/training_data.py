@@ -10,6 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mimcl.cli.config import Config
+from mimcl.cli.errors import ConfigError, usage_errors
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.resolve import draws_of, warmup_epochs
 from mimcl.cli.suggest import prototypes_build
@@ -35,16 +36,13 @@ class TrainingData:
     def open(cls, config: Config) -> TrainingData:
         """Open what `config` names. Raises PrototypeError and DataError."""
         index = ShardIndex.load(config.data.root)
-        draws = draws_of(config, index.samples)
-        if config.curriculum.name == "none":
-            return cls(index, None, draws)
-        found = load_set(config.curriculum, index)
-        return cls(index, found.distance, draws, balance_of(config.curriculum, found))
+        distances, balance = load_difficulty(config.curriculum, index)
+        return cls(index, distances, draws_of(config, index.samples), balance)
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
         """As `fingerprints`."""
-        return fingerprints(self.index, self.distances)
+        return fingerprints(self.index, self.distances, self.balance)
 
     def plan(self, config: Config) -> Plan:
         """Return the plan of a run of `config` on these images. Raises ValueError for values that do not fit."""
@@ -61,9 +59,19 @@ class TrainingData:
         )
 
 
-def load_distances(config: Config, index: ShardIndex) -> NDArray[np.float32] | None:
-    """Load the prototype distance of each sample, None without a curriculum. Raises PrototypeError and DataError."""
-    return None if config.curriculum.name == "none" else load_set(config.curriculum, index).distance
+def load_difficulty(
+    curriculum: CurriculumConfig, index: ShardIndex
+) -> tuple[NDArray[np.float32] | None, Balance | None]:
+    """Load the prototype distance of each sample and the balance; None without a curriculum, or where it has none.
+
+    Raises PrototypeError, DataError, and ConfigError for a balance that changes nothing.
+    """
+    if curriculum.name == "none":
+        if curriculum.balance:
+            raise ConfigError("--balance needs --curriculum proto or anti; without a curriculum nothing is balanced")
+        return None, None
+    found = load_set(curriculum, index)
+    return found.distance, balance_of(curriculum, found)
 
 
 def load_set(curriculum: CurriculumConfig, index: ShardIndex) -> PrototypeSet:
@@ -77,11 +85,30 @@ def load_set(curriculum: CurriculumConfig, index: ShardIndex) -> PrototypeSet:
 
 
 def balance_of(curriculum: CurriculumConfig, found: PrototypeSet) -> Balance | None:
-    """Return the balance of a set's clusters where the curriculum wants it."""
-    return Balance.of(found.cluster, found.parents) if curriculum.balance else None
+    """Return the balance of a set's clusters where the curriculum wants it.
+
+    Raises ConfigError if the set has a single cluster.
+    """
+    if not curriculum.balance:
+        return None
+    with usage_errors():
+        balance = Balance.of(found.cluster, found.parents)
+    if balance.clusters < 2:
+        raise ConfigError(
+            f"--balance changes nothing: prototype set {curriculum.prototypes} has a single cluster; leave it out, or "
+            "give a set with several"
+        )
+    return balance
 
 
-def fingerprints(index: ShardIndex, distances: NDArray[np.float32] | None) -> dict[str, str | None]:
-    """Return what a checkpoint records of the data it was trained on."""
-    of_distances = None if distances is None else xxhash.xxh128_hexdigest(np.ascontiguousarray(distances).data)
-    return {"index": index.fingerprint, "prototypes": of_distances}
+def fingerprints(
+    index: ShardIndex, distances: NDArray[np.float32] | None, balance: Balance | None
+) -> dict[str, str | None]:
+    """Return what a checkpoint records of the data it was trained on: index, distances and balanced clusters."""
+    if distances is None:
+        return {"index": index.fingerprint, "prototypes": None}
+    digest = xxhash.xxh128(np.ascontiguousarray(distances).data)
+    if balance:
+        digest.update(np.ascontiguousarray(balance.cluster).data)
+        digest.update(balance.mass.data)
+    return {"index": index.fingerprint, "prototypes": digest.hexdigest()}

@@ -14,6 +14,7 @@ from mimcl.curriculum.clustering import (
     Standardiser,
     choose_k,
     davies_bouldin,
+    group_clusters,
     make_clusters,
     normalise_distances,
 )
@@ -195,3 +196,29 @@ def test_samples_in_no_cluster_are_far_and_change_nothing(singletons):
         normalise_distances(np.full(4, np.nan, np.float32), np.full(4, -1), 2, singletons=singletons)
     with pytest.raises(ValueError, match="all distances are equal"):
         normalise_distances(np.ones(4, np.float32), np.array([0, 0, 0, -1]), 1, singletons=singletons)
+
+
+@pytest.mark.parametrize(("k", "groups"), [(4, 2), (9, 3), (12, 3), (13, 4)])
+def test_clusters_are_grouped_into_the_square_root_of_their_number(k, groups):
+    near = np.arange(k) % groups
+    centroids = np.random.default_rng(0).normal(size=(groups, 16))[near] * 9
+    centroids += np.random.default_rng(1).normal(size=(k, 16)) * 0.01
+    found = group_clusters(centroids.astype(np.float32), seed=3)
+    assert found.dtype == np.int32
+    assert sorted({*found.tolist()}) == list(range(groups))
+    # Clusters are in one group if and only if their centroids are near each other.
+    np.testing.assert_array_equal(found[:, None] == found, near[:, None] == near)
+    np.testing.assert_array_equal(group_clusters(centroids.astype(np.float32), seed=3), found)
+
+
+@pytest.mark.parametrize(("k", "groups"), [(5, 2), (100, 10), (1000, 32)])
+def test_every_group_has_clusters(k, groups):
+    found = group_clusters(np.random.default_rng(0).normal(size=(k, 8)).astype(np.float32), seed=0)
+    np.testing.assert_array_equal(np.unique(found), np.arange(groups))
+
+
+def test_groups_that_are_impossible():
+    with pytest.raises(ValueError, match="3 clusters are too few for two levels; use 4 or more"):
+        group_clusters(np.eye(3, dtype=np.float32), seed=0)
+    with pytest.raises(ValueError, match="all centroids are equal"):
+        group_clusters(np.ones((6, 4), np.float32), seed=0)

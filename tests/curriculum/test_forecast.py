@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mimcl.curriculum.balance import Balance
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.forecast import forecast, temperatures
 from mimcl.curriculum.learned_temperature import LearnedTemperature
@@ -21,10 +22,19 @@ def distances(samples=N):
     return found
 
 
+def clusters(samples=N):
+    """Three clusters of very different sizes; two images are in none."""
+    found = np.random.default_rng(1).choice(3, samples, p=[0.7, 0.2, 0.1]).astype(np.int32)
+    found[[5, 50]] = -1
+    return found
+
+
 def planned(seed=0, name="proto", samples=N, draws=WINDOW * WINDOWS - 3 * BATCH, batch=BATCH, **settings):
     config = CurriculumConfig(name, **{"window": WINDOW} | settings)
     given = None if name == "none" else distances(samples)
-    return Plan(config, samples=samples, distances=given, draws=draws, batch_size=batch, seed=seed, hash64=hash64)
+    balance = Balance.of(clusters(samples)) if config.balance else None
+    sizes = {"samples": samples, "draws": draws, "batch_size": batch}
+    return Plan(config, distances=given, balance=balance, seed=seed, hash64=hash64, **sizes)
 
 
 def simulated(seeds, **settings):
@@ -52,6 +62,10 @@ def simulated(seeds, **settings):
         {"temp_schedule": "constant", "temperature": 0.05},
         {"temp_schedule": "constant", "temperature": 0.1, "resampling": "systematic"},
         {"name": "anti", "temp_schedule": "linear"},
+        {"balance": True},
+        {"balance": True, "share": 0.5},
+        {"balance": True, "temp_schedule": "constant", "temperature": 0.1, "resampling": "systematic"},
+        {"balance": True, "name": "anti", "temp_schedule": "linear"},
         {"name": "none"},
         {"name": "none", "uniform": "replacement"},
     ],

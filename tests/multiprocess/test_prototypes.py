@@ -86,6 +86,30 @@ def test_two_processes_write_what_one_writes_even_after_a_kill(home, data):
     assert os.listdir(data / "prototypes") == ["default"]
 
 
+def test_two_processes_measure_the_losses_that_one_measures(data):
+    small = ("data.batch_size=16", "data.image_size=32", "model.decoder_depth=1", "model.decoder_width=32")
+    settings = [word for setting in (*small, "report=false") for word in ("--set", setting)]
+    ranks.run(
+        data.parent,
+        "train",
+        "--recipe",
+        "cpu_small",
+        "--decoder",
+        "reference",
+        "--epochs",
+        "1",
+        *settings,
+        "--out",
+        "run",
+    )
+    loss = ["prototypes", "build", "--difficulty", "loss:run", "--decoder", "reference"]
+    ranks.run(data.parent, *loss)
+    one = bytes_of(data)
+    ranks.run(data.parent, *loss, "--overwrite", size=2)
+    assert bytes_of(data) == one
+    assert os.listdir(data / "prototypes") == ["default"]
+
+
 SEEN = """
 import os
 from mimcl.cli.encoders.feature_store import ChunkedArray

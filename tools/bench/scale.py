@@ -61,17 +61,17 @@ def _send(there: Any, function: Callable[..., Any], *arguments: Any) -> None:
 def open_all(root: Path) -> dict[str, float]:
     """Return the seconds to open the index and the distances, and to find the largest image and the fingerprint."""
     from mimcl.cli.config import Config, override
-    from mimcl.cli.run.training_data import fingerprints, load_distances
+    from mimcl.cli.run.training_data import fingerprints, load_difficulty
     from mimcl.pipeline.index import ShardIndex
 
     config, times = override(Config(), {"curriculum.name": "proto"}), [time.perf_counter()]
     index = ShardIndex.load(root)
     times.append(time.perf_counter())
-    distances = load_distances(config, index)
+    distances, balance = load_difficulty(config.curriculum, index)
     times.append(time.perf_counter())
     assert index.largest > 0
     times.append(time.perf_counter())
-    fingerprints(index, distances)
+    fingerprints(index, distances, balance)
     times.append(time.perf_counter())
     names = ("index", "distances", "largest", "fingerprint")
     return {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
@@ -85,7 +85,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
     import numpy as np
 
     from mimcl.cli.config import Config, override
-    from mimcl.cli.run.training_data import load_distances
+    from mimcl.cli.run.training_data import load_difficulty
     from mimcl.curriculum.plan import Plan
     from mimcl.model import trainer  # noqa: F401 - counts the memory of torch
     from mimcl.pipeline.augment import hash64
@@ -98,7 +98,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
     plan = Plan(
         config.curriculum,
         samples=index.samples,
-        distances=load_distances(config, index),
+        distances=load_difficulty(config.curriculum, index)[0],
         draws=BATCH * (EPOCHS * index.samples // BATCH),
         batch_size=BATCH,
         seed=0,

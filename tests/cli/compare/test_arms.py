@@ -27,6 +27,7 @@ NONE = {"curriculum.name": "none"}
             "proto+learned-temperature+learned-masks",
             {"curriculum.name": "proto", "curriculum.temp_schedule": "learned", "masking.name": "learned"},
         ),
+        ("anti+balance", {"curriculum.name": "anti", "curriculum.balance": True}),
         (
             "uniform+systematic",
             NONE | {"curriculum.uniform": "replacement", "curriculum.resampling": "systematic"},
@@ -53,6 +54,9 @@ def test_an_arm_is_its_settings(name, settings):
         ("proto+linear+cosine", "'cosine'"),
         ("uniform+linear", "linear has no effect"),
         ("epochs+systematic", "systematic has no effect"),
+        ("uniform+balance", "balance has no effect"),
+        ("epochs+balance", "balance has no effect"),
+        ("proto+balance+balance", "'balance' conflicts"),
         ("proto,anti,proto", "arms proto and proto "),
         ("proto+hpm,proto+hard-patches", "arms proto+hpm and proto+hard-patches "),
         ("proto,", "uniform, epochs, proto, anti"),

@@ -44,6 +44,8 @@ def test_each_shell_gets_choices(shell):
         (["compare", "--arms", "uniform,proto+hp"], ["uniform,proto+hpm"]),
         (["compare", "--eval", "knn,"], ["knn,linear", "knn,few-shot"]),
         (["prototypes", "build", "--features", "p"], ["pixels"]),
+        (["prototypes", "build", "--difficulty", ""], ["distance", "loss:"]),
+        (["compare", "--arms", "proto+ba"], ["proto+balance"]),
         (["train", "--prototypes", ""], ["default", "dino"]),
         (["train", "--data", "elsewhere", "--prototypes", ""], [""]),
         (["inspect", ""], [""]),  # nothing: the shell completes files

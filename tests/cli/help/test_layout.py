@@ -68,7 +68,7 @@ def test_the_default_of_a_flag_is_that_of_its_key(name, parameter):
     elif values == {"None"}:
         assert shown is None or not re.search(r"\d", shown)  # such as "never"
     else:
-        shown = {"no-compile": "False"}.get(shown, shown)
+        shown = {"no-compile": "False", "no-balance": "False"}.get(shown, shown)
         assert values == {shown} or (values == {"auto"} and shown.startswith("auto: "))
 
 

@@ -15,7 +15,7 @@ from helpers.images import write_flat
 from helpers.typed import error_line, mimcl
 
 from mimcl.cli.encoders.feature_store import ChunkedArray
-from mimcl.cli.encoders.split_features import extract, fill, open_decoder
+from mimcl.cli.encoders.split_features import extract, fill, on_images, open_decoder
 from mimcl.cli.inspect.prototypes import describe_prototypes
 from mimcl.cli.prototypes import gallery, workspace
 from mimcl.cli.prototypes.build import BuildConfig, build
@@ -114,9 +114,9 @@ def test_features_in_parts_are_those_of_the_images(packed, tmp_path):
     decoder = open_decoder("reference", extractor.image_size, index)
     whole = extract(index, extractor, decoder)
     store = ChunkedArray(tmp_path / "features", parts_of(index), np.float32)
-    fill(index, [store], [extractor], decoder, [2])
+    fill(index, [store], [on_images(extractor)], decoder, [2])
     assert store.read(1) is None
-    fill(index, [store], [extractor], decoder, range(4))
+    fill(index, [store], [on_images(extractor)], decoder, range(4))
     np.testing.assert_array_equal(np.concatenate([store.read(part) for part in range(4)]), whole)
 
 
@@ -201,6 +201,48 @@ def test_the_sample_is_an_option_and_recorded(data, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "--sample is 5" in error
     assert "--k 6" in error
+
+
+def test_two_levels_group_the_clusters_and_change_nothing_else(data, monkeypatch, capsys):
+    _, one = build(data, replace(PIXELS, k=9, name="one"))
+    _, two = build(data, replace(PIXELS, k=9, name="two", levels=2))
+    np.testing.assert_array_equal(two.distance, one.distance)
+    assert one.parents is None
+    assert len(two.parents) == 9
+    assert sorted({*two.parents.tolist()}) == [0, 1, 2]
+    assert {**two.info, "parents": None} == {**one.info, "parents": None}
+    _, again = build(data, replace(PIXELS, k=9, name="again", levels=2))
+    np.testing.assert_array_equal(again.parents, two.parents)
+    capsys.readouterr()
+    assert mimcl(monkeypatch, data.parent, "inspect", "shards/prototypes/two") == 0
+    sizes = np.bincount(two.parents)
+    assert f"groups of clusters {sizes.min()} to {sizes.max()} clusters" in " ".join(capsys.readouterr().out.split())
+    words = ("prototypes", *BUILT, "--levels", "2", "--name", "typed")
+    assert mimcl(monkeypatch, data.parent, *words) == 0
+    assert f"6 prototypes in 2 groups for {IMAGES} images" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--k", "3", "--levels", "2"), "--k is 3, too few clusters for --levels 2; give 4 or more"),
+        (("--levels", "3"), "--levels"),
+        (("--levels", "0"), "--levels"),
+    ],
+    ids=str,
+)
+def test_levels_that_are_impossible(data, words, message, monkeypatch, capsys):
+    assert mimcl(monkeypatch, data.parent, "prototypes", *BUILT, *words) == 2
+    assert message in error_line(capsys.readouterr().err)
+    assert not (data / "prototypes").exists()
+
+
+def test_too_few_clusters_of_an_automatic_choice_for_two_levels(data, monkeypatch, capfd):
+    monkeypatch.setattr("mimcl.curriculum.clustering.choose_k", lambda *given: (3, [(3, 1.0)]))
+    words = ("prototypes", *BUILT, "--k", "auto", "--levels", "2")
+    assert mimcl(monkeypatch, data.parent, *words) == 1
+    assert "3 clusters are too few for two levels; use 4 or more" in error_line(capfd.readouterr().err)
+    assert os.listdir(data / "prototypes") == [".default.building"]
 
 
 def test_an_existing_set_stays_until_the_new_one_is_complete(data, wrote):
