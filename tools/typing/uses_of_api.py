@@ -15,6 +15,7 @@ from mimcl.api import (
     compare,
     evaluate,
     export,
+    import_scores,
     plan,
     report,
     shard,
@@ -27,6 +28,7 @@ assert_type(packed, dict[str, Any])
 folder, prototypes = build_prototypes("shards", features="sift", k=4)
 assert_type(folder, Path)
 assert_type(prototypes.info, dict[str, Any])
+assert_type(import_scores("losses.npy", Path("shards"), name="losses")[0], Path)
 planned = plan("cpu_small", curriculum="proto", temp_schedule="linear", settings={"data.batch_size": 8})
 assert_type(planned.forecasts[0].effective_fraction, float)
 run = train("cpu_small", data=Path("shards"), curriculum="proto", epochs=5, out="run")
