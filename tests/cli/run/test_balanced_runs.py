@@ -11,7 +11,7 @@ from helpers.small_runs import metrics
 from helpers.typed import error_line, mimcl
 
 from mimcl.cli.config import read_yaml
-from mimcl.cli.plan.plan import plan
+from mimcl.cli.plan.plan import forecast_run
 from mimcl.cli.run.folder import new_config
 from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.curriculum.score_set import make_score_set
@@ -71,7 +71,7 @@ def test_clusters_are_drawn_by_their_mass(trained):
 
 def test_the_forecast_of_a_balanced_run_is_what_it_drew(trained, monkeypatch):
     monkeypatch.chdir(trained)
-    found = plan(new_config(None, read_yaml(trained / "run" / "config.yaml")))
+    found = forecast_run(new_config(None, read_yaml(trained / "run" / "config.yaml")))
     lines = [line for line in metrics(trained / "run") if "window" in line]
     assert "balanced over 5 clusters in 3 groups (r at most 0." in found.curriculum
     for row, line in zip(found.forecasts, lines, strict=True):
