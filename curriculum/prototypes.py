@@ -91,6 +91,8 @@ class PrototypeSet:
             raise PrototypeError(f"no prototypes in {folder}; {f'run `{build}`' if build else 'build them first'}")
         try:
             info = json.loads((folder / "prototypes.json").read_text(encoding="utf-8"))
+            if "scores" in info:  # which the command would not bring back
+                advice = "make the set again from scores of these images"
             if info["format"] != FORMAT:
                 raise PrototypeError(f"{folder} has format {info['format']!r}, this version reads {FORMAT!r}; {advice}")
             if (made_for := info["index_fingerprint"]) != index_fingerprint and index_fingerprint is not None:

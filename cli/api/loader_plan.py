@@ -102,6 +102,8 @@ def _config(
             raise ConfigError(
                 "curriculum is 'none', which has no scores, schedule or temperature; give 'proto' or 'anti'"
             )
+        if curriculum.balance:
+            raise ConfigError("curriculum is 'none', which balances nothing; give 'proto' or 'anti'")
         return curriculum
     if schedule is not None and temperature is not None:
         raise ConfigError("schedule and temperature are two ways to set the temperature; give one of them")

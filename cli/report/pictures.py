@@ -89,8 +89,11 @@ def _file_size(path: Path) -> int:
         return 0
 
 
-def gallery(prototypes: Path) -> Picture:
-    """Return a prototype set's gallery.png, shrunk. Raises OSError or ValueError if it cannot be read."""
+def gallery(prototypes: Path, text: str) -> Picture:
+    """Return a prototype set's gallery.png, shrunk, with its caption `text`.
+
+    Raises OSError or ValueError if it cannot be read.
+    """
     path = prototypes / "gallery.png"
     with open_image(path, "PNG") as image:
         if image.width * image.height > _MAX_PIXELS:
@@ -98,7 +101,7 @@ def gallery(prototypes: Path) -> Picture:
         picture = image.convert("RGBA")  # transparent between the images
     if picture.width > _GALLERY_WIDTH:
         picture = picture.resize((_GALLERY_WIDTH, round(picture.height * _GALLERY_WIDTH / picture.width)))
-    return _encode(picture, "clusters of train images, one per row, from near the prototype (left) to far (right)")
+    return _encode(picture, text)
 
 
 def _strip(images: Tensor, text: str) -> Picture:

@@ -140,7 +140,10 @@ def _gallery(run: RunRecord, index: ShardIndex) -> Picture:
     found = fingerprints(index, saved.distance, balance)
     if run.fingerprints.get("prototypes") not in (None, found["prototypes"]):
         raise DataError(f"{folder} has changed since this run was trained (it has another fingerprint)")
-    return gallery(folder)
+    text = "Each row is a cluster, from the images nearest to its prototype (left) to the farthest (right)."
+    if scores := saved.info.get("scores"):
+        text = f"Images by the scores {scores['name']}, from the easiest (left) to the hardest (right)."
+    return gallery(folder, text)
 
 
 def _subtitle(run: RunRecord) -> str:

@@ -64,6 +64,9 @@ def test_a_set_is_stored_and_loaded(tmp_path):
     assert loaded.info == found.info
     assert loaded.described == "scores losses.csv"
     np.testing.assert_array_equal(loaded.distance, found.distance)
+    with pytest.raises(PrototypeError, match=r"made for index abc, not def; make the set again from scores") as error:
+        PrototypeSet.load(tmp_path, "def", build="mimcl prototypes build")
+    assert "mimcl" not in str(error.value)
 
 
 @pytest.mark.parametrize("scores", ['"text"', "[]", "{}", '{"name": "x", "lowest": 1.0, "highest": "2"}', "null"])

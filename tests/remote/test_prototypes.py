@@ -62,3 +62,20 @@ def test_sets_are_built_in_a_bucket_and_refused_on_a_web_server(bucket, web, mon
     monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "another"))
     index = ShardIndex.load(bucket.root)
     assert PrototypeSet.load(index.prototypes_folder("mine"), index.fingerprint).info["k"] == 3
+
+
+def test_scores_are_imported_into_a_bucket_and_refused_on_a_web_server(bucket, web, monkeypatch, tmp_path, capfd):
+    scores = np.arange(ShardIndex.load(bucket.root).samples)
+    np.save(tmp_path / "s.npy", scores)
+    words = ("prototypes", "import", "s.npy", "--name", "scores", "--data")
+    assert mimcl(monkeypatch, tmp_path, *words, web.root) == 1
+    assert "is read-only; give a folder of yours with --out" in " ".join(capfd.readouterr().err.split())
+    assert mimcl(monkeypatch, tmp_path, *words, bucket.root) == 0
+    assert mimcl(monkeypatch, tmp_path, *words, bucket.root) == 1
+    assert "exists; give another --name" in " ".join(capfd.readouterr().err.split())
+    np.save(tmp_path / "s.npy", -scores)
+    assert mimcl(monkeypatch, tmp_path, *words, bucket.root, "--overwrite") == 0
+    monkeypatch.setenv("MIMCL_CACHE", str(tmp_path / "another"))
+    index = ShardIndex.load(bucket.root)
+    found = PrototypeSet.load(index.prototypes_folder("scores"), index.fingerprint)
+    np.testing.assert_allclose(found.distance, np.linspace(1, 0, len(scores)), atol=1e-6)

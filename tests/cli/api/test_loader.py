@@ -366,6 +366,7 @@ def test_what_is_no_state_is_refused(shards, state):
         ({"curriculum": "proto"}, "give epochs"),
         ({"curriculum": Curriculum("proto", temp_schedule="constant"), "schedule": lambda t: 0.2}, "give epochs"),
         ({"schedule": "linear", "epochs": 1}, "curriculum is 'none'"),
+        ({"curriculum": Curriculum("none", balance=True)}, "curriculum is 'none', which balances nothing"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "lin"}, "curriculum.temp_schedule is 'lin'"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "learned"}, "needs mimcl's trainer"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "linear", "temperature": 1}, "two ways"),
