@@ -28,7 +28,7 @@ def build_command(
         str,
         _images(
             help="distance to the prototype, or loss:CHECKPOINT: how badly a run reconstructs the image, without "
-            "prototypes.",
+            "prototypes; its model takes about 2 times as long as --features mae:CHECKPOINT.",
             metavar="KIND",
             autocompletion=completions.difficulties,
         ),
