@@ -109,7 +109,7 @@ def unchecked(run: Callable[[], int]) -> Callable[[], int]:
 def own_loop(root: Path, draws: int, batch: int) -> tuple[Callable[[], int], Callable[[], float]]:
     """Return a run of a plain loop over mimcl.api.Loader, and the seconds to resume one in the middle of an epoch."""
     samples = ShardIndex.load(root).samples
-    scores = np.random.default_rng(0).random(samples)
+    scores = np.random.default_rng(0).random(samples, np.float32)  # as in `stream`
 
     def made() -> Loader:
         epochs = draws / samples
