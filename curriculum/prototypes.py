@@ -209,7 +209,7 @@ def _check_info(info: Mapping[str, Any], clusters: int) -> None:
         kinds = {"name": str, "lowest": float, "highest": float}
         if not isinstance(scores, dict) or any(type(scores[name]) is not kind for name, kind in kinds.items()):
             raise ValueError("scores have no name or range")
-    elif not isinstance(info["features"], str):
+    elif not isinstance(info.get("features"), str):
         raise ValueError("features have no name")
 
 

@@ -104,7 +104,7 @@ def test_cached_shards_are_not_fetched_again(tmp_path):
 def test_prototype_sets(tmp_path):
     column = np.zeros(4, np.float32)
     PrototypeSet(np.zeros(4, np.int32), column, column, np.zeros((1, 2), np.float32), {
-        "format": "mimcl-prototypes/1", "index_fingerprint": "x"
+        "format": "mimcl-prototypes/1", "index_fingerprint": "x", "features": "pixels"
     }).save(tmp_path / "set")  # fmt: skip
     told(lambda: PrototypeSet.load(tmp_path / "set", "x"), PrototypeError)
 

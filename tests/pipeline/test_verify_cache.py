@@ -191,7 +191,7 @@ def test_another_description_of_a_known_index_is_checked(shards):
 
 def test_prototypes_are_checked_once_and_later_damage_is_found(tmp_path, cache):
     distance = np.linspace(0, 1, 50, dtype=np.float32)
-    info = {"format": "mimcl-prototypes/1", "index_fingerprint": "f"}
+    info = {"format": "mimcl-prototypes/1", "index_fingerprint": "f", "features": "pixels"}
     folder = tmp_path / "set"
     PrototypeSet(np.zeros(50, np.int32), distance, distance, np.ones((2, 3), np.float32), info).save(folder)
     calls = []

@@ -12,7 +12,7 @@ from helpers.hub import use_hub
 from helpers.typed import mimcl
 
 from mimcl.cli.config import Config
-from mimcl.cli.run.training_data import load_distances
+from mimcl.cli.run.training_data import load_difficulty
 from mimcl.cli.suggest import prototypes_build
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.pipeline.cache_dir import cache_dir
@@ -194,7 +194,7 @@ def test_missing_prototypes_are_refused(server):
     message = refused(lambda: index.prototypes_folder("other"))
     assert f"{server.root}/prototypes/other" in message
     config = Config(curriculum=CurriculumConfig(name="proto", prototypes="other"))
-    asked = refused(lambda: load_distances(config, index))
+    asked = refused(lambda: load_difficulty(config.curriculum, index, config.seed))
     assert asked == f"{message}; run `{prototypes_build(server.root, 'other')}`"
 
 
