@@ -14,7 +14,9 @@ from mimcl.pipeline.data_config import DecoderName
 NamedRecipe = Literal["mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
 RecipeName = Literal["auto", NamedRecipe]
 CurriculumName = Literal["none", "proto", "anti"]
-MaskingName = Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"]
+MaskingName = Literal[
+    "random", "block", "grid", "green", "blue", "red", "purple", "hard-patches", "learned", "hpm", "cl-mae"
+]
 ScheduleName = Literal["cosine", "linear", "exponential", "step", "constant", "learned"]
 ResamplingName = Literal["multinomial", "systematic"]
 OrderName = Literal["auto", "random", "shard"]

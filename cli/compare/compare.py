@@ -34,7 +34,7 @@ def compare_command(
         typer.Option(
             help="Arms to compare, separated by commas; the first is the baseline. Each is "
             "DATA[+MASKING][+SCHEDULE]. DATA: epochs (plain MAE), uniform (with replacement), proto or anti; MASKING: "
-            "block, grid, hpm or cl-mae; SCHEDULE: linear, step, ...; +balance balances the clusters. Example: "
+            "block, grid, green, hpm or cl-mae; SCHEDULE: linear, step, ...; +balance balances the clusters. Example: "
             "uniform,epochs,proto,proto+hpm.",
             metavar="ARM,ARM,...",
             autocompletion=completions.arms,

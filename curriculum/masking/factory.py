@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import get_args
+
 from mimcl.curriculum.masking.block import BlockMasker
+from mimcl.curriculum.masking.colour import Colour, ColourMasker
 from mimcl.curriculum.masking.grid import GridMasker
 from mimcl.curriculum.masking.hard_patches import HardPatchesMasker
 from mimcl.curriculum.masking.learned import LearnedMasker
@@ -11,7 +16,13 @@ from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMa
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 
-_WITHOUT_WEIGHTS = {"random": RandomMasker, "block": BlockMasker, "grid": GridMasker}
+_COLOURS: tuple[Colour, ...] = get_args(Colour)
+_WITHOUT_WEIGHTS: dict[str, Callable[[int, float], Masker]] = {
+    "random": RandomMasker,
+    "block": BlockMasker,
+    "grid": GridMasker,
+    **{colour: partial(ColourMasker, colour) for colour in _COLOURS},
+}
 
 
 def make_masker(

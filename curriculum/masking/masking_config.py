@@ -14,7 +14,9 @@ class MaskingConfig:
     """Masking by name, its ratio, and when its schedules move. Raises ValueError for an invalid ratio."""
 
     name: Annotated[
-        Literal["random", "block", "grid", "hard-patches", "learned", "hpm", "cl-mae"],
+        Literal[
+            "random", "block", "grid", "green", "blue", "red", "purple", "hard-patches", "learned", "hpm", "cl-mae"
+        ],
         "Masking; hpm is another name of hard-patches, cl-mae of learned.",
     ] = "random"
     mask_ratio: Annotated[float, "Share of the patches that is removed from every image, above 0 and below 1."] = 0.75

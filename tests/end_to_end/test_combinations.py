@@ -112,5 +112,6 @@ def test_it_trains(shards, masks, tmp_path, curriculum, masking, schedule):
 
 def test_all_choices_are_among_them():
     assert {*CURRICULA} == {"none", "proto", "anti"}
-    assert {*MASKINGS} == {"random", "block", "grid", "hard-patches", "learned"}
+    colours = {"green", "blue", "red", "purple"}
+    assert {*MASKINGS} == {"random", "block", "grid", "hard-patches", "learned"} | colours
     assert {*SCHEDULES} == {"cosine", "linear", "exponential", "step", "constant", "learned"}

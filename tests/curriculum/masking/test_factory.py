@@ -16,7 +16,7 @@ from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMa
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.pipeline import augment
 
-NAMES = ("random", "block", "grid")
+NAMES = ("random", "block", "grid", "green", "blue", "red", "purple")
 
 
 def made(name: str, patches: int, ratio: float = 0.75) -> Masker:
