@@ -13,7 +13,7 @@ from mimcl.pipeline.data_config import DecoderName
 
 NamedRecipe = Literal["mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
 RecipeName = Literal["auto", NamedRecipe]
-CurriculumName = Literal["none", "proto", "anti"]
+CurriculumName = Literal["none", "proto", "anti", "subset"]
 MaskingName = Literal[
     "random", "block", "grid", "green", "blue", "red", "purple", "hard-patches", "learned", "hpm", "cl-mae"
 ]
@@ -86,7 +86,7 @@ ImageSize = Annotated[int | None, option(DATA, "Side of the crops.", "the recipe
 
 Curriculum = Annotated[
     CurriculumName | None,
-    option(CURRICULUM, "Data curriculum: proto draws typical images first, anti atypical ones.", "none"),
+    option(CURRICULUM, "Which images are drawn first: proto typical, anti atypical, subset random ones.", "none"),
 ]
 Prototypes = Annotated[
     str | None,

@@ -29,6 +29,7 @@ class Bins:
     mass: NDArray[np.float64]  # of the cluster
     first: NDArray[np.bool_]  # whether it is the first bin of a cluster
     span: float  # of all h
+    cut: bool = False  # whether the images below a temperature are equally likely, instead of p_tau
 
     @property
     def h(self) -> NDArray[np.float64]:
@@ -37,7 +38,7 @@ class Bins:
 
     def probabilities(self, tau: float | NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability of each image of a bin at `tau` > 0, or math.inf: (B,), or (W, B) of taus (W, 1)."""
-        p = np.exp(self.place * (-self.span / tau))
+        p = np.exp(self.place * (-self.span / tau)) if not self.cut else 1.0 * (self.place * self.span <= tau)
         starts = np.flatnonzero(self.first)
         if len(starts) == 1:
             p /= (p * self.images).sum(-1, keepdims=True)
@@ -54,11 +55,11 @@ class Bins:
         starts = np.flatnonzero(self.first | ((rank - 1) % step == 0) | (places == len(places) - 1))
         images = np.add.reduceat(self.images, starts)
         place = np.add.reduceat(self.place * self.images, starts) / images
-        return Bins(place, images, self.lowest[starts], self.mass[starts], self.first[starts], self.span)
+        return Bins(place, images, self.lowest[starts], self.mass[starts], self.first[starts], self.span, self.cut)
 
 
-def count(h: NDArray[np.floating] | Hardness, balance: Balance | None = None) -> Bins:
-    """Count images of hardness h (N,). Raises ValueError if all h are equal.
+def count(h: NDArray[np.floating] | Hardness, balance: Balance | None = None, cut: bool = False) -> Bins:
+    """Count images of hardness h (N,); `cut` as in Bins. Raises ValueError if all h are equal.
 
     Bins have equal width in the fourth root of h over its range, since small temperatures resolve small h. The images
     at the lowest and highest h, which are many (a prototype per cluster), have bins of their own and are exact.
@@ -83,4 +84,4 @@ def count(h: NDArray[np.floating] | Hardness, balance: Balance | None = None) ->
     (used,) = np.nonzero(images)
     cluster = used // row
     first = np.diff(cluster, prepend=-1) > 0
-    return Bins(sums[used] / images[used], images[used], lowest[cluster], mass[cluster], first, high - low)
+    return Bins(sums[used] / images[used], images[used], lowest[cluster], mass[cluster], first, high - low, cut)

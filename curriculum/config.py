@@ -19,7 +19,8 @@ class CurriculumConfig:
     """The curriculum over the data. Raises ValueError for a value that no run can use."""
 
     name: Annotated[
-        Literal["none", "proto", "anti"], "Which images are drawn first: proto: typical ones, anti: atypical ones."
+        Literal["none", "proto", "anti", "subset"],
+        "Which images are drawn first: proto: typical ones, anti: atypical ones, subset: random ones.",
     ] = "none"
     prototypes: Annotated[
         str, "Prototype set with the distances: its name beside the shards, or its folder, with a /."
@@ -74,8 +75,16 @@ class CurriculumConfig:
             raise ValueError(f"curriculum.slice is {self.slice}; choose epochs above 0, at most 1, such as 0.0625")
         if self.balance and self.temp_schedule == "learned":
             raise ValueError("curriculum.balance is on, which --temp-schedule learned cannot; choose another schedule")
+        if self.name == "subset" and (self.balance or self.temp_schedule == "learned"):
+            other = "balance" if self.balance else "--temp-schedule learned"
+            raise ValueError(f"curriculum.name is 'subset', a random subset, for which {other} has no meaning")
         if self.window is not None and self.window <= 0:
             raise ValueError(f"curriculum.window is {self.window}; choose a positive number of draws, or leave it out")
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether it needs a prototype set."""
+        return self.name in ("proto", "anti")
 
     @property
     def learns(self) -> bool:

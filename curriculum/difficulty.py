@@ -38,7 +38,8 @@ class Difficulty:
         self._h = Hardness(config, distances)
         self._lowest = float(self._h.min())
         self._lowest_of_clusters = balance.lowest(self._h) if balance else np.empty(0)
-        self.curve = curve or EffectiveFraction(self._h, balance)
+        self._cut = config.name == "subset"
+        self.curve = curve or EffectiveFraction(self._h, balance, self._cut)
         self._kept: tuple[KeyedPermutation, NDArray[np.float32]] | None = None  # an order, and h in it
 
     def find(self, points: NDArray[np.float64], tau: float, order: KeyedPermutation | None = None) -> NDArray[np.int64]:
@@ -73,6 +74,8 @@ class Difficulty:
         if self._balance:
             return self._balanced_weights(self._balance, tau, order)
         h = self._h if order is None else self._in_order(order)
+        if self._cut:
+            return lambda rows: 1.0 * (h[rows] - np.float64(self._lowest) <= tau)
         return lambda rows: weights(h[rows], tau, self._lowest)
 
     def _balanced_weights(self, balance: Balance, tau: float, order: KeyedPermutation | None) -> Weights:

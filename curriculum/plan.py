@@ -33,6 +33,7 @@ STREAM_COMB = 18  # systematic: the offset of a block's first comb
 STREAM_ORDER = 19  # systematic: the order of a window's draws
 STREAM_PASS = 20  # uniform: the order of the images in a pass
 STREAM_ARRANGE = 21  # order "shard": the order of the shards, and of the draws within
+# 22 is used in `subset.py`.
 STREAM_SUBSTITUTE = 32  # plus the retry, 0 to 15: a number in [0, 1) per draw whose sample is bad
 
 

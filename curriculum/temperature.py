@@ -64,8 +64,9 @@ class EffectiveFraction:
     ValueError if all h are equal.
     """
 
-    def __init__(self, h: NDArray[np.floating] | Hardness, balance: Balance | None = None) -> None:
-        self.bins = count(h, balance)
+    def __init__(self, h: NDArray[np.floating] | Hardness, balance: Balance | None = None, cut: bool = False) -> None:
+        """`cut`: images of h up to tau, above the lowest, are equally likely, and others are not drawn."""
+        self.bins = count(h, balance, cut)
         self.lowest = self(self.bins.span * 2 ** _OCTAVES[0])
         self.uniform = self(math.inf) if balance else uniform_fraction(len(h))
 

@@ -68,16 +68,16 @@ class Loader:
 
         `batch_size` is the number of draws of a step, over all processes. `epochs` is the length of the run, over which
         the curriculum goes; None: endless, with constant temperature. `curriculum` is "none", "proto" (easy images
-        first; the default with `scores`), "anti" (hard ones first), or a `Curriculum` with all its settings; `schedule`
-        the name of a schedule, or a function from the progress in [0, 1] to the effective fraction; `temperature` is
-        used instead of a schedule, as a number or as a function of the progress. `scores`, (N,), one finite number an
-        image, higher = harder, take the place of distances to prototypes and may change (`update_scores`,
-        `set_scores`). `views` are independent crops of each draw. `transform` changes a uint8 batch (n, 3, H, W) on the
-        device, view by view, with torch's random generators seeded by the first draw: exact as long as the number of
-        processes is the same. `normalize` returns float32 with ImageNet's mean and deviation. `rank` and `world_size`
-        are those of torch.distributed or torchrun, unless they are given. `prefetch` batches are made ahead. Bad images
-        are replaced by other draws of the same window; DataError ends the iteration where they are more than `max_bad`
-        of the draws, and more than 10.
+        first; the default with `scores`), "anti" (hard ones first), "subset" (random ones), or a `Curriculum` with all
+        its settings; `schedule` the name of a schedule, or a function from the progress in [0, 1] to the effective
+        fraction; `temperature` is used instead of a schedule, as a number or as a function of the progress. `scores`,
+        (N,), one finite number an image, higher = harder, take the place of distances to prototypes and may change
+        (`update_scores`, `set_scores`). `views` are independent crops of each draw. `transform` changes a uint8 batch
+        (n, 3, H, W) on the device, view by view, with torch's random generators seeded by the first draw: exact as long
+        as the number of processes is the same. `normalize` returns float32 with ImageNet's mean and deviation. `rank`
+        and `world_size` are those of torch.distributed or torchrun, unless they are given. `prefetch` batches are made
+        ahead. Bad images are replaced by other draws of the same window; DataError ends the iteration where they are
+        more than `max_bad` of the draws, and more than 10.
 
         Raises ConfigError for values that do not go together, DistributedError if connected processes have different
         ones, DataError and PrototypeError.

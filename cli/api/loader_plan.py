@@ -13,7 +13,7 @@ from mimcl.api.loader_state import digest_of_arrays, draws_depend_on
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.resolve import resolved_order, whole_batches
-from mimcl.cli.run.training_data import balance_of, load_set
+from mimcl.cli.run.training_data import load_difficulty
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.moving_scores import MovingScores
 from mimcl.curriculum.plan import Plan
@@ -61,9 +61,8 @@ def plan_loader(
         raise ConfigError("epochs is None, but a schedule needs the length of the run; give epochs")
     distances, balance, moving = None, None, None
     if config.name != "none" and (scores is None or config.balance):
-        found = load_set(config, index)
-        distances = found.distance if scores is None else None
-        balance = balance_of(config, found)
+        distances, balance = load_difficulty(config, index, seed)
+        distances = distances if scores is None else None
     if scores is not None:
         moving = MovingScores(scores, config, samples=index.samples, batch_size=batch_size, balance=balance)
     plan = build_plan(
@@ -97,6 +96,8 @@ def _config(
         if curriculum not in names:
             raise ConfigError(f"curriculum is {curriculum!r}; choose one of {', '.join(names)}, or give a Curriculum")
         curriculum = _with(CurriculumConfig(), name=curriculum)
+    if curriculum.name == "subset" and has_scores:
+        raise ConfigError("curriculum 'subset' draws from random images, for which scores have no meaning")
     if curriculum.name == "none":
         if has_scores or schedule is not None or temperature is not None:
             raise ConfigError(

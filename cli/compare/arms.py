@@ -17,6 +17,7 @@ DATA: dict[str, Settings] = {
     "epochs": {"curriculum.name": "none", "curriculum.uniform": "epochs"},
     "proto": {"curriculum.name": "proto"},
     "anti": {"curriculum.name": "anti"},
+    "subset": {"curriculum.name": "subset"},
 }
 _CURRICULUM, _MASKING = get_type_hints(CurriculumConfig), get_type_hints(MaskingConfig)
 # "learned" is ambiguous: there is a learned masking and a learned schedule.
@@ -28,9 +29,9 @@ _RESAMPLINGS = {name: {"curriculum.resampling": name} for name in get_args(_CURR
 _BALANCE = {"balance": {"curriculum.balance": True}}
 WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS, **_BALANCE}  # after a +
 _USERS = {  # data curricula that a key has an effect on, where it is not all
-    "curriculum.temp_schedule": ("proto", "anti"),
+    "curriculum.temp_schedule": ("proto", "anti", "subset"),
     "curriculum.balance": ("proto", "anti"),
-    "curriculum.resampling": ("uniform", "proto", "anti"),
+    "curriculum.resampling": ("uniform", "proto", "anti", "subset"),
 }
 
 

@@ -69,7 +69,7 @@ def run_comparison(config: CompareConfig) -> Comparison:
     print_table(comparison)
     if config.budget == "time" and (warning := unequal_time(comparison)):
         warn(warning)
-    if any(settings["curriculum.name"] != "none" for settings in config.arms.values()):
+    if any(settings["curriculum.name"] in ("proto", "anti") for settings in config.arms.values()):
         console.print("training times do not include making the prototypes, which all runs share")
     console.print(f"wrote {trials.out}/comparison.json · report: {page}")
     return comparison

@@ -101,7 +101,7 @@ class Trials:
             recipe_name, settings = chosen.name, {**chosen.values, **settings}
         base = override(recipe(recipe_name), settings)
         for arm_settings in arms.values():
-            load_difficulty(override(base, arm_settings).curriculum, index)
+            load_difficulty(override(base, arm_settings).curriculum, index, base.seed)
         labelled = LabelledSplits.load(index.location) if labels else None
         out = out or Path("comparisons") / base.recipe
         return cls(base, settings, arms, index, out, labelled, processes, chosen)

@@ -14,6 +14,11 @@ from mimcl.cli.report.run_record import RunRecord
 from mimcl.cli.report.samples_to_target import SamplesToTarget, samples_to_target
 from mimcl.cli.report.several import Arm, data_fingerprints, differing_keys
 
+_NO_CONTROL = (
+    "A curriculum also draws fewer different images, which may change results by itself. Its control is --curriculum "
+    "subset (in mimcl compare the arm subset), which draws as many, at random."
+)
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -44,6 +49,7 @@ class SeveralPage:
     charts: list[Chart]
     differing: list[tuple[str, list[str]]]  # key, value of each arm
     warnings: list[str]
+    remark: str  # on what the comparison shows; empty for none
 
 
 def several_page(arms: Sequence[Arm]) -> SeveralPage:
@@ -55,6 +61,7 @@ def several_page(arms: Sequence[Arm]) -> SeveralPage:
     for key in differing_keys(runs):
         values = [dict.fromkeys(as_yaml(run.config.get(key)) for run in arm.runs) for arm in arms]
         differing.append((key, [", ".join(value) for value in values]))
+    curricula = {run.config.get("curriculum.name") for run in runs}
     seeds = sorted({len(arm.runs) for arm in arms})
     per_arm = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return SeveralPage(
@@ -68,6 +75,7 @@ def several_page(arms: Sequence[Arm]) -> SeveralPage:
         charts=compared_charts(arms),
         differing=differing,
         warnings=_warnings(arms, runs),
+        remark=_NO_CONTROL if {"proto", "anti"} & curricula and "subset" not in curricula else "",
     )
 
 

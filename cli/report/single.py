@@ -112,7 +112,7 @@ def _add_shard_parts(page: RunPage, run: RunRecord, index: ShardIndex, pictures:
         page.balance = _or_missing(page, "class balance", lambda: class_balance(index, counts))
         if page.balance and not page.balance_has_bars:
             page.draws.append(charts.balance_chart(page.balance))
-    if run.config.get("curriculum.name") != "none":
+    if run.config.get("curriculum.name") in ("proto", "anti"):
         page.gallery = _or_missing(page, "prototype gallery", lambda: _gallery(run, index))
     if not pictures:
         page.missing.append(f"reconstructions: not drawn, to save time; run `{command('report', run.folder)}`")

@@ -18,6 +18,8 @@ from mimcl.curriculum.balance import Balance
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.plan import Plan
 from mimcl.curriculum.prototypes import PrototypeSet
+from mimcl.curriculum.subset import subset_ranks
+from mimcl.pipeline.augment import hash64
 from mimcl.pipeline.files import DataError, NoPrototypesError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.verify_cache import check_once
@@ -36,7 +38,7 @@ class TrainingData:
     def open(cls, config: Config) -> TrainingData:
         """Open what `config` names. Raises PrototypeError and DataError."""
         index = ShardIndex.load(config.data.root)
-        distances, balance = load_difficulty(config.curriculum, index)
+        distances, balance = load_difficulty(config.curriculum, index, config.seed)
         return cls(index, distances, draws_of(config, index.samples), balance)
 
     @property
@@ -60,9 +62,11 @@ class TrainingData:
 
 
 def load_difficulty(
-    curriculum: CurriculumConfig, index: ShardIndex
+    curriculum: CurriculumConfig, index: ShardIndex, seed: int
 ) -> tuple[NDArray[np.float32] | None, Balance | None]:
     """Load the prototype distance of each sample and the balance; None without a curriculum, or where it has none.
+
+    The distances of a subset are its ranks, by the run's `seed`.
 
     Raises PrototypeError, DataError, and ConfigError for a balance that changes nothing.
     """
@@ -70,6 +74,8 @@ def load_difficulty(
         if curriculum.balance:
             raise ConfigError("--balance needs --curriculum proto or anti; without a curriculum nothing is balanced")
         return None, None
+    if curriculum.name == "subset":
+        return subset_ranks(index.samples, seed, hash64), None
     found = load_set(curriculum, index)
     return found.distance, balance_of(curriculum, found)
 

@@ -67,7 +67,7 @@ def open_all(root: Path) -> dict[str, float]:
     config, times = override(Config(), {"curriculum.name": "proto"}), [time.perf_counter()]
     index = ShardIndex.load(root)
     times.append(time.perf_counter())
-    distances, balance = load_difficulty(config.curriculum, index)
+    distances, balance = load_difficulty(config.curriculum, index, config.seed)
     times.append(time.perf_counter())
     assert index.largest > 0
     times.append(time.perf_counter())
@@ -98,7 +98,7 @@ def plan_windows(root: Path, settings: dict[str, Any], numbers: list[int]) -> di
     plan = Plan(
         config.curriculum,
         samples=index.samples,
-        distances=load_difficulty(config.curriculum, index)[0],
+        distances=load_difficulty(config.curriculum, index, config.seed)[0],
         draws=BATCH * (EPOCHS * index.samples // BATCH),
         batch_size=BATCH,
         seed=0,

@@ -16,6 +16,7 @@ NONE = {"curriculum.name": "none"}
         ("epochs", NONE | {"curriculum.uniform": "epochs"}),
         ("proto", {"curriculum.name": "proto"}),
         ("anti", {"curriculum.name": "anti"}),
+        ("subset+green", {"curriculum.name": "subset", "masking.name": "green"}),
         ("proto+hpm", {"curriculum.name": "proto", "masking.name": "hard-patches"}),
         ("proto+hard-patches", {"curriculum.name": "proto", "masking.name": "hard-patches"}),
         ("epochs+cl-mae", NONE | {"curriculum.uniform": "epochs", "masking.name": "learned"}),
