@@ -75,7 +75,7 @@ class Difficulty:
             return self._balanced_weights(self._balance, tau, order)
         h = self._h if order is None else self._in_order(order)
         if self._cut:
-            return lambda rows: 1.0 * (h[rows] - np.float64(self._lowest) <= tau)
+            return lambda rows: (h[rows] - np.float64(self._lowest) <= tau).astype(np.float64)
         return lambda rows: weights(h[rows], tau, self._lowest)
 
     def _balanced_weights(self, balance: Balance, tau: float, order: KeyedPermutation | None) -> Weights:
