@@ -15,8 +15,8 @@ from mimcl.cli.report.samples_to_target import SamplesToTarget, samples_to_targe
 from mimcl.cli.report.several import Arm, data_fingerprints, differing_keys
 
 _NO_CONTROL = (
-    "A curriculum also draws fewer different images, which may change results by itself. Its control is --curriculum "
-    "subset (in mimcl compare the arm subset), which draws as many, at random."
+    "A curriculum also draws fewer different images, which may change results by itself. Its control, --curriculum "
+    "subset or the arm subset of a comparison, draws as many, at random."
 )
 
 

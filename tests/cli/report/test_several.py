@@ -157,3 +157,11 @@ def test_doubtful_comparisons_give_warnings(tmp_path):
     assert any("same seed" in line for line in page.warnings)
     assert any("different lengths" in line for line in page.warnings)
     assert any("given twice" in line for line in several_page(arms_of([runs[0], runs[0]])).warnings)
+
+
+@pytest.mark.parametrize(
+    ("names", "remarked"), [(("none", "proto"), True), (("subset", "proto"), False), (("none",), False)]
+)
+def test_a_page_says_where_a_curriculum_has_no_control(tmp_path, names, remarked):
+    runs = [made(tmp_path, name, curriculum__name=name, seed=0) for name in names]
+    assert ("--curriculum subset" in several_page(arms_of(runs)).remark) == remarked
