@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.encoders.frozen_model import FrozenModel
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 
 
-class MaeFeatures:
+class MaeFeatures(FrozenModel):
     """Mean-pooled patch tokens, or the CLS token, from the encoder of a model, on the model's device."""
 
     def __init__(
@@ -24,11 +25,8 @@ class MaeFeatures:
         precision: Literal["bfloat16", "float32"],
         pool: Literal["mean", "cls"] = "mean",
     ) -> None:
-        self.name, self.fit_images, self._pool = name, 0, pool
-        self.image_size, self.precision = model.image_size, precision
-        self._model = model
-        # On a CPU with bfloat16 instructions this takes a third of the time of float32.
-        self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        super().__init__(model, precision)
+        self.name, self._pool = name, pool
 
     @classmethod
     def load(cls, path: Path) -> MaeFeatures:
@@ -36,16 +34,6 @@ class MaeFeatures:
         encoder = Encoder.load(path)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(f"mae:{path}", encoder.model().to(device), encoder.precision)
-
-    def fit(self, images: Tensor) -> None:
-        """Do nothing: the weights are learned already."""
-
-    def constants(self) -> dict[str, Tensor]:
-        """Return the weights."""
-        return self._model.state_dict()
-
-    def restore(self, constants: dict[str, Tensor]) -> None:
-        """Do nothing: fit() learned nothing."""
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:

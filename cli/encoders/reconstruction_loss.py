@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.encoders.frozen_model import FrozenModel
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss, to_patches
@@ -19,22 +20,18 @@ from mimcl.pipeline.stream import Batch
 MASKS = 4  # of each image
 
 
-class ReconstructionLoss:
+class ReconstructionLoss(FrozenModel):
     """The mean loss of an image's central crop over random masks, which depend on the seed and the image's row alone.
 
     Mask m of row i has the key that draw i * MASKS + m of a run with this seed has.
     """
 
-    fit_images = 0
-
     def __init__(
         self, model: MaskedAutoencoderViT, precision: Literal["bfloat16", "float32"], mask_ratio: float, seed: int
     ) -> None:
-        self.image_size, self.precision = model.image_size, precision
-        self.mask_ratio, self.masks = mask_ratio, MASKS
-        self._model, self._seed = model, seed
+        super().__init__(model, precision)
+        self.mask_ratio, self.masks, self._seed = mask_ratio, MASKS, seed
         self._masker = RandomMasker(model.num_patches, mask_ratio)
-        self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     @classmethod
     def of(cls, encoder: Encoder, seed: int) -> ReconstructionLoss:
@@ -45,16 +42,6 @@ class ReconstructionLoss:
             )
         model = encoder.model().to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, encoder.precision, encoder.config.masking.mask_ratio, seed)
-
-    def fit(self, images: Tensor) -> None:
-        """Do nothing: the weights are learned already."""
-
-    def constants(self) -> dict[str, Tensor]:
-        """Return the weights."""
-        return self._model.state_dict()
-
-    def restore(self, constants: dict[str, Tensor]) -> None:
-        """Do nothing: fit() learned nothing."""
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> NDArray[np.float32]:
