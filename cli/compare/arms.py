@@ -67,7 +67,7 @@ def arm(name: str) -> Settings:
             raise ConfigError(f"arm {name!r}: {word!r} conflicts with an earlier word; remove one")
         users = _USERS.get(next(iter(WORDS[word])), DATA)
         if first not in users:
-            raise ConfigError(f"arm {name!r}: {word} has no effect without a data curriculum; remove it")
+            raise ConfigError(f"arm {name!r}: {word} has no effect with {first}; remove it")
         settings |= WORDS[word]
     return settings
 

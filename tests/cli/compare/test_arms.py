@@ -57,6 +57,7 @@ def test_an_arm_is_its_settings(name, settings):
         ("epochs+systematic", "systematic has no effect"),
         ("uniform+balance", "balance has no effect"),
         ("epochs+balance", "balance has no effect"),
+        ("subset+balance", "balance has no effect with subset"),
         ("proto+balance+balance", "'balance' conflicts"),
         ("proto,anti,proto", "arms proto and proto "),
         ("proto+hpm,proto+hard-patches", "arms proto+hpm and proto+hard-patches "),
