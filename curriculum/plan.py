@@ -65,9 +65,9 @@ class Plan:
     (required for order "shard", which reorders the draws of a window but draws the same samples), `balance` that of the
     images, `schedule` replaces the configured one. Attributes: `learned`, `balance`, `samples`, `draws`,
     `window_length` (W, in draws), `windows` (their number), `curriculum_draws` (G, 0 without a curriculum), `curve` (r
-    of a temperature, at the start; None without a curriculum), `retries` (the number of substitutes for a bad draw).
-    Raises ValueError for distances that the curriculum cannot use, a window that is not a multiple of `batch_size`, and
-    missing shards.
+    of a temperature; None without a curriculum, and with scores, whose r changes), `retries` (the number of
+    substitutes for a bad draw). Raises ValueError for distances that the curriculum cannot use, a window that is not a
+    multiple of `batch_size`, and missing shards.
     """
 
     retries = 16
@@ -112,9 +112,8 @@ class Plan:
 
     @property
     def curve(self) -> EffectiveFraction | None:
-        """r of a temperature, at the start; None without a curriculum."""
-        difficulty = self._difficulty(0)
-        return difficulty.curve if difficulty else None
+        """r of a temperature; None without a curriculum, and with scores, whose r changes."""
+        return self._fixed.curve if self._fixed else None
 
     @property
     def clamped(self) -> bool:

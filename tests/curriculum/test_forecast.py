@@ -59,6 +59,7 @@ def simulated(seeds, **settings):
         {},
         {"share": 0.5},
         {"share": 0.5, "uniform": "replacement"},
+        {"share": 0.0},
         {"temp_schedule": "constant", "temperature": 0.05},
         {"temp_schedule": "constant", "temperature": 0.1, "resampling": "systematic"},
         {"name": "anti", "temp_schedule": "linear"},
