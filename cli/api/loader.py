@@ -15,6 +15,7 @@ from mimcl.api.loader_batch import BatchConversion, BatchTransform, LoaderBatch
 from mimcl.api.loader_plan import ENDLESS, Progress, plan_loader
 from mimcl.api.loader_state import FORMAT, digest_of, require_same
 from mimcl.api.same_on_all import same_on_all
+from mimcl.cli.console import warn
 from mimcl.cli.errors import ConfigError, usage_errors
 from mimcl.cli.run.requests import keeps_whole_shards
 from mimcl.curriculum.config import CurriculumConfig
@@ -230,6 +231,8 @@ class Loader:
 
     def _count_bad(self, batch: Batch) -> None:
         self._bad += len(batch.bad)
+        for bad in batch.bad:
+            warn(f"bad image {bad.key} in {bad.shard}: {bad.reason}; draw {bad.draw} gets another one")
         if self._bad > bad_allowed(self._max_bad, batch.position):
             last = batch.bad[-1]
             raise DataError(

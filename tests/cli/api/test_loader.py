@@ -174,7 +174,7 @@ def test_views_are_the_same_for_any_rank(shards):
     assert torch.equal(torch.cat([part.keys for part in parts], 1), whole.keys)
 
 
-def test_a_bad_image_is_replaced_in_all_views(tmp_path):
+def test_a_bad_image_is_replaced_in_all_views_and_named(tmp_path, capfd):
     write_classes(tmp_path / "images", {"a": 30})
     for place in range(6):
         (tmp_path / "images" / "a" / f"broken-{place}.png").write_bytes(broken_png(place))
@@ -191,6 +191,7 @@ def test_a_bad_image_is_replaced_in_all_views(tmp_path):
         assert torch.equal(single.sample_ids, several.sample_ids)
         assert torch.equal(single.images, several.images[0])
         assert (several.images.float().flatten(2).std(2) > 0).all()
+    assert "bad image 000000020 in train-000000.tar: its bytes do not match the index; draw" in capfd.readouterr().err
 
 
 def test_more_bad_images_than_allowed_end_the_iteration(tmp_path):
