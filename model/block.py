@@ -44,18 +44,12 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return what all tokens (B, L, width), or only those at `ids` (B, K), attend to: (B, L or K, width)."""
         if ids is None:
-            query, key, value = self._heads(self.qkv(tokens), 3)
+            query, key, value = split_heads(self.qkv(tokens), 3, self.num_heads)
         else:
             weights, biases = (part.tensor_split([tokens.shape[2]]) for part in (self.qkv.weight, self.qkv.bias))
-            (query,) = self._heads(functional.linear(take(tokens, ids), weights[0], biases[0]), 1)
-            key, value = self._heads(functional.linear(tokens, weights[1], biases[1]), 2)
+            (query,) = split_heads(functional.linear(take(tokens, ids), weights[0], biases[0]), 1, self.num_heads)
+            key, value = split_heads(functional.linear(tokens, weights[1], biases[1]), 2, self.num_heads)
         return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
-
-    def _heads(self, joined: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Split (B, L, parts * width) into `parts` tensors (B, heads, L, width of a head)."""
-        # timm permutes before it splits, so that the backward pass copies all gradients once more.
-        split = joined.unflatten(2, (parts, self.num_heads, -1)).unbind(2)
-        return tuple(part.transpose(1, 2) for part in split)
 
 
 class Mlp(nn.Module):
@@ -80,6 +74,12 @@ class PatchEmbed(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Project patches (B, L, p * p * 3), values by row, column, channel, to tokens (B, L, width)."""
         return functional.linear(patches, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+
+
+def split_heads(joined: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Split (B, L, parts * width) into `parts` tensors (B, heads, L, width of a head)."""
+    # timm permutes before it splits, so that the backward pass copies all gradients once more.
+    return tuple(part.transpose(1, 2) for part in joined.unflatten(2, (parts, heads, -1)).unbind(2))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

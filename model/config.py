@@ -25,6 +25,13 @@ class ModelConfig:
     patch_size: Annotated[int, "Side of a patch.", "pixels"] = 16
     decoder_width: Annotated[int, "Width of the decoder, a multiple of 32.", "channels"] = 512
     decoder_depth: Annotated[int, "Depth of the decoder.", "blocks"] = 8
+    decoder: Annotated[
+        Literal["self", "cross"],
+        "Decoder: self-attention over all patches (MAE), or cross-attention to the visible ones (CrossMAE).",
+    ] = "self"
+    predict_share: Annotated[
+        float, "Share of the removed patches that is predicted in training, chosen at random, 0.25 to 1."
+    ] = 1.0
     norm_pix_loss: Annotated[bool, "Predict the pixels of each patch normalised by its own mean and variance."] = True
 
     def __post_init__(self) -> None:
@@ -33,6 +40,10 @@ class ModelConfig:
         for name in ("patch_size", "decoder_width", "decoder_depth"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.decoder not in ("self", "cross"):
+            raise ValueError(f"model.decoder is {self.decoder!r}; it must be self or cross")
+        if not 0.25 <= self.predict_share <= 1:
+            raise ValueError(f"model.predict_share is {self.predict_share}; it must be between 0.25 and 1")
         if self.decoder_width % _DECODER_HEAD_WIDTH:
             raise ValueError(
                 f"model.decoder_width is {self.decoder_width}; it must be a multiple of 32, the width of a head"

@@ -9,8 +9,10 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mimcl.model.autoencoder import Mask, MaskedAutoencoder, Output, removed_patches
 from mimcl.model.block import Block
-from mimcl.model.mae import Mask, MaskedAutoencoderViT, Output, reconstruction_loss, to_patches
+from mimcl.model.cross_mae import CrossBlock
+from mimcl.model.mae import reconstruction_loss, to_patches
 
 M = TypeVar("M", bound=Mask)  # the masks that a masker proposes
 Network = TypeVar("Network", bound=nn.Module)
@@ -23,9 +25,10 @@ class Masker(Protocol[M]):
 
     second_every: int
 
-    def propose(self, patches: Tensor, keys: Tensor, model: MaskedAutoencoderViT, progress: Tensor) -> M: ...
+    def predicted(self, mask: M, keys: Tensor, share: float) -> Tensor: ...
+    def propose(self, patches: Tensor, keys: Tensor, model: MaskedAutoencoder, progress: Tensor) -> M: ...
     def loss(self, output: Output, mask: M) -> Tensor | None: ...
-    def second_loss(self, patches: Tensor, mask: M, model: MaskedAutoencoderViT, progress: Tensor) -> Tensor | None: ...
+    def second_loss(self, patches: Tensor, mask: M, model: MaskedAutoencoder, progress: Tensor) -> Tensor | None: ...
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None: ...
     def figures(self, output: Output, mask: M, progress: Tensor) -> dict[str, Tensor]: ...
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]: ...
@@ -48,7 +51,7 @@ class ForwardBackward(Generic[M]):
 
     def __init__(
         self,
-        model: MaskedAutoencoderViT,
+        model: MaskedAutoencoder,
         masker: Masker[M],
         own: list[nn.Parameter],
         batch_size: int,
@@ -67,6 +70,7 @@ class ForwardBackward(Generic[M]):
         device = model.device.type
         self._autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
         self._propose, self._loss, self._second = masker.propose, masker.loss, masker.second_loss
+        self._predicted = masker.predicted
         self._first = self._first_objective
         if compile_unit is None:
             return
@@ -78,7 +82,7 @@ class ForwardBackward(Generic[M]):
             self._loss = torch.compile(self._loss)
             self._model = twin(model, frozen=False)  # evaluation uses the model itself, which stays uncompiled
             for module in self._model.modules():
-                if isinstance(module, Block):
+                if isinstance(module, Block | CrossBlock):
                     module.compile(dynamic=False)
 
     def backward(self, images: Tensor, keys: Tensor, progress: Tensor, second: bool) -> PassResult[M]:
@@ -90,7 +94,7 @@ class ForwardBackward(Generic[M]):
             patches = to_patches(images, self._model.patch_size)
             with torch.set_grad_enabled(second):
                 mask = self._propose(patches, keys, self._frozen, progress)
-            objective, losses, output = self._first(patches, mask)
+            objective, losses, output = self._first(patches, mask, keys)
         (objective.sum() / self._batch_size).backward()
         if second:
             with self._autocast:
@@ -99,12 +103,15 @@ class ForwardBackward(Generic[M]):
             torch.autograd.backward(own_objective.sum() / self._batch_size, inputs=self._own)
         return PassResult(losses, output, mask, progress)
 
-    def _first_objective(self, patches: Tensor, mask: M) -> tuple[Tensor, Tensor, Output]:
-        output = self._model(patches, mask, only_removed=True)
-        losses = reconstruction_loss(output.per_patch_loss, mask.mask)
+    def _first_objective(self, patches: Tensor, mask: M, keys: Tensor) -> tuple[Tensor, Tensor, Output]:
+        share = self._model.predict_share
+        ids = removed_patches(mask) if share == 1 else self._predicted(mask, keys, share)
+        output = self._model(patches, mask, ids)
+        losses = reconstruction_loss(output, mask.mask)
         added = self._loss(output, mask)
         # Detached: a compiled graph computes a backward pass for every output with a gradient function, used or not.
-        return losses if added is None else losses + added, losses.detach(), Output(*(part.detach() for part in output))
+        objective = losses if added is None else losses + added
+        return objective, losses.detach(), Output._make(part if part is None else part.detach() for part in output)
 
 
 def twin(model: Network, frozen: bool) -> Network:

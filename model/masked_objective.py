@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.config import OptimConfig
 from mimcl.model.forward_backward import CompileUnit, ForwardBackward, Masker, PassResult
-from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.optim import adamw, learning_rate
 from mimcl.model.steps import StepBatch
 
@@ -36,7 +36,7 @@ class MaskedObjective:
 
     def __init__(
         self,
-        model: MaskedAutoencoderViT,
+        model: MaskedAutoencoder,
         masker: Masker,
         optim: OptimConfig,
         *,

@@ -10,9 +10,9 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.forward_backward import CompileUnit, Masker
-from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.masked_objective import Batch, MaskedObjective
 from mimcl.model.metrics import Meter, Outcome, Report
 from mimcl.model.steps import Observer, Step, StepLoop
@@ -28,7 +28,7 @@ class Trainer(Generic[B]):
 
     def __init__(
         self,
-        model: MaskedAutoencoderViT,
+        model: MaskedAutoencoder,
         masker: Masker,
         config: TrainerConfig,
         optim: OptimConfig,

@@ -25,7 +25,8 @@ from mimcl.cli.run.resolve import has_bfloat16
 from mimcl.cli.suggest import command
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.random import RandomMasker
-from mimcl.model.mae import MaskedAutoencoderViT, build
+from mimcl.model.autoencoder import MaskedAutoencoder
+from mimcl.model.mae import build
 from mimcl.model.trainer import Batch, Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
@@ -78,7 +79,7 @@ class Trials:
         keep_freed_memory()  # as in training
 
     @cached_property
-    def _model(self) -> MaskedAutoencoderViT:
+    def _model(self) -> MaskedAutoencoder:
         return build(self._config.model, self._config.data.image_size, 0).to(self._device)
 
     def findings(self) -> list[Finding]:

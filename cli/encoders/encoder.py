@@ -13,9 +13,10 @@ from mimcl.cli.config import Config, override
 from mimcl.cli.encoders.restore import restore_model
 from mimcl.cli.encoders.saved import config_of, is_third_party, load_weights, samples_of
 from mimcl.cli.run.resolve import has_bfloat16
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.checkpoint_path import resolve, run_of
 from mimcl.model.digest import weights_digest
-from mimcl.model.mae import MEAN, STD, MaskedAutoencoderViT
+from mimcl.model.mae import MEAN, STD
 from mimcl.model.normalisation import Normalisation
 from mimcl.model.weights import Weights, read_weights
 
@@ -67,7 +68,7 @@ class Encoder:
         """The precision that the model computes in."""
         return "bfloat16" if self.config.trainer.precision == "bfloat16" else "float32"
 
-    def model(self, trained: bool = True) -> MaskedAutoencoderViT:
+    def model(self, trained: bool = True) -> MaskedAutoencoder:
         """Build the model, in evaluation mode, on the CPU; untrained: with the run's initial random weights."""
         return restore_model(self.config, self.tensors if trained else None)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.autoencoder import MaskedAutoencoder
 
 
 class FrozenModel:
@@ -15,7 +15,7 @@ class FrozenModel:
 
     fit_images = 0
 
-    def __init__(self, model: MaskedAutoencoderViT, precision: Literal["bfloat16", "float32"]) -> None:
+    def __init__(self, model: MaskedAutoencoder, precision: Literal["bfloat16", "float32"]) -> None:
         self.image_size, self.precision = model.image_size, precision
         self._model = model
         # On a CPU with bfloat16 instructions this takes a third of the time of float32.

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mimcl.cli.encoders.encoder import Encoder
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.config import ModelConfig
 from mimcl.model.digest import weights_digest
-from mimcl.model.mae import MaskedAutoencoderViT, encoder_weights, sin_cos_positions
+from mimcl.model.mae import encoder_weights
+from mimcl.model.positions import sin_cos_positions
 
 _ROUNDING = 0.01  # of positions in [-1, 1] that were stored in bfloat16
 
@@ -28,7 +30,7 @@ class InitResult:
 
 
 @torch.no_grad()
-def load_initial_weights(model: MaskedAutoencoderViT, config: ModelConfig, init: str) -> InitResult:
+def load_initial_weights(model: MaskedAutoencoder, config: ModelConfig, init: str) -> InitResult:
     """Load the weights at `init` into a newly built model of `config`; the decoder's too if its size matches.
 
     For another patch grid, fixed positions stay the model's own; learned ones are interpolated (bicubic, antialiased)
@@ -45,6 +47,8 @@ def load_initial_weights(model: MaskedAutoencoderViT, config: ModelConfig, init:
     parts, notes = "encoder", []
     if not source.has_decoder:
         notes.append("decoder drawn at random: the file has none")
+    elif theirs.decoder != ours.decoder:
+        notes.append(f"decoder drawn at random: model.decoder is {theirs.decoder} there and {ours.decoder} in the run")
     elif (theirs.decoder_width, theirs.decoder_depth) == (ours.decoder_width, ours.decoder_depth):
         parts = "encoder and decoder"
         loaded = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("masker.")}

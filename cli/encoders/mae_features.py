@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.frozen_model import FrozenModel
-from mimcl.model.mae import MaskedAutoencoderViT, to_patches
+from mimcl.model.autoencoder import MaskedAutoencoder
+from mimcl.model.mae import to_patches
 
 
 class MaeFeatures(FrozenModel):
@@ -21,7 +22,7 @@ class MaeFeatures(FrozenModel):
     def __init__(
         self,
         name: str,
-        model: MaskedAutoencoderViT,
+        model: MaskedAutoencoder,
         precision: Literal["bfloat16", "float32"],
         pool: Literal["mean", "cls"] = "mean",
     ) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from mimcl.cli.encoders.restore import restore_masker, restore_model
 from mimcl.cli.encoders.saved import config_of
 from mimcl.curriculum.masking.mask import Mask
+from mimcl.model.autoencoder import MaskedAutoencoder, Output
 from mimcl.model.checkpoint import Checkpoint
-from mimcl.model.mae import MaskedAutoencoderViT, Output, patchify, to_patches, unpatchify
+from mimcl.model.mae import patchify, to_patches, unpatchify
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 
 _GREY = 0.5  # of removed patches
@@ -58,7 +59,7 @@ def _rows(fields: _Rows, rows: Tensor) -> _Rows:
     return type(fields)._make(field if field is None else field[rows] for field in fields)
 
 
-def as_pixels(pred: Tensor, crops: Tensor, model: MaskedAutoencoderViT) -> Tensor:
+def as_pixels(pred: Tensor, crops: Tensor, model: MaskedAutoencoder) -> Tensor:
     """Convert predicted patches (n, L, P) to pixel values; with norm_pix_loss by each patch's mean and deviation."""
     if model.norm_pix_loss:
         variance, mean = torch.var_mean(to_patches(crops, model.patch_size), dim=-1, keepdim=True)

@@ -12,8 +12,9 @@ from torch import Tensor
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.frozen_model import FrozenModel
 from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.model.autoencoder import MaskedAutoencoder, removed_patches
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.mae import MaskedAutoencoderViT, reconstruction_loss, to_patches
+from mimcl.model.mae import reconstruction_loss, to_patches
 from mimcl.pipeline.augment import STREAM_MASK, hash64
 from mimcl.pipeline.stream import Batch
 
@@ -27,7 +28,7 @@ class ReconstructionLoss(FrozenModel):
     """
 
     def __init__(
-        self, model: MaskedAutoencoderViT, precision: Literal["bfloat16", "float32"], mask_ratio: float, seed: int
+        self, model: MaskedAutoencoder, precision: Literal["bfloat16", "float32"], mask_ratio: float, seed: int
     ) -> None:
         super().__init__(model, precision)
         self.mask_ratio, self.masks, self._seed = mask_ratio, MASKS, seed
@@ -55,5 +56,5 @@ class ReconstructionLoss(FrozenModel):
         keys = torch.from_numpy(hash64(self._seed, numbers, STREAM_MASK).view(np.int64)).to(patches.device)
         mask = self._masker.propose(patches, keys, self._model, torch.zeros((), device=patches.device))
         with self._autocast:
-            output = self._model(patches, mask, only_removed=True)
-        return reconstruction_loss(output.per_patch_loss, mask.mask)
+            output = self._model(patches, mask, removed_patches(mask))
+        return reconstruction_loss(output, mask.mask)

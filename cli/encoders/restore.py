@@ -12,11 +12,12 @@ from mimcl.cli.run.resolve import draws_of
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.checkpoint import Checkpoint
-from mimcl.model.mae import MaskedAutoencoderViT, build
+from mimcl.model.mae import build
 
 
-def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoderViT:
+def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> MaskedAutoencoder:
     """Build the model of a run in evaluation mode, with saved weights or (None) the run's initial random weights.
 
     If the weights have no decoder, the decoder keeps its initial random weights.
@@ -29,7 +30,7 @@ def restore_model(config: Config, tensors: Mapping[str, Tensor] | None) -> Maske
     return model
 
 
-def restore_masker(saved: Checkpoint, model: MaskedAutoencoderViT, samples: int | None = None) -> tuple[Masker, float]:
+def restore_masker(saved: Checkpoint, model: MaskedAutoencoder, samples: int | None = None) -> tuple[Masker, float]:
     """Restore the masker that was saved with `model`; return it and the run's progress in [0, 1].
 
     `samples` is the number of images in the training data, by default as saved (see `samples_of`).

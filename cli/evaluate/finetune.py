@@ -17,7 +17,7 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
-from mimcl.curriculum.masking.random import mix64
+from mimcl.curriculum.masking.uniforms import mix64
 from mimcl.model.classifier_weights import classifier_description
 from mimcl.model.config import OptimConfig
 from mimcl.model.evaluate.augment import (

@@ -45,7 +45,7 @@ def samples_of(encoder: Encoder) -> list[EncoderSample]:
         decoded = None
         if encoder.has_decoder:
             output = model(patches, mask)
-            decoded = output.pred, reconstruction_loss(output.per_patch_loss, mask.mask).mean()
+            decoded = output.pred, reconstruction_loss(output, mask.mask).mean()
         samples.append(EncoderSample(unpatchify(patches, model.patch_size), tokens, features, noise, mask, decoded))
     return samples
 
@@ -150,7 +150,7 @@ def _own(encoder: Encoder) -> Part[EncoderSample]:
         if sample.decoded is None:
             return pairs
         output = model(patches, sample.mask)
-        loss = reconstruction_loss(output.per_patch_loss, sample.mask.mask).mean()
+        loss = reconstruction_loss(output, sample.mask.mask).mean()
         return [*pairs, *zip((output.pred, loss), sample.decoded, strict=True)]
 
     example = (

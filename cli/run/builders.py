@@ -13,7 +13,8 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.curriculum.plan import Plan
-from mimcl.model.mae import MaskedAutoencoderViT, build
+from mimcl.model.autoencoder import MaskedAutoencoder
+from mimcl.model.mae import build
 from mimcl.model.trainer import Trainer
 from mimcl.model.world import World
 from mimcl.pipeline.augment import random_crops
@@ -26,7 +27,7 @@ from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
 def build_model(
     run: Run, data: TrainingData, device: torch.device
-) -> tuple[MaskedAutoencoderViT, Masker, InitResult | None]:
+) -> tuple[MaskedAutoencoder, Masker, InitResult | None]:
     """Return the model and its masker on `device`, and where the weights came from if the run was given some.
 
     Raises ValueError for sizes that do not fit, CheckpointError for initial weights that do not.
@@ -62,7 +63,7 @@ def build_shares(config: Config, world: World, group_size: int) -> BatchShares:
 
 
 def build_trainer(
-    model: MaskedAutoencoderViT, masker: Masker, config: Config, data: TrainingData, shares: BatchShares
+    model: MaskedAutoencoder, masker: Masker, config: Config, data: TrainingData, shares: BatchShares
 ) -> Trainer[Batch]:
     """Return the trainer of a run with the resolved configuration `config`."""
     precision = config.trainer.precision

@@ -16,8 +16,8 @@ from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
 from mimcl.cli.evaluate.labelled import UNSEEN, LabelledSplits, of_seen_classes
 from mimcl.cli.run.training_data import TrainingData
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.evaluate.knn import knn
-from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.steps import Step
 from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
@@ -36,7 +36,7 @@ class OnlineKnn:
     name = "online_knn"
     settings: dict[str, int]  # of its results: how many val images are left out, if any
 
-    def __init__(self, model: MaskedAutoencoderViT, data: TrainingData, config: Config, world: World) -> None:
+    def __init__(self, model: MaskedAutoencoder, data: TrainingData, config: Config, world: World) -> None:
         """`config` is the resolved configuration of the run. Rank 0 prints which val images are left out.
 
         Raises DataError where LabelledSplits does.

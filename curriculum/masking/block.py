@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mimcl.curriculum.masking.mask import Mask, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker
-from mimcl.curriculum.masking.random import uniforms
+from mimcl.curriculum.masking.uniforms import uniforms
 
 _BLOCKS = 24  # candidates per image: at ratio 0.75 of 14 x 14 patches they remove 0.2 too few on average
 _MIN_SIZE = 16  # patches in a block

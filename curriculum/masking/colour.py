@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mimcl.curriculum.masking.mask import Mask, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker
-from mimcl.curriculum.masking.random import uniforms
+from mimcl.curriculum.masking.uniforms import uniforms
 
 Colour = Literal["green", "blue", "red", "purple"]
 _NARROW, _WIDE = 0.6, 1.6  # standard deviations of the blurs, in patches

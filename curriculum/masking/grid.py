@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mimcl.curriculum.masking.mask import Mask, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker
-from mimcl.curriculum.masking.random import uniforms
+from mimcl.curriculum.masking.uniforms import uniforms
 
 
 class GridMasker(Masker):

@@ -18,11 +18,12 @@ from mimcl.curriculum.masking.loss_prediction import (
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest, kept_patches
 from mimcl.curriculum.masking.masker import Autoencoder, Masker, Output
 from mimcl.curriculum.masking.masking_config import HardPatchesConfig
-from mimcl.curriculum.masking.random import uniforms
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.curriculum.masking.uniforms import uniforms
 
 _LOSSES = {"relative": ranking_loss, "absolute": absolute_loss}
-_UNUSED = ("mask_token", "decoder_blocks", "decoder_norm", "decoder_pred")  # by a teacher, which reconstructs nothing
+# By a teacher, which reconstructs nothing; the last one is in cross-attention decoders only.
+_UNUSED = ("mask_token", "decoder_blocks", "decoder_norm", "decoder_pred", "decoder_mixture")
 _ROUNDING = 1e-9  # patches: a whole number of them may be computed slightly too small
 
 
@@ -33,7 +34,8 @@ class Teacher(nn.Module):
         super().__init__()
         self.model, self.predictor = copy.deepcopy(model), copy.deepcopy(predictor)
         for name in _UNUSED:
-            delattr(self.model, name)
+            if hasattr(self.model, name):
+                delattr(self.model, name)
         self.requires_grad_(False)
         pairs = [*_pairs(self.model, model), *_pairs(self.predictor, predictor)]
         self._averages, self._sources = (list(column) for column in zip(*pairs, strict=True))
@@ -41,7 +43,8 @@ class Teacher(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Map patches (B, L, P) to the predicted loss of each, float32 (B, L)."""
         latent = self.model.encode(self.model.embed(patches))
-        return self.predictor(self.model.to_decoder(latent, ids_restore=None))
+        own_input = self.predictor.input
+        return self.predictor(own_input(latent, None) if own_input else self.model.to_decoder(latent, None))
 
     @torch.no_grad()
     def follow(self, rate: Tensor) -> None:
@@ -72,9 +75,7 @@ class HardPatchesMasker(Masker):
         self._removed = self._patches - kept_patches(self._patches, mask_ratio)
         share = config.momentum_share
         self._momentum_epochs = config.momentum_epochs if share is None else share * schedule.epochs
-        width, depth = model.decoder_pos_embed.shape[-1], config.predictor_depth or len(model.decoder_blocks)
-        kind = type(model.decoder_blocks[0])
-        self.predictor = loss_predictor(kind, width, depth, model.decoder_heads, seed).to(model.device)
+        self.predictor = loss_predictor(model, config.predictor_depth or len(model.decoder_blocks), seed)
         self.teacher = Teacher(model, self.predictor)
 
     @torch.no_grad()
@@ -88,26 +89,29 @@ class HardPatchesMasker(Masker):
         return keep_lowest(noise, self._mask_ratio)._replace(scores=scores)
 
     def loss(self, output: Output, mask: Mask) -> Tensor:
-        removed = mask.ids_restore.argsort(dim=1)[:, -self._removed :]  # they form half of all pairs
-        predicted = self.predictor(output.decoder_input, removed)
-        columns = (column.gather(1, removed) for column in (output.per_patch_loss, mask.mask))
-        return self._config.ranking_weight * _LOSSES[self._config.ranking](predicted, *columns)
+        return self._config.ranking_weight * _LOSSES[self._config.ranking](*self._compared(output, mask))
 
     def after_step(self, model: nn.Module, progress: Tensor, finite: Tensor) -> None:
         self.teacher.follow(((1 - self._momentum(progress)) * finite).float())
 
     @torch.no_grad()
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
-        predicted = self.predictor(output.decoder_input)
         return {
             "hard_share": self._hardest(progress) / self._removed,
-            "ranking_accuracy": ranking_accuracy(predicted, output.per_patch_loss, mask.mask),
+            "ranking_accuracy": ranking_accuracy(*self._compared(output, mask)),
             "teacher_momentum": self._momentum(progress),
             "mask_agreement": agreement(mask),
         }
 
     def parameters_with_model(self) -> Iterable[tuple[str, nn.Parameter]]:
         return self.predictor.named_parameters(prefix="predictor")
+
+    def _compared(self, output: Output, mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the predicted losses, the losses and the mask of the patches that have a loss, each (B, R)."""
+        own_input = self.predictor.input
+        tokens = own_input(output.latent, mask.ids_restore) if own_input else output.decoder_input
+        losses, removed = (column.gather(1, output.predicted) for column in (output.per_patch_loss, mask.mask))
+        return self.predictor(tokens, output.predicted), losses, removed
 
     def _hardest(self, progress: Tensor) -> Tensor:
         """Return the number of an image's removed patches that are the hardest, rounded down: int64, 0-d."""

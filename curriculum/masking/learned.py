@@ -48,7 +48,7 @@ class LearnedMasker(Masker):
         width = model.cls_token.shape[-1]
         if width % config.heads:
             raise ValueError(f"learned_masking.heads is {config.heads}; it must divide the encoder's width ({width})")
-        kind = type(model.decoder_blocks[0])
+        kind = type(model.blocks[0])
         build = partial(MaskingNetwork, kind, width, model.num_patches, config.depth, config.heads)
         network = initialised(build, seed)
         self.network = network.to(model.device)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mimcl.curriculum.masking.masker import Autoencoder
 from mimcl.curriculum.masking.network import initialised, transformer
 
 # Of the head's initial weights: about as small as in the published code after averaging, so that predictions are almost
@@ -15,15 +14,44 @@ from mimcl.curriculum.masking.network import initialised, transformer
 _HEAD_SCALE = 0.02
 
 
+class PredictorInput(nn.Module):
+    """The tokens of all patches, made from the latent as MAE's decoder does, where the autoencoder itself has none."""
+
+    positions: Tensor
+
+    def __init__(self, latent_width: int, positions: Tensor) -> None:
+        """`positions` are those of the decoder (1, 1 + L, width), CLS token first."""
+        super().__init__()
+        width = positions.shape[-1]
+        self.embed = nn.Linear(latent_width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.register_buffer("positions", positions.detach().clone(), persistent=False)
+
+    def forward(self, latent: Tensor, ids_restore: Tensor | None) -> Tensor:
+        """Map the latent (B, 1 + K, latent_width) to tokens (B, 1 + L, width); `ids_restore` None: K = L, in order."""
+        x = self.embed(latent)
+        if ids_restore is None:
+            return x + self.positions
+        mask_tokens = self.mask_token.to(x.dtype).expand(len(x), ids_restore.shape[1] + 1 - x.shape[1], -1)
+        order = ids_restore.unsqueeze(-1).expand(-1, -1, x.shape[-1])
+        patches = torch.cat([x[:, 1:], mask_tokens], dim=1).gather(1, order)
+        return torch.cat([x[:, :1], patches], dim=1) + self.positions
+
+
 class LossPredictor(nn.Module):
     """A second decoder on the input of the reconstructing one, with one output per patch; higher = harder.
+
+    `input` makes that input where the reconstructing decoder has none with all patches.
 
     The published code averages as many outputs as a patch has values. A mean of linear outputs is a linear output with
     averaged weights, which is used here.
     """
 
-    def __init__(self, block: type[nn.Module], width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self, block: type[nn.Module], width: int, depth: int, heads: int, own_input: PredictorInput | None = None
+    ) -> None:
         super().__init__()
+        self.input = own_input
         self.blocks = transformer(block, width, depth, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, 1)
@@ -39,9 +67,15 @@ class LossPredictor(nn.Module):
             return self.head(self.norm(x.float())).squeeze(-1)
 
 
-def loss_predictor(block: type[nn.Module], width: int, depth: int, heads: int, seed: int) -> LossPredictor:
-    """Build a LossPredictor from blocks of the autoencoder's kind, with weights drawn from `seed`."""
-    predictor = initialised(partial(LossPredictor, block, width, depth, heads), seed)
+def loss_predictor(model: Autoencoder, depth: int, seed: int) -> LossPredictor:
+    """Build a LossPredictor as wide as the decoder of `model`, on its device, with weights drawn from `seed`."""
+    latent_width, width = model.cls_token.shape[-1], model.decoder_pos_embed.shape[-1]
+
+    def build() -> LossPredictor:
+        own_input = None if model.decodes_all_patches else PredictorInput(latent_width, model.decoder_pos_embed.cpu())
+        return LossPredictor(type(model.blocks[0]), width, depth, model.decoder_heads, own_input)
+
+    predictor = initialised(build, seed).to(model.device)
     with torch.no_grad():
         predictor.head.weight.mul_(_HEAD_SCALE)
     return predictor

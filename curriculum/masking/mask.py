@@ -38,6 +38,12 @@ def keep_lowest(noise: Tensor, mask_ratio: float) -> Mask:
     return Mask(order[:, :kept], ids_restore, (ids_restore >= kept).float())
 
 
+def random_share(mask: Mask, noise: Tensor, share: float) -> Tensor:
+    """Return the removed patches with the lowest noise (B, L) in [0, 1): int64 (B, R), R = max(1, round(share L'))."""
+    removed = mask.ids_restore.shape[1] - mask.ids_keep.shape[1]
+    return (noise - mask.mask).argsort(dim=1)[:, : max(1, round(share * removed))]
+
+
 def agreement(mask: Mask) -> Tensor:
     """Return how often two images agree whether a patch is removed, 0-d: 1 for equal masks, 0.625 if random at 0.75."""
     removed = mask.mask.mean(dim=0)  # share of the images in which each patch is removed

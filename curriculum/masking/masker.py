@@ -8,15 +8,18 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mimcl.curriculum.masking.mask import Mask
+from mimcl.curriculum.masking.mask import Mask, random_share
+from mimcl.curriculum.masking.uniforms import mix64, uniforms
 
 
 class Autoencoder(Protocol):
     """The parts of a masked autoencoder that maskers call: see `mimcl.model.mae`."""
 
     num_patches: int
-    decoder_blocks: nn.ModuleList  # of one class, Block(width, heads, eps): see `mimcl.model.block`
+    blocks: nn.ModuleList  # of one class, Block(width, heads, eps): see `mimcl.model.block`
+    decoder_blocks: nn.ModuleList
     decoder_heads: int
+    decodes_all_patches: bool  # whether there are `to_decoder` and `Output.decoder_input`
 
     @property
     def device(self) -> torch.device: ...
@@ -37,7 +40,11 @@ class Output(Protocol):
     @property
     def per_patch_loss(self) -> Tensor: ...
     @property
-    def decoder_input(self) -> Tensor: ...
+    def predicted(self) -> Tensor: ...
+    @property
+    def latent(self) -> Tensor: ...
+    @property
+    def decoder_input(self) -> Tensor | None: ...
 
 
 class Masker(nn.Module):
@@ -53,6 +60,10 @@ class Masker(nn.Module):
     def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         """Return the mask of each image, given its normalised patches (B, L, P) and random `keys`, int64 (B,)."""
         raise NotImplementedError
+
+    def predicted(self, mask: Mask, keys: Tensor, share: float) -> Tensor:
+        """Return the patches to predict, int64 (B, R): a random share of an image's removed ones, chosen by its key."""
+        return random_share(mask, uniforms(mix64(keys), mask.mask.shape[1]), share)
 
     def loss(self, output: Output, mask: Mask) -> Tensor | None:
         """Return a loss per draw (B,) to add to the reconstruction loss, or None."""

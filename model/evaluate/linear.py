@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from mimcl.model.mae import MaskedAutoencoderViT, to_patches
+from mimcl.model.autoencoder import MaskedAutoencoder
+from mimcl.model.mae import to_patches
 
 _EPS = 1e-6
 _LARS_EPS = 1e-8
@@ -109,6 +110,6 @@ def lars(probe: Probe, config: LinearConfig) -> Lars:
 
 
 @torch.no_grad()
-def cls_tokens(encoder: MaskedAutoencoderViT, images: Tensor) -> Tensor:
+def cls_tokens(encoder: MaskedAutoencoder, images: Tensor) -> Tensor:
     """The normalised CLS tokens (B, width) of the last layer, for uint8 images (B, 3, S, S)."""
     return encoder.encode(encoder.embed(to_patches(images, encoder.patch_size)))[:, 0]

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from mimcl.curriculum.masking.mask import keep_lowest
+from mimcl.model.block import take
 from mimcl.model.config import SIZES, ModelConfig
 from mimcl.model.mae import (
     MaskedAutoencoderViT,
@@ -15,11 +16,10 @@ from mimcl.model.mae import (
     encoder_weights,
     patchify,
     reconstruction_loss,
-    sin_cos_positions,
-    take,
     to_patches,
     unpatchify,
 )
+from mimcl.model.positions import sin_cos_positions
 
 
 def tiny(norm_pix_loss: bool = True, **changes) -> MaskedAutoencoderViT:
@@ -98,7 +98,7 @@ def test_loss_follows_the_formulas(norm_pix_loss):
     mask = keep_lowest(noise, 0.75)
     output = model(patchify(images, 4), mask)
     # The target is float32 by design, so agreement ends there.
-    losses = reconstruction_loss(output.per_patch_loss, mask.mask).detach().numpy()
+    losses = reconstruction_loss(output, mask.mask).detach().numpy()
     formulas = Formulas(model.state_dict(), 4, 2, 3)
     for number in range(3):
         order = np.argsort(noise[number].numpy())

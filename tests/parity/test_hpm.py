@@ -76,7 +76,7 @@ def test_reconstruction_and_its_losses(case, passed):
     arrays, (output, mask, _) = case[0], passed
     np.testing.assert_allclose(output.pred.detach(), in_image_order(arrays, "pix_pred"), atol=TOLERANCE)
     np.testing.assert_allclose(of_removed(output.per_patch_loss, mask), arrays["loss_matrix"], atol=TOLERANCE)
-    loss = reconstruction_loss(output.per_patch_loss, mask.mask).mean()
+    loss = reconstruction_loss(output, mask.mask).mean()
     np.testing.assert_allclose(loss.item(), arrays["loss_mean"], atol=TOLERANCE)
 
 
@@ -101,7 +101,9 @@ def test_schedules_of_200_epochs(golden):
         112, 8, 16, 1, 1, decoder_width=16, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
     )
     masker = HardPatchesMasker(HardPatchesConfig(), model, 0.75, MaskingSchedule("epoch", EPOCHS, EPOCHS), seed=0)
-    output = SimpleNamespace(decoder_input=torch.zeros(1, 197, 16), per_patch_loss=torch.zeros(1, 196))
+    output = SimpleNamespace(
+        decoder_input=torch.zeros(1, 197, 16), per_patch_loss=torch.zeros(1, 196), predicted=torch.arange(196)[None]
+    )
     mask = keep_lowest(torch.rand(1, 196, generator=torch.Generator().manual_seed(0)), 0.75)
     for epoch in range(EPOCHS):
         for share in (0.0, 0.5, 0.999):

@@ -39,7 +39,7 @@ def test_forward_and_gradients(case):
     np.testing.assert_array_equal(mask.ids_restore, arrays["ids_restore"])
     np.testing.assert_array_equal(mask.mask, arrays["mask"])
     output = model(patchify(torch.from_numpy(arrays["images"]), model.patch_size), mask)
-    loss = reconstruction_loss(output.per_patch_loss, mask.mask).mean()
+    loss = reconstruction_loss(output, mask.mask).mean()
     loss.backward()
     np.testing.assert_allclose(output.latent.detach(), arrays["latent"], atol=TOLERANCE)
     np.testing.assert_allclose(output.pred.detach(), arrays["pred"], atol=TOLERANCE)

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mimcl.model.config import SIZES, ModelConfig
-from mimcl.model.mae import sin_cos_positions
+from mimcl.model.positions import sin_cos_positions
 
 _HARD_SHARE = 0.25  # of the removed patches, in the middle of HPM's schedule
 _MOMENTUM = 0.999

@@ -46,9 +46,15 @@ class Scale:
     test_files: tuple[str, ...] | None = None  # None: all that have GPU tests
 
 
+def _base_model() -> MaskedAutoencoderViT:
+    model = build(ModelConfig(), 224, seed=0)
+    assert isinstance(model, MaskedAutoencoderViT)
+    return model
+
+
 GPU = Scale(
     device="cuda",
-    make_model=lambda: build(ModelConfig(), 224, seed=0),
+    make_model=_base_model,
     batch=256,
     large_batch=512,
     stretch=10,

@@ -17,7 +17,8 @@ from mimcl.cli.run import builders
 from mimcl.cli.run.folder import open_run
 from mimcl.curriculum.masking import factory
 from mimcl.model.checkpoint import CheckpointError
-from mimcl.model.mae import build, encoder_weights, sin_cos_positions
+from mimcl.model.mae import build, encoder_weights
+from mimcl.model.positions import sin_cos_positions
 
 pytestmark = pytest.mark.slow  # trains
 

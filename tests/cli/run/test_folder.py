@@ -188,6 +188,8 @@ FIXED = {  # another value of each, and what it may say
     "model.patch_size": 16,
     "model.decoder_width": 128,
     "model.decoder_depth": 4,
+    "model.decoder": "cross",
+    "model.predict_share": 0.5,
     "model.norm_pix_loss": False,
     "optim.base_lr": 1.0,
     "optim.weight_decay": 0.5,

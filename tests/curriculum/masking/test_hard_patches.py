@@ -12,8 +12,8 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, ranking_accuracy, ranking_loss
 from mimcl.curriculum.masking.mask import Mask, agreement, keep_lowest
 from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
-from mimcl.curriculum.masking.random import uniforms
 from mimcl.curriculum.masking.schedule import MaskingSchedule
+from mimcl.curriculum.masking.uniforms import uniforms
 from mimcl.model.config import OptimConfig, TrainerConfig
 from mimcl.model.mae import MaskedAutoencoderViT, to_patches
 from mimcl.model.trainer import Trainer
@@ -272,7 +272,9 @@ def test_the_teacher_is_the_average_over_the_finite_steps(device):
 
 
 def figures_at(masker, progress):
-    output = SimpleNamespace(decoder_input=torch.zeros(1, 37, 32), per_patch_loss=torch.zeros(1, 36))
+    output = SimpleNamespace(
+        decoder_input=torch.zeros(1, 37, 32), per_patch_loss=torch.zeros(1, 36), predicted=torch.arange(36)[None]
+    )
     mask = keep_lowest(torch.rand(1, 36, generator=torch.Generator().manual_seed(0)), 0.75)
     return {name: figure.item() for name, figure in masker.figures(output, mask, at(progress)).items()}
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mimcl.curriculum.masking.mask import keep_lowest
-from mimcl.curriculum.masking.random import RandomMasker, mix64, uniforms
+from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.curriculum.masking.uniforms import mix64, uniforms
 from mimcl.pipeline import augment
 
 

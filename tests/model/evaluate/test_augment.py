@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mimcl.curriculum.masking.random import mix64
+from mimcl.curriculum.masking.uniforms import mix64
 from mimcl.model.evaluate.augment import (
     ERASING_NUMBERS,
     MIXING_NUMBERS,
