@@ -25,6 +25,7 @@ class ModelConfig:
     patch_size: Annotated[int, "Side of a patch.", "pixels"] = 16
     decoder_width: Annotated[int, "Width of the decoder, a multiple of 32.", "channels"] = 512
     decoder_depth: Annotated[int, "Depth of the decoder.", "blocks"] = 8
+    norm_pix_loss: Annotated[bool, "Predict the pixels of each patch normalised by its own mean and variance."] = True
     decoder: Annotated[
         Literal["self", "cross"],
         "Decoder: self-attention over all patches (MAE), or cross-attention to the visible ones (CrossMAE).",
@@ -32,7 +33,6 @@ class ModelConfig:
     predict_share: Annotated[
         float, "Share of the removed patches that is predicted in training, chosen at random, 0.25 to 1."
     ] = 1.0
-    norm_pix_loss: Annotated[bool, "Predict the pixels of each patch normalised by its own mean and variance."] = True
 
     def __post_init__(self) -> None:
         if self.name not in SIZES:
