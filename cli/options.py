@@ -153,6 +153,15 @@ OnlineKnn = Annotated[
     float | None,
     option(TRACKING, "Evaluate by nearest neighbours every so many epochs; 0: never.", "0", metavar="EPOCHS"),
 ]
+OnlineRank = Annotated[
+    float | None,
+    option(
+        TRACKING,
+        "Measure RankMe and LiDAR, without labels, every so many epochs; 0: never.",
+        "0",
+        metavar="EPOCHS",
+    ),
+]
 Wandb = Annotated[str | None, option(TRACKING, "Log to Weights & Biases as well.", metavar="PROJECT")]
 Mlflow = Annotated[
     str | None, option(TRACKING, "Log to MLflow as well: http://HOST:5000 or sqlite:///FILE.", metavar="URI")
@@ -183,6 +192,7 @@ class RunFlags(TypedDict, total=False):
     mask_ratio: Annotated[float | None, "masking.mask_ratio"]
     base_lr: Annotated[float | None, "optim.base_lr"]
     online_knn: Annotated[float | None, "trainer.online_knn_epochs"]
+    online_rank: Annotated[float | None, "trainer.online_rank_epochs"]
     use_compile: Annotated[bool | None, "trainer.compile"]
     max_nonfinite: Annotated[int | None, "trainer.max_nonfinite"]
     wandb: Annotated[str | None, "log.wandb"]

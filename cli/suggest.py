@@ -51,8 +51,8 @@ def list_damage(data: str | Path, decode: bool = True) -> str:
 
 
 def after_training(run: Path, evaluable: bool) -> str:
-    """Return the command to run after a training: an evaluation where the images for one are there."""
-    return command("eval knn", run) if evaluable else command("masks", run, out=run / "masks.png")
+    """Return the command to run after a training: an evaluation, without labels where the images have none."""
+    return command(f"eval {'knn' if evaluable else 'rank'}", run)
 
 
 def after_evaluation(evaluation: str, path: Path, home: Path, data: str | None) -> str | None:

@@ -42,6 +42,7 @@ def train_command(
     mask_ratio: options.MaskRatio = None,
     image_size: options.ImageSize = None,
     online_knn: options.OnlineKnn = None,
+    online_rank: options.OnlineRank = None,
     decoder: options.Decoder = None,
     use_compile: options.Compile = None,
     max_bad: options.MaxBad = None,
@@ -154,7 +155,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.run.folder import agree_on, claimed
     from mimcl.cli.run.health import Health
     from mimcl.cli.run.malloc import keep_freed_memory
-    from mimcl.cli.run.online_knn import OnlineKnn
+    from mimcl.cli.run.online import OnlineEvaluation
     from mimcl.cli.run.resume import resume_run
     from mimcl.cli.run.run_recorder import RunRecorder
     from mimcl.cli.run.signals import StopSignals
@@ -174,7 +175,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
         shares = build_shares(requested, world, masker.group_size)
     decoder, decoder_choice = build_decoder(requested, data, shares)
     config = resolve(requested, plan.window_length, decoder.name, plan.draws // shares.batch_size)
-    knn = OnlineKnn(model, data, config, world) if config.trainer.online_knn_epochs else None
+    online = OnlineEvaluation(model, data, config, world)
     with ExitStack() as session:
         if is_first:
             session.enter_context(claimed(run.folder))
@@ -219,11 +220,11 @@ def train_run(run: Run, world: World | None = None) -> bool:
                     if temperature:  # before anything that may fail: a checkpoint made then must have it
                         temperature.update(step.outcomes)
                     health.check(step.outcomes)
-                    if knn and knn.is_due(step):
+                    if measures := online.due(step):
                         with trainer.paused(), bar.paused(), signals.timeout_suspended(), stream.released():
-                            found = knn()
+                            found = online(measures)
                         if recorder:
-                            recorder.evaluated(knn.name, found, knn.settings)
+                            recorder.evaluated(found)
                     if recorder:
                         recorder.write(step)
         if health.excess:

@@ -97,6 +97,9 @@ class TrainerConfig:
     online_knn_epochs: Annotated[
         float, "Evaluate by nearest neighbours so often, and at the end; 0: never.", "epochs"
     ] = 0.0
+    online_rank_epochs: Annotated[
+        float, "Measure RankMe and LiDAR, without labels, so often, and at the end; 0: never.", "epochs"
+    ] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("log_every_steps", "checkpoint_every_steps", "keep_last", "max_nonfinite"):
@@ -104,7 +107,8 @@ class TrainerConfig:
                 raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must be at least 1")
         if self.keep_every_steps is not None and self.keep_every_steps < 0:
             raise ValueError(f"trainer.keep_every_steps is {self.keep_every_steps}; it must not be negative")
-        if self.online_knn_epochs < 0:
-            raise ValueError(f"trainer.online_knn_epochs is {self.online_knn_epochs}; it must not be negative")
+        for name in ("online_knn_epochs", "online_rank_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"trainer.{name} is {getattr(self, name)}; it must not be negative")
         if self.epochs <= 0:
             raise ValueError(f"trainer.epochs is {self.epochs}; it must be above 0")

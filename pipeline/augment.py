@@ -23,6 +23,7 @@ STREAM_DROP_PATH = 7
 STREAM_NOISE = 8
 STREAM_VIEW = 9
 STREAM_TRANSFORM = 10
+STREAM_SAMPLE = 11
 
 _ATTEMPTS = 10  # boxes tried before falling back to the central one, as in torchvision
 EVALUATION_SIDE = 0.875  # of the shorter side: resize 256, crop 224

@@ -71,7 +71,7 @@ def compare_command(
         typer.Option(
             "--eval",
             metavar="NAME,...",
-            help="Evaluations: knn, linear, few-shot, separated by commas, or '' for none.",
+            help="Evaluations: knn, linear, attentive, few-shot, rank, separated by commas, or '' for none.",
             autocompletion=completions.evaluations,
             rich_help_panel="Evaluation",
         ),
@@ -81,6 +81,15 @@ def compare_command(
         typer.Option(
             metavar="N",
             help="Evaluate k-NN every N epochs and at the end; 0: never.",
+            show_default="0",
+            rich_help_panel="Evaluation",
+        ),
+    ] = None,
+    online_rank: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Measure RankMe and LiDAR every N epochs and at the end; 0: never.",
             show_default="0",
             rich_help_panel="Evaluation",
         ),
@@ -135,6 +144,7 @@ def compare(
     out: str | Path | None = None,
     evaluations: str | Sequence[str] = "knn",
     online_knn: float | None = None,
+    online_rank: float | None = None,
     processes: int = 1,
     dry_run: bool = False,
     settings: Mapping[str, Any] | None = None,
@@ -164,6 +174,7 @@ def compare(
         ("trainer.epochs", "--epochs", epochs),
         ("seed", "--seeds", None),
         ("trainer.online_knn_epochs", "--online-knn", online_knn),
+        ("trainer.online_rank_epochs", "--online-rank", online_rank),
     ):
         if key in values:
             raise ConfigError(f"--set {key} is not possible here; use {flag}")

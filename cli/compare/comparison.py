@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mimcl.cli.evaluate.results_file import ONLINE
 from mimcl.cli.json_output import json_ready
 from mimcl.cli.report.read import read_run
 from mimcl.cli.report.run_record import Evaluation, RunRecord
@@ -18,7 +19,6 @@ from mimcl.pipeline.files import DataError, open_regular, write_json
 Protocols = Mapping[str, Mapping[str, Any]]  # evaluation name: settings and index of its lines
 
 _TIME_TOLERANCE = 0.03  # by which training times may differ and still count as equal
-_ONLINE = "online_knn"  # lines of this name are written only during training
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Figures:
     draws: int
     loss: float  # mean over the steps of the last logged line
     seconds: float  # training time from the logged rates, without evaluations, start-up and checkpoints
-    qualities: dict[Quality, float]  # shares, 0 to 1, at the end of the run
+    qualities: dict[Quality, float]  # shares, 0 to 1, and ranks, at the end of the run
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_figures(arm: str, seed: int, folder: Path, protocols: Protocols) -> Fig
     qualities = {
         Quality(evaluation.key.name, evaluation.key.settings, evaluation.key.index, name): value
         for evaluation in record.evaluations
-        if evaluation.key.name == _ONLINE or _follows(evaluation, protocols)
+        if evaluation.key.name in ONLINE or _follows(evaluation, protocols)
         if evaluation.draw == record.draws
         for name, value in evaluation.accuracies.items()
     }

@@ -8,9 +8,11 @@ from typing import Any
 from mimcl.cli.compare.comparison import is_evaluated, last_protocol, update_comparison
 from mimcl.cli.compare.trials import Trial, Trials
 from mimcl.cli.console import console
+from mimcl.cli.evaluate.eval_options import LABEL_FREE
 from mimcl.cli.evaluate.labelled import LabelledSplits
 from mimcl.cli.report.read import read_run
 from mimcl.cli.run.signals import StopSignals
+from mimcl.pipeline.index import ShardIndex
 
 
 def evaluate_run(
@@ -39,13 +41,19 @@ def evaluation_arguments(evaluation: str, run: Trial, trials: Trials) -> list[st
     return ["eval", evaluation, str(run.folder), "--data", trials.index.location]
 
 
-def current_protocols(protocols: Mapping[str, Any], labelled: LabelledSplits | None) -> dict[str, Any]:
-    """Drop protocols whose labelled images have changed since; keep all if `labelled` is None."""
-    data: dict[str, Any] = {}
+def current_protocols(
+    protocols: Mapping[str, Any], labelled: LabelledSplits | None, index: ShardIndex
+) -> dict[str, Any]:
+    """Drop protocols whose images have changed since: the train images of `index`, or the labelled ones.
+
+    Protocols that need labels are kept if `labelled` is None.
+    """
+    images: dict[str, Any] = {}
     if labelled is not None:
-        data = {"index": labelled.val.fingerprint, **dict(zip(("train", "val"), labelled.counts, strict=True))}
+        images = {"index": labelled.val.fingerprint, **dict(zip(("train", "val"), labelled.counts, strict=True))}
     return {
         evaluation: protocol
         for evaluation, protocol in protocols.items()
-        if (protocol["settings"] | {"index": protocol["index"]}).items() >= data.items()
+        if (protocol["settings"] | {"index": protocol["index"]}).items()
+        >= ({"index": index.fingerprint} if evaluation in LABEL_FREE else images).items()
     }

@@ -25,6 +25,7 @@ def pilot_settings(batch_size: int, samples: int) -> dict[str, float | int | Non
         "trainer.log_every_steps": WARM_STEPS,
         "trainer.checkpoint_every_steps": 10 * STEPS,
         "trainer.online_knn_epochs": 0.0,
+        "trainer.online_rank_epochs": 0.0,
         "log.wandb": None,
         "log.mlflow": None,
     }

@@ -10,18 +10,18 @@ from mimcl.cli.compare.evaluations import current_protocols
 from mimcl.cli.compare.trials import Trials
 from mimcl.cli.config import flatten
 from mimcl.cli.errors import ConfigError
+from mimcl.cli.evaluate.eval_options import LABEL_FREE
 from mimcl.pipeline.files import list_folder, remedy
 
 _FORMAT = "mimcl-comparison/1"
 # What a run may change when it is resumed, but what its figures here depend on.
-_OF_THE_FIGURES = ("trainer.log_every_steps", "trainer.online_knn_epochs")
+_OF_THE_FIGURES = ("trainer.log_every_steps", "trainer.online_knn_epochs", "trainer.online_rank_epochs")
 
 
 def prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
     """Return the runs and the head of comparison.json. Raises ConfigError if OUT has something else."""
-    trials = Trials.prepare(
-        config.recipe, config.arms, config.settings, config.out, bool(config.evaluations), config.processes
-    )
+    labels = any(name not in LABEL_FREE for name in config.evaluations)
+    trials = Trials.prepare(config.recipe, config.arms, config.settings, config.out, labels, config.processes)
     head = {
         "format": _FORMAT,
         "recipe": trials.base.recipe,
@@ -41,7 +41,7 @@ def prepare(config: CompareConfig) -> tuple[Trials, dict[str, Any]]:
             known = optional | json.loads((out / "comparison.json").read_bytes())
             known = {key: known[key] for key in head}
             known["seconds_per_step"] = {arm: float(seconds) for arm, seconds in known["seconds_per_step"].items()}
-            known["protocols"] = current_protocols(known["protocols"], trials.labelled)
+            known["protocols"] = current_protocols(known["protocols"], trials.labelled, trials.index)
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(f"{out} exists and is not a comparison; give another --out") from None
         except OSError as error:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mimcl.cli.compare.comparison import Comparison, Row
 from mimcl.cli.console import console
+from mimcl.cli.evaluate.results_file import is_share
 from mimcl.cli.report.statistics import Summary
 
 
@@ -50,7 +51,8 @@ def _blocks(comparison: Comparison) -> Iterator[_Block]:
     for quality in dict.fromkeys(row.quality for row in comparison.rows if row.quality):
         members = [row for row in comparison.rows if row.quality == quality]
         lines = [(row.arm, row.value, row.difference) for row in members]
-        yield _Block(f"{quality.evaluation} {quality.name}, %", lines, 100, 1)
+        shares = is_share(quality.name)
+        yield _Block(f"{quality.evaluation} {quality.name}{', %' if shares else ''}", lines, 100 if shares else 1, 1)
     arms = _rows_of_first_quality(comparison)
     losses = [(row.arm, row.loss, row.difference if row.quality is None else None) for row in arms]
     yield _Block("loss", losses, digits=4)

@@ -30,7 +30,7 @@ from mimcl.model import checkpoint
 from mimcl.pipeline.index import ShardIndex
 
 _PARAMETERS = (  # of `mimcl compare`
-    *("data", "prototypes", "epochs", "image_size", "mask_ratio", "batch_size", "base_lr", "online_knn"),
+    *("data", "prototypes", "epochs", "image_size", "mask_ratio", "batch_size", "base_lr", "online_knn", "online_rank"),
 )
 _FLAGS = {"data.root": "--data", "trainer.epochs": "--epochs", "seed": "--seed"}
 

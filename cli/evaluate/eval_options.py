@@ -15,7 +15,16 @@ PoolName = Literal["mean", "cls"]  # of a feature: mean of the patch tokens, or 
 PrecisionName = Literal["auto", "bfloat16", "float32"]
 SplitName = Literal["train", "val"]
 NEIGHBOURS, SHOTS, SEEDS = 20, (1, 5, 10), 5  # of knn; of few-shot
-EVALUATIONS = ("knn", "linear", "few-shot")  # of `mimcl compare`; the lines that they write have _ instead of -
+QUERIES = 32  # of attentive
+LIDAR_IMAGES, LIDAR_VIEWS = 1000, 50  # the paper's
+EVALUATIONS = (
+    "knn",
+    "linear",
+    "attentive",
+    "few-shot",
+    "rank",
+)  # of `mimcl compare`; the lines that they write have _ instead of -
+LABEL_FREE = ("rank",)  # those of them that use train images without their labels
 
 Checkpoint = Annotated[
     Path,

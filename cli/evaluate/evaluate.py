@@ -87,6 +87,38 @@ def linear_command(
     _evaluate(context, "linear")
 
 
+@protocols.command("attentive")
+def attentive_command(
+    context: typer.Context,
+    path: options.Checkpoint,
+    data: options.Data = None,
+    recipe: Annotated[
+        Literal["fast", "mae"],
+        typer.Option(help="fast: AdamW, for data sets of any size; mae: LARS, the published recipe for ImageNet."),
+    ] = "fast",
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="Length in epochs.", show_default="90 with mae; 10 with fast, at least 500 steps"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per step.", show_default="4096 with mae, 256 with fast")
+    ] = None,
+    base_lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate for a batch of 256.", show_default="0.1 with mae, 1e-3 with fast"),
+    ] = None,
+    queries: Annotated[
+        int, typer.Option(min=1, help="Number of queries; it divides the width of a token.")
+    ] = options.QUERIES,
+    decoder: options.Decoder = "auto",
+) -> None:
+    """Train an attentive probe (efficient probing) on the patch tokens of augmented images; the encoder is frozen.
+
+    If it is stopped or killed, the same command continues from the last checkpoint.
+    """
+    _evaluate(context, "attentive")
+
+
 @protocols.command("few-shot")
 def few_shot_command(
     context: typer.Context,
@@ -105,6 +137,23 @@ def few_shot_command(
 ) -> None:
     """Fit logistic regression on a few train images per class, with the trained and the untrained encoder."""
     _evaluate(context, "few-shot", shots=shots or options.SHOTS)
+
+
+@protocols.command("rank")
+def rank_command(
+    context: typer.Context,
+    path: options.Checkpoint,
+    data: options.Data = None,
+    split: Annotated[options.SplitName, typer.Option(help="Which images to take.")] = "train",
+    images: Annotated[int, typer.Option(min=2, help="Images for LiDAR.")] = options.LIDAR_IMAGES,
+    views: Annotated[int, typer.Option(min=2, help="Random crops of each for LiDAR.")] = options.LIDAR_VIEWS,
+    pool: options.Pool = "mean",
+    decoder: options.Decoder = "auto",
+    cache: options.Cache = True,
+    max_bad: options.MaxBad = DataConfig.max_bad,
+) -> None:
+    """Measure without labels how many dimensions the features use: RankMe and LiDAR, trained and untrained."""
+    _evaluate(context, "rank")
 
 
 @protocols.command("finetune")

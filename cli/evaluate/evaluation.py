@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args, overload
 
 from mimcl.cli.encoders.saved import trained_on
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.eval_options import NEIGHBOURS, SEEDS, SHOTS, FeatureOptions, PoolName
+from mimcl.cli.evaluate.eval_options import (
+    LIDAR_IMAGES,
+    LIDAR_VIEWS,
+    NEIGHBOURS,
+    QUERIES,
+    SEEDS,
+    SHOTS,
+    FeatureOptions,
+    PoolName,
+    SplitName,
+)
 from mimcl.cli.evaluate.labelled import LabelledSplits, require_neighbours, require_shots
 from mimcl.model.world import World
 from mimcl.pipeline.data_config import DecoderName
+from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
 
 if TYPE_CHECKING:
     from mimcl.cli.evaluate.results import Result
 
 
 class FeatureFlags(TypedDict, total=False):
-    """How the features are extracted that knn, linear and few-shot classify."""
+    """How the features are extracted that knn, linear, few-shot and rank evaluate."""
 
     pool: PoolName
     decoder: DecoderName
@@ -54,11 +66,39 @@ def evaluate(
 @overload
 def evaluate(
     path: str | Path,
+    protocol: Literal["attentive"],
+    *,
+    data: str | Path | None = None,
+    recipe: Literal["fast", "mae"] = "fast",
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    base_lr: float | None = None,
+    queries: int = QUERIES,
+    decoder: DecoderName = "auto",
+) -> Result: ...
+
+
+@overload
+def evaluate(
+    path: str | Path,
     protocol: Literal["few-shot"],
     *,
     data: str | Path | None = None,
     shots: Sequence[int] = SHOTS,
     seeds: int = SEEDS,
+    **features: Unpack[FeatureFlags],
+) -> Result: ...
+
+
+@overload
+def evaluate(
+    path: str | Path,
+    protocol: Literal["rank"],
+    *,
+    data: str | Path | None = None,
+    split: SplitName = "train",
+    images: int = LIDAR_IMAGES,
+    views: int = LIDAR_VIEWS,
     **features: Unpack[FeatureFlags],
 ) -> Result: ...
 
@@ -85,11 +125,12 @@ def evaluate(path: str | Path, protocol: str = "knn", *, data: str | Path | None
     """Evaluate a trained encoder, as `mimcl eval PROTOCOL` does with the same options, and record the result.
 
     `path` is a run, one of its checkpoints, or a file of weights; `data` None is the shards that it was trained on,
-    which need labels and a val split. `protocol` is "knn" (with the option `k`), "linear" (`recipe`, `epochs`,
-    `batch_size`, `base_lr`), "few-shot" (`shots`, `seeds`), all three with `pool`, `decoder`, `cache` and `max_bad`, or
-    "finetune" (`epochs`, `batch_size`, `micro_batch_size`, `base_lr`, `layer_decay`, `drop_path`, `seed`, `decoder`,
-    `settings`). The result has accuracies in [0, 1] by name: `trained`, and where it was measured `untrained`. Started
-    by torchrun, all processes call it and return the result.
+    which need labels and a val split, except for "rank". `protocol` is "knn" (with the option `k`), "linear" (`recipe`,
+    `epochs`, `batch_size`, `base_lr`), "few-shot" (`shots`, `seeds`), "rank" (`split`, `images`, `views`), all four
+    with `pool`, `decoder`, `cache` and `max_bad`; "attentive" (`recipe`, `epochs`, `batch_size`, `base_lr`, `queries`,
+    `decoder`); or "finetune" (`epochs`, `batch_size`, `micro_batch_size`, `base_lr`, `layer_decay`, `drop_path`,
+    `seed`, `decoder`, `settings`). The result has accuracies in [0, 1] or ranks by name: `trained`, and where it was
+    measured `untrained`. Started by torchrun, all processes call it and return the result.
 
     Raises ConfigError for options that do not go together, CheckpointError without an encoder, and DataError.
     """
@@ -146,6 +187,22 @@ def _linear(
     return linear(path, data, epochs, batch_size, options=chosen, world=world)
 
 
+def _attentive(
+    path: Path,
+    data: str | Path | None,
+    *,
+    recipe: Literal["fast", "mae"] = "fast",
+    decoder: DecoderName = "auto",
+    **values: Any,
+) -> Result:
+    if recipe not in ("fast", "mae"):
+        raise ConfigError(f"--recipe is {recipe!r}; it must be fast or mae")
+    _splits(path, data)
+    from mimcl.cli.evaluate.attentive import attentive
+
+    return attentive(path, data, recipe, values, decoder, World.from_environment())
+
+
 def _few_shot(
     path: Path,
     data: str | Path | None,
@@ -161,6 +218,29 @@ def _few_shot(
     from mimcl.cli.evaluate.few_shot import few_shot
 
     return few_shot(path, data, shots, seeds, options, World.from_environment())
+
+
+def _rank(
+    path: Path,
+    data: str | Path | None,
+    *,
+    split: SplitName = "train",
+    images: int = LIDAR_IMAGES,
+    views: int = LIDAR_VIEWS,
+    **features: Unpack[FeatureFlags],
+) -> Result:
+    options = FeatureOptions(**features)
+    if split not in get_args(SplitName):
+        raise ConfigError(f"--split is {split!r}; it must be train or val")
+    if images < 2 or views < 2:
+        raise ConfigError(f"--images and --views must be at least 2 (got {images} and {views}): LiDAR compares them")
+    trained_data = trained_on(path)
+    index = ShardIndex.load(trained_data if data is None else data, split)
+    if index.samples < 2:
+        raise DataError(f"{index.shown} has a single {split} image; LiDAR needs at least 2")
+    from mimcl.cli.evaluate.rank import rank
+
+    return rank(path, data, split, images, views, options, World.from_environment())
 
 
 def _finetune(
@@ -186,6 +266,8 @@ def _finetune(
 _PROTOCOLS: dict[str, Callable[..., Result]] = {
     "knn": _knn,
     "linear": _linear,
+    "attentive": _attentive,
     "few-shot": _few_shot,
+    "rank": _rank,
     "finetune": _finetune,
 }

@@ -10,45 +10,52 @@ from typing import Any
 from mimcl.cli.console import console, warn
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.evaluate.labelled import UNSEEN
-from mimcl.cli.evaluate.results_file import SPREAD, UNTRAINED, format_settings
+from mimcl.cli.evaluate.results_file import SPREAD, UNTRAINED, format_settings, format_value, is_share
 from mimcl.cli.run.trackers import existing_trackers
 from mimcl.model.jsonl import add_line
 from mimcl.model.run_log import Sink, TensorBoard
 from mimcl.pipeline.files import DataError, remedy
 from mimcl.pipeline.index import ShardIndex
 
-_DETAILS = ("learning_rate", "held_out", "held_out_lowest")  # how a result was obtained; no measure of the encoder
+# How a result was obtained, and what it can be at most; no measure of the encoder.
+_DETAILS = ("learning_rate", "held_out", "held_out_lowest", "dimensions")
 
 
 @dataclass(frozen=True)
 class Result:
-    """Accuracies on the val images, in [0, 1], by name, and everything they depend on.
+    """Accuracies on the val images, in [0, 1], by name, and everything they depend on; or ranks, without labels.
 
     NAME_std is the standard deviation of NAME, learning_rate a learning rate, held_out... accuracies on train images.
+    rank_me and lidar are effective numbers of dimensions, of `dimensions`.
     """
 
-    evaluation: str  # knn, linear, few_shot or finetune
+    evaluation: str  # knn, linear, attentive, few_shot, finetune or rank
     checkpoint: Path
     data: str  # folder or URL, without credentials
-    train: int  # number of labelled train images
-    val: int  # number of labelled val images, of classes that train has
-    classes: int
+    train: int  # number of train images: of labelled ones, or for ranks of all if they are of this split, else 0
+    val: int  # number of val images: of labelled ones of classes that train has, or as above
+    classes: int  # 0 for ranks
     settings: dict[str, Any]  # everything else that the values depend on
     trained: dict[str, float]
     untrained: dict[str, float] = field(default_factory=dict)  # of the run's initial weights; empty if not measured
     unseen: int = 0  # number of val images left out since train does not have their class
+
+    @property
+    def images(self) -> dict[str, int]:
+        """The number of images of each split that was used."""
+        return {split: count for split, count in (("train", self.train), ("val", self.val)) if count}
 
     def standard_error(self, accuracy: float) -> float:
         """The standard error of an accuracy p on M val images, sqrt(p (1 - p) / M)."""
         return math.sqrt(accuracy * (1 - accuracy) / self.val)
 
 
-def record(encoder: Encoder, result: Result, val: ShardIndex) -> None:
+def record(encoder: Encoder, result: Result, index: ShardIndex) -> None:
     """Append the result to `encoder.home`/metrics.jsonl, and send it to TensorBoard and the run's trackers.
 
-    The line has the keys evaluation, draw, checkpoint, data, index (fingerprint of the val split), settings, values
-    (accuracies) and details. If an evaluation is repeated, its last line counts. Only for rank 0. Raises DataError when
-    the line cannot be written.
+    The line has the keys evaluation, draw, checkpoint, data, index (fingerprint of the evaluated split), settings,
+    values (accuracies or ranks) and details. If an evaluation is repeated, its last line counts. Only for rank 0.
+    Raises DataError when the line cannot be written.
     """
     encoder.home.mkdir(parents=True, exist_ok=True)
     measured = result.trained | {UNTRAINED + name: value for name, value in result.untrained.items()}
@@ -59,9 +66,9 @@ def record(encoder: Encoder, result: Result, val: ShardIndex) -> None:
         "evaluation": result.evaluation,
         "draw": encoder.draw,
         "checkpoint": encoder.path.name,
-        "data": val.shown,
-        "index": val.fingerprint,
-        "settings": result.settings | {"train": result.train, "val": result.val} | left_out,
+        "data": index.shown,
+        "index": index.fingerprint,
+        "settings": result.settings | result.images | left_out,
         "values": values,
         "details": details,
     }
@@ -84,7 +91,9 @@ def record(encoder: Encoder, result: Result, val: ShardIndex) -> None:
 def print_result(result: Result) -> None:
     """Print a table with a row for each value, trained beside untrained."""
     console.print(f"{result.evaluation} of {result.checkpoint} ({format_settings(result.settings)})")
-    console.print(f"{result.train:,} train and {result.val:,} val images of {result.data}, {result.classes:,} classes")
+    images = " and ".join(f"{count:,} {split}" for split, count in result.images.items())
+    classes = f", {result.classes:,} classes" if result.classes else ""
+    console.print(f"{images} images of {result.data}{classes}")
     if result.unseen:
         console.print(f"left out: {result.unseen:,} val images of classes without train images")
     encoders = {"trained": result.trained} | ({"untrained": result.untrained} if result.untrained else {})
@@ -92,13 +101,18 @@ def print_result(result: Result) -> None:
     for name in result.trained:
         if not name.endswith(SPREAD):
             console.print(f"{name:16}" + "".join(f"{_cell(result, values, name):>17}" for values in encoders.values()))
+    if not result.classes:
+        console.print("effective number of dimensions that the features use, of all dimensions")
+        return
     has_spread = any(name.endswith(SPREAD) for name in result.trained)
     console.print(f"accuracy on the val images ± {'standard deviation' if has_spread else 'standard error'}")
 
 
 def _cell(result: Result, values: dict[str, float], name: str) -> str:
     value = values[name]
-    if name in _DETAILS:
-        return f"{value:g}" if name == "learning_rate" else f"{100 * value:.1f} %"
+    if name in ("learning_rate", "dimensions"):
+        return f"{value:g}"
+    if name in _DETAILS or not is_share(name):
+        return format_value(name, value)
     spread = values.get(name + SPREAD, result.standard_error(value))
     return f"{100 * value:.1f} ± {100 * spread:.1f} %"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.evaluate.results_file import format_accuracies, format_settings, latest_results
+from mimcl.cli.evaluate.results_file import format_results, format_settings, latest_results
 from mimcl.model.config import SIZES
 from mimcl.model.jsonl import read_lines
 from mimcl.model.mae import MEAN, STD
@@ -103,7 +103,7 @@ def _training(encoder: Encoder) -> str:
 def _evaluation(encoder: Encoder) -> str:
     rows = []
     for line in _evaluations(encoder):
-        settings, shares = format_settings(line["settings"]), format_accuracies(line["values"])
+        settings, shares = format_settings(line["settings"]), format_results(line["values"])
         rows.append((line["evaluation"], Path(line["data"]).name, settings, shares))
     if not rows:
         return "These weights have not been evaluated."

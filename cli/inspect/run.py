@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.config import Config, flatten, nested_keys, override, read_yaml
 from mimcl.cli.console import first_few, format_bytes
-from mimcl.cli.evaluate.results_file import format_accuracies, latest_results
+from mimcl.cli.evaluate.results_file import format_results, latest_results
 from mimcl.cli.inspect.checkpoint import bytes_in_folder
 from mimcl.cli.run.config_diff import config_diff
 from mimcl.cli.run.resolve import draws_of
@@ -111,13 +111,13 @@ class RunDescription:
         training: dict[str, list[Mapping[str, Any]]] = {}
         for line in self.evaluations:
             if "checkpoint" in line:
-                yield f"{line['evaluation']} at checkpoint {line['checkpoint']}: {format_accuracies(line['values'])}"
+                yield f"{line['evaluation']} at checkpoint {line['checkpoint']}: {format_results(line['values'])}"
             else:
                 training.setdefault(line["evaluation"], []).append(line)
         for name, lines in training.items():
             more = f"; {len(lines) - 1:,} earlier in metrics.jsonl" if len(lines) > 1 else ""
             step = lines[-1]["draw"] // self.batch_size
-            yield f"{name} at step {step:,}: {format_accuracies(lines[-1]['values'])}{more}"
+            yield f"{name} at step {step:,}: {format_results(lines[-1]['values'])}{more}"
 
     def _metrics(self) -> str:
         temperature, fraction = self.last.get("temperature"), self.last.get("effective_fraction")

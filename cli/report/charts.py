@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mimcl.cli.evaluate.results_file import is_share
 from mimcl.cli.report.balance import ClassBalance
 from mimcl.cli.report.chart import Chart, Format, Series, series_of
 from mimcl.cli.report.curves import POINTS, json_values, shorten
@@ -134,7 +135,7 @@ def masking_charts(run: RunRecord) -> list[Chart]:
 
 
 def evaluation_charts(run: RunRecord) -> list[Chart]:
-    """Accuracies over the samples seen, for each evaluation made at two draws or more."""
+    """Accuracies or ranks over the samples seen, for each evaluation made at two draws or more."""
     charts = []
     for key in dict.fromkeys(line.key for line in run.evaluations):
         lines = [line for line in run.evaluations if line.key == key]
@@ -148,18 +149,10 @@ def evaluation_charts(run: RunRecord) -> list[Chart]:
             by_draw = dict(zip(x.tolist(), y.tolist(), strict=True))
             values = json_values(np.array([by_draw.get(draw, np.nan) for draw in draws]))
             series.append(Series(name, values, group=group))
-        title = f"Evaluation: {key.name}"
-        charts.append(
-            Chart(
-                title,
-                "share of correct predictions",
-                json_values(np.array(draws)),
-                series,
-                "samples",
-                "percent",
-                points=True,
-            )
-        )
+        title, shares = f"Evaluation: {key.name}", is_share(names[0])
+        note = "share of correct predictions" if shares else "effective number of dimensions"
+        y_format: Format = "percent" if shares else "number"
+        charts.append(Chart(title, note, json_values(np.array(draws)), series, "samples", y_format, points=True))
     return charts
 
 

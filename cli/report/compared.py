@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mimcl.cli.evaluate.results_file import is_share
 from mimcl.cli.report.chart import Chart, Format, XKind, series_of
 from mimcl.cli.report.curves import Curve, Values, json_values, mean_curve
 from mimcl.cli.report.run_record import EvaluationKey, RunRecord
-from mimcl.cli.report.several import Arm, accuracy_curve, nn_key
+from mimcl.cli.report.several import Arm, accuracy_curve, curve_key
 from mimcl.cli.report.statistics import Summary, summarize
 
 _MAX_POINTS = 1200  # of a chart
 _FEW = 40  # points that are marked
+_TITLES = {"rank_me": "RankMe, dimensions", "lidar": "LiDAR, dimensions"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def measurements(arms: Sequence[Arm]) -> list[Measurement]:
                 seeds = [(line.values.get(name, math.nan), line.draw) if line else (math.nan, None) for line in lines]
                 rows.append(_row(arm, group, seeds))
             title = f"{key.name}: {name.replace('_', ' ')}" if name != key.name else name
-            found.append(Measurement(title, describe_settings(key), True, rows))
+            found.append(Measurement(title, describe_settings(key), is_share(name), rows))
     return found
 
 
@@ -98,10 +100,13 @@ def _format(value: object) -> str:
 def compared_charts(arms: Sequence[Arm]) -> list[Chart]:
     """Return each quantity's mean over seeds, by samples seen and by time."""
     charts = _by_samples_and_time(arms, "Loss", _steps("loss"))
-    if key := nn_key(arms):
-        note = ", ".join(part for part in (key.name, describe_settings(key)) if part)
-        for name in ("nn", "knn"):
-            charts += _by_samples_and_time(arms, f"{name} accuracy", _accuracy(key, name), "percent", note)
+    for names in (("nn", "knn"), ("rank_me", "lidar")):
+        if key := curve_key(arms, names[0]):
+            note = ", ".join(part for part in (key.name, describe_settings(key)) if part)
+            for name in names:
+                y_format: Format = "percent" if is_share(name) else "number"
+                title = _TITLES.get(name, f"{name} accuracy")
+                charts += _by_samples_and_time(arms, title, _accuracy(key, name), y_format, note)
     charts += _by_samples_and_time(arms, "Effective fraction", _windows("effective_fraction"), "percent")
     return charts + _by_samples_and_time(arms, "Throughput", _steps("images_per_second"), note="images per second")
 

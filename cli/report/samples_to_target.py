@@ -10,7 +10,7 @@ import numpy as np
 
 from mimcl.cli.report.curves import Values, on_common_grid
 from mimcl.cli.report.run_record import EvaluationKey
-from mimcl.cli.report.several import Arm, accuracy_curve, nn_key
+from mimcl.cli.report.several import Arm, accuracy_curve, curve_key
 from mimcl.cli.report.statistics import CONFIDENCE
 
 RESAMPLES = 2000
@@ -79,7 +79,7 @@ def samples_to_target(arms: Sequence[Arm]) -> SamplesToTarget | None:
 
     Mean curves are linear between evaluations. Intervals come from `bootstrap_ratio`.
     """
-    key = nn_key(arms)
+    key = curve_key(arms)
     if key is None:
         return None
     own = _curves(arms[0], key)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mimcl.cli.evaluate.results_file import UNTRAINED
+from mimcl.cli.evaluate.results_file import ONLINE, UNTRAINED
 from mimcl.cli.report.curves import Values
 from mimcl.cli.report.run_record import EvaluationKey, RunRecord
 from mimcl.cli.run.resumed_config import FREE
@@ -100,8 +100,8 @@ def accuracy_curve(run: RunRecord, key: EvaluationKey, name: str = "nn") -> tupl
     return np.array(draws), np.array(values)
 
 
-def nn_key(arms: Sequence[Arm]) -> EvaluationKey | None:
-    """The evaluation with an nn curve of two points or more for most runs, among them all runs of the first arm.
+def curve_key(arms: Sequence[Arm], name: str = "nn") -> EvaluationKey | None:
+    """The evaluation with a curve of `name` of two points or more for most runs, among them all of the first arm.
 
     Ties go to evaluations made while training, then to the one with the most points. None if there is none.
     """
@@ -109,11 +109,9 @@ def nn_key(arms: Sequence[Arm]) -> EvaluationKey | None:
     runs = [run for arm in arms for run in arm.runs]
     for place, run in enumerate(runs):
         for line in run.evaluations:
-            if "nn" in line.values:
+            if name in line.values:
                 by_run = points.setdefault(line.key, {})
                 by_run[place] = by_run.get(place, 0) + 1
     curves = {key: {place for place, n in counts.items() if n >= 2} for key, counts in points.items()}
     usable = [key for key, places in curves.items() if places.issuperset(range(len(arms[0].runs)))]
-    return max(
-        usable, key=lambda key: (len(curves[key]), key.name == "online_knn", sum(points[key].values())), default=None
-    )
+    return max(usable, key=lambda key: (len(curves[key]), key.name in ONLINE, sum(points[key].values())), default=None)

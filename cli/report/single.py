@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.results_file import SPREAD
+from mimcl.cli.evaluate.results_file import SPREAD, is_share
 from mimcl.cli.evenly_spaced import evenly_spaced
 from mimcl.cli.report import charts, formatting
 from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
@@ -93,7 +93,8 @@ def run_page(run: RunRecord, pictures: bool = True) -> RunPage:
         warnings=_warnings(run),
     )
     if not page.tables:
-        page.missing.append(f"evaluations: none yet; run `{command('eval knn', run.folder)}`")
+        knn, rank = command("eval knn", run.folder), command("eval rank", run.folder)
+        page.missing.append(f"evaluations: none yet; run `{knn}`, or without labels `{rank}`")
     if run.counts is None:
         page.missing.append("how often images were drawn: no draw_counts.npy before the first checkpoint")
     else:
@@ -188,4 +189,6 @@ def _tables(run: RunRecord) -> list[EvaluationTable]:
 def _cell(line: Evaluation, name: str) -> str:
     """For example "46.8 %", or "17.6 ± 2.8 %" where the standard deviation is known."""
     value, spread = line.values.get(name), line.values.get(name + SPREAD)
-    return formatting.percent(value) if value is None or spread is None else formatting.plus_minus(value, spread, True)
+    if value is None or spread is None:
+        return formatting.share_or_number(value, is_share(name))
+    return formatting.plus_minus(value, spread, True)

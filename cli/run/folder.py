@@ -33,6 +33,7 @@ _ALIKE = {
     "trainer.checkpoint_every_steps",
     "trainer.max_nonfinite",
     "trainer.online_knn_epochs",
+    "trainer.online_rank_epochs",
 }
 _LOCK_TIMEOUT_S = 60.0  # twice the time in which a process notices that another machine is gone
 DATA = ("index", "prototypes")  # fingerprints, which --allow-change accepts too

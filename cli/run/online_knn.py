@@ -1,24 +1,20 @@
-"""Evaluates the model in training by its nearest neighbours."""
+"""Nearest neighbours as a measure of the model in training."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimcl.cli.config import Config
 from mimcl.cli.console import console
-from mimcl.cli.encoders.bad_images import BadImages, is_bad
-from mimcl.cli.encoders.mae_features import MaeFeatures
-from mimcl.cli.encoders.split_features import extract, open_decoder
+from mimcl.cli.encoders.bad_images import is_bad
+from mimcl.cli.evaluate.cached_features import Source
 from mimcl.cli.evaluate.labelled import UNSEEN, LabelledSplits, of_seen_classes
-from mimcl.cli.run.training_data import TrainingData
-from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.evaluate.knn import knn
-from mimcl.model.steps import Step
 from mimcl.model.world import World
 from mimcl.pipeline.files import DataError
 
@@ -27,22 +23,14 @@ _K = 20
 
 
 class OnlineKnn:
-    """nn and knn of the model in training, on central crops, every `trainer.online_knn_epochs` and at the end.
-
-    It changes nothing of the training: no weight, no generator. It has a decoder of its own; call it while the stream
-    of the training is released, so that there are never two decoders in the GPU's memory.
-    """
+    """nn and knn on central crops of labelled images: a `Measure`."""
 
     name = "online_knn"
-    settings: dict[str, int]  # of its results: how many val images are left out, if any
 
-    def __init__(self, model: MaskedAutoencoder, data: TrainingData, config: Config, world: World) -> None:
-        """`config` is the resolved configuration of the run. Rank 0 prints which val images are left out.
-
-        Raises DataError where LabelledSplits does.
-        """
+    def __init__(self, data: str | Path, device: torch.device, world: World) -> None:
+        """Rank 0 prints which val images are left out. Raises DataError where LabelledSplits does."""
         try:
-            splits = LabelledSplits.load(data.index.location)
+            splits = LabelledSplits.load(data)
         except DataError as error:
             raise DataError(f"{error}, or leave out --online-knn") from None
         if splits.note and world.rank == 0:
@@ -50,36 +38,16 @@ class OnlineKnn:
         train = _chosen(splits.train.label)
         known = of_seen_classes(splits.val_labels, splits.train.label[train])  # those chosen may lack a small class
         val = _chosen(known)
-        self._splits = [(splits.train, train), (splits.val, val)]
-        self._labels = splits.train.label[train], known[val]
+        self.sources = Source(splits.train, train), Source(splits.val, val)
+        self._labels, self._device = (splits.train.label[train], known[val]), device
         unseen = int(np.count_nonzero(splits.val.label != known))
         self.settings = {"val": len(val), UNSEEN: unseen} if unseen else {}
-        self._bad = [BadImages(index, config.data.max_bad) for index, _ in self._splits]
-        precision: Literal["bfloat16", "float32"] = "bfloat16" if config.trainer.precision == "bfloat16" else "float32"
-        self._features = MaeFeatures(self.name, model, precision)
-        self._decoder = open_decoder(config.data.decoder, model.image_size, splits.train, splits.val, world=world)
-        self._every = config.trainer.online_knn_epochs * data.index.samples  # draws
-        self._batch_size, self._draws = config.data.batch_size, data.draws
-        self._device, self._world = model.device, world
 
-    def is_due(self, step: Step) -> bool:
-        """Whether the step passed a multiple of `online_knn_epochs`, or is the last; not where the run stops early."""
-        if step.position >= self._draws:
-            return True
-        passed = step.position // self._every > (step.position - self._batch_size) // self._every
-        return passed and not step.stopping  # a run that is asked to stop has seconds
-
-    def __call__(self) -> dict[str, float]:
-        """Return the shares, 0 to 1, of val images given their own class, by "nn" and "knn"; the work of all ranks.
-
-        Empty where features are not finite: the training then ends by itself.
-        """
-        bank, queries = (
-            extract(index, self._features, self._decoder, None, rows, self._world, bad)
-            for (index, rows), bad in zip(self._splits, self._bad, strict=True)
-        )
-        good = [~is_bad(features) for features in (bank, queries)]
-        if not (np.isfinite(bank[good[0]]).all() and np.isfinite(queries[good[1]]).all()):
+    def __call__(self, features: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """Return the shares, 0 to 1, of val images given their own class, by "nn" and "knn"."""
+        bank, queries = features
+        good = [~is_bad(of) for of in features]
+        if not all(np.isfinite(of[known]).all() for of, known in zip(features, good, strict=True)):
             return {}
         labels, truth = (np.where(known, of, -1) for of, known in zip(self._labels, good, strict=True))
         with torch.inference_mode():

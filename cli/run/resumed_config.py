@@ -28,6 +28,7 @@ FREE = {
     "trainer.keep_every_steps",
     "trainer.max_nonfinite",
     "trainer.online_knn_epochs",
+    "trainer.online_rank_epochs",
     "log.wandb",
     "log.mlflow",
     "report",

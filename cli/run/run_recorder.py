@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.config import Config, without_secrets, write_yaml
+from mimcl.cli.evaluate.results_file import format_value
+from mimcl.cli.run.online import Found
 from mimcl.cli.run.recorder import Recorder, Show, Snapshot
 from mimcl.cli.run.resume import LEARNED
 from mimcl.cli.run.trackers import trackers_of_run
@@ -110,17 +112,18 @@ class RunRecorder(Recorder):
         if step.number % self._config.trainer.checkpoint_every_steps == 0:
             self.begin_save()
 
-    def evaluated(self, evaluation: str, values: dict[str, float], settings: dict[str, int]) -> None:
-        """Log an evaluation of the model at the trainer's position; called before `write` of the same step.
+    def evaluated(self, found: Sequence[Found]) -> None:
+        """Log evaluations of the model at the trainer's position; called before `write` of the same step.
 
-        Then the checkpoint of that step has it, and a resumed run does not evaluate again.
+        Then the checkpoint of that step has them, and a resumed run does not evaluate again.
         """
-        line = {"evaluation": evaluation, "draw": self._trainer.position, "values": values}
-        if settings:
-            line["settings"] = settings
-        self.log(line, {f"{evaluation}/{name}": value for name, value in values.items()})
-        shares = "  ".join(f"{name} {value:.1%}" for name, value in values.items())
-        self._show(self._step, f"{evaluation}  {shares}")
+        for name, values, settings in found:
+            line = {"evaluation": name, "draw": self._trainer.position, "values": values}
+            if settings:
+                line["settings"] = settings
+            self.log(line, {f"{name}/{value}": number for value, number in values.items()})
+            shown = "  ".join(f"{value} {format_value(value, number)}" for value, number in values.items())
+            self._show(self._step, f"{name}  {shown}")
 
     def snapshot(self) -> Snapshot:
         with self._observing:

@@ -100,11 +100,11 @@ class Lars(torch.optim.Optimizer):
                 weight.add_(state["momentum_buffer"], alpha=-group["lr"])
 
 
-def lars(probe: Probe, config: LinearConfig) -> Lars:
-    """Return the probe's optimizer, with a trust ratio for the weight alone."""
+def lars(probe: nn.Module, config: LinearConfig) -> Lars:
+    """Return the probe's optimizer, with a trust ratio for matrices alone."""
     groups: list[dict[str, Any]] = [
-        {"params": [probe.head.weight], "always_adapt": True},
-        {"params": [probe.head.bias]},
+        {"params": [weight for weight in probe.parameters() if weight.ndim > 1], "always_adapt": True},
+        {"params": [weight for weight in probe.parameters() if weight.ndim <= 1]},
     ]
     return Lars(groups, config.momentum, config.trust)
 

@@ -16,6 +16,7 @@ from mimcl.cli.app import app
 from mimcl.cli.suggest import (
     advised,
     after_evaluation,
+    after_training,
     command,
     list_damage,
     prototypes_build,
@@ -88,6 +89,11 @@ def test_after_an_evaluation_data_are_given_again(tmp_path):
     assert after_evaluation("linear", Path("w.pth"), Path("evaluations/w-1"), None) is None
     (tmp_path / "config.yaml").touch()
     assert after_evaluation("linear", tmp_path / "checkpoints/1", tmp_path, None) == command("report", tmp_path)
+
+
+def test_after_training_comes_an_evaluation_that_the_images_allow():
+    assert after_training(Path("r x"), True) == "mimcl eval knn 'r x'"
+    assert after_training(Path("r x"), False) == "mimcl eval rank 'r x'"
 
 
 # Beside docstrings, help and these, commands are written by `suggest` alone, which quotes and completes them.

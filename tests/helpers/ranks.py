@@ -19,7 +19,7 @@ _HEAVY = [
     "mimcl.cli.main",
     "mimcl.cli.train",
     "mimcl.cli.console",
-    *(f"mimcl.cli.run.{name}" for name in ("builders", "run_recorder", "online_knn", "health", "summary", "signals")),
+    *(f"mimcl.cli.run.{name}" for name in ("builders", "run_recorder", "online", "health", "summary", "signals")),
     "mimcl.model.trainer",
     "mimcl.pipeline.stream",
     "mimcl.pipeline.dali",

@@ -25,7 +25,11 @@ FUNCTIONS = {
     "report": api.report,
     "export": api.export,
     **dict(
-        zip(("eval knn", "eval linear", "eval few-shot", "eval finetune"), get_overloads(api.evaluate), strict=True)
+        zip(
+            (f"eval {name}" for name in ("knn", "linear", "attentive", "few-shot", "rank", "finetune")),
+            get_overloads(api.evaluate),
+            strict=True,
+        )
     ),
 }
 OF_THE_COMMAND_ALONE = {"plan": {"rows", "out"}}  # how it prints and draws
@@ -147,7 +151,10 @@ def test_unknown_keywords_are_refused_as_python_does():
         (lambda: api.train("cpu_small", epochs=-1), "trainer.epochs is -1.0; it must be above 0"),
         (lambda: api.train("cpu_small", settings={"optim.lr": 1}), "unknown key 'optim.lr'"),
         (lambda: api.train(resume=True), "--resume needs the run"),
-        (lambda: api.evaluate("run", "svm"), "protocol is 'svm'; choose one of knn, linear, few-shot, finetune"),
+        (
+            lambda: api.evaluate("run", "svm"),
+            "protocol is 'svm'; choose one of knn, linear, attentive, few-shot, rank, finetune",
+        ),
         (lambda: api.evaluate("run", k=0), "--k is 0; it must be at least 1"),
         (lambda: api.evaluate("run", pool="max"), "--pool is 'max'; it must be mean or cls"),
         (lambda: api.evaluate("run", decoder="jax"), "--decoder is 'jax'; choose one of auto"),

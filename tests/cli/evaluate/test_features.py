@@ -21,7 +21,7 @@ from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.feature_store import feature_store
 from mimcl.cli.encoders.mae_features import MaeFeatures
 from mimcl.cli.encoders.split_features import extract, open_decoder
-from mimcl.cli.evaluate import features as module
+from mimcl.cli.evaluate import cached_features as module
 from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.few_shot import few_shot
 from mimcl.cli.evaluate.knn import knn
@@ -203,13 +203,13 @@ knn(Path("run"), options=FeatureOptions(decoder="reference"))
 # One connection for all three: torchrun's processes can connect only once.
 EVALUATED = """
 from contextlib import nullcontext
-from mimcl.cli.evaluate import features
+from mimcl.cli.evaluate import cached_features
 from mimcl.cli.app import app
 from mimcl.model.distributed import connected
 from mimcl.model.world import World
 world = World.from_environment()
 with connected(world, world.device(), 200):
-    features.connected = lambda *_: nullcontext()
+    cached_features.connected = lambda *_: nullcontext()
     for words in (["knn"], ["linear", "--epochs", "20"], ["few-shot", "--shots", "2"]):
         app(["eval", *words, "run", "--decoder", "reference"], standalone_mode=False)
 """

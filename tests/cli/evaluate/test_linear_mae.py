@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import fit_recorder
-from mimcl.cli.evaluate import linear_mae as linear_module
+from mimcl.cli.evaluate import frozen_probe as probe_module
 from mimcl.cli.evaluate.linear_mae import linear_mae
 from mimcl.model import mae
 from mimcl.model.steps import StepLoop
@@ -150,7 +150,7 @@ def test_broken_off_and_run_again_it_ends_with_the_same_bits(run, tmp_path, monk
 def probe_and_leave() -> None:
     """In place of a command, with batch statistics of 12 images."""
     ranks.shrink_model()
-    linear_module._MICRO_BATCH = 12
+    probe_module._MICRO_BATCH = 12
     if os.environ["RANK"] != "0":  # has another disk, without the result
         fit_recorder.FitRecorder.values = lambda folder: sys.exit("looked for itself")
     linear_mae(Path(sys.argv[1]), **SHORT, world=World.from_environment())

@@ -1,6 +1,6 @@
 """Formatting of results, and which lines count when an evaluation is repeated."""
 
-from mimcl.cli.evaluate.results_file import format_accuracies, format_settings, latest_results
+from mimcl.cli.evaluate.results_file import format_results, format_settings, latest_results
 
 
 def line(nn, k=20, **others):
@@ -21,6 +21,8 @@ def test_deviations_follow_their_value_and_untrained_values_come_last():
         "untrained_1_shot": 0.155,
         "untrained_1_shot_std": 0.014,
     }
-    assert format_accuracies(values) == "nn 46.8 %, 1_shot 17.6 ± 2.8 %; untrained: 1_shot 15.5 ± 1.4 %"
-    assert format_accuracies({"nn": 0.5}) == "nn 50.0 %"
+    assert format_results(values) == "nn 46.8 %, 1_shot 17.6 ± 2.8 %; untrained: 1_shot 15.5 ± 1.4 %"
+    assert format_results({"nn": 0.5}) == "nn 50.0 %"
+    ranks = {"rank_me": 59.04, "lidar": 42.65, "untrained_rank_me": 55.9, "untrained_lidar": 44.1}
+    assert format_results(ranks) == "rank_me 59.0, lidar 42.6; untrained: rank_me 55.9, lidar 44.1"
     assert format_settings({"k": 20, "shots": [1, 5]}) == "k 20, shots 1 5"

@@ -42,7 +42,7 @@ def test_each_shell_gets_choices(shell):
         (["eval", "finetune", "run", "--set", "mixing_g"], ["mixing_group=", "mixing_group=32"]),
         (["keys", "log"], ["log.wandb", "log.mlflow"]),
         (["compare", "--arms", "uniform,proto+hp"], ["uniform,proto+hpm"]),
-        (["compare", "--eval", "knn,"], ["knn,linear", "knn,few-shot"]),
+        (["compare", "--eval", "knn,"], ["knn,linear", "knn,attentive", "knn,few-shot", "knn,rank"]),
         (["prototypes", "build", "--features", "p"], ["pixels"]),
         (["prototypes", "build", "--difficulty", ""], ["distance", "loss:"]),
         (["compare", "--arms", "proto+ba"], ["proto+balance"]),

@@ -10,7 +10,7 @@ from scipy import stats
 
 from mimcl.cli.report.compared import measurements
 from mimcl.cli.report.curves import mean_curve
-from mimcl.cli.report.several import arms_of, nn_key
+from mimcl.cli.report.several import arms_of, curve_key
 from mimcl.cli.report.several_page import several_page
 from mimcl.cli.report.statistics import summarize
 from mimcl.pipeline.files import DataError
@@ -136,10 +136,10 @@ def test_the_last_evaluation_and_the_last_loss_are_compared(tmp_path):
 
 def test_curves_of_nn_come_from_training_before_checkpoints_and_need_two_points(tmp_path):
     once = made(tmp_path, "once", lines=[evaluation_line(640, 0.4, "knn")])
-    assert nn_key(arms_of([once])) is None
+    assert curve_key(arms_of([once])) is None
     twice = [evaluation_line(640, 0.4, "knn"), evaluation_line(1280, 0.5, "knn")]
-    assert nn_key(arms_of([made(tmp_path, "twice", lines=twice)])).name == "knn"
-    assert nn_key(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)])).name == "online_knn"
+    assert curve_key(arms_of([made(tmp_path, "twice", lines=twice)])).name == "knn"
+    assert curve_key(arms_of([made(tmp_path, "both", nns=(0.1, 0.2), lines=twice)])).name == "online_knn"
 
 
 def test_a_mean_curve_ends_with_the_shortest_run(tmp_path):

@@ -141,6 +141,7 @@ FREE = {
     "trainer.keep_every_steps": 50,
     "trainer.max_nonfinite": 9,
     "trainer.online_knn_epochs": 2.0,
+    "trainer.online_rank_epochs": 2.0,
     "log.wandb": "trial",
     "log.mlflow": "sqlite:///mlflow.db",
     "report": False,

@@ -15,7 +15,7 @@ from helpers.typed import error_line, mimcl
 from mimcl.cli.evaluate.eval_options import FeatureOptions
 from mimcl.cli.evaluate.knn import knn
 from mimcl.cli.report.read import read_run
-from mimcl.cli.run.online_knn import OnlineKnn
+from mimcl.cli.run.online import OnlineEvaluation
 from mimcl.model.steps import Step
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.decode import ReferenceDecoder
@@ -127,13 +127,14 @@ def test_two_processes_share_it(home):
             assert share == pytest.approx(alone["values"][name], abs=2 / 16)  # weights agree but for rounding
 
 
-def test_when_it_is_due():
-    knn = object.__new__(OnlineKnn)
+def test_when_measures_are_due():
+    online = object.__new__(OnlineEvaluation)
     steps = [Step(number, 8 * number, []) for number in range(1, 13)]
-    knn._every, knn._batch_size, knn._draws = 25.0, 8, 96
-    assert [step.position for step in steps if knn.is_due(step)] == [32, 56, 80, 96]
-    knn._every = 3.0  # more often than steps
-    assert all(knn.is_due(step) for step in steps)
+    online._measures, online._batch_size, online._draws = [("rare", 25.0), ("often", 3.0)], 8, 96
+    assert [step.position for step in steps if "rare" in online.due(step)] == [32, 56, 80, 96]
+    assert all("often" in online.due(step) for step in steps)  # more often than steps
+    online._measures = []
+    assert not any(online.due(step) for step in steps)
 
 
 def test_without_labels_the_run_does_not_begin(home, monkeypatch, tmp_path, capfd):
