@@ -41,7 +41,7 @@ def rank(
     encoder = load_encoder(path, world)
     index = ShardIndex.load(encoder.config.data.root if data is None else data, split)
     sources = rank_sources(index, images, views)
-    settings = {"split": split, "pool": options.pool} | rank_settings(sources)
+    settings = rank_settings(sources) | {"pool": options.pool}
     result = Result("rank", encoder.path, index.shown, 0, 0, classes=0, settings=settings, trained={})
 
     def evaluate(features: Sequence[Features], device: torch.device) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def rank_sources(index: ShardIndex, images: int, views: int) -> tuple[Source, So
 
 
 def rank_settings(sources: tuple[Source, Source]) -> dict[str, Any]:
-    """Return what LiDAR depends on."""
+    """Return what the values depend on, besides the pooling and the images."""
     _, of_views = sources
-    return {"lidar_images": of_views.samples, "views": of_views.views, "delta": DELTA}
+    return {"split": of_views.index.split, "lidar_images": of_views.samples, "views": of_views.views, "delta": DELTA}
 
 
 def ranks(
