@@ -16,10 +16,10 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate.fit import fit
 from mimcl.cli.evaluate.results import Result
 from mimcl.cli.evaluate.task import Course, Learner, Task
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.config import SIZES, OptimConfig
 from mimcl.model.evaluate.linear import LinearConfig
 from mimcl.model.evaluate.supervised import rate_at
-from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.pipeline.stream import Batch
 
 _SHORT_TRAVEL = 10.0  # how far LARS moves the weights, in units of their norm
@@ -31,7 +31,7 @@ class ProbeKind(NamedTuple):
 
     make: Callable[[int, int, torch.Generator], nn.Module]
     optimizer: Callable[[nn.Module, Any], torch.optim.Optimizer]
-    features: Callable[[MaskedAutoencoderViT, Tensor], Tensor]
+    features: Callable[[MaskedAutoencoder, Tensor], Tensor]
 
 
 def fit_probe(

@@ -16,7 +16,7 @@ from mimcl.cli.evaluate.cached_features import Source
 from mimcl.cli.run.online_knn import OnlineKnn
 from mimcl.cli.run.online_rank import OnlineRank
 from mimcl.cli.run.training_data import TrainingData
-from mimcl.model.mae import MaskedAutoencoderViT
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.steps import Step
 from mimcl.model.world import World
 
@@ -50,7 +50,7 @@ class OnlineEvaluation:
     stream of the training is released, so that there are never two decoders in the GPU's memory.
     """
 
-    def __init__(self, model: MaskedAutoencoderViT, data: TrainingData, config: Config, world: World) -> None:
+    def __init__(self, model: MaskedAutoencoder, data: TrainingData, config: Config, world: World) -> None:
         """`config` is the resolved configuration of the run. Raises DataError where a measure cannot use the data."""
         epochs, samples = config.trainer, data.index.samples
         self._measures: list[tuple[Measure, float]] = []  # with the number of draws after which it is due again

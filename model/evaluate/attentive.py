@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.evaluate.linear import LinearConfig, Probe
-from mimcl.model.mae import MaskedAutoencoderViT, to_patches
+from mimcl.model.mae import to_patches
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,6 @@ def adamw(probe: nn.Module, config: AttentiveFastConfig) -> torch.optim.AdamW:
 
 
 @torch.no_grad()
-def patch_tokens(encoder: MaskedAutoencoderViT, images: Tensor) -> Tensor:
+def patch_tokens(encoder: MaskedAutoencoder, images: Tensor) -> Tensor:
     """The normalised patch tokens (B, N, width) of the last layer, for uint8 images (B, 3, S, S)."""
     return encoder.encode(encoder.embed(to_patches(images, encoder.patch_size)))[:, 1:]

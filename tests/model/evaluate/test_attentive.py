@@ -6,9 +6,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from mimcl.model.config import ModelConfig
 from mimcl.model.evaluate.attentive import AttentiveConfig, AttentiveFastConfig, AttentiveProbe, adamw, patch_tokens
 from mimcl.model.evaluate.linear import lars
-from mimcl.model.mae import MaskedAutoencoderViT, to_patches
+from mimcl.model.mae import build, to_patches
 
 WIDTH = 12
 
@@ -124,10 +125,9 @@ def test_it_finds_the_token_that_matters_where_the_mean_cannot():
 
 
 def test_the_tokens_are_those_of_the_patches_alone():
-    model = MaskedAutoencoderViT(16, 4, 16, 2, 2, 32, 1, 1, True)
-    model.initialise(torch.Generator().manual_seed(0))
+    model = build(ModelConfig("vit_tiny", patch_size=4, decoder_width=32, decoder_depth=1), 16, seed=0)
     images = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = patch_tokens(model, images)
-    assert found.shape == (3, 16, 16)
+    assert found.shape == (3, 16, 192)
     assert not found.requires_grad
     torch.testing.assert_close(found.mean(dim=1), model.features(to_patches(images, 4)))
