@@ -173,7 +173,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     with usage_errors():
         model, masker, init_result = build_model(run, data, device)
         shares = build_shares(requested, world, masker.group_size)
-    decoder, decoder_choice = build_decoder(requested, data, shares)
+    decoder, decoder_choice = build_decoder(requested, data, shares, device)
     config = resolve(requested, plan.window_length, decoder.name, plan.draws // shares.batch_size)
     online = OnlineEvaluation(model, data, config, world)
     with ExitStack() as session:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 _UNLIMITED_BYTES = 1 << 60  # version 1 writes a number above this for "no limit"
 
 
@@ -18,6 +19,26 @@ def cpu_quota() -> float | None:
 def memory_limit() -> int | None:
     """Bytes of memory that this process and its group may use; None if there is no limit."""
     return min((limit for folder in _groups("memory") if (limit := _memory(folder)) is not None), default=None)
+
+
+def free_memory() -> int:
+    """Bytes of memory that this process can still get: of the machine, less what a limit of its group leaves.
+
+    File pages that the kernel can drop count as free.
+    """
+    rows = (line.split() for line in _text(_MEMINFO).splitlines())
+    available = 1024 * next(int(row[1]) for row in rows if row[0] == "MemAvailable:")
+    return max(0, min([available, *(left for folder in _groups("memory") if (left := _left(folder)) is not None)]))
+
+
+def _left(folder: Path) -> int | None:
+    limit, used = _memory(folder), _text(folder / "memory.current") or _text(folder / "memory.usage_in_bytes")
+    if limit is None or not used:
+        return limit
+    counts = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+    pages = ("active_file", "inactive_file")  # version 1 counts them with the groups inside as total_...
+    droppable = sum(int(counts.get(f"total_{name}", counts.get(name, 0))) for name in pages)
+    return limit - int(used) + droppable
 
 
 def _quota(folder: Path) -> float | None:

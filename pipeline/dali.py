@@ -72,7 +72,7 @@ class DaliDecoder:
         self, image_size: int, batch_size: int, threads: int, largest: int, gpu: bool, scaled: bool = False
     ) -> None:
         self.name: DecoderName = "dali-gpu" if gpu else "dali-cpu"
-        self.scaled = scaled
+        self.scaled, self.store = scaled, None
         self.lookahead = _DEPTH - 1
         self._image_size, self._batch_size, self._threads, self._largest = image_size, batch_size, threads, largest
         self._device_id = torch.cuda.current_device() if gpu else None

@@ -32,6 +32,9 @@ class DataConfig:
     scaled_decode: Annotated[
         bool, "Decode JPEGs at 1/4 or 1/8 where a crop is large enough; changes pixels a little; not on a GPU."
     ] = False
+    keep_decoded: Annotated[
+        bool, "Decode all images once, like the reference, and keep them in memory, on the GPU if there is one."
+    ] = False
     prefetch: Annotated[int, "How many micro-batches are made ahead.", "micro-batches"] = 4
     stall_timeout: Annotated[float, "End the run after so long without data or another process.", "seconds"] = 600.0
     max_bad: Annotated[float, "Share of the draws so far that may be bad samples; 10 always may."] = 0.001
@@ -40,6 +43,8 @@ class DataConfig:
         for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}; it must be at least 1")
+        if self.scaled_decode and self.keep_decoded:
+            raise ValueError("data.scaled_decode has no effect on images that data.keep_decoded keeps; leave one out")
         if not 0 < self.stall_timeout < math.inf:
             raise ValueError(f"data.stall_timeout is {self.stall_timeout}; it must be a number of seconds above 0")
         if not 0 <= self.max_bad <= 1:

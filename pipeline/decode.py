@@ -18,6 +18,7 @@ from mimcl.pipeline.colours import to_rgb
 from mimcl.pipeline.data_config import DecoderName
 from mimcl.pipeline.pillow import open_image
 from mimcl.pipeline.scaled_decode import decode_scaled, scale_of
+from mimcl.pipeline.store import Store
 
 DECODED_AT_ONCE = 4  # images of a task for a thread: handing one over takes longer than resizing a small image
 
@@ -43,7 +44,8 @@ class Decoder(Protocol):
 
     Takes batches one after the other and yields their results in order; it may take up to `lookahead` more batches
     before it yields one. The reference decoder decodes the images that it fails on. If it is `scaled`, JPEGs that are
-    much larger than needed are decoded at a smaller scale, see `scaled_decode.py`.
+    much larger than needed are decoded at a smaller scale, see `scaled_decode.py`. What it decodes is read from its
+    `store`; None: from the shards.
     """
 
     @property
@@ -52,6 +54,8 @@ class Decoder(Protocol):
     def lookahead(self) -> int: ...
     @property
     def scaled(self) -> bool: ...
+    @property
+    def store(self) -> Store | None: ...
 
     def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]: ...
 
@@ -61,6 +65,7 @@ class ReferenceDecoder:
 
     name: DecoderName = "reference"
     lookahead = 0
+    store: Store | None = None
 
     def __init__(self, image_size: int, threads: int, scaled: bool = False) -> None:
         self._image_size, self.scaled = image_size, scaled
@@ -94,18 +99,21 @@ class ReferenceDecoder:
 
 
 def decode_one(
-    data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int, scaled: bool = False
+    data: NDArray[np.uint8], box: list[int], flip: bool, image_size: int | None, scaled: bool = False
 ) -> NDArray[np.uint8] | str:
-    """Decode one image, (image_size, image_size, 3) uint8; or return in one line why Pillow cannot."""
+    """Decode one image, (image_size, image_size, 3) uint8; or return in one line why Pillow cannot.
+
+    Without an `image_size` the box keeps its size.
+    """
     resized = None
-    if scaled and (scale := scale_of(data, box, image_size)) > 1:
+    if image_size and scaled and (scale := scale_of(data, box, image_size)) > 1:
         resized = decode_scaled(data, box, image_size, scale)
     left, top, width, height = box
     try:
         if resized is None:
             with open_image(data.data) as image:
                 crop = to_rgb(image.crop((left, top, left + width, top + height)))
-            resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC)
+            resized = crop.resize((image_size, image_size), Image.Resampling.BICUBIC) if image_size else crop
     except MemoryError:  # of the machine, not of the image
         raise
     except UnidentifiedImageError:  # its message contains a memory address

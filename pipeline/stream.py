@@ -86,11 +86,18 @@ class Stream:
         self._plan, self._index, self._decoder, self._shares = plan, index, decoder, shares
         self._progress = Progress()
         self._samples = SampleReader(
-            plan, index, transform, self._progress, options.whole_shards, options.keep_bad, decoder.scaled
+            plan,
+            index,
+            transform,
+            self._progress,
+            options.whole_shards,
+            options.keep_bad,
+            decoder.scaled,
+            decoder.store,
         )
         self._seed, self._start, self._stall_timeout = seed, start, options.stall_timeout
         store = self._samples.store
-        plans_reads = options.ordered or store.wants_read_plans
+        plans_reads = decoder.store is None and (options.ordered or store.wants_read_plans)
         self._read_planner = ReadPlanner(index, store.plan_reads, shares) if plans_reads else None
         self._device, self._augment_batch = torch.device(device), augment_batch
         # Copies and DALI's outputs use a CUDA stream of their own, in parallel with the one that trains.

@@ -20,7 +20,7 @@ from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.open_store import open_store
 from mimcl.pipeline.plan import Plan, Window
 from mimcl.pipeline.progress import Progress
-from mimcl.pipeline.store import Defect, defect_of
+from mimcl.pipeline.store import Defect, Store, defect_of
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ class SampleReader:
         whole_shards: bool = False,
         keep_bad: bool = False,
         scaled: bool = False,
+        store: Store | None = None,
     ) -> None:
-        """`whole_shards` is passed to `open_store`, `scaled` to the decoding of substitutes."""
+        """`store` None is that of the shards, to which `whole_shards` is passed; `scaled` is for substitutes."""
         self._plan, self._index, self._transform, self._progress = plan, index, transform, progress
         self._keep_bad, self._scaled = keep_bad, scaled
-        self.store = open_store(index, whole_shards)
+        self.store = store or open_store(index, whole_shards)
 
     def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[MicroBatch, Encoded]:
         """Read the draws' images, with boxes; only a decoder can still find them bad.

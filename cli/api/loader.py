@@ -29,6 +29,7 @@ from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.decoder_choice import make_decoder
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.kept_pixels import KeptPixels, require_room
 from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
 _PARTS = {"draw", "depends_on", "scores"}  # of a state
@@ -58,6 +59,7 @@ class Loader:
         transform: BatchTransform | None = None,
         normalize: bool = False,
         decoder: DecoderName = "auto",
+        keep_decoded: bool = False,
         device: torch.device | str | None = None,
         rank: int | None = None,
         world_size: int | None = None,
@@ -75,8 +77,9 @@ class Loader:
         (N,), one finite number an image, higher = harder, take the place of distances to prototypes and may change
         (`update_scores`, `set_scores`). `views` are independent crops of each draw. `transform` changes a uint8 batch
         (n, 3, H, W) on the device, view by view, with torch's random generators seeded by the first draw: exact as long
-        as the number of processes is the same. `normalize` returns float32 with ImageNet's mean and deviation. `rank`
-        and `world_size` are those of torch.distributed or torchrun, unless they are given. `prefetch` batches are made
+        as the number of processes is the same. `normalize` returns float32 with ImageNet's mean and deviation.
+        `keep_decoded` decodes all images once, at the first iteration, and keeps their pixels on the device. `rank` and
+        `world_size` are those of torch.distributed or torchrun, unless they are given. `prefetch` batches are made
         ahead. Bad images are replaced by other draws of the same window; DataError ends the iteration where they are
         more than `max_bad` of the draws, and more than 10.
 
@@ -109,6 +112,7 @@ class Loader:
             prefetch, planned.plan.config.order == "shard", whole_shards=keeps_whole_shards(planned.plan, index)
         )
         self._image_size, self._decoder_name, self._seed, self._views = image_size, decoder, seed, views
+        self._keeps_decoded = keep_decoded
         self._decoder: Decoder | None = None  # made when it is needed
         self._iteration: ref[Generator[LoaderBatch, None, None]] | None = None  # the last one; a loop owns it
         self._max_bad, self._bad, self._position = max_bad, 0, 0
@@ -216,7 +220,12 @@ class Loader:
         if self._decoder is None:
             threads = decode_threads(self._shares.local_size, None)
             images = self._shares.longest * self._views
-            self._decoder, _ = make_decoder(self._decoder_name, self._image_size, images, threads, self._index.largest)
+            if self._keeps_decoded:
+                require_room(self._index, self._device, self._shares.local_size)
+                self._decoder = KeptPixels(self._index, self._image_size, threads, self._device)
+            else:
+                name, largest = self._decoder_name, self._index.largest
+                self._decoder, _ = make_decoder(name, self._image_size, images, threads, largest)
         return Stream(
             self._plan,
             self._index,

@@ -7,6 +7,7 @@ import torch
 from mimcl.cli.config import Config
 from mimcl.cli.encoders.initial_weights import InitResult, load_initial_weights
 from mimcl.cli.run.folder import Run
+from mimcl.cli.run.keep_decoded import keep_decoded
 from mimcl.cli.run.requests import keeps_whole_shards
 from mimcl.cli.run.training_data import TrainingData
 from mimcl.curriculum.masking.factory import make_masker
@@ -47,10 +48,12 @@ def build_model(
     return model, masker, init_result
 
 
-def build_decoder(config: Config, data: TrainingData, shares: BatchShares) -> tuple[Decoder, str]:
+def build_decoder(config: Config, data: TrainingData, shares: BatchShares, device: torch.device) -> tuple[Decoder, str]:
     """Return the decoder of the run, and the line that says which and why. Raises DataError."""
     threads = decode_threads(shares.local_size, config.data.decode_threads)
     wanted = config.data
+    if wanted.keep_decoded:
+        return keep_decoded(data.index, wanted.image_size, threads, device, shares)
     return make_decoder(
         wanted.decoder, wanted.image_size, shares.longest, threads, data.index.largest, wanted.scaled_decode
     )

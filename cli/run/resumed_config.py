@@ -18,6 +18,7 @@ FREE = {
     "curriculum.prototypes",  # a place like the root: checkpoints know the distances
     "data.decoder",
     "data.decode_threads",
+    "data.keep_decoded",
     "data.micro_batch_size",
     "data.prefetch",
     "data.stall_timeout",
@@ -33,7 +34,8 @@ FREE = {
     "log.mlflow",
     "report",
 }
-_ALMOST_FREE = {"data.decoder", "data.micro_batch_size"}  # they change the bits of pixels and of sums of losses
+# They change the bits of pixels and of sums of losses.
+_ALMOST_FREE = {"data.decoder", "data.keep_decoded", "data.micro_batch_size"}
 _OPEN = {"curriculum.window", "curriculum.order", "trainer.precision"}  # None or "auto" mean the run's own value
 
 

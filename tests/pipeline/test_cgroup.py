@@ -4,6 +4,8 @@ import pytest
 
 from mimcl.pipeline import cgroup
 
+STAT = "anon 660\nactive_file 10\ninactive_file 20\nslab 10\n"
+
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
@@ -66,3 +68,35 @@ def test_version_1_no_limit(tree):
 def test_limits_of_other_controllers_do_not_count(tree):
     tree("1:cpuset:/job\n0::/\n", **{"cpuset/job/cpu.cfs_quota_us": "100", "cpuset/job/cpu.cfs_period_us": "100"})
     assert cgroup.cpu_quota() is None
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "left"),
+    [
+        ("0::/a\n", {"a/memory.max": "max", "a/memory.current": "70"}, 4096 * 1024),
+        ("0::/a\n", {"a/memory.max": "1000", "a/memory.current": "700"}, 300),
+        ("0::/a\n", {"a/memory.max": "1000", "a/memory.current": "700", "a/memory.stat": STAT}, 330),
+        ("0::/a\n", {"a/memory.max": "1000", "a/memory.current": "1200"}, 0),
+        ("0::/a/b\n", {"a/memory.max": "1000", "a/memory.current": "900", "a/b/memory.max": "800"}, 100),
+        ("4:memory:/j\n", {"memory/j/memory.limit_in_bytes": "1000", "memory/j/memory.usage_in_bytes": "400"}, 600),
+        (
+            "4:memory:/j\n",
+            {
+                "memory/j/memory.limit_in_bytes": "1000",
+                "memory/j/memory.usage_in_bytes": "400",
+                "memory/j/memory.stat": STAT + "total_active_file 50\n",
+            },
+            670,
+        ),
+        ("0::/a\n", {"a/memory.max": "9999999999"}, 4096 * 1024),
+    ],
+)
+def test_free_memory_is_what_the_machine_and_all_limits_leave(tree, tmp_path, monkeypatch, membership, files, left):
+    (tmp_path / "meminfo").write_text("MemTotal:  8192 kB\nMemFree:  10 kB\nMemAvailable:  4096 kB\n")
+    monkeypatch.setattr(cgroup, "_MEMINFO", tmp_path / "meminfo")
+    tree(membership, **files)
+    assert cgroup.free_memory() == left
+
+
+def test_free_memory_of_this_machine():
+    assert 10e6 < cgroup.free_memory() < 1e14

@@ -80,7 +80,7 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     data = TrainingData(index, distances, draws_of(requested, index.samples))
     plan = data.plan(requested)
     shares = build_shares(requested, World(), group_size=1)
-    decoder, choice = build_decoder(requested, data, shares)
+    decoder, choice = build_decoder(requested, data, shares, World().device())
     config = resolve(requested, plan.window_length, decoder.name, data.draws // batch)
     model = MaskedAutoencoderViT(
         SIZE, 16, 32, 1, 1, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True

@@ -131,6 +131,7 @@ FREE = {
     "curriculum.prototypes": "other",
     "data.decoder": "dali-cpu",
     "data.decode_threads": 77,
+    "data.keep_decoded": True,
     "data.micro_batch_size": 32,
     "data.prefetch": 9,
     "data.stall_timeout": 5.0,
@@ -228,7 +229,7 @@ def test_what_must_not_change_is_refused_with_both_values_unless_allowed(here, k
 def test_what_no_draw_depends_on_may_change_with_a_word_about_bits(here, reported):
     saved_run(here / "a")
     run = open_run(None, FREE, here / "a", True, (), reported.append)
-    assert [line.split()[0] for line in reported] == ["data.decoder", "data.micro_batch_size"]
+    assert [line.split()[0] for line in reported] == ["data.decoder", "data.micro_batch_size", "data.keep_decoded"]
     assert flatten(run.config) == flatten(resolved()) | FREE
 
 
