@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -78,10 +79,27 @@ class TrainingBar:
     Nothing is shown unless `shown`.
     """
 
-    def __init__(self, step: int, steps: int, micro_batches: int, shown: bool = True) -> None:
-        """The training goes from `step` to `steps`, each of `micro_batches`."""
+    def __init__(
+        self,
+        step: int,
+        steps: int,
+        micro_batches: int,
+        shown: bool = True,
+        costs: Sequence[tuple[int, float]] = ((0, 1.0),),
+    ) -> None:
+        """The training goes from `step` to `steps`, each of `micro_batches`.
+
+        `costs` are the relative costs of steps, each with the first step that has it, ascending.
+        """
         self._steps, self._to_do, self._shown = steps, steps - step, shown
-        self._micro_batches, self._left = micro_batches, (steps - step) * micro_batches
+        ends = [*(first for first, _ in costs[1:]), steps]
+        # The micro-batches that are left, with the cost of each.
+        self._parts = deque(
+            (micro_batches * (end - max(first, step)), cost)
+            for (first, cost), end in zip(costs, ends, strict=True)
+            if end > step
+        )
+        self._total = self._left = self._work()
         self._pace, self._announced = Pace(), not shown
         self._figures, self._live = Text(no_wrap=False, overflow="fold"), shown and console.is_interactive
         columns = TextColumn("step", markup=False), MofNCompleteColumn(), BarColumn(), _TimeLeft(self._time_left)
@@ -95,9 +113,12 @@ class TrainingBar:
         return Live(Group(self._progress, self._figures), console=console, refresh_per_second=4)
 
     def observe(self, batch: object, per_sample_loss: object) -> None:
-        self._left -= 1
-        self._pace.advance()
-        if not self._announced and (total := self._pace.left(self._to_do * self._micro_batches)):
+        count, cost = self._parts.popleft()
+        if count > 1:
+            self._parts.appendleft((count - 1, cost))
+        self._left = self._work()
+        self._pace.advance(cost)
+        if not self._announced and (total := self._pace.left(self._total)):
             self._announced = True
             console.print(f"estimated time: {total} for {self._to_do:,} steps")
 
@@ -112,6 +133,9 @@ class TrainingBar:
     def paused(self) -> AbstractContextManager[None]:
         """In the block nothing is trained."""
         return self._pace.paused()
+
+    def _work(self) -> float:
+        return sum(count * cost for count, cost in self._parts)
 
     def _time_left(self) -> Estimate | None:
         return self._pace.left(self._left)

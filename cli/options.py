@@ -84,6 +84,17 @@ StallTimeout = Annotated[
 
 ImageSize = Annotated[int | None, option(DATA, "Side of the crops.", "the recipe's", metavar="PIXELS")]
 
+Resolution = Annotated[
+    str | None,
+    option(
+        CURRICULUM,
+        "Side of the crops over the run, in pixels, such as 112:0.4,160:0.3,224; or efficient.",
+        "the crops' side throughout",
+        metavar="SIDE:SHARE,...",
+        autocompletion=completions.resolutions,
+    ),
+]
+
 Curriculum = Annotated[
     CurriculumName | None,
     option(CURRICULUM, "Which images are drawn first: proto typical, anti atypical, subset random ones.", "none"),
@@ -189,6 +200,7 @@ class RunFlags(TypedDict, total=False):
     epochs: Annotated[float | None, "trainer.epochs"]
     batch_size: Annotated[int | None, "data.batch_size"]
     image_size: Annotated[int | None, "data.image_size"]
+    resolution: Annotated[str | None, "curriculum.resolution"]
     mask_ratio: Annotated[float | None, "masking.mask_ratio"]
     base_lr: Annotated[float | None, "optim.base_lr"]
     online_knn: Annotated[float | None, "trainer.online_knn_epochs"]

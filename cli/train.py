@@ -41,6 +41,7 @@ def train_command(
     base_lr: options.BaseLr = None,
     mask_ratio: options.MaskRatio = None,
     image_size: options.ImageSize = None,
+    resolution: options.Resolution = None,
     online_knn: options.OnlineKnn = None,
     online_rank: options.OnlineRank = None,
     decoder: options.Decoder = None,
@@ -135,6 +136,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     from mimcl.cli.console import busy, console, warn, warn_before_exit
     from mimcl.cli.errors import usage_errors
     from mimcl.cli.run.resolve import resolve, resolve_order
+    from mimcl.cli.run.sides import resolution_of, step_costs
     from mimcl.cli.run.trackers import require_libraries
     from mimcl.cli.run.training_data import TrainingData
     from mimcl.cli.suggest import command, list_damage
@@ -147,7 +149,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     with busy(f"opening {shown(requested.data.root)}", shown=is_first):
         data = TrainingData.open(requested)
     with usage_errors():
-        plan = data.plan(requested)
+        plan, sides = data.plan(requested), resolution_of(requested, data.draws)
 
     # Only now: these import torch, which takes seconds, and what needs none has been refused by here.
     from mimcl.cli.report.at_end import report_at_end
@@ -171,7 +173,7 @@ def train_run(run: Run, world: World | None = None) -> bool:
     if requested.trainer.deterministic:
         use_deterministic_kernels()
     with usage_errors():
-        model, masker, init_result = build_model(run, data, device)
+        model, masker, init_result = build_model(run, data, sides, device)
         shares = build_shares(requested, world, masker.group_size)
     decoder, decoder_choice = build_decoder(requested, data, shares, device)
     config = resolve(requested, plan.window_length, decoder.name, plan.draws // shares.batch_size)
@@ -188,9 +190,9 @@ def train_run(run: Run, world: World | None = None) -> bool:
         if run.resumed:
             counts = resume_run(trainer, plan, run, data.fingerprints, is_first, warn)
         with usage_errors():
-            stream = build_stream(plan, config, data, decoder, shares, trainer)
+            stream = build_stream(plan, config, data, decoder, shares, sides, trainer)
         if is_first:
-            print_settings(run, config, plan, data.index, device, decoder_choice, world.size)
+            print_settings(run, config, plan, sides, data.index, device, decoder_choice, world.size)
             if init_result:
                 console.print(init_result.line)
             if trainer.position:
@@ -199,13 +201,14 @@ def train_run(run: Run, world: World | None = None) -> bool:
 
         signals = StopSignals(warn_before_exit)
         temperature = plan.learned
-        bar = TrainingBar(trainer.position // shares.batch_size, trainer.last_step, len(shares.micro_batches), is_first)
+        done, micro_batches = trainer.position // shares.batch_size, len(shares.micro_batches)
+        bar = TrainingBar(done, trainer.last_step, micro_batches, is_first, step_costs(config, sides))
         with signals, bar.running():
             find_all = list_damage(data.index.shown, decode=False)
             at = trainer.position
             health = Health(run.folder, at, shares.batch_size, config.data.max_bad, is_first, warn, find_all)
             recorder = (
-                RunRecorder(run.folder, config, plan, trainer, data.fingerprints, counts, bar.show, warn)
+                RunRecorder(run.folder, config, plan, sides, trainer, data.fingerprints, counts, bar.show, warn)
                 if is_first
                 else None
             )

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args, get_type_hints
 
+from mimcl.curriculum.resolution import EFFICIENT, parse_stages
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -43,6 +45,12 @@ class CurriculumConfig:
         Literal["epochs", "replacement"],
         "Draws without a curriculum, and after it: every image once per epoch, or with replacement.",
     ] = "epochs"
+    resolution: Annotated[
+        str | None,
+        "Side of the crops over the run, SIDE:SHARE,...,SIDE, such as 112:0.4,160:0.3,224, or efficient; null: "
+        "always data.image_size.",
+        "pixels",
+    ] = None
     order: Annotated[
         Literal["auto", "random", "shard"],
         "Order of the draws in a window; shard makes reads sequential; auto is shard where a server limits requests.",
@@ -78,6 +86,8 @@ class CurriculumConfig:
         if self.name == "subset" and (self.balance or self.temp_schedule == "learned"):
             other = "balance" if self.balance else "--temp-schedule learned"
             raise ValueError(f"curriculum.name is 'subset', a random subset, for which {other} has no meaning")
+        if self.resolution not in (None, EFFICIENT):
+            parse_stages(self.resolution)
         if self.window is not None and self.window <= 0:
             raise ValueError(f"curriculum.window is {self.window}; choose a positive number of draws, or leave it out")
 

@@ -6,6 +6,8 @@ Masks come in as data: 0 = keep, 1 = remove. What predicts the removed patches i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mimcl.model.block import Block, PatchEmbed, take
-from mimcl.model.positions import sin_cos_positions
+from mimcl.model.positions import fit_positions, sin_cos_positions
 
 
 class Mask(Protocol):
@@ -45,8 +47,14 @@ class Output(NamedTuple):
     decoder_input: Tensor | None
 
 
+_POSITIONS: tuple[Literal["pos_embed", "decoder_pos_embed"], ...] = ("pos_embed", "decoder_pos_embed")
+
+
 class MaskedAutoencoder(nn.Module):
-    """An encoder, whose parameters are named as in timm's VisionTransformer, and a subclass's decoder."""
+    """An encoder, whose parameters are named as in timm's VisionTransformer, and a subclass's decoder.
+
+    Images may be smaller than `image_size` if their grids were added, see `add_grids`.
+    """
 
     decodes_all_patches: bool  # whether a decoder with a token per patch exists: `to_decoder`, `Output.decoder_input`
     decoder_blocks: nn.ModuleList
@@ -69,6 +77,7 @@ class MaskedAutoencoder(nn.Module):
         self.predict_share = predict_share  # of the removed patches, in training
         side = image_size // patch_size
         self.num_patches = side * side
+        self.grids: tuple[int, ...] = (self.num_patches,)  # the numbers of patches that images may have
 
         self.patch_embed = PatchEmbed(patch_size, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -103,9 +112,24 @@ class MaskedAutoencoder(nn.Module):
         for token in (self.cls_token, self.mask_token):
             nn.init.normal_(token, std=0.02, generator=generator)
 
+    def add_grids(self, sides: Iterable[int]) -> None:
+        """Prepare for images of so many patches on a side as well; called before the model is copied or moved."""
+        others = sorted({side for side in sides if side**2 != self.num_patches})
+        for name in _POSITIONS:
+            for side in others:
+                # Not persistent: they follow from the weights.
+                fitted, _ = fit_positions(getattr(self, name), side)
+                self.register_buffer(f"{name}_{side**2}", fitted, persistent=False)
+        self.grids = (*(side**2 for side in others), self.num_patches)
+        self.register_load_state_dict_post_hook(_fit_grids)
+
+    def positions(self, name: Literal["pos_embed", "decoder_pos_embed"], patches: int) -> Tensor:
+        """Return the encoder's or the decoder's positions for one of the `grids`, (1, 1 + patches, width)."""
+        return getattr(self, name if patches == self.num_patches else f"{name}_{patches}")
+
     def embed(self, patches: Tensor, ids: Tensor | None = None) -> Tensor:
         """Embed patches (B, L, P) as tokens with positions (B, L, width), or only the patches at `ids` (B, K)."""
-        positions = self.pos_embed[:, 1:]
+        positions = self.positions("pos_embed", patches.shape[1])[:, 1:]
         if ids is not None:
             patches, positions = take(patches, ids), take(positions.expand(len(ids), -1, -1), ids)
         return self.patch_embed(patches) + positions
@@ -171,3 +195,12 @@ def removed_patches(mask: Mask) -> Tensor:
     places = torch.arange(mask.ids_restore.shape[1], device=mask.ids_restore.device).expand_as(mask.ids_restore)
     order = torch.empty_like(mask.ids_restore).scatter_(1, mask.ids_restore, places)
     return order[:, mask.ids_keep.shape[1] :]
+
+
+@torch.no_grad()
+def _fit_grids(model: nn.Module, _: object) -> None:
+    """Fit the positions of all grids to weights that were loaded, in place: copies of the model may share them."""
+    assert isinstance(model, MaskedAutoencoder)
+    for patches in model.grids[:-1]:
+        for name in _POSITIONS:
+            model.positions(name, patches).copy_(fit_positions(getattr(model, name), math.isqrt(patches))[0])

@@ -62,7 +62,7 @@ class CrossMaskedAutoencoder(MaskedAutoencoder):
 
     def queries(self, images: int, count: int, ids: Tensor | None) -> Tensor:
         """Return the queries for all `count` patches, or those at `ids` (B, R): (B, R, decoder_width)."""
-        positions = self.decoder_pos_embed[:, 1:].expand(images, count, -1)
+        positions = self.positions("decoder_pos_embed", count)[:, 1:].expand(images, count, -1)
         return self.mask_token + (positions if ids is None else take(positions, ids))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -75,11 +76,13 @@ class ForwardBackward(Generic[M]):
         if compile_unit is None:
             return
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILE_LIMIT)
-        self._propose, self._second = torch.compile(self._propose), torch.compile(self._second)
+        # Not dynamic: a graph for each size of images and micro-batches, of which there are few, is faster.
+        compiled = partial(torch.compile, dynamic=False)
+        self._propose, self._second = compiled(self._propose), compiled(self._second)
         if compile_unit == "whole":
-            self._first = torch.compile(self._first)
+            self._first = compiled(self._first)
         else:
-            self._loss = torch.compile(self._loss)
+            self._loss = compiled(self._loss)
             self._model = twin(model, frozen=False)  # evaluation uses the model itself, which stays uncompiled
             for module in self._model.modules():
                 if isinstance(module, Block | CrossBlock):
@@ -115,7 +118,7 @@ class ForwardBackward(Generic[M]):
 
 
 def twin(model: Network, frozen: bool) -> Network:
-    """Return a copy of the model that shares its memory and so follows every update.
+    """Return a copy of the model that shares its memory, also of buffers, and so follows every update.
 
     A frozen copy has its own parameters without gradients; otherwise the parameters are those of `model` itself.
     """
@@ -123,4 +126,4 @@ def twin(model: Network, frozen: bool) -> Network:
         id(parameter): nn.Parameter(parameter.data, requires_grad=False) if frozen else parameter
         for parameter in model.parameters()
     }
-    return copy.deepcopy(model, shared)
+    return copy.deepcopy(model, shared | {id(buffer): buffer for buffer in model.buffers()})

@@ -73,11 +73,11 @@ class MaskedAutoencoderViT(MaskedAutoencoder):
         """
         x = self.decoder_embed(latent)
         if ids_restore is None:
-            return x + self.decoder_pos_embed
+            return x + self.positions("decoder_pos_embed", x.shape[1] - 1)
         removed = ids_restore.shape[1] + 1 - x.shape[1]
         mask_tokens = self.mask_token.to(x.dtype).expand(len(x), removed, -1)
         patches = take(torch.cat([x[:, 1:], mask_tokens], dim=1), ids_restore)
-        return torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+        return torch.cat([x[:, :1], patches], dim=1) + self.positions("decoder_pos_embed", patches.shape[1])
 
     def decode(self, decoder_input: Tensor, ids: Tensor | None = None) -> Tensor:
         """Decode the decoder's input (B, 1 + L, decoder_width) to predicted patches (B, L, P).

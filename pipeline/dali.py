@@ -44,8 +44,8 @@ _MAX_GPU_PIXELS = 16_000_000  # of an image that the GPU decodes
 # The decoder that can ignore EXIF rotation was experimental in DALI 2.0 and is the main one in 2.4.
 _HAS_ORIENTATION = "adjust_orientation" in signature(fn.decoders.image_slice).parameters
 
-# DALI's inputs: encoded images, (n, 2) left and top, (n, 2) width and height.
-_Inputs = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32]]
+# DALI's inputs: encoded images, (n, 2) left and top, (n, 2) width and height, (n, 2) sides of the results.
+_Inputs = tuple[list[NDArray[np.uint8]], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
 class _Split(NamedTuple):
@@ -90,7 +90,9 @@ class DaliDecoder:
             try:
                 for split in chain(again, () if raised else arriving):
                     waiting.append(split)
-                    yield _inputs(_select(split.batch, split.own)) if split.own.any() else _STAND_IN
+                    # DALI has no empty batches: it decodes one image that is not used.
+                    own = _select(split.batch, split.own) if split.own.any() else _STAND_IN
+                    yield _inputs(own, self._side(split.batch))
             except Exception as error:
                 raised.append(error)
 
@@ -113,7 +115,7 @@ class DaliDecoder:
     def _complete(self, outputs: Any, split: _Split) -> Decoded:
         """Combine DALI's outputs for its own images with the reference's for the others."""
         batch, own, finish = split
-        images = self._images(outputs, batch.flips[own] if own.any() else np.zeros(1, bool))
+        images = self._images(outputs, batch.flips[own] if own.any() else np.zeros(1, bool), self._side(batch))
         failures: list[tuple[int, str]] = []
         if not own.all():
             others, failed = finish()
@@ -124,21 +126,23 @@ class DaliDecoder:
             images[torch.from_numpy(~own)] = others.permute(0, 2, 3, 1).to(images.device)
         return Decoded(images.permute(0, 3, 1, 2), failures)
 
-    def _images(self, outputs: Any, flips: NDArray[np.bool_]) -> torch.Tensor:
-        """DALI's outputs as a tensor (n, S, S, 3), mirrored where `flips` (n,) says so."""
+    def _side(self, batch: Encoded) -> int:
+        return batch.image_size or self._image_size
+
+    def _images(self, outputs: Any, flips: NDArray[np.bool_], side: int) -> torch.Tensor:
+        """DALI's outputs as a tensor (n, side, side, 3), mirrored where `flips` (n,) says so."""
         if self._device_id is not None:  # a copy on the device: DALI may reuse the buffer
             images = torch.from_dlpack(outputs.as_tensor()).clone()
             mirrored = torch.from_numpy(np.flatnonzero(flips))
             images[mirrored] = images[mirrored].flip(2)
             return images
-        size = (self._image_size, self._image_size)
-        resized = np.empty((len(outputs), *size, 3), np.uint8)
+        resized = np.empty((len(outputs), side, side, 3), np.uint8)
 
         def resize(first: int) -> None:
             for place in range(first, min(first + DECODED_AT_ONCE, len(resized))):
                 # In this order the strides of a single image count as channels-last, for which torch is fast.
                 box = torch.from_dlpack(outputs[place])[None].permute(0, 3, 1, 2)
-                pixels = F.interpolate(box, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+                pixels = F.interpolate(box, (side, side), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
                 resized[place] = pixels[:, ::-1] if flips[place] else pixels
 
         deque(self._pool.map(resize, range(0, len(resized), DECODED_AT_ONCE)), maxlen=0)
@@ -149,7 +153,7 @@ class DaliDecoder:
         found, places = [], deque(np.flatnonzero(own).tolist())
         while places:
             try:
-                for _ in self._run(_inputs(_select(batch, [place])) for place in tuple(places)):
+                for _ in self._run(_inputs(_select(batch, [place]), self._side(batch)) for place in tuple(places)):
                     places.popleft()
             except _Refused:
                 found.append(places.popleft())
@@ -186,14 +190,20 @@ class DaliDecoder:
         return None if self._device_id is None else torch.cuda.current_stream(self._device_id)
 
     def _pipeline(self, source: Callable[[], _Inputs]) -> Pipeline:
-        size, kind = [self._image_size, self._image_size], types.DALIDataType
-        kinds = [kind.UINT8, kind.INT32, kind.INT32]
+        kind = types.DALIDataType
+        kinds = [kind.UINT8, kind.INT32, kind.INT32, kind.FLOAT]
+        count = 3 if self._device_id is None else 4  # on the CPU torch resizes
         pipeline = Pipeline(self._batch_size, self._threads, self._device_id, prefetch_queue_depth=_DEPTH)
         with pipeline:
-            images = self._decode(*fn.external_source(source, num_outputs=3, dtype=kinds, ndim=1, no_copy=True))
+            encoded = fn.external_source(
+                lambda: source()[:count], num_outputs=count, dtype=kinds[:count], ndim=1, no_copy=True
+            )
+            images = self._decode(*encoded[:3])
             if self._device_id is not None:
                 cubic, batch_size = types.DALIInterpType.INTERP_CUBIC, self._batch_size
-                images = fn.resize(images, size=size, interp_type=cubic, antialias=True, minibatch_size=batch_size)
+                images = fn.resize(
+                    images, size=encoded[3], interp_type=cubic, antialias=True, minibatch_size=batch_size
+                )
             pipeline.set_outputs(images)
         return pipeline
 
@@ -209,7 +219,7 @@ class DaliDecoder:
 
     def _split(self, batch: Encoded) -> _Split:
         own = np.array([dali_can_decode(data, self._max_pixels) for data in batch.data], bool)
-        return self._divided(batch, own & ~scalable(batch.data, batch.boxes, self._image_size) if self.scaled else own)
+        return self._divided(batch, own & ~scalable(batch.data, batch.boxes, self._side(batch)) if self.scaled else own)
 
     def _divided(self, batch: Encoded, own: NDArray[np.bool_]) -> _Split:
         """Start with the images that are not DALI's own."""
@@ -224,11 +234,12 @@ def reserved(largest: int) -> dict[str, int]:
 
 def _select(batch: Encoded, which: NDArray[np.bool_] | list[int]) -> Encoded:
     places = np.arange(len(batch.data))[which].tolist()
-    return Encoded([batch.data[place] for place in places], batch.boxes[which], batch.flips[which])
+    return Encoded([batch.data[place] for place in places], batch.boxes[which], batch.flips[which], batch.image_size)
 
 
-def _inputs(batch: Encoded) -> _Inputs:
-    return batch.data, np.ascontiguousarray(batch.boxes[:, :2]), np.ascontiguousarray(batch.boxes[:, 2:])
+def _inputs(batch: Encoded, side: int) -> _Inputs:
+    corners, sizes = (np.ascontiguousarray(part) for part in (batch.boxes[:, :2], batch.boxes[:, 2:]))
+    return batch.data, corners, sizes, np.full((len(batch.data), 2), side, np.float32)
 
 
-_STAND_IN = _inputs(trial_batch(1))  # DALI has no empty batches: it decodes this when the reference decodes every image
+_STAND_IN = trial_batch(1)

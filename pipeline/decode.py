@@ -30,6 +30,7 @@ class Encoded:
     data: list[NDArray[np.uint8]]
     boxes: NDArray[np.int32]
     flips: NDArray[np.bool_]
+    image_size: int | None = None  # side of the results in pixels; None: the decoder's
 
 
 class Decoded(NamedTuple):
@@ -42,10 +43,10 @@ class Decoded(NamedTuple):
 class Decoder(Protocol):
     """Crops each image to its box, resizes (bicubic, antialiased) and mirrors it; stored orientation, three channels.
 
-    Takes batches one after the other and yields their results in order; it may take up to `lookahead` more batches
-    before it yields one. The reference decoder decodes the images that it fails on. If it is `scaled`, JPEGs that are
-    much larger than needed are decoded at a smaller scale, see `scaled_decode.py`. What it decodes is read from its
-    `store`; None: from the shards.
+    Results have the side of the decoder, or of their batch. Takes batches one after the other and yields their results
+    in order; it may take up to `lookahead` more batches before it yields one. The reference decoder decodes the images
+    that it fails on. If it is `scaled`, JPEGs that are much larger than needed are decoded at a smaller scale, see
+    `scaled_decode.py`. What it decodes is read from its `store`; None: from the shards.
     """
 
     @property
@@ -81,7 +82,7 @@ class ReferenceDecoder:
 
     def start(self, batch: Encoded) -> Callable[[], Decoded]:
         """Start to decode one batch in threads; the function that is returned waits for the result."""
-        boxes, flips, size = batch.boxes.tolist(), batch.flips.tolist(), self._image_size
+        boxes, flips, size = batch.boxes.tolist(), batch.flips.tolist(), batch.image_size or self._image_size
         images = np.zeros((len(batch.data), size, size, 3), np.uint8)
 
         def decode(first: int) -> list[tuple[int, str]]:

@@ -93,7 +93,8 @@ class KeptPixels:
     def __call__(self, batches: Iterable[Encoded]) -> Generator[Decoded, None, None]:
         for batch in batches:
             sample_ids = np.concatenate(batch.data).view(np.int64)
-            yield Decoded(self._cropped(sample_ids, batch.boxes, batch.flips, self._image_size), [])
+            side = batch.image_size or self._image_size
+            yield Decoded(self._cropped(sample_ids, batch.boxes, batch.flips, side), [])
 
     def _cropped(
         self, sample_ids: NDArray[np.int64], boxes: NDArray[np.int32], flips: NDArray[np.bool_], side: int

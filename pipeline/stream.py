@@ -71,8 +71,11 @@ class Stream:
         start: int = 0,
         device: torch.device | str = "cpu",
         augment_batch: Callable[[torch.Tensor, NDArray[np.int64]], torch.Tensor] | None = None,
+        side_at: Callable[[int], int] | None = None,
     ) -> None:
         """`augment_batch(images, draws)` changes decoded images on the device; the background thread calls it.
+
+        `side_at(draw)` is the side in pixels of the images of the step that begins at that draw; None: the decoder's.
 
         Reads are planned and announced to the store if the windows are ordered by shard, or if the store wants it.
         Raises ValueError unless `start` and the plan's windows are multiples of the batch size.
@@ -99,7 +102,7 @@ class Stream:
         store = self._samples.store
         plans_reads = decoder.store is None and (options.ordered or store.wants_read_plans)
         self._read_planner = ReadPlanner(index, store.plan_reads, shares) if plans_reads else None
-        self._device, self._augment_batch = torch.device(device), augment_batch
+        self._device, self._augment_batch, self._side_at = torch.device(device), augment_batch, side_at
         # Copies and DALI's outputs use a CUDA stream of their own, in parallel with the one that trains.
         self._cuda_stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         share_of_window = plan.window_length // shares.batch_size * shares.share_size  # draws
@@ -191,7 +194,9 @@ class Stream:
                 free.acquire()
                 if stop.done():
                     return
-                micro_batch, images = self._samples.read(planned.window, draws)
+                first = int(draws[0]) // self._shares.batch_size * self._shares.batch_size  # of the step
+                side = self._side_at(first) if self._side_at else None
+                micro_batch, images = self._samples.read(planned.window, draws, side)
                 in_decoder.append((micro_batch, planned.read_stats))
                 self._progress.activity = decoding
                 yield images

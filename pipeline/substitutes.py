@@ -67,11 +67,13 @@ class SampleReader:
         self._keep_bad, self._scaled = keep_bad, scaled
         self.store = store or open_store(index, whole_shards)
 
-    def read(self, window: Window, draws: NDArray[np.int64]) -> tuple[MicroBatch, Encoded]:
+    def read(
+        self, window: Window, draws: NDArray[np.int64], image_size: int | None = None
+    ) -> tuple[MicroBatch, Encoded]:
         """Read the draws' images, with boxes; only a decoder can still find them bad.
 
-        With several views each image is there once for each of them. Raises DataError if the last retry of a draw is
-        bad.
+        With several views each image is there once for each of them. `image_size` is passed to the decoder. Raises
+        DataError if the last retry of a draw is bad.
         """
         places = draws - window.first_draw
         batch = MicroBatch(window, draws, window.sample_ids[places], window.distances[places], [])
@@ -82,7 +84,7 @@ class SampleReader:
         for place, image in enumerate(images):
             if image is _STAND_IN.data[0]:
                 boxes[place :: len(images)] = _STAND_IN.boxes[0]
-        return batch, Encoded(images * (len(boxes) // len(images)), boxes, flips)
+        return batch, Encoded(images * (len(boxes) // len(images)), boxes, flips, image_size)
 
     def replace_undecodable(self, batch: MicroBatch, decoded: Decoded) -> None:
         """Put a substitute's pixels, in all views, wherever no decoder could decode an image.

@@ -20,6 +20,7 @@ from mimcl.cli.errors import ConfigError, usage_errors
 from mimcl.cli.run.requests import keeps_whole_shards
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.moving_scores import MovingScores
+from mimcl.curriculum.resolution import resolution
 from mimcl.model.distributed import agree, current_world
 from mimcl.pipeline.augment import random_views
 from mimcl.pipeline.batch_shares import BatchShares
@@ -72,16 +73,16 @@ class Loader:
         `batch_size` is the number of draws of a step, over all processes. `epochs` is the length of the run, over which
         the curriculum goes; None: endless, with constant temperature. `curriculum` is "none", "proto" (easy images
         first; the default with `scores`), "anti" (hard ones first), "subset" (random ones), or a `Curriculum` with all
-        its settings; `schedule` the name of a schedule, or a function from the progress in [0, 1] to the effective
-        fraction; `temperature` is used instead of a schedule, as a number or as a function of the progress. `scores`,
-        (N,), one finite number an image, higher = harder, take the place of distances to prototypes and may change
-        (`update_scores`, `set_scores`). `views` are independent crops of each draw. `transform` changes a uint8 batch
-        (n, 3, H, W) on the device, view by view, with torch's random generators seeded by the first draw: exact as long
-        as the number of processes is the same. `normalize` returns float32 with ImageNet's mean and deviation.
-        `keep_decoded` decodes all images once, at the first iteration, and keeps their pixels on the device. `rank` and
-        `world_size` are those of torch.distributed or torchrun, unless they are given. `prefetch` batches are made
-        ahead. Bad images are replaced by other draws of the same window; DataError ends the iteration where they are
-        more than `max_bad` of the draws, and more than 10.
+        its settings, of which `resolution` changes the side of the crops over the run. `schedule` is the name of a
+        schedule, or a function from the progress in [0, 1] to the effective fraction; `temperature` is used instead of
+        a schedule, as a number or as a function of the progress. `scores`, (N,), one finite number an image, higher =
+        harder, take the place of distances to prototypes and may change (`update_scores`, `set_scores`). `views` are
+        independent crops of each draw. `transform` changes a uint8 batch (n, 3, H, W) on the device, view by view, with
+        torch's random generators seeded by the first draw: exact as long as the number of processes is the same.
+        `normalize` returns float32 with ImageNet's mean and deviation. `keep_decoded` decodes all images once, at the
+        first iteration, and keeps their pixels on the device. `rank` and `world_size` are those of torch.distributed or
+        torchrun, unless they are given. `prefetch` batches are made ahead. Bad images are replaced by other draws of
+        the same window; DataError ends the iteration where they are more than `max_bad` of the draws, and more than 10.
 
         Raises ConfigError for values that do not go together, DistributedError if connected processes have different
         ones, DataError and PrototypeError.
@@ -103,6 +104,8 @@ class Loader:
             self._shares = BatchShares(batch_size, batch_size, self._rank, self._world_size, local_size)
             given = self._same("scores", None if scores is None else _numbers(scores))
             planned = plan_loader(index, batch_size, seed, epochs, curriculum, schedule, temperature, given, order)
+            text, draws = planned.plan.config.resolution, planned.plan.draws
+            self._sides = resolution(text, image_size, 1, draws, batch_size)
         self._plan, self._scores, self._depends_on = planned.plan, planned.scores, planned.depends_on
         if self._world_size > 1:
             agree("what loaders draw", digest_of(self._depends_on))
@@ -236,6 +239,7 @@ class Loader:
             seed=self._seed,
             start=self._position,
             device=self._device,
+            side_at=self._sides.side_at,
         )
 
     def _count_bad(self, batch: Batch) -> None:

@@ -57,7 +57,9 @@ def plan_loader(
         if not epochs > 0:
             raise ConfigError(f"epochs is {epochs}; it must be above 0, or None for an endless loader")
         draws = whole_batches(epochs, index.samples, batch_size)
-    elif config.name != "none" and (config.temp_schedule != "constant" or callable(schedule) or callable(temperature)):
+    elif config.resolution or (
+        config.name != "none" and (config.temp_schedule != "constant" or callable(schedule) or callable(temperature))
+    ):
         raise ConfigError("epochs is None, but a schedule needs the length of the run; give epochs")
     distances, balance, moving = None, None, None
     if config.name != "none" and (scores is None or config.balance):

@@ -1,4 +1,4 @@
-"""Names of a comparison's arms, DATA[+MASKING][+SCHEDULE][+RESAMPLING][+balance], and their settings."""
+"""Names of a comparison's arms, DATA[+MASKING][+SCHEDULE][+RESAMPLING][+balance][+efficient], and their settings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 from mimcl.cli.errors import ConfigError
 from mimcl.curriculum.config import CurriculumConfig
 from mimcl.curriculum.masking.masking_config import MaskingConfig
+from mimcl.curriculum.resolution import EFFICIENT
 
 Settings = Mapping[str, Any]  # by dotted keys of the configuration
 
@@ -27,7 +28,8 @@ _MASKINGS = {name: {"masking.name": MaskingConfig(name).name} for name in get_ar
 _MASKINGS["learned-masks"] = _MASKINGS.pop("learned")
 _RESAMPLINGS = {name: {"curriculum.resampling": name} for name in get_args(_CURRICULUM["resampling"])}
 _BALANCE = {"balance": {"curriculum.balance": True}}
-WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS, **_BALANCE}  # after a +
+_RESOLUTIONS = {EFFICIENT: {"curriculum.resolution": EFFICIENT}}
+WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS, **_BALANCE, **_RESOLUTIONS}  # after a +
 _USERS = {  # data curricula that a key has an effect on, where it is not all
     "curriculum.temp_schedule": ("proto", "anti", "subset"),
     "curriculum.balance": ("proto", "anti"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mimcl.cli.options import RecipeName
+from mimcl.cli.options import RecipeName, Resolution
 from mimcl.cli.suggest import command
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Diagnosis:
 def doctor_command(
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards.", show_default="generated images")] = None,
     recipe: Annotated[RecipeName, typer.Option(help="Recipe to predict.")] = "auto",
+    resolution: Resolution = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Approximate length of each trial.")] = 5.0,
     try_compile: Annotated[bool, typer.Option("--compile", help="Also try torch.compile; takes minutes.")] = False,
     json_format: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
@@ -51,7 +52,7 @@ def doctor_command(
     from mimcl.cli.doctor.findings import SIGNS
     from mimcl.cli.json_output import to_json
 
-    found = doctor(data, recipe, seconds, try_compile)
+    found = doctor(data, recipe, seconds, try_compile, resolution)
     if json_format:
         print(to_json(found))
     else:
@@ -71,12 +72,16 @@ def doctor_command(
 
 
 def doctor(
-    data: str | Path | None = None, recipe: str = "auto", seconds: float = 5.0, try_compile: bool = False
+    data: str | Path | None = None,
+    recipe: str = "auto",
+    seconds: float = 5.0,
+    try_compile: bool = False,
+    resolution: str | None = None,
 ) -> Diagnosis:
     """Run all checks and trials, which takes about 9 times `seconds`; a check that fails is a finding.
 
-    Without `data`, the trials use generated images. Raises DataError where `data` is no data set, ConfigError for an
-    unknown recipe, and RestartNeeded.
+    `resolution` is that of `train`; each of its sides is tried as well. Without `data`, the trials use generated
+    images. Raises DataError where `data` is no data set, ConfigError for an unknown recipe, and RestartNeeded.
     """
     import tempfile
 
@@ -114,15 +119,18 @@ def doctor(
             sections["data"] = [Finding("shards", reason(error), "broken")]
             return Diagnosis(sections, None, None)
         images = None if data is None else index.samples
+        values = {} if data is None else {"data.root": str(data)}
+        if resolution is not None:
+            values["curriculum.resolution"] = resolution
         source = f"images in {index.shown}" if data else "generated images"
         found = [Finding("images", f"{index.samples:,} {source}", "ok" if data else "info")]
         found += found_by("disk", lambda: disk(index)) if index.url is None else found_by("cache", cache)
         if recipe == "auto":
             chosen = choose(IMAGENET if images is None else images, short_side(index), Machine.this())
-            config = chosen.config({} if data is None else {"data.root": str(data)})
+            config = chosen.config(values)
             found.append(Finding("recipe", chosen.line.removeprefix("recipe "), "info"))
         else:
-            config = override(named(recipe), {} if data is None else {"data.root": str(data)})
+            config = override(named(recipe), values)
         if images and (advice := batch_advice(config, images)):
             found.append(Finding("batch", advice, "warning"))
         if data:

@@ -21,10 +21,12 @@ from mimcl.cli.doctor.machine import forget_shards
 from mimcl.cli.estimate import estimate
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.malloc import keep_freed_memory
-from mimcl.cli.run.resolve import has_bfloat16
+from mimcl.cli.run.resolve import draws_of, has_bfloat16
+from mimcl.cli.run.sides import resolution_of
 from mimcl.cli.suggest import command
 from mimcl.curriculum.config import CurriculumConfig
-from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.curriculum.masking.factory import make_masker
+from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.mae import build
 from mimcl.model.trainer import Batch, Trainer
@@ -57,6 +59,7 @@ class Rates:
     model: dict[str, float] = field(default_factory=dict)  # by precision; the one that training prefers comes first
     end_to_end: float | None = None  # the median of steps
     end_to_end_range: tuple[float, float] | None = None  # the 10th and 90th percentile of steps
+    end_to_end_by_side: dict[int, float] = field(default_factory=dict)  # of the sides that a run has besides its last
     data_wait: float | None = None  # share of the time of the end-to-end trial
     micro_batch: int | None = None
 
@@ -80,7 +83,9 @@ class Trials:
 
     @cached_property
     def _model(self) -> MaskedAutoencoder:
-        return build(self._config.model, self._config.data.image_size, 0).to(self._device)
+        model = build(self._config.model, self._config.data.image_size, 0)
+        model.add_grids(side // model.patch_size for side in self._smaller_sides())
+        return model.to(self._device)
 
     def findings(self) -> list[Finding]:
         """Run all trials."""
@@ -154,7 +159,25 @@ class Trials:
                 yield Finding(f"model, {name}", f"{count / seconds:,.1f} images/s, micro-batch {count}")
 
     def end_to_end(self) -> Iterator[Finding]:
-        """Train for some steps on uniform draws."""
+        """Train for some steps on uniform draws: at full size, and at the smaller sides of a resolution curriculum."""
+        full = self._config.data.image_size
+        rate, slowest, fastest, waited, how = self._end_to_end(full, 2 * self._seconds)
+        self.rates.end_to_end, self.rates.end_to_end_range, self.rates.data_wait = rate, (slowest, fastest), waited
+        varied = f" ({slowest:,.1f} to {fastest:,.1f})" if fastest > 2 * slowest else ""
+        text = f"{rate:,.1f} images/s{varied}, data-wait {waited:.0%}, {how}"
+        yield Finding("end to end", text, "warning" if waited > 0.1 or varied else "ok")
+        for side in self._smaller_sides():
+            rate, *_, waited, how = self._end_to_end(side, self._seconds)
+            self.rates.end_to_end_by_side[side] = rate
+            text = f"{rate:,.1f} images/s, data-wait {waited:.0%}, {how}"
+            yield Finding(f"end to end, {side} px", text, "warning" if waited > 0.1 else "ok")
+
+    def _smaller_sides(self) -> list[int]:
+        sides = resolution_of(self._config, draws_of(self._config, self._index.samples)).sides
+        return [side for side in sides if side != self._config.data.image_size]
+
+    def _end_to_end(self, side: int, seconds: float) -> tuple[float, float, float, float, str]:
+        """Train for so many seconds; return images per second (median, slowest, fastest), data-wait, and how."""
         config, micro_batch = self._config, self.rates.micro_batch or _SMALLEST
         parts = max(1, min(4, config.data.batch_size // config.data.micro_batch_size))
         rate = next(iter(self.rates.model.values()), 1.0)
@@ -167,8 +190,18 @@ class Trials:
         threads = decode_threads(configured=config.data.decode_threads)
         decoder, _ = make_decoder("auto", config.data.image_size, micro_batch, threads, largest)
         shares, options = BatchShares(batch, micro_batch), ReadOptions(config.data.prefetch)
-        stream = Stream(plan, self._index, decoder, random_crops(0), shares, options, seed=0, device=self._device)
-        deadline = time.perf_counter() + 2 * self._seconds
+        stream = Stream(
+            plan,
+            self._index,
+            decoder,
+            random_crops(0),
+            shares,
+            options,
+            seed=0,
+            device=self._device,
+            side_at=lambda draw: side,
+        )
+        deadline = time.perf_counter() + seconds
         waits, times = list[float](), list[float]()
         for step in trainer.steps(stream, stop=lambda: bool(estimate(times)) and time.perf_counter() > deadline):
             if step.report:
@@ -176,13 +209,8 @@ class Trials:
                 waits.append(step.report.data_wait)
         found = estimate(times)
         assert found, "the stream is endless"
-        rate, slowest, fastest = 1 / found.median, 1 / found.high, 1 / found.low
-        waited = float(np.mean(waits[1:]))
-        self.rates.end_to_end, self.rates.end_to_end_range, self.rates.data_wait = rate, (slowest, fastest), waited
         how = f"{len(times)} steps of {batch}, {decoder.name}, {self._precision}"
-        varied = f" ({slowest:,.1f} to {fastest:,.1f})" if fastest > 2 * slowest else ""
-        text = f"{rate:,.1f} images/s{varied}, data-wait {waited:.0%}, {how}"
-        yield Finding("end to end", text, "warning" if waited > 0.1 or varied else "ok")
+        return 1 / found.median, 1 / found.high, 1 / found.low, float(np.mean(waits[1:])), how
 
     def _ids(self, count: int, seed: int = 0) -> NDArray[np.int64]:
         return np.random.default_rng(seed).permutation(self._index.samples)[:count]
@@ -215,7 +243,14 @@ class Trials:
         config = self._config
         return Trainer(
             self._model,
-            RandomMasker(self._model.num_patches, config.masking.mask_ratio),
+            make_masker(
+                replace(config.masking, name="random"),
+                self._model,
+                MaskingSchedule("step", 1, 1),
+                hard_patches=config.hard_patches,
+                learned=config.learned_masking,
+                seed=0,
+            ),
             replace(config.trainer, compile=compiled, log_every_steps=1, checkpoint_every_steps=10**9),
             config.optim,
             samples=self._index.samples,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,6 +13,7 @@ from mimcl.cli.doctor.throughput import Rates
 from mimcl.cli.estimate import Estimate
 from mimcl.cli.recipes import recipe
 from mimcl.cli.run.resolve import draws_of
+from mimcl.cli.run.sides import resolution_of
 from mimcl.pipeline.cores import usable_cores
 
 IMAGENET = 1_281_167  # train images of ImageNet-1K
@@ -55,10 +56,11 @@ def verdict(rates: Rates, config: Config, images: int | None, cuda: bool, shrink
     predictions = []
     if rates.end_to_end:
         # Values that --recipe auto chose for the given data are not those for ImageNet.
-        for what, count, of in (("this data", images, config), ("ImageNet-1K", IMAGENET, recipe(config.recipe))):
+        for what, count, of in (("this data", images, config), ("ImageNet-1K", IMAGENET, _recipe_of(config))):
             if count:
                 slowest, fastest = rates.end_to_end_range or (rates.end_to_end, rates.end_to_end)
-                at_rate = [draws_of(of, count) / rate / 3600 for rate in (fastest, rates.end_to_end, slowest)]
+                draws = _draws_at_full_size(rates, rates.end_to_end, of, count)
+                at_rate = [draws / rate / 3600 for rate in (fastest, rates.end_to_end, slowest)]
                 line = f"{config.recipe} on {what}", count, of.trainer.epochs
                 predictions.append(Prediction(*line, at_rate[1], (at_rate[0], at_rate[2])))
     advice = list(_advice(bottleneck, rates, config, cuda, shrink))
@@ -69,6 +71,17 @@ def _seconds_per_image(rates: Rates) -> dict[str, float]:
     """Return seconds per image for each stage that was tried, with the decoder and precision that training uses."""
     found = {"read": rates.read, "decode": _first(rates.decode), "model": _first(rates.model)}
     return {name: 1 / rate for name, rate in found.items() if rate}
+
+
+def _recipe_of(config: Config) -> Config:
+    of = recipe(config.recipe)
+    return replace(of, curriculum=replace(of.curriculum, resolution=config.curriculum.resolution))
+
+
+def _draws_at_full_size(rates: Rates, full: float, config: Config, images: int) -> float:
+    """Return the number of draws at full size, of which there are `full` a second, that take as long as the run."""
+    stages = resolution_of(config, draws_of(config, images)).stages
+    return sum(stage.draws * full / rates.end_to_end_by_side.get(stage.side, full) for stage in stages)
 
 
 def _first(rates: dict[str, float]) -> float | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.model.autoencoder import MaskedAutoencoder
@@ -16,9 +13,7 @@ from mimcl.model.checkpoint import CheckpointError
 from mimcl.model.config import ModelConfig
 from mimcl.model.digest import weights_digest
 from mimcl.model.mae import encoder_weights
-from mimcl.model.positions import sin_cos_positions
-
-_ROUNDING = 0.01  # of positions in [-1, 1] that were stored in bfloat16
+from mimcl.model.positions import fit_positions
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ def load_initial_weights(model: MaskedAutoencoder, config: ModelConfig, init: st
         )
     for name in ("pos_embed", "decoder_pos_embed"):
         if name in loaded:
-            loaded[name], note = _fit_positions(loaded[name], getattr(model, name))
+            loaded[name], note = fit_positions(loaded[name], model.image_size // model.patch_size)
             if note:
                 notes.append(f"{name} {note}")
     model.load_state_dict(model.state_dict() | loaded)
@@ -68,16 +63,3 @@ def load_initial_weights(model: MaskedAutoencoder, config: ModelConfig, init: st
     return InitResult(
         "; ".join([f"initial weights: {parts} from {source.path}", *notes]), weights_digest(model.state_dict())
     )
-
-
-def _fit_positions(theirs: Tensor, ours: Tensor) -> tuple[Tensor, str]:
-    """Fit positions (1, 1 + L, width) to the model's grid; return them and, for another grid, what was done."""
-    if theirs.shape == ours.shape:
-        return theirs, ""
-    before, after = (math.isqrt(positions.shape[1] - 1) for positions in (theirs, ours))
-    if (theirs - sin_cos_positions(theirs.shape[2], before)).abs().max() < _ROUNDING:
-        return ours, f"fixed, computed for {after} x {after} patches instead of {before} x {before}"
-    grid = theirs[:, 1:].unflatten(1, (before, before)).permute(0, 3, 1, 2).float()
-    grid = interpolate(grid, (after, after), mode="bicubic", antialias=True)
-    interpolated = torch.cat([theirs[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
-    return interpolated, f"learned, interpolated from {before} x {before} to {after} x {after} patches"

@@ -48,6 +48,11 @@ def prototype_sets(context: typer.Context, incomplete: str) -> list[str]:
     return sorted(file.parent.name for file in folder.glob("*/prototypes.json"))
 
 
+def resolutions(incomplete: str) -> list[Item]:
+    """Complete the named resolution schedule."""
+    return [("efficient", "Small crops first, as EfficientTrain++.")]
+
+
 def features(incomplete: str) -> list[Item]:
     """Complete the kinds of features."""
     return [

@@ -36,6 +36,8 @@ def plan_command(
     balance: options.Balance = None,
     order: options.Order = None,
     slice_epochs: options.Slice = None,
+    image_size: options.ImageSize = None,
+    resolution: options.Resolution = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
     config: options.ConfigFile = None,
@@ -107,6 +109,7 @@ def forecast_run(config: Config) -> PlannedRun:
     from mimcl.cli.run.curriculum_line import curriculum_line
     from mimcl.cli.run.requests import request_lines
     from mimcl.cli.run.resolve import resolve_order
+    from mimcl.cli.run.sides import resolution_line, resolution_of
     from mimcl.cli.run.training_data import TrainingData
 
     if config.curriculum.learns:
@@ -114,7 +117,7 @@ def forecast_run(config: Config) -> PlannedRun:
     order, config = config.curriculum.order, resolve_order(config)
     data = TrainingData.open(config)
     with usage_errors():
-        found = data.plan(config)
+        found, sides = data.plan(config), resolution_of(config, data.draws)
 
     from mimcl.curriculum.forecast import forecast  # only now: it imports scipy
 
@@ -123,7 +126,9 @@ def forecast_run(config: Config) -> PlannedRun:
     name = "none" if curriculum.name == "none" else f"{curriculum.name}, {curriculum.temp_schedule}"
     sizes = found.samples, found.draws, found.window_length, found.windows
     requests = request_lines(found, data.index, config.data.batch_size, order)
-    return PlannedRun(name, config, *sizes, curriculum_line(config, found), requests, forecast(found, shown))
+    described = resolution_line(config, sides) if sides.changes else ""
+    forecasts = forecast(found, shown)
+    return PlannedRun(name, config, *sizes, curriculum_line(config, found), requests, forecasts, sides, described)
 
 
 def table(planned: PlannedRun, rows: int) -> list[str]:
@@ -136,10 +141,11 @@ def table(planned: PlannedRun, rows: int) -> list[str]:
         f"{planned.samples:,} images in {shown(config.data.root)}, {format_epochs(config.trainer.epochs)}: "
         f"{planned.draws:,} draws in {planned.draws // config.data.batch_size:,} steps and {planned.windows:,} windows",
         planned.curriculum,
+        *([planned.resolution] if planned.resolution else []),
         *planned.requests,
         f"{'':39}{'mean':>9}   {'different images, expected':>28}   {'drawn most':>10}",
         f"{'epoch':>8}{'draw':>15}{'tau':>9}{'r':>7}{'distance':>9}   {'in the window':>13}{'so far':>15}"
-        f"   {'times':>10}",
+        f"   {'times':>10}" + (f"{'side':>8}" if planned.sides.changes else ""),
     ]
     for row in planned.rows(rows):
         distance = "" if math.isnan(row.distance) else f"{row.distance:.3f}"
@@ -147,6 +153,7 @@ def table(planned: PlannedRun, rows: int) -> list[str]:
         lines.append(
             f"{row.epoch:8,.1f}{row.draw:15,}{row.temperature:9.3g}{row.effective_fraction:7.3f}{distance:>9}   "
             f"{row.window_distinct:13,.0f}{seen:>15}   {row.max_repeats:10,}"
+            + (f"{planned.sides.side_at(row.draw):5} px" if planned.sides.changes else "")
         )
     if config.curriculum.name != "none" and config.curriculum.resampling == "systematic":
         lines.append(

@@ -26,10 +26,11 @@ def draw_picture(plans: Sequence[PlannedRun]) -> bytes:
 
 
 def plan_figure(plans: Sequence[PlannedRun]) -> Figure:
-    """Draw three panels over the epochs of the longest plan, with a line for each plan."""
+    """Draw three panels over the epochs of the longest plan, a fourth if sides change, and a line for each plan."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
-    fraction, temperature, seen = figure.subplots(1, 3)
+    with_sides = any(planned.sides.changes for planned in plans)
+    fraction, temperature, seen, *more = figure.subplots(1, 4 if with_sides else 3)
     taus: list[float] = []
     for number, planned in enumerate(plans):
         rows, style = planned.forecasts, {"color": _COLOURS[number % len(_COLOURS)], "linewidth": 1.8}
@@ -61,11 +62,23 @@ def plan_figure(plans: Sequence[PlannedRun]) -> Figure:
     _dress(seen, "images seen so far", "expected share of the data set")
     seen.set_ylim(0, 1.04)
     seen.yaxis.set_major_formatter(PercentFormatter(1))
-    for axis in (fraction, temperature, seen):
+    for axis in more:
+        for number, planned in enumerate(plans):
+            _draw_sides(axis, planned, _COLOURS[number % len(_COLOURS)])
+        _dress(axis, "resolution", "side of the crops in pixels")
+        axis.set_ylim(0, None)
+    for axis in (fraction, temperature, seen, *more):
         axis.set_xlim(0, max(planned.draws / planned.samples for planned in plans))
     fraction.legend(fontsize=8, frameon=False, loc="lower right")
     figure.suptitle(_title(plans[0]), fontsize=10)
     return figure
+
+
+def _draw_sides(axis: Axes, planned: PlannedRun, colour: str) -> None:
+    stages = planned.sides.stages
+    epochs = [stage.first_draw / planned.samples for stage in stages] + [planned.draws / planned.samples]
+    sides = [stage.side for stage in stages]
+    axis.plot(epochs, sides + sides[-1:], drawstyle="steps-post", color=colour, linewidth=1.8)
 
 
 def _dress(axis: Axes, title: str, note: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mimcl.cli.config import Config
     from mimcl.curriculum.forecast import WindowForecast
+    from mimcl.curriculum.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class PlannedRun:
     curriculum: str  # description of the curriculum, one line
     requests: list[str]  # lines about the requests for remote data
     forecasts: list[WindowForecast]
+    sides: Resolution  # of the crops
+    resolution: str = ""  # description of the sides, one line; empty if there is only one
     chosen: str = ""  # by recipe auto, one line
 
     def rows(self, count: int) -> list[WindowForecast]:

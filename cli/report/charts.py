@@ -19,6 +19,7 @@ _MAX_BARS = 50
 _FEW = 40  # points that are marked
 _LOG_ABOVE = 30.0  # ratio of largest to smallest value above which the y axis is logarithmic
 _TRAINING = {"step", "loss", "lr", "grad_norm", "images_per_second", "data_wait", "nonfinite_steps"}
+_RESOLUTION = {"image_size", "relative_cost"}
 _CURRICULUM = {"temperature", "effective_fraction"}
 _SHARES = {"hard_share", "ranking_accuracy", "mask_agreement", "teacher_momentum"}
 
@@ -65,6 +66,8 @@ def training_charts(run: RunRecord) -> list[Chart]:
     if np.nansum(steps["nonfinite_steps"]) > 0:
         skipped = {"nonfinite_steps": "steps"}
         charts.append(line("Skipped steps", "gradient not finite; since the previous line", steps, skipped))
+    sides = {"image_size": "side of the crops"}
+    charts.append(line("Resolution", "side of the crops in pixels", steps, sides, "count"))
     return [chart for chart in charts if chart]
 
 
@@ -121,7 +124,7 @@ def masking_charts(run: RunRecord) -> list[Chart]:
     """One chart for each metric of the masker."""
     charts = []
     for name in run.steps.columns:
-        if name not in _TRAINING | _CURRICULUM:
+        if name not in _TRAINING | _CURRICULUM | _RESOLUTION:
             chart = line(
                 name.replace("_", " "),
                 "" if name != "ranking_accuracy" else "0.5 is chance",

@@ -153,6 +153,7 @@ def _subtitle(run: RunRecord) -> str:
         f"recipe {c.get('recipe')}",
         f"{c.get('model.name')}/{c.get('model.patch_size')} at {c.get('data.image_size')} px",
         f"curriculum {c.get('curriculum.name')}",
+        *([f"resolution {sides}"] if (sides := c.get("curriculum.resolution")) else []),
         f"masking {c.get('masking.name')} {c.get('masking.mask_ratio')}",
         f"batch {c.get('data.batch_size')}",
         f"seed {c.get('seed')}",

@@ -14,6 +14,7 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masker import Masker
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.curriculum.plan import Plan
+from mimcl.curriculum.resolution import Resolution
 from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.mae import build
 from mimcl.model.trainer import Trainer
@@ -27,7 +28,7 @@ from mimcl.pipeline.stream import Batch, ReadOptions, Stream
 
 
 def build_model(
-    run: Run, data: TrainingData, device: torch.device
+    run: Run, data: TrainingData, sides: Resolution, device: torch.device
 ) -> tuple[MaskedAutoencoder, Masker, InitResult | None]:
     """Return the model and its masker on `device`, and where the weights came from if the run was given some.
 
@@ -36,6 +37,8 @@ def build_model(
     config = run.config
     model = build(config.model, config.data.image_size, config.seed)
     init_result = load_initial_weights(model, config.model, config.init) if config.init and not run.resumed else None
+    if sides.changes:
+        model.add_grids(side // model.patch_size for side in sides.sides)
     model.to(device)
     masker = make_masker(
         config.masking,
@@ -93,6 +96,7 @@ def build_stream(
     data: TrainingData,
     decoder: Decoder,
     shares: BatchShares,
+    sides: Resolution,
     trainer: Trainer[Batch],
 ) -> Stream:
     """Return the stream of batches from the trainer's position on. Raises ValueError for sizes that do not fit."""
@@ -111,4 +115,5 @@ def build_stream(
         seed=config.seed,
         start=trainer.position,
         device=trainer.model.device,
+        side_at=sides.side_at,
     )

@@ -19,8 +19,10 @@ from mimcl.cli.evaluate.results_file import format_value
 from mimcl.cli.run.online import Found
 from mimcl.cli.run.recorder import Recorder, Show, Snapshot
 from mimcl.cli.run.resume import LEARNED
+from mimcl.cli.run.sides import relative_cost
 from mimcl.cli.run.trackers import trackers_of_run
 from mimcl.curriculum.plan import Plan
+from mimcl.curriculum.resolution import Resolution
 from mimcl.model.steps import Step
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.draw_counts import DrawCounts
@@ -40,6 +42,7 @@ class RunRecorder(Recorder):
         folder: Path,
         config: Config,
         plan: Plan,
+        sides: Resolution,
         trainer: Trainer,
         fingerprints: dict[str, str | None],
         counts: DrawCounts,
@@ -58,7 +61,7 @@ class RunRecorder(Recorder):
             keep_every_steps=config.trainer.keep_every_steps or 0,
             sinks=trackers_of_run(folder, config, warn),
         )
-        self._config, self._plan, self._trainer = config, plan, trainer
+        self._config, self._plan, self._sides, self._trainer = config, plan, sides, trainer
         self._fingerprints, self._counts = fingerprints, counts
         write_yaml(folder / "config.yaml", config)
         self._window: Window | None = None
@@ -101,7 +104,7 @@ class RunRecorder(Recorder):
         if report:
             values = asdict(report)
             of_masker = values.pop("masking")
-            self.log(values | of_masker | _difficulty(window))
+            self.log(values | of_masker | _difficulty(window) | self._size(report.draw))
             figures = (
                 f"loss {report.loss:.4f}  lr {report.lr:.2e}  {report.images_per_second:,.0f} img/s  "
                 f"data-wait {report.data_wait:.0%}  tau {window.temperature:.3g}  r {window.effective_fraction:.3f}"
@@ -155,6 +158,13 @@ class RunRecorder(Recorder):
     def _current_window(self) -> Window:
         assert self._window is not None, "nothing was drawn yet"
         return self._window
+
+    def _size(self, draw: int) -> dict[str, float]:
+        """Side and relative cost of the step that ended at `draw`, where a resolution curriculum changes them."""
+        if not self._sides.changes:
+            return {}
+        side = self._sides.side_at(draw - self._config.data.batch_size)
+        return {"image_size": side, "relative_cost": relative_cost(self._config, side)}
 
     def _gradient(self, window: Window) -> dict[str, float]:
         """The two terms that led to the window's temperature, where it is learned."""

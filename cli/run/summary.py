@@ -10,12 +10,21 @@ from mimcl.cli.run.batch_advice import batch_advice
 from mimcl.cli.run.curriculum_line import curriculum_line
 from mimcl.cli.run.folder import Run, free_folder
 from mimcl.cli.run.requests import request_lines
+from mimcl.cli.run.sides import resolution_line
 from mimcl.curriculum.plan import Plan
+from mimcl.curriculum.resolution import Resolution
 from mimcl.pipeline.index import ShardIndex
 
 
 def print_settings(
-    run: Run, config: Config, plan: Plan, index: ShardIndex, device: torch.device, decoder: str, processes: int
+    run: Run,
+    config: Config,
+    plan: Plan,
+    sides: Resolution,
+    index: ShardIndex,
+    device: torch.device,
+    decoder: str,
+    processes: int,
 ) -> None:
     """Print recipe, model, data and curriculum, and what differs from what was asked for; `config` is resolved."""
     data, model = config.data, config.model
@@ -32,6 +41,8 @@ def print_settings(
     if not run.resumed and (advice := batch_advice(run.config, index.samples, processes, free_folder(run.folder))):
         console.print(advice)
     console.print(curriculum_line(config, plan))
+    if sides.changes:
+        console.print(resolution_line(config, sides))
     if config.curriculum.order == "shard":
         console.print(f"draws come shard by shard within windows of {plan.window_length:,} draws")
     for line in request_lines(plan, index, data.batch_size, run.config.curriculum.order):

@@ -71,8 +71,7 @@ class HardPatchesMasker(Masker):
         """Raises ValueError if the ratio keeps or removes no patch of `model`."""
         super().__init__()
         self._config, self._mask_ratio, self._schedule = config, mask_ratio, schedule
-        self._patches = model.num_patches
-        self._removed = self._patches - kept_patches(self._patches, mask_ratio)
+        kept_patches(model.num_patches, mask_ratio)  # may raise ValueError
         share = config.momentum_share
         self._momentum_epochs = config.momentum_epochs if share is None else share * schedule.epochs
         self.predictor = loss_predictor(model, config.predictor_depth or len(model.decoder_blocks), seed)
@@ -81,11 +80,13 @@ class HardPatchesMasker(Masker):
     @torch.no_grad()
     def propose(self, patches: Tensor, keys: Tensor, model: Autoencoder, progress: Tensor) -> Mask:
         scores = self.teacher(patches)
+        count = scores.shape[1]
+        removed = count - kept_patches(count, self._mask_ratio)
         hardest_first = scores.argsort(dim=1, descending=True, stable=True)
-        places = torch.arange(self._patches, device=scores.device).expand_as(hardest_first)
+        places = torch.arange(count, device=scores.device).expand_as(hardest_first)
         rank = torch.empty_like(hardest_first).scatter_(1, hardest_first, places)
         # Noise is below 1: the hardest patches come last, in random order.
-        noise = uniforms(keys, self._patches) + (rank < self._hardest(progress))
+        noise = uniforms(keys, count) + (rank < self._hardest(progress, removed))
         return keep_lowest(noise, self._mask_ratio)._replace(scores=scores)
 
     def loss(self, output: Output, mask: Mask) -> Tensor:
@@ -96,8 +97,9 @@ class HardPatchesMasker(Masker):
 
     @torch.no_grad()
     def figures(self, output: Output, mask: Mask, progress: Tensor) -> dict[str, Tensor]:
+        removed = mask.mask.shape[1] - mask.ids_keep.shape[1]
         return {
-            "hard_share": self._hardest(progress) / self._removed,
+            "hard_share": self._hardest(progress, removed) / removed,
             "ranking_accuracy": ranking_accuracy(*self._compared(output, mask)),
             "teacher_momentum": self._momentum(progress),
             "mask_agreement": agreement(mask),
@@ -113,11 +115,11 @@ class HardPatchesMasker(Masker):
         losses, removed = (column.gather(1, output.predicted) for column in (output.per_patch_loss, mask.mask))
         return self.predictor(tokens, output.predicted), losses, removed
 
-    def _hardest(self, progress: Tensor) -> Tensor:
-        """Return the number of an image's removed patches that are the hardest, rounded down: int64, 0-d."""
+    def _hardest(self, progress: Tensor, removed: int) -> Tensor:
+        """Return how many of an image's `removed` patches are the hardest, rounded down: int64, 0-d."""
         start, end = self._config.start_share, self._config.end_share
         share = start + (end - start) * self._schedule.clocked_progress(progress)
-        return (self._removed * share + _ROUNDING).long()
+        return (removed * share + _ROUNDING).long()
 
     def _momentum(self, progress: Tensor) -> Tensor:
         start, end = self._config.start_momentum, self._config.end_momentum

@@ -10,6 +10,7 @@ In the paper a high score m means keep. Here s = 1 - m, high = remove, in every 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -49,7 +50,7 @@ class LearnedMasker(Masker):
         if width % config.heads:
             raise ValueError(f"learned_masking.heads is {config.heads}; it must divide the encoder's width ({width})")
         kind = type(model.blocks[0])
-        build = partial(MaskingNetwork, kind, width, model.num_patches, config.depth, config.heads)
+        build = partial(MaskingNetwork, kind, width, model.num_patches, config.depth, config.heads, model.grids)
         network = initialised(build, seed)
         self.network = network.to(model.device)
 
@@ -104,10 +105,26 @@ class LearnedMasker(Masker):
 
 
 class MaskingNetwork(nn.Module):
-    """Blocks over the patch tokens and a CLS token, from which a linear layer computes the scores of all patches."""
+    """Blocks over the patch tokens and a CLS token, from which a linear layer computes the scores of all patches.
 
-    def __init__(self, block: type[nn.Module], width: int, patches: int, depth: int, heads: int) -> None:
+    Smaller images have fewer patches: what the layer computes for the full grid is averaged over the area of each.
+    """
+
+    def __init__(
+        self,
+        block: type[nn.Module],
+        width: int,
+        patches: int,
+        depth: int,
+        heads: int,
+        grids: Iterable[int] = (),
+    ) -> None:
+        """`grids` are all numbers of patches that images may have, `patches` the largest."""
         super().__init__()
+        self._patches = patches
+        for other in {*grids} - {patches}:
+            averages = area_averages(math.isqrt(patches), math.isqrt(other))
+            self.register_buffer(f"_averages_{other}", averages, persistent=False)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = transformer(block, width, depth, heads, eps=1e-5)  # as in the published network
         self.norm = nn.LayerNorm(width)
@@ -122,7 +139,19 @@ class MaskingNetwork(nn.Module):
         x = last(x, torch.zeros(len(x), 1, dtype=torch.long, device=x.device)).squeeze(1)
         # In bfloat16 many scores of an image would be equal, and the sort would decide which are removed.
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(self.norm(x.float())).sigmoid()
+            logits = self.head(self.norm(x.float()))
+            if (count := tokens.shape[1]) != self._patches:
+                logits = logits @ getattr(self, f"_averages_{count}")
+            return logits.sigmoid()
+
+
+def area_averages(side: int, smaller: int) -> Tensor:
+    """Return the matrix (side^2, smaller^2) that averages a grid over the area of each cell of a smaller grid."""
+    edges = torch.arange(side + 1, dtype=torch.float64) / side
+    starts = torch.arange(smaller, dtype=torch.float64) / smaller
+    overlap = torch.minimum(edges[1:, None], starts + 1 / smaller) - torch.maximum(edges[:-1, None], starts)
+    one_axis = overlap.clamp(min=0) * smaller
+    return torch.kron(one_axis, one_axis).float()
 
 
 def curriculum_factor(progress: Tensor, schedule: MaskingSchedule) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,25 +19,27 @@ _HEAD_SCALE = 0.02
 class PredictorInput(nn.Module):
     """The tokens of all patches, made from the latent as MAE's decoder does, where the autoencoder itself has none."""
 
-    positions: Tensor
-
-    def __init__(self, latent_width: int, positions: Tensor) -> None:
-        """`positions` are those of the decoder (1, 1 + L, width), CLS token first."""
+    def __init__(self, latent_width: int, positions: Sequence[Tensor]) -> None:
+        """`positions` are those of the decoder for each grid, (1, 1 + L, width), CLS token first."""
         super().__init__()
-        width = positions.shape[-1]
+        width = positions[0].shape[-1]
+        for of_grid in positions:
+            self.register_buffer(f"positions_{of_grid.shape[1] - 1}", of_grid.detach().clone(), persistent=False)
         self.embed = nn.Linear(latent_width, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("positions", positions.detach().clone(), persistent=False)
 
     def forward(self, latent: Tensor, ids_restore: Tensor | None) -> Tensor:
         """Map the latent (B, 1 + K, latent_width) to tokens (B, 1 + L, width); `ids_restore` None: K = L, in order."""
         x = self.embed(latent)
         if ids_restore is None:
-            return x + self.positions
+            return x + self._positions(x.shape[1] - 1)
         mask_tokens = self.mask_token.to(x.dtype).expand(len(x), ids_restore.shape[1] + 1 - x.shape[1], -1)
         order = ids_restore.unsqueeze(-1).expand(-1, -1, x.shape[-1])
         patches = torch.cat([x[:, 1:], mask_tokens], dim=1).gather(1, order)
-        return torch.cat([x[:, :1], patches], dim=1) + self.positions
+        return torch.cat([x[:, :1], patches], dim=1) + self._positions(patches.shape[1])
+
+    def _positions(self, patches: int) -> Tensor:
+        return getattr(self, f"positions_{patches}")
 
 
 class LossPredictor(nn.Module):
@@ -72,7 +76,8 @@ def loss_predictor(model: Autoencoder, depth: int, seed: int) -> LossPredictor:
     latent_width, width = model.cls_token.shape[-1], model.decoder_pos_embed.shape[-1]
 
     def build() -> LossPredictor:
-        own_input = None if model.decodes_all_patches else PredictorInput(latent_width, model.decoder_pos_embed.cpu())
+        positions = [model.positions("decoder_pos_embed", patches).cpu() for patches in model.grids]
+        own_input = None if model.decodes_all_patches else PredictorInput(latent_width, positions)
         return LossPredictor(type(model.blocks[0]), width, depth, model.decoder_heads, own_input)
 
     predictor = initialised(build, seed).to(model.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ class Autoencoder(Protocol):
     """The parts of a masked autoencoder that maskers call: see `mimcl.model.mae`."""
 
     num_patches: int
+    grids: tuple[int, ...]  # the numbers of patches that images may have
     blocks: nn.ModuleList  # of one class, Block(width, heads, eps): see `mimcl.model.block`
     decoder_blocks: nn.ModuleList
     decoder_heads: int
@@ -27,6 +28,7 @@ class Autoencoder(Protocol):
     def cls_token(self) -> Tensor: ...
     @property
     def decoder_pos_embed(self) -> Tensor: ...
+    def positions(self, name: Literal["pos_embed", "decoder_pos_embed"], patches: int) -> Tensor: ...
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def embed(self, patches: Tensor) -> Tensor: ...
     def encode(self, tokens: Tensor) -> Tensor: ...

@@ -28,6 +28,7 @@ from mimcl.cli.run.folder import claimed
 from mimcl.cli.run.health import Health
 from mimcl.cli.run.resolve import draws_of, resolve
 from mimcl.cli.run.run_recorder import RunRecorder
+from mimcl.cli.run.sides import resolution_of
 from mimcl.cli.run.training_data import TrainingData
 from mimcl.curriculum.masking.random import RandomMasker
 from mimcl.model.mae import MaskedAutoencoderViT
@@ -87,7 +88,8 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     )
     masker = RandomMasker(model.num_patches, config.masking.mask_ratio)
     trainer = build_trainer(model, masker, config, data, shares)
-    stream = build_stream(plan, config, data, decoder, shares, trainer)
+    sides = resolution_of(config, data.draws)
+    stream = build_stream(plan, config, data, decoder, shares, sides, trainer)
     print(f"\ncurriculum {curriculum}, {choice}, {index.samples:,} images, at the start {anonymous_mb():.1f} MB")
     print(f"{'pass':>4} {'images':>10} {'seconds':>8} {'RssAnon MB':>11} {'to first':>9}", flush=True)
     found: list[float] = []
@@ -96,7 +98,7 @@ def train(root: Path, folder: Path, curriculum: str, passes: int) -> None:
     counts, show = DrawCounts.zeros(index.samples), lambda step, figures: None
     with (
         claimed(folder),
-        RunRecorder(folder, config, plan, trainer, data.fingerprints, counts, show, warn) as recorder,
+        RunRecorder(folder, config, plan, sides, trainer, data.fingerprints, counts, show, warn) as recorder,
     ):
         for step in trainer.steps(stream, (health, recorder)):
             health.check(step.outcomes)

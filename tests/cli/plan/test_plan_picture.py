@@ -9,8 +9,10 @@ from mimcl.cli.config import Config
 from mimcl.cli.plan.plan_picture import log_ticks, padded, plan_figure
 from mimcl.cli.plan.planned_run import PlannedRun
 from mimcl.curriculum.forecast import WindowForecast
+from mimcl.curriculum.resolution import resolution
 
 SAMPLES, WINDOW = 400, 128
+ONE_SIDE = resolution(None, 64, 8, SAMPLES, 8)
 
 
 def planned(temperatures, draws) -> PlannedRun:
@@ -20,7 +22,7 @@ def planned(temperatures, draws) -> PlannedRun:
         first = n * WINDOW
         of_window = min(WINDOW, draws - first), 80.0, 90.0, 0.2, 3
         forecasts.append(WindowForecast(n, first, first / SAMPLES, tau, 0.3, "curriculum", 0.5, *of_window))
-    return PlannedRun("proto", Config(), SAMPLES, draws, WINDOW, len(forecasts), "", [], forecasts)
+    return PlannedRun("proto", Config(), SAMPLES, draws, WINDOW, len(forecasts), "", [], forecasts, ONE_SIDE)
 
 
 @pytest.mark.parametrize(
