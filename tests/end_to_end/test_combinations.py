@@ -111,6 +111,28 @@ def test_it_trains(shards, masks, tmp_path, curriculum, masking, schedule):
     assert len(masks) >= STEPS
 
 
+@pytest.mark.parametrize(
+    ("curriculum", "masking", "schedule", "decoder"),
+    [
+        pytest.param(*names, marks=[pytest.mark.slow] if names[2] != "cosine" or names[3] != "self" else [])
+        for names in itertools.product(CURRICULA, MASKINGS, ("cosine", "learned"), ("self", "cross"))
+        if (names[0], names[2]) != ("subset", "learned")
+    ],
+)
+def test_it_trains_with_crops_that_grow(shards, masks, tmp_path, curriculum, masking, schedule, decoder):
+    names = {"curriculum.name": curriculum, "masking.name": masking, "curriculum.temp_schedule": schedule}
+    names |= {"curriculum.resolution": "16:0.3,24:0.4,32", "model.decoder": decoder}
+    run = open_run("cpu_small", SMALL | {"data.root": shards} | names, tmp_path / "run", resume=False)
+    assert train_run(run)
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "step" in line]
+    assert [(line["step"], line["image_size"]) for line in steps] == [(1, 16), (STEPS, 32)]
+    assert all(math.isfinite(line["loss"]) for line in steps)
+    assert [mask.shape[1] for mask in masks[:STEPS]] == [4, 4, 9, 9, 16, 16]
+    for mask in masks:
+        assert mask.sum(dim=1).unique().item() == mask.shape[1] - int(mask.shape[1] / 4)
+
+
 def test_all_choices_are_among_them():
     assert {*CURRICULA} == {"none", "proto", "anti", "subset"}
     colours = {"green", "blue", "red", "purple"}

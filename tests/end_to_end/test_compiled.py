@@ -30,9 +30,9 @@ def quick_compiler(monkeypatch):
     torch._dynamo.reset()
 
 
-def batches():
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, SIDE, SIDE), np.uint8)
-    for step in range(STEPS):
+def batches(sides=(SIDE,) * STEPS):
+    for step, side in enumerate(sides):
+        pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, side, side), np.uint8)
         draws = np.arange(step * BATCH, (step + 1) * BATCH)
         keys = torch.from_numpy(hash64(0, draws, STREAM_MASK).view(np.int64))
         for start, stop in pairwise(CUTS):
@@ -41,17 +41,20 @@ def batches():
 
 
 @cache
-def losses(masking: str, compile_unit: str | None) -> list[float]:
+def losses(
+    masking: str, compile_unit: str | None, sides: tuple[int, ...] = (SIDE,) * STEPS, second_every: int = 2
+) -> list[float]:
     model = MaskedAutoencoderViT(
         SIDE, 8, 32, 1, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
     )
     model.initialise(torch.Generator().manual_seed(0))
+    model.add_grids(side // 8 for side in {*sides})
     masker = make_masker(
         MaskingConfig(masking),
         model,
         MaskingSchedule("step", STEPS, STEPS),
         hard_patches=HardPatchesConfig(),
-        learned=LearnedMaskingConfig(depth=2, group_size=4, second_every=2),
+        learned=LearnedMaskingConfig(depth=2, group_size=4, second_every=second_every),
         seed=0,
     )
     trainer = Trainer(
@@ -69,9 +72,10 @@ def losses(masking: str, compile_unit: str | None) -> list[float]:
     found = []
 
     try:
-        for step in trainer.steps(batches()):
+        for step in trainer.steps(batches(sides)):
             found.append(step.report.loss)
-            if step.number == 2:  # both sizes, with and without a second pass, have been compiled
+            # All sides, both sizes of micro-batches, with and without a second pass, have been compiled.
+            if step.number == max(2, len({*sides})):
                 torch._dynamo.config.error_on_recompile = compile_unit is not None
     finally:
         torch._dynamo.config.error_on_recompile = False
@@ -89,3 +93,13 @@ def losses(masking: str, compile_unit: str | None) -> list[float]:
 )
 def test_compiled_training_has_the_losses_of_eager_training(quick_compiler, masking, compile_unit):
     np.testing.assert_allclose(losses(masking, compile_unit), losses(masking, None), rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("masking", "compile_unit"),
+    [("random", "whole"), ("hard-patches", "whole"), ("learned", "whole"), ("block", "whole"), ("random", "blocks")],
+)
+def test_a_side_is_compiled_once(quick_compiler, masking, compile_unit):
+    sides = (16, 24, 32, 16, 24, 32, 16)
+    compiled, eager = (losses(masking, unit, sides, 1) for unit in (compile_unit, None))
+    np.testing.assert_allclose(compiled, eager, rtol=2e-3)

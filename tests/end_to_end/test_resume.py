@@ -114,6 +114,25 @@ def test_a_learned_temperature_resumes(home, unbroken, size):
     assert all(line["temperature_gradient_loss"] for line in windows[2:])
 
 
+@pytest.mark.parametrize("masking", ["random", "hard-patches", "learned", "block"])
+@pytest.mark.parametrize("schedule", ["cosine", "learned"])
+def test_a_resolution_curriculum_resumes_before_and_after_its_changes(home, unbroken, masking, schedule):
+    """Sides of 16, 24 and 32 pixels, which change after steps 5 and 9: grids of 2 x 2, 3 x 3 and 4 x 4 patches."""
+    more = ["--resolution", "16:0.3,24:0.3,32", "--masking", masking, "--set", "model.patch_size=8"]
+    more += ["--set", "learned_masking.group_size=4"] + (LEARNED if schedule == "learned" else [])
+    out, every = f"sides-{masking}-{schedule}", ("--set", "trainer.checkpoint_every_steps=2")
+    for step in (5, 7, 11):
+        dies(home, *options(out, "float32"), *more, *every, at=f"step {step}")
+    ranks.run(home, *options(out, "float32"), *more, *every, before=ranks.shrink_model)
+    assert result(home / out) == unbroken(1, "float32", *more, *every)
+    steps = [line for line in result(home / out)["lines"] if "step" in line]
+    sides = {line["step"]: line["image_size"] for line in steps}
+    assert sides == {1: 16, 3: 16, 6: 24, 9: 24, 12: 32, 15: 32}
+    costs = [line["relative_cost"] for line in steps]
+    assert costs == sorted(costs)
+    assert (costs[0] < 0.5, costs[-1]) == (True, 1)
+
+
 def test_a_learned_temperature_resumes_with_another_number_of_processes(home, unbroken):
     often = (*LEARNED, "--set", "trainer.checkpoint_every_steps=1", "--set", "trainer.keep_last=99")
     expected = unbroken(1, "float32", *often)["lines"]

@@ -31,6 +31,8 @@ _HEAVY = [
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_HEAVY)
 
+MOST_PATCHES = 64  # a recorded mask with fewer is repeated, since all rows have one length
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -190,7 +192,7 @@ def _spy():
             super().observe(batch, per_sample_loss)
             crop = [crops[draw] for draw in batch.draws.tolist()]
             row = (batch.draws, batch.sample_ids, batch.keys, per_sample_loss, *map(np.array, zip(*crop, strict=True)))
-            row += (np.array([masks[key] for key in batch.keys.tolist()]),)
+            row += (np.array([np.resize(masks[key], MOST_PATCHES) for key in batch.keys.tolist()]),)
             for column, values in zip(columns.values(), row, strict=True):
                 column.append(np.array(values))
 

@@ -10,6 +10,7 @@ import torch
 from mimcl.curriculum.masking.mask import keep_lowest
 from mimcl.model.block import take
 from mimcl.model.config import SIZES, ModelConfig
+from mimcl.model.forward_backward import twin
 from mimcl.model.mae import (
     MaskedAutoencoderViT,
     build,
@@ -208,3 +209,38 @@ def test_patches_have_imagenets_mean_and_deviation():
 def test_invalid_settings_are_errors_that_name_them(bad):
     with pytest.raises(ValueError, match=f"model.{next(iter(bad))}"):
         ModelConfig(**bad)
+
+
+def test_smaller_images_are_those_of_a_model_of_their_size():
+    """With the same weights: only the positions depend on the grid."""
+    model, small = tiny(), tiny(image_size=8)
+    model.add_grids([2, 3])
+    others = {name: value for name, value in model.state_dict().items() if "pos_embed" not in name}
+    with torch.no_grad():
+        for of in (model, small):
+            of.pos_embed.copy_(sin_cos_positions(8, of.image_size // 4))
+            of.decoder_pos_embed.copy_(sin_cos_positions(12, of.image_size // 4))
+    small.load_state_dict(small.state_dict() | others)
+    model.load_state_dict(model.state_dict())  # fits the positions of the other grids
+    assert model.grids == (4, 9)
+    patches = torch.randn(5, 4, 48, generator=torch.Generator().manual_seed(1))
+    mask = keep_lowest(torch.rand(5, 4, generator=torch.Generator().manual_seed(2)), 0.5)
+    for found, expected in zip(model(patches, mask), small(patches, mask), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(model.features(patches), small.features(patches))
+    assert model.state_dict().keys() == tiny().state_dict().keys()
+
+
+def test_learned_positions_are_interpolated_for_smaller_images():
+    model = tiny()  # its positions are not those of sines and cosines
+    model.add_grids([2])
+    before = model.positions("pos_embed", 4).clone()
+    assert before.shape == (1, 5, 8)
+    assert torch.equal(before[:, 0], model.pos_embed[:, 0])
+    low, high = model.pos_embed[:, 1:].aminmax(dim=1)
+    assert ((before[:, 1:] > low - 1) & (before[:, 1:] < high + 1)).all()
+    assert not torch.allclose(before, sin_cos_positions(8, 2), atol=0.1)
+    follower = twin(model, frozen=True)
+    model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()})
+    assert torch.allclose(model.positions("pos_embed", 4), 2 * before)
+    assert torch.equal(follower.positions("pos_embed", 4), model.positions("pos_embed", 4))

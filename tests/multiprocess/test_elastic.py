@@ -21,6 +21,7 @@ STREAMS = {  # 8 steps under the curriculum, then 12 in the uniform phase
         "curriculum.uniform=replacement",
         "curriculum.order=shard",
     ),
+    "green": ("masking.name=green", "curriculum.order=shard", "curriculum.resolution=16:0.3,24:0.3,32"),
 }
 
 
@@ -50,6 +51,8 @@ def trained(home, tmp_path_factory):
         ("random", 4, 5, 1, "reference"),
         ("block", 3, 8, 1, "dali-cpu"),
         ("grid", 2, 7, 9, "dali-cpu"),
+        ("green", 3, 8, 4, "reference"),  # the side changes after steps 6 and 12
+        ("green", 2, 64, 1, "dali-cpu"),
     ],
 )
 def test_draws_masks_and_losses_are_those_of_one_process(trained, masking, size, micro, prefetch, decoder):
@@ -65,8 +68,8 @@ def test_draws_masks_and_losses_are_those_of_one_process(trained, masking, size,
     assert_close_runs(one, several, tolerance)
 
 
-def test_the_three_streams_are_not_the_same(trained):
-    random, block, grid = (ranks.received(trained(masking).with_suffix(".seen")) for masking in STREAMS)
+def test_the_streams_are_not_the_same(trained):
+    random, block, grid, _ = (ranks.received(trained(masking).with_suffix(".seen")) for masking in STREAMS)
     assert (random["masks"] != block["masks"]).any()
     assert (block["masks"] != grid["masks"]).any()
     assert (random["sample_ids"] != block["sample_ids"]).any()
@@ -76,7 +79,7 @@ def test_the_three_streams_are_not_the_same(trained):
 def test_a_window_logs_its_reads(trained):
     for masking in STREAMS:
         windows = [line for line in metrics(trained(masking)) if "window" in line]
-        assert all(("requests" in line) == (masking == "grid") for line in windows)
+        assert all(("requests" in line) == (masking in ("grid", "green")) for line in windows)
     for line in windows:
         assert line["shards_touched"] == 1  # of 40 small images there is one
         assert 1 <= line["requests"] <= 40 * STEPS
@@ -85,7 +88,7 @@ def test_a_window_logs_its_reads(trained):
 
 @pytest.mark.parametrize(
     ("before", "after", "stream"),
-    [(1, 3, "random"), (3, 2, "random"), (2, 2, "random"), (3, 3, "random"), (1, 2, "grid")],
+    [(1, 3, "random"), (3, 2, "random"), (2, 2, "random"), (3, 3, "random"), (1, 2, "grid"), (1, 2, "green")],
 )
 def test_a_checkpoint_resumes_with_another_number_of_processes(home, trained, tmp_path, before, after, stream):
     unbroken = trained(stream, size=before)

@@ -6,6 +6,7 @@ import struct
 import time
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,6 +226,18 @@ def test_pixels_are_the_references(name, kind, image, monkeypatch):
     assert dali_can_decode(data) == (kind not in LEFT_TO_THE_REFERENCE)
     if kind in LEFT_TO_THE_REFERENCE:
         assert torch.equal(images.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["dali-cpu", GPU])
+def test_a_batch_may_have_a_side_of_its_own(name, good, gif):
+    whole = [batch(good, seed) for seed in range(4)]
+    sides = [None, 16, 2 * SIZE, None]
+    batches = [replace(encoded, image_size=side) for encoded, side in zip(whole, sides, strict=True)]
+    # In one batch the reference decodes all images, and DALI one that is not used.
+    batches[1] = replace(batches[1], data=[np.frombuffer(gif, np.uint8)] * len(good))
+    for encoded, side, decoded in zip(batches, sides, make(name)(batches), strict=True):
+        assert decoded.images.shape[2:] == (side or SIZE, side or SIZE)
+        assert is_close(name, images_of(decoded), reference(encoded))
 
 
 @pytest.mark.parametrize("name", ["dali-cpu", GPU])

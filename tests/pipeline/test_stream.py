@@ -520,3 +520,26 @@ def consume_and_fail(index):
 def test_no_thread_survives_the_end(index, threads_left):
     assert math.ceil(DRAWS / 8) == sum(1 for _ in make_stream(index))
     assert threads_left() == []
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_the_side_follows_the_step_and_the_boxes_stay(index, whole, world_size):
+    def side_at(draw):
+        assert draw % BATCH == 0
+        return 8 if draw < DRAWS // 2 // BATCH * BATCH else SIDE
+
+    found = {"draws": [], "boxes": []}
+    for rank in range(world_size):
+        spy = Spy()
+        start = BATCH if world_size > 1 else 0  # as after a resume
+        options = {"rank": rank, "world_size": world_size, "start": start}
+        for batch in make_stream(index, transform=spy, side_at=side_at, **options):
+            side = side_at(batch.position - BATCH)
+            assert batch.images.shape == (len(batch.draws), 3, side, side)
+            if side == SIDE:
+                np.testing.assert_array_equal(batch.images.numpy(), whole["images"][batch.draws])
+            found["draws"].append(batch.draws)
+        found["boxes"] += [call[1] for call in spy.calls]
+    draws = np.concatenate(found["draws"])
+    np.testing.assert_array_equal(np.concatenate(found["boxes"]), whole["boxes"][draws])
+    assert {8, SIDE} == {side_at(int(draw) // BATCH * BATCH) for draw in draws}

@@ -76,6 +76,20 @@ def test_a_batch_has_images_labels_keys_distances_and_numbers(shards):
     assert batch.effective_fraction == pytest.approx(0.15, abs=0.02)
 
 
+def test_crops_grow_over_the_run_and_stay_the_same_draws(shards):
+    growing = Curriculum("proto", resolution="8:0.5,16", order="random")
+    whole = list(loader(shards, curriculum="proto", epochs=2, seed=3, views=2))
+    first = loader(shards, curriculum=growing, epochs=2, seed=3, views=2)
+    found = [batch for _, batch in zip(range(5), first, strict=False)]
+    state = first.state_dict()
+    resumed = loader(shards, curriculum=growing, epochs=2, seed=3, views=2)
+    resumed.load_state_dict(state)
+    found = found[: state["draw"] // 12] + list(resumed)
+    assert drawn(found) == drawn(whole)
+    assert [batch.images.shape[-1] for batch in found] == [8] * 5 + [16] * 4
+    assert torch.equal(found[-1].images, whole[-1].images)
+
+
 def test_its_length_is_that_of_the_run(shards):
     assert len(loader(shards, epochs=3)) == 13 == len(list(loader(shards, epochs=3)))
     with pytest.raises(TypeError, match="give it epochs"):
@@ -363,6 +377,8 @@ def test_what_is_no_state_is_refused(shards, state):
         ({"views": 0}, "views is 0; it must be at least 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"epochs": 0}, "epochs is 0; it must be above 0"),
+        ({"curriculum": Curriculum("none", resolution="8:0.5,16")}, "give epochs"),
+        ({"curriculum": Curriculum("none", resolution="8:0.5,32"), "epochs": 1}, "must end with data.image_size (16)"),
         ({"curriculum": "prot"}, "curriculum is 'prot'; choose one of none, proto, anti"),
         ({"curriculum": "proto"}, "give epochs"),
         ({"curriculum": Curriculum("proto", temp_schedule="constant"), "schedule": lambda t: 0.2}, "give epochs"),

@@ -28,6 +28,7 @@ NONE = {"curriculum.name": "none"}
             "proto+learned-temperature+learned-masks",
             {"curriculum.name": "proto", "curriculum.temp_schedule": "learned", "masking.name": "learned"},
         ),
+        ("epochs+efficient", NONE | {"curriculum.uniform": "epochs", "curriculum.resolution": "efficient"}),
         ("anti+balance", {"curriculum.name": "anti", "curriculum.balance": True}),
         (
             "uniform+systematic",

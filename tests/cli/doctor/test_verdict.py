@@ -88,3 +88,11 @@ def test_advice(monkeypatch):
     monkeypatch.setattr(module, "usable_cores", lambda: 1.5)
     assert "decode_threads" not in advice(rates())
     assert "data.decode_threads=1" in advice(rates(), override(mae_b16(), {"data.decode_threads": 8}))
+
+
+def test_smaller_crops_take_the_time_that_was_measured_for_them():
+    config = override(mae_b16(), {"curriculum.resolution": "112:0.5,224"})
+    measured = rates(end_to_end=1000.0, end_to_end_by_side={112: 4000.0})
+    for images, found in zip((5000, IMAGENET), verdict(measured, config, 5000, True).predictions, strict=True):
+        plain = 800 * images / 1000 / 3600
+        assert found.hours == pytest.approx(plain * (0.5 / 4 + 0.5), rel=2e-3)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -114,6 +115,20 @@ def test_schedules_side_by_side_and_a_uniform_one(home, monkeypatch, capsys):
     assert pixels((home / "none.png").read_bytes()).std() > 5
 
 
+def test_a_resolution_curriculum_is_described_with_its_cost(home, monkeypatch, capsys):
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    sides = ("--resolution", "16:0.5,24:0.25,32", "--out", "sides.png")
+    assert mimcl(monkeypatch, home, "plan", *FLAGS, *settings, *sides) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"crops of 16 px for 50%, 24 px for 25%, 32 px for 25% of the run: 60% of the operations at 32 px", out[2]
+    )
+    rows = [line.split() for line in out if line.endswith(" px") and line.split()[0][0].isdigit()]
+    assert [row[-2] for row in rows] == ["16" if int(row[1].replace(",", "")) < 288 else row[-2] for row in rows]
+    assert {row[-2] for row in rows} == {"16", "24", "32"}
+    assert Image.open(home / "sides.png").width == WIDTH * DPI
+
+
 def test_one_window(home):
     found = forecast_run(config_of(home, **{"trainer.epochs": 0.1}))
     assert found.windows == 1
@@ -144,6 +159,9 @@ def test_the_order_does_not_change_what_is_drawn(home, monkeypatch, capsys):
         (("--curriculum", "proto", "--temperature", "0.1"), "--temp-schedule constant"),
         (("--curriculum", "proto", "--temp-schedule", "sine"), "cosine"),
         (("--recipe", "mae"), "cpu_small"),
+        (("--resolution", "32"), "must end with data.image_size (64)"),
+        (("--resolution", "30:0.5,64"), "30, not a multiple of model.patch_size (8)"),
+        (("--resolution", "small"), "or efficient"),
         (("--out", "nowhere/plan.png"), "cannot be written"),
         (("--set", "data.batch_size=8", "--set", "curriculum.window=12", "--curriculum", "proto"), "multiple of"),
     ],

@@ -161,6 +161,7 @@ FIXED = {  # another value of each, and what it may say
     "curriculum.learned_may_fall": True,
     "curriculum.resampling": "systematic",
     "curriculum.balance": True,
+    "curriculum.resolution": "efficient",
     "curriculum.uniform": "replacement",
     "curriculum.order": "shard",
     "curriculum.slice": 0.25,

@@ -19,9 +19,9 @@ from mimcl.pipeline import augment
 NAMES = ("random", "block", "grid", "green", "blue", "red", "purple")
 
 
-def made(name: str, patches: int, ratio: float = 0.75) -> Masker:
+def made(name: str, patches: int, ratio: float = 0.75, more: tuple[int, ...] = ()) -> Masker:
     """The parts of the model that these maskers use: number of patches and device."""
-    model = SimpleNamespace(num_patches=patches, device=torch.device("cpu"))
+    model = SimpleNamespace(num_patches=patches, grids=(patches, *more), device=torch.device("cpu"))
     config = MaskingConfig(name, ratio)
     clock = MaskingSchedule("epoch", 1, 1)
     return make_masker(config, model, clock, hard_patches=HardPatchesConfig(), learned=LearnedMaskingConfig(), seed=0)
@@ -106,3 +106,18 @@ def test_masks_are_the_same_on_the_gpu_and_made_without_waiting_for_it(name, sid
     assert on_gpu.mask.is_cuda
     for host, gpu in zip(on_host[:3], on_gpu[:3], strict=True):
         assert torch.equal(host, gpu.cpu())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_of_other_sizes_get_the_masks_of_a_masker_for_that_size(name):
+    masker, keys = made(name, 64, more=(9, 36)), keys_of(50)
+    for patches in (64, 9, 36):
+        expected = made(name, patches).propose(torch.empty(0), keys, torch.nn.Identity(), 0.0)
+        found = masker.propose(torch.empty(50, patches, 3), keys, torch.nn.Identity(), 0.0)
+        assert all(torch.equal(*parts) for parts in zip(found[:3], expected[:3], strict=True))
+    assert not masker.state_dict()
+
+
+def test_a_ratio_must_fit_every_size():
+    with pytest.raises(ValueError, match="keeps 0 of 4 patches"):
+        made("random", 64, 0.9, more=(4,))

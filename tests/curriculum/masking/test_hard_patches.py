@@ -491,3 +491,18 @@ def test_nothing_waits_for_the_gpu(ranking):
         torch.cuda.set_sync_debug_mode("default")
     assert (mask.mask.sum(1) == REMOVED).all()
     assert mask.mask.is_cuda
+
+
+def test_images_of_another_size_are_mined_alike():
+    model = make_model()
+    model.add_grids([3])
+    masker = learned(make(model, start_share=0.5, end_share=0.5))
+    patches = torch.randn(20, 9, 192, generator=torch.Generator().manual_seed(3))
+    keys = keys_of(20)
+    mask = masker.propose(patches, keys, model, at(0.0))
+    expected = mined(masker.teacher(patches), keys, hardest=3)  # half of 7, rounded down
+    assert torch.equal(mask.mask, expected)
+    output = model(patches, mask)
+    masker.loss(output, mask).sum().backward()
+    assert all(parameter.grad is not None for _, parameter in masker.parameters_with_model())
+    assert masker.figures(output, mask, at(0.0))["hard_share"] == pytest.approx(3 / 7)

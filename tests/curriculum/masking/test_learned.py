@@ -13,6 +13,7 @@ from mimcl.curriculum.masking import learned
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.learned import (
     LearnedMasker,
+    area_averages,
     curriculum_factor,
     diversity,
     gaussian,
@@ -465,3 +466,26 @@ def test_heads_and_ratio_must_fit_the_model():
         make(model, heads=3)
     with pytest.raises(ValueError, match="keeps 0 of 16"):
         make(model, mask_ratio=0.99)
+
+
+@pytest.mark.parametrize(("side", "smaller"), [(4, 2), (14, 7), (14, 10), (8, 3), (5, 5), (7, 1)])
+def test_a_smaller_grid_gets_the_averages_over_the_areas_of_its_cells(side, smaller):
+    averages = area_averages(side, smaller)
+    fine = torch.randn(side, side, generator=torch.Generator().manual_seed(0))
+    # Every cell of the smaller grid is the mean of side x side equal parts of it, each within one cell of the grid.
+    exact = fine.repeat_interleave(smaller, 0).repeat_interleave(smaller, 1)
+    expected = exact.unflatten(1, (smaller, side)).unflatten(0, (smaller, side)).mean((1, 3))
+    torch.testing.assert_close(fine.flatten() @ averages, expected.flatten(), rtol=1e-5, atol=1e-6)
+
+
+def test_images_of_another_size_get_scores_and_gradients_of_that_size():
+    model = make_model()
+    model.add_grids([2])
+    masker = make(model)
+    patches = torch.randn(GROUP, 4, 192, generator=torch.Generator().manual_seed(0))
+    mask = masker.propose(patches, torch.arange(GROUP), model, START)
+    assert mask.scores.shape == (GROUP, 4)
+    assert (mask.mask.sum(1) == 3).all()
+    masker.second_loss(patches, mask, model, START).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for _, parameter in masker.own_parameters())
+    assert masker.state_dict().keys() == make(make_model()).state_dict().keys()
