@@ -195,3 +195,17 @@ def test_kept_on_a_gpu_they_have_the_same_pixels_as_by_matrices_on_a_cpu(sets, n
     expected = torch.cat([batch.images for batch in make_stream(index, decoder=kept(index))])
     found = [batch.images.cpu() for batch in make_stream(index, decoder=kept(index, device="cuda"), device="cuda")]
     assert torch.equal(torch.cat(found), expected)
+
+
+@pytest.mark.parametrize("name", ["equal", "small", "large"])
+def test_the_side_may_follow_the_step(sets, name):
+    def side_at(draw):
+        return 10 if draw < DRAWS // 2 else SIDE
+
+    expected, found = (
+        list(make_stream(sets[name], side_at=side_at, decoder=decoder)) for decoder in (None, kept(sets[name]))
+    )
+    for one, other in zip(expected, found, strict=True):
+        assert one.images.shape == other.images.shape
+        assert (one.images.int() - other.images.int()).abs().float().mean() < 0.2
+    assert {batch.images.shape[-1] for batch in found} == {10, SIDE}
