@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mimcl.cli.compare.compare_config import CompareConfig
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from mimcl.cli.run.signals import StopSignals
 
 
-def run_comparison(config: CompareConfig) -> Comparison:
+def run_comparison(config: CompareConfig, on_run: Callable[[Comparison], None] | None = None) -> Comparison:
     """Train and evaluate the unfinished runs, and write OUT/comparison.json and OUT/report.html.
 
+    `on_run` is called after each run with the comparison of the runs so far, finished ones included.
     Every run is a process of its own with the folder OUT/ARM-seedS and the log OUT/ARM-seedS.log. Raises StoppedError
     after a signal and ChildError if a run fails; before anything is trained, ConfigError if OUT has another comparison
     or a run with other settings, and the errors of loading data and prototypes.
@@ -59,7 +61,10 @@ def run_comparison(config: CompareConfig) -> Comparison:
             if run.folder not in done:
                 remaining.add(run.arm, read_run(run.folder), time.monotonic() - started)
             found.append(read_figures(run.arm, run.seed, run.folder, head["protocols"]))
-            write_comparison(trials.out / "comparison.json", head, compare_figures(found))
+            so_far = compare_figures(found)
+            write_comparison(trials.out / "comparison.json", head, so_far)
+            if on_run:
+                on_run(so_far)
         for run in runs:  # again, in case the defaults of an evaluation changed during the comparison
             description = f"{run.arm}, seed {run.seed} (again)"
             evaluate_run(run, description, config.evaluations, trials, head["protocols"], signals)

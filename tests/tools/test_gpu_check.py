@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.bare_machine import bare_environment
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,26 +27,6 @@ from gpu.suite import outcomes_in_log  # noqa: E402
 
 from mimcl.curriculum.masking.random import RandomMasker  # noqa: E402
 from mimcl.model.mae import to_patches  # noqa: E402
-
-# Read by Python at its start: hides the installed mimcl, and modules that a bare GPU machine lacks.
-NOT_INSTALLED = """
-import sys
-from importlib.machinery import PathFinder
-
-names, find = {names!r}, PathFinder.find_spec
-sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
-sys.path[:] = [path for path in sys.path if "__editable__" not in path]
-PathFinder.find_spec = classmethod(
-    lambda cls, name, path=None, target=None: None if name in names else find(name, path, target)
-)
-"""
-
-
-def bare_environment(folder: Path, *missing: str) -> dict[str, str]:
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(NOT_INSTALLED.format(names={"webdataset", "faiss", "moto", *missing}))
-    plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if "pytest_timeout" in missing else {}
-    return {**os.environ, "PYTHONPATH": str(folder), **plugins}
 
 
 def records(path: Path) -> list[dict]:

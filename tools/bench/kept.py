@@ -139,7 +139,7 @@ def train(given: argparse.Namespace) -> None:
 def compare(title: str, runs: Mapping[str, Callable[[], float]], rounds: int) -> None:
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(-1, rounds):
-        for name in list(runs) if number % 2 else list(reversed(runs)):
+        for name in list(runs)[:: 1 if number % 2 else -1]:
             rate = runs[name]()
             if number >= 0:
                 rates[name].append(rate)
