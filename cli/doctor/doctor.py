@@ -98,7 +98,7 @@ def doctor(
         from mimcl.cli.auto_recipe import choose, short_side
         from mimcl.cli.config import override
         from mimcl.cli.doctor.headers import headers
-        from mimcl.cli.doctor.machine import cache, disk, machine
+        from mimcl.cli.doctor.machine import cache, decoded, disk, machine
         from mimcl.cli.doctor.throughput import Trials
         from mimcl.cli.doctor.verdict import IMAGENET, verdict
         from mimcl.cli.recipes import recipe as named
@@ -135,6 +135,7 @@ def doctor(
             found.append(Finding("batch", advice, "warning"))
         if data:
             found += found_by("headers", lambda: headers(index, seconds))
+            found += found_by("decoded images", lambda: decoded(index))
         sections["data"] = found
         trials = Trials(index, config, seconds, try_compile)
         sections[f"trials of {config.recipe}"] = trials.findings()

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from mimcl.cli.console import format_bytes
 from mimcl.cli.doctor.findings import Finding, found_by
 from mimcl.pipeline.cache_dir import cache_dir
 from mimcl.pipeline.cgroup import memory_limit
 from mimcl.pipeline.cores import usable_cores
-from mimcl.pipeline.files import open_regular
+from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.index import ShardIndex
+from mimcl.pipeline.kept_pixels import pixel_bytes, require_room
 from mimcl.pipeline.open_shards import open_shards_limit
 from mimcl.pipeline.remote.shard_cache import cache_limit
 from mimcl.pipeline.sources.names import to_fs
@@ -88,6 +91,18 @@ def cache() -> Iterator[Finding]:
     text = f"{folder}, at most {format_bytes(limit)}, {format_bytes(free)} free on its disk"
     text += "; set MIMCL_CACHE_GB lower, or MIMCL_CACHE to another folder" if free < limit else ""
     yield Finding("cache", text, "warning" if free < limit else "ok", {"limit": limit, "free": free})
+
+
+def decoded(index: ShardIndex) -> Iterator[Finding]:
+    """Say what the decoded images take, and whether `data.keep_decoded` fits into memory, or into a GPU's."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    nbytes, where = pixel_bytes(index), "the GPU's memory" if device.type == "cuda" else "memory"
+    try:
+        require_room(index, device)
+        fits = f"fits into {where} with --set data.keep_decoded=true"
+    except DataError:
+        fits = f"too large to keep in {where}"
+    yield Finding("decoded images", f"{format_bytes(nbytes)}, {fits}", "info", {"bytes": nbytes})
 
 
 def forget_shards(index: ShardIndex) -> None:

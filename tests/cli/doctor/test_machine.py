@@ -5,7 +5,10 @@ import resource
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
+
 from mimcl.cli.doctor import machine
+from mimcl.pipeline import kept_pixels
 
 
 def by_name(findings):
@@ -54,3 +57,17 @@ def test_too_little_space(monkeypatch, tmp_path):
     (cache,) = machine.cache()
     assert "MIMCL_CACHE_GB" in cache.text
     assert cache.mark == "warning"
+
+
+def test_the_memory_of_decoded_images_is_stated_and_whether_it_fits(monkeypatch):
+    sizes = {name: np.array([40_000, 100], np.int32) for name in ("width", "height")}
+    index = SimpleNamespace(**sizes, samples=2)
+    (found,) = machine.decoded(index)
+    assert found.numbers == {"bytes": 3 * (40_000**2 + 100**2)}
+    for free, fits in (
+        (7e9, "fits into memory with --set data.keep_decoded=true"),
+        (5e9, "too large to keep in memory"),
+    ):
+        monkeypatch.setattr(kept_pixels, "free_memory", lambda free=free: int(free))
+        (found,) = machine.decoded(index)
+        assert found.text == f"4.8 GB, {fits}"
