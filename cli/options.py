@@ -11,7 +11,7 @@ from mimcl.cli.help import completions
 from mimcl.cli.help.commands import option
 from mimcl.pipeline.data_config import DecoderName
 
-NamedRecipe = Literal["mae_b16", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
+NamedRecipe = Literal["mae_b16", "mae_b16_fast", "mae_l16", "mae_h14", "cifar_tiny", "cpu_small"]
 RecipeName = Literal["auto", NamedRecipe]
 CurriculumName = Literal["none", "proto", "anti", "subset"]
 MaskingName = Literal[

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from mimcl.cli.config import Config
 from mimcl.cli.errors import ConfigError
+from mimcl.curriculum.config import CurriculumConfig
+from mimcl.curriculum.resolution import EFFICIENT
 from mimcl.model.config import ModelConfig, OptimConfig, TrainerConfig
 from mimcl.pipeline.data_config import DataConfig
 
@@ -45,6 +47,19 @@ def mae_h14() -> Config:
     return Config(recipe="mae_h14", model=model, data=DataConfig(micro_batch_size=64))
 
 
+def mae_b16_fast() -> Config:
+    """mae_b16 with a lighter decoder: cross-attention, 12 blocks, of CrossMAE (Fu et al., 2024), a quarter predicted.
+
+    CrossMAE's authors report fine-tuning 83.7 for ViT-B, with all removed patches predicted, against 83.3 of their MAE;
+    their prediction ratio of 0.25 is a third of the removed patches. Not yet reproduced with this program. Cost: 35.9
+    GFLOP a draw instead of 57.1 to 58.8, 0.63 times the FLOP of mae_b16; time of a step @@@.
+
+        mimcl train --recipe mae_b16_fast
+    """
+    model = ModelConfig(decoder="cross", decoder_depth=12, predict_share=0.25)
+    return Config(recipe="mae_b16_fast", model=model, curriculum=CurriculumConfig(resolution=EFFICIENT))
+
+
 def cifar_tiny() -> Config:
     """ViT-Ti/4 on 32-pixel images such as CIFAR-10: for experiments about curricula that end within hours.
 
@@ -77,9 +92,18 @@ def cpu_small() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {f.__name__: f for f in (mae_b16, mae_l16, mae_h14, cifar_tiny, cpu_small)}
+RECIPES: dict[str, Callable[[], Config]] = {
+    f.__name__: f for f in (mae_b16, mae_b16_fast, mae_l16, mae_h14, cifar_tiny, cpu_small)
+}
 # Forward and backward, counted by torch.
-GFLOP_PER_DRAW = {"mae_b16": 58.8, "mae_l16": 124.7, "mae_h14": 291.9, "cifar_tiny": 0.65, "cpu_small": 0.67}
+GFLOP_PER_DRAW = {
+    "mae_b16": 58.8,
+    "mae_b16_fast": 35.9,
+    "mae_l16": 124.7,
+    "mae_h14": 291.9,
+    "cifar_tiny": 0.65,
+    "cpu_small": 0.67,
+}
 
 
 def recipe(name: str) -> Config:

@@ -134,10 +134,13 @@ def _config_of(tensors: Mapping[str, Tensor], has_decoder: bool) -> ModelConfig:
     config = ModelConfig(names[0], projection.shape[2])
     if not has_decoder:
         return config
-    if "decoder_embed.weight" not in tensors:
-        raise ValueError("it lacks decoder_embed.weight")
-    decoder_width = _size(tensors["decoder_embed.weight"], 0)
-    return replace(config, decoder_width=decoder_width, decoder_depth=_depth(tensors, "decoder_blocks"))
+    kind, first = "self", "decoder_embed.weight"
+    if "decoder_mixture.weights" in tensors:
+        kind, first = "cross", "decoder_norm.weight"
+    if first not in tensors:
+        raise ValueError(f"it lacks {first}")
+    sizes = {"decoder_width": _size(tensors[first], 0), "decoder_depth": _depth(tensors, "decoder_blocks")}
+    return replace(config, decoder=kind, **sizes)
 
 
 def _check_config(found: Mapping[str, Any], config: ModelConfig) -> None:
@@ -170,12 +173,17 @@ def _shapes(config: ModelConfig, side: int, has_decoder: bool) -> dict[str, tupl
     }
     if has_decoder:
         inner = config.decoder_width
+        if config.decoder == "self":
+            shapes |= {"decoder_embed.weight": (inner, width), "decoder_embed.bias": (inner,)}
+            blocks = _block_shapes("decoder_blocks", inner, config.decoder_depth)
+        else:
+            shapes |= _mixture_shapes(config.decoder_depth, 1 + depth, width)
+            attention = {"attn.q": (inner, inner), "attn.kv": (2 * inner, width), "attn.proj": (inner, inner)}
+            blocks = _block_shapes("decoder_blocks", inner, config.decoder_depth, attention)
         shapes |= {
-            "decoder_embed.weight": (inner, width),
-            "decoder_embed.bias": (inner,),
             "mask_token": (1, 1, inner),
             "decoder_pos_embed": (1, 1 + side**2, inner),
-            **_block_shapes("decoder_blocks", inner, config.decoder_depth),
+            **blocks,
             "decoder_norm.weight": (inner,),
             "decoder_norm.bias": (inner,),
             "decoder_pred.weight": (3 * patch**2, inner),
@@ -184,13 +192,18 @@ def _shapes(config: ModelConfig, side: int, has_decoder: bool) -> dict[str, tupl
     return shapes
 
 
-def _block_shapes(name: str, width: int, depth: int) -> dict[str, tuple[int, ...]]:
-    matrices = {
-        "attn.qkv": (3 * width, width),
-        "attn.proj": (width, width),
-        "mlp.fc1": (4 * width, width),
-        "mlp.fc2": (width, 4 * width),
-    }
+def _mixture_shapes(mixtures: int, layers: int, width: int) -> dict[str, tuple[int, ...]]:
+    norms = (f"decoder_mixture.norms.{number}.{part}" for number in range(mixtures) for part in ("weight", "bias"))
+    return {"decoder_mixture.weights": (mixtures, layers), **dict.fromkeys(norms, (width,))}
+
+
+def _block_shapes(
+    name: str, width: int, depth: int, attention: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of blocks; `attention` has those of its matrices, by default self-attention's."""
+    if attention is None:
+        attention = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+    matrices = {**attention, "mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
     shapes: dict[str, tuple[int, ...]] = {}
     for number in range(depth):
         for layer, shape in ({"norm1": (width,), "norm2": (width,)} | matrices).items():

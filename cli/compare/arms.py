@@ -1,4 +1,4 @@
-"""Names of a comparison's arms, DATA[+MASKING][+SCHEDULE][+RESAMPLING][+balance][+efficient], and their settings."""
+"""Names of a comparison's arms, DATA[+MASKING][+SCHEDULE][+RESAMPLING][+balance][+efficient][+cross], and settings."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ _SCHEDULES["learned-temperature"] = _SCHEDULES.pop("learned")
 _MASKINGS = {name: {"masking.name": MaskingConfig(name).name} for name in get_args(_MASKING["name"])}
 _MASKINGS["learned-masks"] = _MASKINGS.pop("learned")
 _RESAMPLINGS = {name: {"curriculum.resampling": name} for name in get_args(_CURRICULUM["resampling"])}
-_BALANCE = {"balance": {"curriculum.balance": True}}
-_RESOLUTIONS = {EFFICIENT: {"curriculum.resolution": EFFICIENT}}
-WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS, **_BALANCE, **_RESOLUTIONS}  # after a +
+# Words that stand for themselves, with what they set.
+_OTHERS: dict[str, Settings] = {
+    "balance": {"curriculum.balance": True},
+    EFFICIENT: {"curriculum.resolution": EFFICIENT},
+    "cross": {"model.decoder": "cross", "model.predict_share": 0.25},
+}
+WORDS: dict[str, Settings] = {**_MASKINGS, **_SCHEDULES, **_RESAMPLINGS, **_OTHERS}  # after a +
 _USERS = {  # data curricula that a key has an effect on, where it is not all
     "curriculum.temp_schedule": ("proto", "anti", "subset"),
     "curriculum.balance": ("proto", "anti"),

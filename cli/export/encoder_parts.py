@@ -56,7 +56,12 @@ def parts_of(encoder: Encoder, target: str) -> list[Part[EncoderSample]]:
         return [_timm(encoder)]
     if target == "safetensors":
         return [_own(encoder)]
-    return [_vit(encoder), *([_vit_mae(encoder)] if encoder.has_decoder else [])]
+    return [_vit(encoder), *([_vit_mae(encoder)] if has_vit_mae(encoder) else [])]
+
+
+def has_vit_mae(encoder: Encoder) -> bool:
+    """Whether ViTMAEForPreTraining can have the decoder: not one with cross-attention."""
+    return encoder.has_decoder and encoder.config.model.decoder == "self"
 
 
 def _timm(encoder: Encoder) -> Part[EncoderSample]:

@@ -13,7 +13,7 @@ from mimcl.cli.encoders.finetuned import WEIGHTS, FineTuned, has_finished_finetu
 from mimcl.cli.export import part
 from mimcl.cli.export.classifier_card import classifier_card
 from mimcl.cli.export.classifier_parts import part_of_classifier, samples_of_classifier
-from mimcl.cli.export.encoder_parts import parts_of, samples_of
+from mimcl.cli.export.encoder_parts import has_vit_mae, parts_of, samples_of
 from mimcl.cli.export.model_card import model_card
 from mimcl.cli.export.part import Part
 
@@ -45,8 +45,8 @@ def export_job(path: Path, target: str, classifier: bool) -> ExportJob:
     encoder = Encoder.load(path)
     parts = parts_of(encoder, target)
     notes = []
-    if target == "hf" and not encoder.has_decoder:
-        notes.append(f"no vit_mae: {path} has no decoder")
+    if target == "hf" and not has_vit_mae(encoder):
+        notes.append(f"no vit_mae: {path} has {'a cross-attention' if encoder.has_decoder else 'no'} decoder")
     if has_finished_finetuning(encoder.home):
         notes.append("this is the encoder; add --classifier for the classifier that was fine-tuned from it")
     card = partial(model_card, encoder, target, [each.example for each in parts])

@@ -9,6 +9,7 @@ from typing import Any
 
 from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.evaluate.results_file import format_results, format_settings, latest_results
+from mimcl.cli.export.encoder_parts import has_vit_mae
 from mimcl.model.config import SIZES
 from mimcl.model.jsonl import read_lines
 from mimcl.model.mae import MEAN, STD
@@ -33,8 +34,9 @@ def model_card(encoder: Encoder, target: str, examples: Iterable[str], check: st
     size = config.data.image_size
     width, depth, heads = SIZES[config.model.name]
     decoder = ""
-    if encoder.has_decoder and target != "timm":
-        decoder = f" Its decoder is {config.model.decoder_width} wide and {config.model.decoder_depth} blocks deep."
+    if (target == "safetensors" and encoder.has_decoder) or (target == "hf" and has_vit_mae(encoder)):
+        decoder = f" Its decoder is {config.model.decoder_width} wide and {config.model.decoder_depth} blocks deep"
+        decoder += ", with cross-attention." if config.model.decoder == "cross" else "."
     code = "\n".join(f"```python\n{example}\n```\n" for example in examples)
     return f"""---
 library_name: {LIBRARIES[target]}

@@ -29,6 +29,17 @@ NONE = {"curriculum.name": "none"}
             {"curriculum.name": "proto", "curriculum.temp_schedule": "learned", "masking.name": "learned"},
         ),
         ("epochs+efficient", NONE | {"curriculum.uniform": "epochs", "curriculum.resolution": "efficient"}),
+        ("proto+cross", {"curriculum.name": "proto", "model.decoder": "cross", "model.predict_share": 0.25}),
+        (
+            "proto+green+efficient+cross",
+            {
+                "curriculum.name": "proto",
+                "masking.name": "green",
+                "curriculum.resolution": "efficient",
+                "model.decoder": "cross",
+                "model.predict_share": 0.25,
+            },
+        ),
         ("anti+balance", {"curriculum.name": "anti", "curriculum.balance": True}),
         (
             "uniform+systematic",
@@ -60,6 +71,8 @@ def test_an_arm_is_its_settings(name, settings):
         ("epochs+balance", "balance has no effect"),
         ("subset+balance", "balance has no effect with subset"),
         ("proto+balance+balance", "'balance' conflicts"),
+        ("proto+cross+hpm+cross", "'cross' conflicts"),
+        ("proto+cros", "did you mean cross"),
         ("proto,anti,proto", "arms proto and proto "),
         ("proto+hpm,proto+hard-patches", "arms proto+hpm and proto+hard-patches "),
         ("proto,", "uniform, epochs, proto, anti"),
