@@ -122,6 +122,7 @@ def test_it_trains(shards, masks, tmp_path, curriculum, masking, schedule):
 def test_it_trains_with_crops_that_grow(shards, masks, tmp_path, curriculum, masking, schedule, decoder):
     names = {"curriculum.name": curriculum, "masking.name": masking, "curriculum.temp_schedule": schedule}
     names |= {"curriculum.resolution": "16:0.3,24:0.4,32", "model.decoder": decoder}
+    names |= {"model.predict_share": 0.5 if decoder == "cross" else 1.0}
     run = open_run("cpu_small", SMALL | {"data.root": shards} | names, tmp_path / "run", resume=False)
     assert train_run(run)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]

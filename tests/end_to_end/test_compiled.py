@@ -12,6 +12,7 @@ from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.masking_config import HardPatchesConfig, LearnedMaskingConfig, MaskingConfig
 from mimcl.curriculum.masking.schedule import MaskingSchedule
 from mimcl.model.config import OptimConfig, TrainerConfig
+from mimcl.model.cross_mae import CrossMaskedAutoencoder
 from mimcl.model.mae import MaskedAutoencoderViT
 from mimcl.model.trainer import Trainer
 from mimcl.pipeline.augment import STREAM_MASK, hash64
@@ -42,11 +43,16 @@ def batches(sides=(SIDE,) * STEPS):
 
 @cache
 def losses(
-    masking: str, compile_unit: str | None, sides: tuple[int, ...] = (SIDE,) * STEPS, second_every: int = 2
+    masking: str,
+    compile_unit: str | None,
+    sides: tuple[int, ...] = (SIDE,) * STEPS,
+    second_every: int = 2,
+    share: float | None = None,
 ) -> list[float]:
-    model = MaskedAutoencoderViT(
-        SIDE, 8, 32, 1, 2, decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True
-    )
+    """Train; with `share` given, a cross-attention decoder predicts that share of the removed patches."""
+    kind = MaskedAutoencoderViT if share is None else CrossMaskedAutoencoder
+    sizes = dict(decoder_width=32, decoder_depth=1, decoder_heads=1, norm_pix_loss=True, predict_share=share or 1.0)
+    model = kind(SIDE, 8, 32, 1, 2, **sizes)
     model.initialise(torch.Generator().manual_seed(0))
     model.add_grids(side // 8 for side in {*sides})
     masker = make_masker(
@@ -93,6 +99,16 @@ def losses(
 )
 def test_compiled_training_has_the_losses_of_eager_training(quick_compiler, masking, compile_unit):
     np.testing.assert_allclose(losses(masking, compile_unit), losses(masking, None), rtol=2e-3)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize(
+    ("masking", "compile_unit"), [("random", "blocks"), ("hard-patches", "whole"), ("learned", "whole")]
+)
+def test_a_cross_attention_decoder_is_compiled(quick_compiler, masking, compile_unit, share):
+    sides = (16, 32, 16, 32, 32, 16, 32)
+    compiled, eager = (losses(masking, unit, sides, 1, share) for unit in (compile_unit, None))
+    np.testing.assert_allclose(compiled, eager, rtol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,12 @@ pytestmark = pytest.mark.slow
 # Sums in another order move a loss by 1e-7; the rest is for two scores that may change places on another machine.
 TOLERANCE = 2e-4
 MASKERS = {
-    "learned": ("learned_masking.depth=1", "learned_masking.second_every=2"),
-    "hard-patches": ("hard_patches.start_share=0.3", "hard_patches.start_momentum=0.5"),
+    "learned": ("masking.name=learned", "learned_masking.depth=1", "learned_masking.second_every=2"),
+    "hard-patches": ("masking.name=hard-patches", "hard_patches.start_share=0.3", "hard_patches.start_momentum=0.5"),
+}
+# Of 16 patches 12 are removed, of which 7 are predicted.
+MASKERS |= {
+    f"{name}-cross": (*settings, "model.decoder=cross", "model.predict_share=0.6") for name, settings in MASKERS.items()
 }
 
 
@@ -26,8 +30,7 @@ def trained(home, tmp_path_factory):
         key = (masking, size, micro, group)
         if key not in done:
             done[key] = out = folder / "-".join(map(str, key))
-            settings = (f"masking.name={masking}", *MASKERS[masking])
-            settings += (f"data.micro_batch_size={micro}", f"learned_masking.group_size={group}")
+            settings = (*MASKERS[masking], f"data.micro_batch_size={micro}", f"learned_masking.group_size={group}")
             ranks.run(home, *train(out, *settings), size=size, before=ranks.shrink_model)
         return done[key]
 
