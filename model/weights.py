@@ -134,13 +134,12 @@ def _config_of(tensors: Mapping[str, Tensor], has_decoder: bool) -> ModelConfig:
     config = ModelConfig(names[0], projection.shape[2])
     if not has_decoder:
         return config
-    kind, first = "self", "decoder_embed.weight"
-    if "decoder_mixture.weights" in tensors:
-        kind, first = "cross", "decoder_norm.weight"
+    cross = "decoder_mixture.weights" in tensors
+    first = "decoder_norm.weight" if cross else "decoder_embed.weight"
     if first not in tensors:
         raise ValueError(f"it lacks {first}")
-    sizes = {"decoder_width": _size(tensors[first], 0), "decoder_depth": _depth(tensors, "decoder_blocks")}
-    return replace(config, decoder=kind, **sizes)
+    config = replace(config, decoder="cross" if cross else "self", decoder_depth=_depth(tensors, "decoder_blocks"))
+    return replace(config, decoder_width=_size(tensors[first], 0))
 
 
 def _check_config(found: Mapping[str, Any], config: ModelConfig) -> None:

@@ -86,6 +86,24 @@ def assert_same(state_dict, weights):
     assert (weights.config, weights.image_size) == (CONFIG, IMAGE)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_our_own_files_with_a_cross_attention_decoder(tmp_path, depth):
+    config = ModelConfig("vit_small", PATCH, decoder_width=64, decoder_depth=depth, decoder="cross")
+    model = shaken(build(config, IMAGE, seed=0))
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    weights = read_weights(tmp_path / "weights.safetensors")
+    assert (weights.config, weights.image_size, weights.has_decoder) == (config, IMAGE, True)
+    assert weights.tensors.keys() == model.state_dict().keys()
+    for name, change, message in (
+        ("decoder_mixture.weights", torch.ones(depth, 3), f"has shape {depth} x 3; vit_small has {depth} x 4"),
+        ("decoder_blocks.0.attn.kv.weight", torch.ones(128, 64), "has shape 128 x 64; vit_small has 128 x 96"),
+        ("decoder_embed.weight", torch.ones(64, 96), "it has decoder_embed.weight, which a plain ViT does not have"),
+    ):
+        save_file(model.state_dict() | {name: change}, tmp_path / "other.safetensors")
+        with pytest.raises(CheckpointError, match=message):
+            read_weights(tmp_path / "other.safetensors")
+
+
 def published(folder, model):
     torch.save({"model": model.state_dict()}, folder / "mae_visualize.pth")
     return folder / "mae_visualize.pth"

@@ -124,6 +124,17 @@ def test_a_decoder_of_another_size(home, trained):
     assert not torch.equal(weights["decoder_embed.weight"], saved(home / "run")["decoder_embed.weight"])
 
 
+def test_a_decoder_of_another_kind(home, trained):
+    line, weights = trained("run", model__decoder="cross")
+    assert line == (
+        "initial weights: encoder from run/checkpoints/00000001; decoder drawn at random: model.decoder is self there "
+        "and cross in the run"
+    )
+    assert_same(encoder_weights(weights), encoder_weights(saved(home / "run")))
+    assert "decoder_embed.weight" not in weights
+    assert weights["decoder_mixture.weights"].any()
+
+
 def test_a_hugging_face_folder(home, trained, monkeypatch, tmp_path):
     assert mimcl(monkeypatch, home, "export", "run", "--format", "hf", "--out", str(tmp_path / "hf")) == 0
     line, weights = trained(tmp_path / "hf" / "vit_mae")
