@@ -35,7 +35,7 @@ def compare_command(
             help="Arms to compare, separated by commas; the first is the baseline. Each is "
             "DATA[+MASKING][+SCHEDULE]. DATA: epochs (plain MAE), uniform (with replacement), proto, anti or subset; "
             "MASKING: block, grid, green, hpm or cl-mae; SCHEDULE: linear, step, ...; +balance balances the clusters, "
-            "+efficient starts with small crops. Example: uniform,subset,proto,proto+hpm.",
+            "+efficient starts with small crops, +cross has a lighter decoder. Example: uniform,subset,proto+hpm.",
             metavar="ARM,ARM,...",
             autocompletion=completions.arms,
             rich_help_panel="Arms",

@@ -338,3 +338,24 @@ def test_a_full_disk(here, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="cannot be written .*No space left on device"):
         export(Path("run"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cross_attention_decoder_stays_with_mimcl(home, tmp_path, monkeypatch, capsys):
+    more = ("--set", "model.decoder=cross", "--set", "model.predict_share=0.5", "--epochs", "0.5")
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    arguments = ("--recipe", "cpu_small", "--decoder", "reference", "--out", str(tmp_path / "run"), *settings, *more)
+    assert mimcl(monkeypatch, home, "train", *arguments) == 0
+    ours = Encoder.load(tmp_path / "run")
+    capsys.readouterr()
+    for target in ("timm", "hf", "safetensors"):
+        out = tmp_path / target
+        assert mimcl(monkeypatch, home, "export", str(tmp_path / "run"), "--format", target, "--out", str(out)) == 0
+        note = f"no vit_mae: {tmp_path / 'run'} has a cross-attention decoder"
+        assert (note in " ".join(capsys.readouterr().out.split())) == (target == "hf")
+        assert ("with cross-attention" in (out / "README.md").read_text()) == (target == "safetensors")
+    encoder = load_file(tmp_path / "timm" / "model.safetensors")
+    assert encoder.keys() == encoder_weights(ours.tensors).keys()
+    again = Encoder.load(tmp_path / "safetensors" / "weights.safetensors")
+    assert (again.config.model.decoder, again.config.model.decoder_depth) == ("cross", 1)
+    assert again.tensors.keys() == ours.tensors.keys()
+    assert all(torch.equal(again.tensors[name], ours.tensors[name]) for name in ours.tensors)
