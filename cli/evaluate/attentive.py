@@ -24,7 +24,7 @@ from mimcl.model.evaluate.attentive import (
 from mimcl.model.evaluate.linear import lars
 from mimcl.model.world import World
 
-_MIN_STEPS = 500  # small data sets get more epochs
+_MIN_STEPS = 300  # small data sets get more epochs
 
 
 def attentive(
@@ -38,7 +38,7 @@ def attentive(
     """Evaluate a frozen encoder by an attentive probe: accuracies "attentive" and "attentive_top5".
 
     `values` replace fields of AttentiveFastConfig, or of AttentiveConfig with the recipe "mae", which is the published
-    one. Without "epochs" the fast recipe makes at least 500 steps. The rest is as in `finetune`.
+    one. Without "epochs" the fast recipe makes at least 300 steps. The rest is as in `finetune`.
     """
     task = Task.load(path, data, world or World())
     given = {name: value for name, value in (values or {}).items() if value is not None}

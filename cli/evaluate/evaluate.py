@@ -98,14 +98,14 @@ def attentive_command(
     ] = "fast",
     epochs: Annotated[
         float | None,
-        typer.Option(help="Length in epochs.", show_default="90 with mae; 10 with fast, at least 500 steps"),
+        typer.Option(help="Length in epochs.", show_default="90 with mae; 10 with fast, at least 300 steps"),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per step.", show_default="4096 with mae, 256 with fast")
     ] = None,
     base_lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate for a batch of 256.", show_default="0.1 with mae, 1e-3 with fast"),
+        typer.Option(help="Learning rate for a batch of 256.", show_default="0.1 with mae, 0.03 with fast"),
     ] = None,
     queries: Annotated[
         int, typer.Option(min=1, help="Number of queries; it divides the width of a token.")

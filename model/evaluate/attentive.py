@@ -32,7 +32,7 @@ class AttentiveFastConfig:
 
     epochs: float = 10.0
     batch_size: int = 256
-    base_lr: float = 1e-3  # times batch_size / 256
+    base_lr: float = 0.03  # times batch_size / 256
     weight_decay: float = 0.05  # of matrices
     warmup_epochs: float = 1.0  # at most a fifth of the epochs
     smallest_crop: float = 0.2  # share of the area

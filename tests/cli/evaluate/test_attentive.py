@@ -99,7 +99,7 @@ def test_its_recipes_are_the_published_one_and_one_for_few_images(run, capsys):
     assert "--epochs, or use --recipe fast" in said
     assert [published[name] for name in ("base_lr", "momentum", "trust", "queries")] == [0.1, 0.9, 1e-3, 32]
     steps = module._MIN_STEPS
-    assert steps == 500
+    assert steps == 300
     module._MIN_STEPS = 12
     try:
         fast = attentive(run, decoder="reference")
@@ -107,7 +107,7 @@ def test_its_recipes_are_the_published_one_and_one_for_few_images(run, capsys):
         shorter = attentive(run, decoder="reference")
     finally:
         module._MIN_STEPS = steps
-    assert [fast.settings[name] for name in ("epochs", "batch_size", "base_lr")] == [12.0, 60, 1e-3]
+    assert [fast.settings[name] for name in ("epochs", "batch_size", "base_lr")] == [12.0, 60, 0.03]
     assert shorter.settings["epochs"] == 10
 
 
