@@ -89,7 +89,7 @@ Resolution = Annotated[
     option(
         CURRICULUM,
         "Side of the crops over the run, in pixels, such as 112:0.4,160:0.3,224; or efficient.",
-        "the crops' side throughout",
+        "the recipe's",
         metavar="SIDE:SHARE,...",
         autocompletion=completions.resolutions,
     ),
