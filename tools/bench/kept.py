@@ -123,8 +123,8 @@ def train(given: argparse.Namespace) -> None:
         def run(keep: bool) -> float:
             out = Path(folder) / str(next(numbers))
             words = ["train", "--recipe", "cifar_tiny", "--data", str(given.shards.resolve()), "--out", str(out)]
-            settings = [f"data.keep_decoded={keep}".lower(), "report=false", "trainer.log_every_steps=5"]
-            words += ["--epochs", "0.11", *(word for setting in settings for word in ("--set", setting))]
+            settings = [f"data.keep_decoded={keep}".lower(), "report=false", "trainer.log_every_steps=2"]
+            words += ["--epochs", "0.07", *(word for setting in settings for word in ("--set", setting))]
             command = [sys.executable, "-m", "mimcl.cli.main", *words]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
