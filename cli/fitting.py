@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from mimcl.cli.recipes import GFLOP_PER_DRAW, RECIPES
+from mimcl.cli.recipes import RECIPES
+from mimcl.cli.run.sides import mean_gflop
 
 _BATCHES_PER_EPOCH = 8  # at least
 _LEAST_STEPS = 1000  # fewer teach a model little
@@ -26,9 +27,10 @@ def fitting_batch(batch_size: int, samples: int, group: int = 1, processes: int 
 
 def fitting_epochs(recipe: str, samples: int, batch_size: int, cuda: bool) -> float:
     """Return a recipe's epochs, or more if they are too few steps, or fewer if a CPU would take too long."""
-    epochs, needed = RECIPES[recipe]().trainer.epochs, _LEAST_STEPS * batch_size / samples
+    config, needed = RECIPES[recipe](), _LEAST_STEPS * batch_size / samples
+    epochs = config.trainer.epochs
     if epochs < needed:
         epochs = min(10 * math.ceil(needed / 10), _MOST_EPOCHS)
     if cuda:
         return epochs
-    return min(epochs, float(f"{_MOST_GFLOP_ON_CPU / GFLOP_PER_DRAW[recipe] / samples:.2g}"))
+    return min(epochs, float(f"{_MOST_GFLOP_ON_CPU / mean_gflop(config) / samples:.2g}"))

@@ -16,8 +16,8 @@ def mae_b16() -> Config:
     """MAE ViT-B/16 on ImageNet-1K, 800 epochs: the baseline of He et al. (CVPR 2022) and of the curriculum papers.
 
     Batch 4096, base_lr 1.5e-4, 40 epochs of warm-up, normalised pixels. Published for 800 epochs by others: linear
-    probe 64 to 65, fine-tuning 83.1 to 83.3; not yet reproduced with this program. Cost: 1.02e9 draws of 58.8 GFLOP
-    (forward and backward, counted by torch), 6.0e19 FLOP.
+    probe 64 to 65, fine-tuning 83.1 to 83.3; not yet reproduced with this program. Cost: 1.02e9 draws of 57.1 GFLOP
+    (forward and backward, see model/cost.py), 5.9e19 FLOP.
 
         mimcl train --recipe mae_b16
     """
@@ -27,7 +27,7 @@ def mae_b16() -> Config:
 def mae_l16() -> Config:
     """MAE ViT-L/16 on ImageNet-1K, 800 epochs (He et al., table 1d: fine-tuning 85.4 with normalised pixels).
 
-    As mae_b16 with the larger encoder. Not yet reproduced with this program. Cost: 124.7 GFLOP a draw, 1.3e20 FLOP; the
+    As mae_b16 with the larger encoder. Not yet reproduced with this program. Cost: 122.8 GFLOP a draw, 1.3e20 FLOP; the
     paper's authors give 42 hours on 64 V100.
 
         mimcl train --recipe mae_l16
@@ -38,7 +38,7 @@ def mae_l16() -> Config:
 def mae_h14() -> Config:
     """MAE ViT-H/14 on ImageNet-1K, 800 epochs: He et al.'s largest model at 224 pixels (1600 epochs: 86.9).
 
-    As mae_b16 with the larger encoder and patches of 14 pixels. Not yet reproduced with this program. Cost: 291.9 GFLOP
+    As mae_b16 with the larger encoder and patches of 14 pixels. Not yet reproduced with this program. Cost: 289.2 GFLOP
     a draw, 3.0e20 FLOP.
 
         mimcl train --recipe mae_h14
@@ -65,7 +65,7 @@ def mae_b16_fast() -> Config:
 def cifar_tiny() -> Config:
     """ViT-Ti/4 on 32-pixel images such as CIFAR-10: for experiments about curricula that end within hours.
 
-    Reproduces no paper. Cost: 0.65 GFLOP a draw; an epoch of CIFAR-10 took 2.5 minutes on 2 cores.
+    Reproduces no paper. Cost: 0.64 GFLOP a draw; an epoch of CIFAR-10 took 2.5 minutes on 2 cores.
 
         mimcl train --recipe cifar_tiny
     """
@@ -81,7 +81,7 @@ def cifar_tiny() -> Config:
 def cpu_small() -> Config:
     """ViT-Ti/8 on 64-pixel crops: shows the whole program at work on a machine without a GPU.
 
-    Reproduces no paper. Cost: 0.67 GFLOP a draw; 50 epochs of 500 ImageNet images took 2.2 minutes on 2 cores.
+    Reproduces no paper. Cost: 0.64 GFLOP a draw; 50 epochs of 500 ImageNet images took 2.2 minutes on 2 cores.
 
         mimcl train --recipe cpu_small
     """
@@ -96,15 +96,6 @@ def cpu_small() -> Config:
 
 RECIPES: dict[str, Callable[[], Config]] = {
     f.__name__: f for f in (mae_b16, mae_b16_fast, mae_l16, mae_h14, cifar_tiny, cpu_small)
-}
-# Forward and backward, counted by torch.
-GFLOP_PER_DRAW = {
-    "mae_b16": 58.8,
-    "mae_b16_fast": 15.6,
-    "mae_l16": 124.7,
-    "mae_h14": 291.9,
-    "cifar_tiny": 0.65,
-    "cpu_small": 0.67,
 }
 
 

@@ -6,6 +6,8 @@ from mimcl.cli.config import Config
 from mimcl.curriculum.resolution import Resolution, resolution
 from mimcl.model.cost import gflop_per_draw
 
+_LONG_RUN = 100_000  # steps
+
 
 def resolution_of(config: Config, draws: int) -> Resolution:
     """Return the sides of a run of so many draws. Raises ValueError for sides that do not fit the model."""
@@ -31,6 +33,13 @@ def total_cost(config: Config, sides: Resolution) -> float:
     """Return the operations of a run, as a share of those with every crop at full size."""
     draws = sum(stage.draws for stage in sides.stages)
     return sum(stage.draws * relative_cost(config, stage.side) for stage in sides.stages) / draws
+
+
+def mean_gflop(config: Config) -> float:
+    """Return the 10^9 operations of a draw on average over a long run; without those of a masker."""
+    data, patches = config.data, (config.data.image_size // config.model.patch_size) ** 2
+    full = gflop_per_draw(config.model, patches, config.masking.mask_ratio)
+    return full * total_cost(config, resolution_of(config, _LONG_RUN * data.batch_size))
 
 
 def resolution_line(config: Config, sides: Resolution) -> str:
