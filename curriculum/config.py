@@ -47,8 +47,7 @@ class CurriculumConfig:
     ] = "epochs"
     resolution: Annotated[
         str | None,
-        "Side of the crops over the run, SIDE:SHARE,...,SIDE, such as 112:0.4,160:0.3,224, or efficient; null: "
-        "always data.image_size.",
+        "Side of the crops over the run, such as 112:0.4,160:0.3,224; or efficient; null: always data.image_size.",
         "pixels",
     ] = None
     order: Annotated[

@@ -200,15 +200,16 @@ def _read_checkpoints(folder: Path) -> tuple[list[SavedStep], list[dict[str, Any
 
 def _curriculum(config: Config) -> str:
     chosen = config.curriculum
+    growing = f", resolution {chosen.resolution}" if chosen.resolution else ""
     if chosen.name == "none":
-        return "none"
+        return f"none{growing}"
     start = f"at temperature {chosen.temperature:g}" if chosen.temp_schedule == "constant" else f"from r0 {chosen.r0:g}"
     order = " in the order of the shards" if chosen.order == "shard" else ""
     balanced = ", balanced" if chosen.balance else ""
     prototypes = f", prototypes {chosen.prototypes}" if chosen.has_prototypes else ""
     return (
         f"{chosen.name}, {chosen.temp_schedule} {start}, {chosen.resampling}{balanced}, for {chosen.share:g} of the "
-        f"run{prototypes}, windows of {chosen.window or 0:,} draws{order}"
+        f"run{prototypes}, windows of {chosen.window or 0:,} draws{order}{growing}"
     )
 
 
