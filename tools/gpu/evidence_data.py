@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import tempfile
 from pathlib import Path
 
 from mimcl.api import build_prototypes, shard
-from mimcl.pipeline.files import atomic_file, atomic_folder
+from mimcl.pipeline.files import DataError, atomic_file, atomic_folder
 
 _ROOM = 64e6  # bytes, for the checkout and the file together
 _SHARDS, _SET = "shards", "shards/prototypes/default"
@@ -28,14 +29,21 @@ def prepare(images: Path, out: Path, features: str, k: int) -> None:
 
 
 def unpacked(data: Path, out: Path) -> Path:
-    """Return the folder of shards in `data`, unpacked once into `out` if it is a file. Raises OSError and TarError."""
+    """Return the folder of shards in `data`, unpacked once into `out` if it is a file.
+
+    Raises DataError for a file that `prepare` has not written.
+    """
     if data.is_dir():
         return data
     folder = out / "data"
     if not folder.exists():
         out.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder) as unfinished, tarfile.open(data) as archive:
-            archive.extractall(unfinished, filter="data")
+        try:
+            with atomic_folder(folder) as unfinished, tarfile.open(data) as archive:
+                archive.extractall(unfinished, filter="data")
+        except (OSError, tarfile.TarError, lzma.LZMAError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{data} cannot be unpacked ({reason}); make it with evidence.py prepare") from None
     return folder / _SHARDS
 
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
@@ -65,7 +64,7 @@ def run(
         _compare(out, values | {"trainer.epochs": plan["epochs"]}, plan, deadline, most_seeds)
     except StoppedError:
         print("evidence: stopped and saved; the same command continues", flush=True)
-    except (ConfigError, DataError, PrototypeError, ChildError, OSError, tarfile.TarError) as error:
+    except (ConfigError, DataError, PrototypeError, ChildError, OSError) as error:
         print(f"evidence: {error}", file=sys.stderr)
         return 1
     finally:
