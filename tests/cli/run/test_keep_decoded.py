@@ -74,8 +74,8 @@ def test_the_memory_is_stated_and_what_does_not_fit_is_refused_in_one_line(home,
     monkeypatch.setattr(kept_pixels, "free_memory", lambda: 200_000)
     assert mimcl(monkeypatch, home, *train("refused", KEPT)) == 1
     assert error_line(capsys.readouterr().err) == (
-        f"mimcl: data.keep_decoded needs 0.2 MB for {IMAGES} decoded images, more than 80% of the free memory (0.2 MB); "
-        "leave it out, or pack smaller images"
+        f"mimcl: data.keep_decoded needs 0.2 MB for {IMAGES} decoded images, more than 80% of the free memory "
+        "(0.2 MB); leave it out, or pack smaller images"
     )
     assert not (home / "refused").exists()
     loader = Loader(home / "shards", batch_size=8, epochs=1, keep_decoded=True)
