@@ -114,6 +114,6 @@ def test_a_cross_attention_decoder_is_compiled(quick_compiler, masking, compile_
     [("hard-patches", "whole"), ("learned", "whole"), ("block", "blocks")],
 )
 def test_a_side_is_compiled_once(quick_compiler, masking, compile_unit):
-    sides = (16, 32, 16, 32, 16)
+    sides = (16, 32, 16, 32, 16, 32, 16)
     compiled, eager = (losses(masking, unit, sides, 1) for unit in (compile_unit, None))
     np.testing.assert_allclose(compiled, eager, rtol=2e-3)
