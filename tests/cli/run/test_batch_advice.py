@@ -22,10 +22,10 @@ def on_a_cpu(monkeypatch):
 @pytest.mark.parametrize(
     ("values", "samples", "words"),
     [
-        ({}, 400, "--batch-size 32 --epochs 55"),
+        ({}, 400, "--batch-size 32 --epochs 57"),
         ({"trainer.epochs": 3.0}, 400, "--batch-size 32 --epochs 3"),
-        (LEARNED, 64, "--masking learned --batch-size 32 --epochs 350"),
-        ({"data.root": "my data", "seed": 3}, 3000, "--data 'my data' --seed 3 --batch-size 256 --epochs 7.4"),
+        (LEARNED, 64, "--masking learned --batch-size 32 --epochs 360"),
+        ({"data.root": "my data", "seed": 3}, 3000, "--data 'my data' --seed 3 --batch-size 256 --epochs 7.6"),
         ({"optim.base_lr": 1e-3, "optim.betas": [0.8, 0.9]}, 400, "--set 'optim.betas=[0.8, 0.9]' --out new"),
     ],
 )

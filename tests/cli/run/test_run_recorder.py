@@ -41,7 +41,7 @@ def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, tra
     """The run ends in step `started` after `done` whole steps, four to a window, and is resumed."""
     config, plan, fingerprints = Config(data=DataConfig(batch_size=BATCH)), make_plan(), {"index": None}
     empty = DrawCounts(np.zeros(SAMPLES, np.uint32))
-    recorder = RunRecorder(tmp_path, config, plan, trainer, fingerprints, empty, lambda *_: None, pytest.fail)
+    recorder = RunRecorder(tmp_path, config, plan, SIDES, trainer, fingerprints, empty, lambda *_: None, pytest.fail)
     for (batch,) in list(make_batches(plan, BATCH, BATCH))[:started]:
         recorder.observe(batch, None)
     trainer.position = done * BATCH
@@ -52,7 +52,9 @@ def test_a_window_is_counted_once_although_its_first_step_was_lost(tmp_path, tra
     before = np.bincount(windows[: 64 * -(-done // 4)], minlength=SAMPLES)
     np.testing.assert_array_equal(saved, before)
 
-    again = RunRecorder(tmp_path, config, plan, trainer, fingerprints, DrawCounts(saved), lambda *_: None, pytest.fail)
+    again = RunRecorder(
+        tmp_path, config, plan, SIDES, trainer, fingerprints, DrawCounts(saved), lambda *_: None, pytest.fail
+    )
     for (batch,) in list(make_batches(plan, BATCH, BATCH, start=done * BATCH))[: 8 - done]:
         again.observe(batch, None)
     again.close()
@@ -65,7 +67,9 @@ def test_a_window_that_begins_while_a_checkpoint_is_written_is_not_in_it(tmp_pat
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *given, **more: go.wait(30) and save(*given, **more))
     counts = DrawCounts(np.zeros(SAMPLES, np.uint32))
-    recorder = RunRecorder(tmp_path, config, plan, trainer, {"index": None}, counts, lambda *_: None, pytest.fail)
+    recorder = RunRecorder(
+        tmp_path, config, plan, SIDES, trainer, {"index": None}, counts, lambda *_: None, pytest.fail
+    )
     (*first, (begins,)) = list(make_batches(plan, BATCH, BATCH))[:5]
     for (batch,) in first:
         recorder.observe(batch, None)
