@@ -9,6 +9,7 @@ from helpers.plan_batches import SAMPLES, make_batches, make_plan
 from mimcl.cli.config import Config
 from mimcl.cli.run.run_recorder import RunRecorder
 from mimcl.curriculum.masking.random import RandomMasker
+from mimcl.curriculum.resolution import resolution
 from mimcl.model import checkpoint
 from mimcl.model.checkpoint_path import resolve
 from mimcl.model.config import OptimConfig, TrainerConfig
@@ -18,6 +19,7 @@ from mimcl.pipeline.data_config import DataConfig
 from mimcl.pipeline.draw_counts import DrawCounts
 
 BATCH = 16
+SIDES = resolution(None, 224, 16, SAMPLES, BATCH)
 
 
 @pytest.fixture
