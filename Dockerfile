@@ -5,10 +5,10 @@
 # (--ipc host: several processes share memory.) Checked with hadolint; it has not been built yet.
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim AS base
-# Compilers for --compile. Debian's release fixes their versions closely enough.
+# For --compile, which also calls openssl. Debian's release fixes the versions closely enough.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
+    && apt-get install --yes --no-install-recommends g++ openssl \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 mimcl \
     && mkdir /work \
