@@ -67,8 +67,11 @@ class MaskedAutoencoder(nn.Module):
         width: int,
         depth: int,
         heads: int,
+        decoder_width: int,
+        decoder_depth: int,
+        decoder_heads: int,
         norm_pix_loss: bool,
-        predict_share: float,
+        predict_share: float = 1.0,
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -85,15 +88,23 @@ class MaskedAutoencoder(nn.Module):
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
-    def add_decoder(self, blocks: nn.ModuleList, width: int, heads: int) -> None:
-        """Add what all decoders have: mask token, positions, blocks, norm and the projection to pixels."""
-        side = self.image_size // self.patch_size
-        self.decoder_heads = heads
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.decoder_pos_embed = nn.Parameter(sin_cos_positions(width, side), requires_grad=False)
-        self.decoder_blocks = blocks
-        self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
-        self.decoder_pred = nn.Linear(width, self.patch_size * self.patch_size * 3)
+        self.decoder_heads = decoder_heads
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder_pos_embed = nn.Parameter(sin_cos_positions(decoder_width, side), requires_grad=False)
+        self.add_decoder_input(width, depth, decoder_width, decoder_depth)
+        self.decoder_blocks = nn.ModuleList(
+            [self.decoder_block(width, decoder_width, decoder_heads) for _ in range(decoder_depth)]
+        )
+        self.decoder_norm = nn.LayerNorm(decoder_width, eps=1e-6)
+        self.decoder_pred = nn.Linear(decoder_width, patch_size * patch_size * 3)
+
+    def add_decoder_input(self, width: int, depth: int, decoder_width: int, decoder_depth: int) -> None:
+        """Add the modules between the encoder, of `width` and `depth`, and the decoder's blocks."""
+        raise NotImplementedError
+
+    def decoder_block(self, width: int, decoder_width: int, heads: int) -> nn.Module:
+        """Return a new block of the decoder; `width` is the encoder's."""
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:

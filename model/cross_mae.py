@@ -22,24 +22,12 @@ class CrossMaskedAutoencoder(MaskedAutoencoder):
 
     decodes_all_patches = False
 
-    def __init__(
-        self,
-        image_size: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        heads: int,
-        decoder_width: int,
-        decoder_depth: int,
-        decoder_heads: int,
-        norm_pix_loss: bool,
-        predict_share: float = 1.0,
-    ) -> None:
-        super().__init__(image_size, patch_size, width, depth, heads, norm_pix_loss, predict_share)
+    def add_decoder_input(self, width: int, depth: int, decoder_width: int, decoder_depth: int) -> None:
         self.norm.requires_grad_(False)  # the decoder reads the layers before it: nothing would train it
         self.decoder_mixture = LayerMixture(1 + depth, decoder_depth, width)
-        blocks = [CrossBlock(decoder_width, width, decoder_heads) for _ in range(decoder_depth)]
-        self.add_decoder(nn.ModuleList(blocks), decoder_width, decoder_heads)
+
+    def decoder_block(self, width: int, decoder_width: int, heads: int) -> nn.Module:
+        return CrossBlock(decoder_width, width, heads)
 
     def initialise(self, generator: torch.Generator) -> None:
         super().initialise(generator)

@@ -43,23 +43,11 @@ class MaskedAutoencoderViT(MaskedAutoencoder):
 
     decodes_all_patches = True
 
-    def __init__(
-        self,
-        image_size: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        heads: int,
-        decoder_width: int,
-        decoder_depth: int,
-        decoder_heads: int,
-        norm_pix_loss: bool,
-        predict_share: float = 1.0,
-    ) -> None:
-        super().__init__(image_size, patch_size, width, depth, heads, norm_pix_loss, predict_share)
+    def add_decoder_input(self, width: int, depth: int, decoder_width: int, decoder_depth: int) -> None:
         self.decoder_embed = nn.Linear(width, decoder_width)
-        blocks = [Block(decoder_width, decoder_heads) for _ in range(decoder_depth)]
-        self.add_decoder(nn.ModuleList(blocks), decoder_width, decoder_heads)
+
+    def decoder_block(self, width: int, decoder_width: int, heads: int) -> nn.Module:
+        return Block(decoder_width, heads)
 
     def predict(self, tokens: Tensor, ids_restore: Tensor | None, ids: Tensor | None) -> Prediction:
         latent = self.encode(tokens)
