@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ranks
-from helpers.colours import write_split_colours
+from helpers.colour_runs import colour_runs, small_encoder
 from helpers.typed import error_line, mimcl
 from safetensors.torch import load_file
 
@@ -17,40 +17,23 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import attentive as module
 from mimcl.cli.evaluate import fit_recorder, frozen_probe
 from mimcl.cli.evaluate.attentive import attentive
-from mimcl.model import mae
 from mimcl.model.steps import StepLoop
 from mimcl.model.world import World
 
 pytestmark = pytest.mark.slow  # trains
 
-SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
 SHORT = {"values": {"epochs": 2, "batch_size": 24}, "decoder": "reference"}  # 5 steps
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+    small_encoder(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Packed colours in shards/, and a run of two steps in run/."""
-    folder = tmp_path_factory.mktemp("home")
-    write_split_colours(folder / "images", 20, 11)
-    settings = [word for setting in SIZES for word in ("--set", setting)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
-        assert mimcl(patch, folder, "shard", "images") == 0
-        options = ("--recipe", "cpu_small", "--epochs", "0.2", "--decoder", "reference", "--out", "run")
-        assert mimcl(patch, folder, "train", *options, *settings) == 0
-    return folder
-
-
-@pytest.fixture
-def run(home, monkeypatch, tmp_path):
-    """A copy of the run, so that no test finds the results of another."""
-    monkeypatch.chdir(home)
-    return Path(shutil.copytree(home / "run", tmp_path / "run"))
+    return colour_runs(tmp_path_factory.mktemp("home"), run="auto")
 
 
 def folder_of(run: Path) -> Path:

@@ -16,7 +16,8 @@ import pytest
 import torch
 from helpers import ranks, stuck, torchruns
 from helpers.bad_samples import flip_byte
-from helpers.colours import write_colours, write_split_colours
+from helpers.colour_runs import colour_runs, small_encoder
+from helpers.colours import write_colours
 from helpers.images import write_classes, write_flat
 from helpers.typed import error_line, mimcl
 from safetensors.torch import load_file
@@ -27,7 +28,6 @@ from mimcl.cli.evaluate import fit_recorder
 from mimcl.cli.evaluate import linear_mae as linear_module
 from mimcl.cli.evaluate.finetune import finetune
 from mimcl.cli.evaluate.task import Course, Task, decoder_of, train_batches
-from mimcl.model import mae
 from mimcl.model.evaluate.finetune_config import FinetuneConfig
 from mimcl.model.evaluate.linear import LinearConfig
 from mimcl.model.evaluate.supervised import LabelledObjective
@@ -38,8 +38,6 @@ from mimcl.pipeline.index import ShardIndex
 
 pytestmark = pytest.mark.slow  # trains
 
-TRAIN, VAL = 20, 11  # of each of three colours
-SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
 SHORT = {"epochs": 2, "batch_size": 24, "mixing_group": 4}  # 5 steps of 6 groups
 PLAIN = {"rand_augment": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "smallest_crop": 0.5}
 
@@ -50,44 +48,13 @@ def typed(values: dict) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+    small_encoder(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Packed colours in shards/, the same with train labels at random in permuted/; runs of two steps.
-
-    run/ is in float32, whose sums hardly depend on their order, half/ in bfloat16.
-    """
-    folder = tmp_path_factory.mktemp("home")
-    write_split_colours(folder / "images", TRAIN, VAL)
-    write_split_colours(folder / "others", TRAIN, VAL, shuffled=True)
-    settings = [word for setting in SIZES for word in ("--set", setting)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
-        assert mimcl(patch, folder, "shard", "images") == 0
-        assert mimcl(patch, folder, "shard", "others", "--out", "permuted") == 0
-        options = (
-            "--recipe",
-            "cpu_small",
-            "--epochs",
-            "0.2",
-            "--decoder",
-            "reference",
-            "--set",
-            "report=false",
-            *settings,
-        )
-        for out, precision in (("run", "float32"), ("half", "bfloat16")):
-            assert mimcl(patch, folder, "train", *options, "--set", f"trainer.precision={precision}", "--out", out) == 0
-    return folder
-
-
-@pytest.fixture
-def run(home, monkeypatch, tmp_path):
-    """A copy of the run, so that no test finds the results of another."""
-    monkeypatch.chdir(home)
-    return Path(shutil.copytree(home / "run", tmp_path / "run"))
+    """Packed colours; run/ is in float32, whose sums hardly depend on their order, half/ in bfloat16."""
+    return colour_runs(tmp_path_factory.mktemp("home"), run="float32", half="bfloat16")
 
 
 def folder_of(run: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ranks
-from helpers.colours import write_split_colours
+from helpers.colour_runs import colour_runs, small_encoder
 from helpers.typed import error_line, mimcl
 from safetensors.torch import load_file
 
@@ -19,40 +19,21 @@ from mimcl.cli.errors import ConfigError
 from mimcl.cli.evaluate import fit_recorder
 from mimcl.cli.evaluate import frozen_probe as probe_module
 from mimcl.cli.evaluate.linear_mae import linear_mae
-from mimcl.model import mae
 from mimcl.model.steps import StepLoop
 from mimcl.model.world import World
 
-SIZES = ("data.image_size=16", "data.batch_size=8", "data.micro_batch_size=8", "model.decoder_depth=1")
 SHORT = {"epochs": 2, "batch_size": 24, "decoder": "reference", "base_lr": 100.0}  # 5 steps
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
+    small_encoder(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Packed colours in shards/, the same with train labels at random in permuted/, and a run of two steps in run/."""
-    folder = tmp_path_factory.mktemp("home")
-    write_split_colours(folder / "images", 20, 11)
-    write_split_colours(folder / "others", 20, 11, shuffled=True)
-    settings = [word for setting in SIZES for word in ("--set", setting)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mae.SIZES, "vit_tiny", (64, 2, 2))
-        assert mimcl(patch, folder, "shard", "images") == 0
-        assert mimcl(patch, folder, "shard", "others", "--out", "permuted") == 0
-        options = ("--recipe", "cpu_small", "--epochs", "0.2", "--decoder", "reference", "--out", "run")
-        assert mimcl(patch, folder, "train", *options, *settings) == 0
-    return folder
-
-
-@pytest.fixture
-def run(home, monkeypatch, tmp_path):
-    """A copy of the run, so that no test finds the results of another."""
-    monkeypatch.chdir(home)
-    return Path(shutil.copytree(home / "run", tmp_path / "run"))
+    return colour_runs(tmp_path_factory.mktemp("home"), run="auto")
 
 
 def folder_of(run: Path) -> Path:
