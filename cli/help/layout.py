@@ -33,33 +33,47 @@ class Row(NamedTuple):
 def help_text(command: TyperCommand | TyperGroup, context: Any) -> str:
     """Return the help for the width of the terminal (or COLUMNS, or 80); styled, which `typer.echo` can remove."""
     width = min(shutil.get_terminal_size().columns, _WIDEST)
-    parameters = [
+    paragraphs = [usage(command, context), *inspect.cleandoc(command.help or "").split("\n\n")]
+    end = [_wrap(command.epilog, width)] if command.epilog else []
+    texts = [_wrap(text, width) for text in paragraphs]
+    return "\n\n".join([*texts, *listing(sections(command, context), width), *end])
+
+
+def usage(command: TyperCommand | TyperGroup, context: Any) -> str:
+    """Return the line that shows how the command is called."""
+    words = [_usage_name(item) for item in _parameters(command, context) if isinstance(item, TyperArgument)]
+    if isinstance(command, TyperGroup):
+        words.append("COMMAND ...")
+    return " ".join(["Usage:", context.command_path, "[OPTIONS]", *words])
+
+
+def sections(command: TyperCommand | TyperGroup, context: Any) -> dict[str, list[Row]]:
+    """Return the commands of a group and the parameters, by subject."""
+    found: dict[str, list[Row]] = {}
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            title = getattr(inner, "rich_help_panel", None) or "Commands"
+            found.setdefault(title, []).append(Row(name, "", _first_paragraph(inner.help)))
+    for parameter in _parameters(command, context):
+        title = parameter.rich_help_panel or ("Arguments" if isinstance(parameter, TyperArgument) else "Options")
+        found.setdefault(title, []).append(row_of(parameter))
+    return found
+
+
+def _parameters(command: TyperCommand | TyperGroup, context: Any) -> list[TyperArgument | TyperOption]:
+    return [
         parameter
         for parameter in command.get_params(context)
         if isinstance(parameter, TyperArgument | TyperOption) and not parameter.hidden
     ]
-    words = [_usage_name(parameter) for parameter in parameters if isinstance(parameter, TyperArgument)]
-    sections: dict[str, list[Row]] = {}
-    if isinstance(command, TyperGroup):
-        words.append("COMMAND ...")
-        for name, inner in command.commands.items():
-            title = getattr(inner, "rich_help_panel", None) or "Commands"
-            sections.setdefault(title, []).append(Row(name, "", _first_paragraph(inner.help)))
-    for parameter in parameters:
-        title = parameter.rich_help_panel or ("Arguments" if isinstance(parameter, TyperArgument) else "Options")
-        sections.setdefault(title, []).append(row_of(parameter))
-    usage = " ".join(["Usage:", context.command_path, "[OPTIONS]", *words])
-    paragraphs = [usage, *inspect.cleandoc(command.help or "").split("\n\n")]
-    end = [_wrap(command.epilog, width)] if command.epilog else []
-    return "\n\n".join([*(_wrap(text, width) for text in paragraphs), *listing(sections, width), *end])
 
 
-def listing(sections: Mapping[str, Sequence[Row]], width: int) -> list[str]:
+def listing(rows_by_title: Mapping[str, Sequence[Row]], width: int) -> list[str]:
     """Return a block of lines for each section: its title, and its rows with all texts in one column."""
-    column = _text_column(sections.values(), width)
+    column = _text_column(rows_by_title.values(), width)
     return [
         "\n".join([typer.style(title, bold=True), *(line for row in rows for line in _lines(row, column, width))])
-        for title, rows in sections.items()
+        for title, rows in rows_by_title.items()
     ]
 
 
