@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from mimcl.cli import interrupt
+from mimcl.cli.windows import NEEDS_WSL2
 
 if TYPE_CHECKING:
     from mimcl.pipeline.restart import RestartNeeded
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 def program() -> None:
     """Run `mimcl`: `main` in a process of its own."""
+    if sys.platform == "win32":
+        sys.exit(f"mimcl: {NEEDS_WSL2}")
     with interrupt.exit_at_once():  # while libraries are imported, and at exit
         from mimcl.cli.file_limit import raise_file_limit
         from mimcl.cli.screen import accept_any_text

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import torch
 
+from mimcl.pipeline.dali_builds import has_dali, how_to_install, require_one_build
 from mimcl.pipeline.decode import Decoder, ReferenceDecoder, trial_batch
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.restart import RestartNeeded
@@ -22,14 +24,24 @@ def make_decoder(
     """Make the named decoder, or for "auto" the fastest that decodes a trial image; returns a line on the choice too.
 
     A batch has at most `batch_size` images, and an image at most `largest` pixels before it is cropped. `scaled`
-    decodes JPEGs at a smaller scale where that is enough (see `scaled_decode.py`), which dali-gpu cannot. Raises
-    DataError if the named decoder does not work on this machine, and RestartNeeded if DALI does not start on the GPU
-    with its virtual memory pools, since it may start without them.
+    decodes JPEGs at a smaller scale where that is enough (see `scaled_decode.py`), which dali-gpu cannot. Without DALI
+    "auto" is the reference, and the line says how to install DALI. Raises DataError if the named decoder does not work
+    on this machine or several builds of DALI are installed, and RestartNeeded if DALI does not start on the GPU with
+    its virtual memory pools, since it may start without them.
     """
     if name not in ("auto", *DECODERS):
         raise DataError(f"unknown decoder {name!r}; choose auto, {', '.join(DECODERS)}")
-    failures = []
-    for candidate in DECODERS if name == "auto" else (name,):
+    candidates, failures = DECODERS if name == "auto" else (name,), list[str]()
+    if name != "reference":
+        require_one_build()
+        if not has_dali():
+            how = how_to_install()
+            if name != "auto":
+                missing = f"is not installed: {how}" if how else f"has no build for {sys.platform}"
+                raise DataError(f"{name} needs DALI, which {missing}; or choose the decoder reference")
+            candidates = ("reference",)
+            failures += [f"DALI is not installed: {how} for faster decoding"] if how else []
+    for candidate in candidates:
         decoder = None
         try:
             decoder = _make(candidate, image_size, batch_size, threads, largest, scaled)

@@ -11,11 +11,8 @@ if [ "${1-}" = --fast ]; then
 fi
 # Installed again only when the dependencies or the way of installing changed.
 wanted=$(cksum pyproject.toml)
-if [ ! -x .venv/bin/pip ]; then
-    python3 -m venv .venv
-fi
 if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+    sh tools/install.sh test
     printf '%s\n' "$wanted" >.venv/installed
 fi
 .venv/bin/ruff check .

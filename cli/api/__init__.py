@@ -13,8 +13,14 @@ Nothing is imported until a name is used, and libraries that are slow to import 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from mimcl.cli.windows import NEEDS_WSL2
+
+if sys.platform == "win32":
+    raise ImportError(NEEDS_WSL2)
 
 if TYPE_CHECKING:
     from mimcl.api.loader import Loader as Loader

@@ -25,6 +25,7 @@ from mimcl.model.distributed import agree, current_world
 from mimcl.pipeline.augment import random_views
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
+from mimcl.pipeline.dali_builds import has_dali, how_to_install
 from mimcl.pipeline.data_config import DataConfig, DecoderName, bad_allowed
 from mimcl.pipeline.decode import Decoder
 from mimcl.pipeline.decoder_choice import make_decoder
@@ -228,7 +229,9 @@ class Loader:
                 self._decoder = KeptPixels(self._index, self._image_size, threads, self._device)
             else:
                 name, largest = self._decoder_name, self._index.largest
-                self._decoder, _ = make_decoder(name, self._image_size, images, threads, largest)
+                self._decoder, choice = make_decoder(name, self._image_size, images, threads, largest)
+                if name == "auto" and current_world().rank == 0 and how_to_install() and not has_dali():
+                    warn(choice)
         return Stream(
             self._plan,
             self._index,

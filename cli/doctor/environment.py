@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 from packaging.requirements import Requirement
 
 from mimcl.cli.doctor.findings import Finding, found_by
+from mimcl.pipeline.files import DataError
 
-_LISTED = ("torch", "timm", "nvidia-dali", "faiss")  # prefixes of the libraries whose versions are shown
+_LISTED = ("torch", "timm", "faiss")  # prefixes of the libraries whose versions are shown
 
 
 def versions() -> list[Finding]:
-    """Compare installed libraries with the requirements of mimcl."""
-    return found_by("libraries", lambda: libraries(metadata.requires("mimcl") or []))
+    """Compare installed libraries with the requirements of mimcl, and report the build of DALI."""
+    found = found_by("libraries", lambda: libraries(metadata.requires("mimcl") or []))
+    return found + found_by("DALI", dali)
 
 
 def libraries(requirements: Iterable[str]) -> Iterator[Finding]:
-    """Report requirements that are missing or have the wrong version, then the main versions in one line.
-
-    A missing DALI is a warning, because Pillow can decode instead.
-    """
+    """Report requirements that are missing or have the wrong version, then the main versions in one line."""
     found = {"Python": platform.python_version()}
     for line in requirements:
         wanted = Requirement(line)
@@ -33,8 +33,7 @@ def libraries(requirements: Iterable[str]) -> Iterator[Finding]:
         try:
             version = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
-            is_dali = wanted.name.startswith("nvidia-dali")
-            yield Finding(wanted.name, f"missing; {install}", "warning" if is_dali else "broken")
+            yield Finding(wanted.name, f"missing; {install}", "broken")
             continue
         if not wanted.specifier.contains(version, prereleases=True):
             text = f"{version} does not satisfy {wanted.specifier}; {install}"
@@ -42,6 +41,33 @@ def libraries(requirements: Iterable[str]) -> Iterator[Finding]:
         if wanted.name.startswith(_LISTED):
             found[wanted.name] = version
     yield Finding("versions", ", ".join(f"{name} {version}" for name, version in found.items()), "ok", found)
+
+
+def dali() -> Iterator[Finding]:
+    """Report the build of DALI, which is optional: Pillow can decode instead."""
+    import torch
+
+    from mimcl.pipeline.dali_builds import dali_builds, has_dali, how_to_install, is_for_torch, require_one_build
+
+    try:
+        require_one_build()
+    except DataError as error:
+        yield Finding("DALI", str(error), "broken")
+        return
+    if not has_dali():
+        text, how = "not installed, Pillow decodes instead", how_to_install()
+        if how:
+            yield Finding("DALI", f"{text}, which is slower: {how}", "warning")
+        else:
+            yield Finding("DALI", f"{text}: DALI has no build for {sys.platform}", "info")
+        return
+    for name, version in dali_builds().items():
+        text, numbers = f"{name} {version}", {"build": name, "version": version}
+        if is_for_torch(name):
+            yield Finding("DALI", text, "ok", numbers)
+        else:
+            text += f", but torch is built for CUDA {torch.version.cuda}; pip uninstall {name}, and run this again"
+            yield Finding("DALI", text, "warning", numbers)
 
 
 def gpus() -> list[Finding]:

@@ -33,6 +33,7 @@ from mimcl.model.trainer import Batch, Trainer
 from mimcl.pipeline.augment import hash64, random_crops
 from mimcl.pipeline.batch_shares import BatchShares
 from mimcl.pipeline.cores import decode_threads
+from mimcl.pipeline.dali_builds import has_dali
 from mimcl.pipeline.decode import Decoder, Encoded
 from mimcl.pipeline.decoder_choice import DECODERS, make_decoder
 from mimcl.pipeline.index import ShardIndex
@@ -126,7 +127,7 @@ class Trials:
         boxes, flips = random_crops(0)(np.arange(len(ids)), self._index.width[ids], self._index.height[ids])
         cuts = [slice(start, start + _BATCH) for start in range(0, len(ids), _BATCH)]
         batches = [Encoded(images[cut], boxes[cut], flips[cut]) for cut in cuts]
-        for name in DECODERS:
+        for name in DECODERS if has_dali() else ("reference",):
             try:
                 decoder, _ = make_decoder(name, data.image_size, _BATCH, threads, self._index.largest)
                 rate = _decode_rate(decoder, batches, self._seconds / 2)

@@ -13,11 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder
-
-pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-
 from mimcl.pipeline.dali import DaliDecoder, reserved
+from mimcl.pipeline.decode import Decoded, Encoded, ReferenceDecoder
 from mimcl.pipeline.examine import MAX_PIXELS
 from mimcl.pipeline.image_headers import dali_can_decode
 

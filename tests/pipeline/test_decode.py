@@ -1,6 +1,5 @@
 import io
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -128,16 +127,6 @@ def test_auto_takes_the_fastest_and_says_why(monkeypatch):
     decoder, line = make_decoder("auto", SIZE, 4, 2, SIZE**2)
     assert decoder.name == "dali-cpu"
     assert line == "decoder dali-cpu; dali-gpu: no CUDA device"
-
-
-def test_auto_without_dali_takes_the_reference(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delitem(sys.modules, "mimcl.pipeline.dali", raising=False)
-    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    decoder, line = make_decoder("auto", SIZE, 4, 2, SIZE**2)
-    assert decoder.name == "reference"
-    assert line.startswith("decoder reference; dali-gpu: no CUDA device; dali-cpu: ")
-    assert "nvidia.dali" in line
 
 
 @pytest.mark.parametrize(("name", "message"), [("dali-gpu", "no CUDA device"), ("fastest", "'fastest'")])

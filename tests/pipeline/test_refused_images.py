@@ -20,8 +20,6 @@ from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 from mimcl.pipeline.stream import ReadOptions, Stream
 
-pytest.importorskip("nvidia.dali", reason="DALI is not installed")
-
 SAMPLES, BATCH, SIZE = 56, 8, 32
 # First, middle and last place of three batches in a row; sample g is draw g.
 REFUSED = [2 * BATCH, 3 * BATCH + BATCH // 2, 5 * BATCH - 1]

@@ -71,7 +71,6 @@ def batch() -> Encoded:
 
 @pytest.mark.parametrize("name", ["dali-cpu", "reference"])
 def test_decoders_scale_the_same_images_to_the_same_pixels(name):
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     whole, size = batch(), len(batch().data)
     decoder, _ = make_decoder(name, SIZE, size, 2, 500 * 400, scaled=True)
     ((images, failures),) = decoder([whole])
@@ -89,7 +88,6 @@ def test_decoders_scale_the_same_images_to_the_same_pixels(name):
 
 
 def test_a_batch_of_scaled_images_only_and_no_batch_at_all():
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     decoder, _ = make_decoder("dali-cpu", SIZE, 6, 2, 500 * 400, scaled=True)
     whole = batch()
     large = Encoded(whole.data[:2], whole.boxes[:2], whole.flips[:2])
@@ -103,7 +101,6 @@ def test_a_batch_of_scaled_images_only_and_no_batch_at_all():
 @pytest.mark.parametrize("name", ["dali-cpu", "reference"])
 @pytest.mark.parametrize("damage", ["empty", "header", "garbage"])
 def test_what_does_not_decode_is_named_and_the_others_are_unchanged(name, damage):
-    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     whole = batch()
     broken = {
         "empty": b"\xff\xd8\xff",

@@ -148,8 +148,6 @@ def test_pixels_are_those_of_the_substitute_in_the_draws_box(index):
 def test_nothing_depends_on_how_it_is_read(index, decoder, options):
     if decoder == "dali-gpu" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    if decoder != "reference":
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     start = options.get("start", 0)
     whole, found = collect(index, "multinomial"), collect(index, "multinomial", decoder=decoder, **options)
     cut = {name: column[start:] for name, column in whole.items() if name != "bad"}
@@ -164,8 +162,6 @@ def test_nothing_depends_on_how_it_is_read(index, decoder, options):
 @pytest.mark.parametrize("broken", [range(0), range(0, SAMPLES, 2), range(SAMPLES)], ids=["read", "both", "decode"])
 @pytest.mark.parametrize("decoder", ["reference", "dali-cpu"])
 def test_if_all_samples_are_bad_the_stream_stops_after_the_last_retry(tmp_path, broken, decoder):
-    if decoder != "reference":
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     index, plan = packed(tmp_path, broken), Windows(SAMPLES)
     for sample_id in set(range(SAMPLES)) - set(broken):
         flip_byte(index, sample_id)
@@ -185,8 +181,6 @@ def test_if_all_samples_are_bad_the_stream_stops_after_the_last_retry(tmp_path, 
 )
 @pytest.mark.parametrize("decoder", ["reference", "dali-cpu"])
 def test_an_in_order_plan_replaces_nothing(index, sample_id, reason, decoder):
-    if decoder != "reference":
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     made, _ = make_decoder(decoder, SIDE, 4, 2, index.largest)
     plan = InOrderPlan(np.array([0, 1, 4, 7, 9, sample_id, 10, 12]))
     batches, error = read_until_error(make_stream(index, plan, central_crops, decoder=made, batch=4, micro=4))

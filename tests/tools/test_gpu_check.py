@@ -37,8 +37,6 @@ def records(path: Path) -> list[dict]:
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize(("half", "missing"), [("model", ("nvidia.dali", "pytest_timeout")), ("dali", ())])
 def test_a_rehearsal_has_every_part_and_no_failure(half, missing, tmp_path):
-    if half == "dali":
-        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     bare = bare_environment(tmp_path / "site", *missing)
     probe = subprocess.run([sys.executable, "-c", "import mimcl.pipeline"], env=bare, cwd=tmp_path, capture_output=True)
     assert probe.returncode == 1, "mimcl is importable without the links"

@@ -1,12 +1,14 @@
 """Installed libraries compared with requirements, and GPUs that torch can or cannot use."""
 
+import sys
 from importlib import metadata
 
 import pytest
 import torch
 
 from mimcl.cli.doctor import environment
-from mimcl.cli.doctor.environment import gpus, libraries, versions
+from mimcl.cli.doctor.environment import dali, gpus, libraries, versions
+from mimcl.pipeline import dali_builds
 
 
 def by_name(findings):
@@ -34,10 +36,38 @@ def test_missing_and_unsuitable_libraries_are_broken():
     assert found["versions"].numbers["torch"] == metadata.version("torch")
 
 
-def test_without_dali_mimcl_is_not_broken():
-    (found, _) = libraries(["nvidia-dali-cuda990>=2.0"])
-    assert found.text.startswith("missing")
+def test_the_build_of_dali_is_reported():
+    (found,) = dali()
+    ((name, version),) = dali_builds.dali_builds().items()
+    assert found.text == f"{name} {version}"
+    assert found.numbers == {"build": name, "version": version}
+
+
+def test_without_dali_mimcl_is_not_broken(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setattr(dali_builds, "_NAMES", [])
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    (found,) = dali()
+    assert found.text == "not installed, Pillow decodes instead, which is slower: pip install 'mimcl[cuda13]'"
     assert found.mark == "warning"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    (found,) = dali()
+    assert found.mark == "info"
+    assert "darwin" in found.text
+
+
+def test_a_build_for_another_cuda_than_torch_is_reported(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "11.8")
+    (found,) = dali()
+    assert found.mark == "warning"
+    assert "torch is built for CUDA 11.8; pip uninstall nvidia-dali-cuda" in found.text
+
+
+def test_two_builds_of_dali_are_broken(monkeypatch):
+    monkeypatch.setattr(dali_builds, "_NAMES", ["torch", "numpy"])
+    (found,) = dali()
+    assert found.mark == "broken"
+    assert "torch and numpy are installed" in found.text
 
 
 def test_an_unsuitable_requirement_of_mimcl_is_reported(monkeypatch):
