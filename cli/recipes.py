@@ -54,7 +54,7 @@ def mae_b16_fast() -> Config:
     report fine-tuning 83.7 for ViT-B, with all removed patches predicted, at full size; in their paper a prediction
     ratio of 0.25 is a third of the removed patches. Not yet reproduced with this program. Cost: 15.6 GFLOP a draw on
     average, 35.9 at 224 px where mae_b16 has 57.1, counted alike: 1.6e19 FLOP, 0.27 times. Measured time of a step /
-    mae_b16's on a CPU: 0.46 at 224 px, 0.26 on average (tools/bench/decoder.txt).
+    mae_b16's on a CPU: 0.59 at 224 px, 0.29 on average (tools/bench/decoder.txt).
 
         mimcl train --recipe mae_b16_fast
     """
