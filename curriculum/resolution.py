@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EFFICIENT = "efficient"
 # EfficientTrain++ (Wang et al., TPAMI 2024, arXiv 2405.08768): its published code trains DeiT-S at 96, 160, 192 and 224
@@ -52,8 +52,9 @@ class Resolution:
 def resolution(text: str | None, image_size: int, patch_size: int, draws: int, batch_size: int) -> Resolution:
     """Return the stages of a run of `draws` draws; `text` None: all of them at `image_size` pixels.
 
-    A stage begins at the step that is nearest to its share, and one that is shorter than half a step is skipped. Raises
-    ValueError for a text that is no schedule, and for sides that do not fit the model.
+    A stage begins at the step that is nearest to its share, and one that is shorter than half a step is skipped;
+    consecutive stages of the same side are joined. Raises ValueError for a text that is no schedule, and for sides that
+    do not fit the model.
     """
     steps, start, end = draws // batch_size, 0, 0.0
     stages: list[Stage] = []
@@ -61,7 +62,8 @@ def resolution(text: str | None, image_size: int, patch_size: int, draws: int, b
         end = 1.0 if share is None else end + share
         until = math.floor(end * steps + 0.5)
         if until > start:
-            stages.append(Stage(side, start * batch_size, (until - start) * batch_size))
+            joined = stages.pop() if stages and stages[-1].side == side else Stage(side, start * batch_size, 0)
+            stages.append(replace(joined, draws=until * batch_size - joined.first_draw))
             start = until
     return Resolution(tuple(stages))
 

@@ -49,6 +49,12 @@ def test_efficient_has_the_published_sides_as_shares_of_any_image_size(image_siz
     assert resolution("efficient", image_size, patch_size, 10_000, 10).sides == sides
 
 
+def test_consecutive_stages_of_the_same_side_are_joined():
+    rounded = resolution("efficient", 64, 16, 1_000, 10)
+    assert [(stage.side, stage.draws) for stage in rounded.stages] == [(32, 460), (48, 460), (64, 80)]
+    assert resolution("64:0.3,64", 64, 16, 1_000, 10) == resolution(None, 64, 16, 1_000, 10)
+
+
 def test_efficient_spends_the_published_shares_of_the_compute():
     # 0.2, 0.4, 0.2 and 0.2 at 96, 160, 192 and 224 pixels, where the compute of a draw grows as its pixels.
     found = stages("efficient", draws=100_000)
