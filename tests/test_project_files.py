@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.command_tree import COMMANDS
+from helpers.command_tree import COMMANDS, parse
 
 import mimcl.api
 
@@ -117,15 +117,6 @@ def test_the_parser_refuses_what_is_no_command(line):
     with pytest.raises(Exception, match=r"No such|valid number|not one of|Missing") as refused:
         parse(shlex.split(line))
     assert "UsageError" in [kind.__name__ for kind in type(refused.value).__mro__]  # of typer's own copy of click
-
-
-def parse(words: list[str]) -> None:
-    """Parse a command line as the program does, without running it; raises a UsageError."""
-    command, context = COMMANDS[""], None
-    while hasattr(command, "commands"):
-        context = command.make_context(command.name, words, parent=context)
-        _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
-    command.make_context(command.name, words, parent=context)
 
 
 def test_names_in_the_pages_are_those_of_the_api():

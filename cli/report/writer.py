@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mimcl.cli.report.links import PAGE
 from mimcl.cli.report.page import render
 from mimcl.cli.report.read import read_run
 from mimcl.cli.report.several import arms_of
@@ -27,11 +26,11 @@ def write_report(
     arms = arms_of(records, labels)
     page: RunPage | SeveralPage
     if len(records) == 1:
-        out = records[0].folder / PAGE if out is None else out
-        template, page = "single.html.j2", run_page(records[0], out, pictures)
+        out = records[0].folder / "report.html" if out is None else out
+        template, page = "single.html.j2", run_page(records[0], pictures)
     else:
-        out = Path(PAGE) if out is None else out
-        template, page = "several.html.j2", several_page(arms, out)
+        out = Path("report.html") if out is None else out
+        template, page = "several.html.j2", several_page(arms)
     content = render(template, page.charts, page=page)
     try:
         with atomic_file(out) as file:

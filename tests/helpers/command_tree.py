@@ -11,8 +11,8 @@ def commands() -> dict[str, object]:
 
     def add(name, command):
         found[name] = command
-        for inner in command.list_commands(None) if hasattr(command, "list_commands") else ():
-            add(f"{name} {inner}".strip(), command.get_command(None, inner))
+        for inner, below in getattr(command, "commands", {}).items():
+            add(f"{name} {inner}".strip(), below)
 
     add("", get_command(app))
     return found
@@ -20,3 +20,12 @@ def commands() -> dict[str, object]:
 
 COMMANDS = commands()
 PARAMETERS = [(name, parameter) for name, command in COMMANDS.items() for parameter in command.params]
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as the program does, without running it; raises a UsageError."""
+    command, context = COMMANDS[""], None
+    while hasattr(command, "commands"):
+        context = command.make_context(command.name, words, parent=context)
+        _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+    command.make_context(command.name, words, parent=context)

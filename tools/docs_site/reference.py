@@ -5,18 +5,18 @@ A page has <!-- generated: keys --> or <!-- generated: commands --> where the te
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mkdocs.structure.pages import Page
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from mimcl.cli.app import app
 from mimcl.cli.config import Config
-from mimcl.cli.help.layout import Row, sections, usage
+from mimcl.cli.help.layout import sections, usage
 from mimcl.cli.keys.key_list import Key, finetune_keys, shown, train_keys
 from mimcl.cli.options import CONFIG_KEYS
 
@@ -37,7 +37,10 @@ _PURPOSES = {
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Replace the marks of a page."""
-    return _MARK.sub(lambda mark: {"keys": _keys, "commands": _commands}[mark[1]](), markdown)
+    texts = {"keys": _keys, "commands": _commands}
+    return _MARK.sub(
+        lambda mark: f'<div class="reference {mark[1]}" markdown>\n\n{texts[mark[1]]()}\n\n</div>', markdown
+    )
 
 
 def _keys() -> str:
@@ -57,7 +60,7 @@ def _keys() -> str:
 def _key_table(keys: Iterable[Key], prefix: str, flags: dict[str | None, str]) -> Iterator[str]:
     yield "| key | type | default | unit | purpose |\n|---|---|---|---|---|"
     for key in keys:
-        kind = " ".join(f"`{word}`" for word in key.choices) or f"`{key.type}`"
+        kind = _words(key.choices or key.type.split("|"))
         flag = f" Flag: `{flags[key.key]}`." if key.key in flags else ""
         name = f"`{key.key}`{{#{prefix}{key.key}}}"
         yield _line(name, kind, f"`{shown(key.default)}`", key.unit or "", _plain(key.help) + flag)
@@ -70,22 +73,27 @@ def _commands() -> str:
         blocks.append(f"## mimcl {name} {{#{name.replace(' ', '-')}}}" if name else "## mimcl {#mimcl}")
         blocks.append(_plain(inspect.cleandoc(command.help or "")))
         blocks.append(f"```text\n{usage(command, context).removeprefix('Usage: ')}\n```")
-        for title, rows in sections(command, context).items():
-            rows = [row for row in rows if "--help" not in row.names]
-            if rows:
-                blocks += [f"**{title}**", "\n".join(_option_table(rows, name))]
+        blocks.append("\n".join(_command_table(command, context, name)))
     return "\n\n".join(blocks)
 
 
-def _option_table(rows: Iterable[Row], command: str) -> Iterator[str]:
+def _command_table(command: Any, context: Any, name: str) -> Iterator[str]:
+    """A row for each subject, and below it those of its commands or parameters."""
     yield "| | takes | |\n|---|---|---|"
-    for row in rows:
-        names = f"`{row.names}`" if row.names else ""
-        if row.names and not row.names.startswith("-"):
-            names = f"[{names}](#{'-'.join([*command.split(), row.names])})"
-        takes = " ".join(f"`{word}`" for word in row.value.split("|")) if row.value else ""
-        text, notes = _split_notes(row.text)
-        yield _line(names, takes, _plain(text) + "".join(f" *{_plain(note)}*{{.note}}" for note in notes))
+    commands = getattr(command, "commands", {})
+    for title, rows in sections(command, context).items():
+        shown_rows = [row for row in rows if "--help" not in row.names]
+        if shown_rows:
+            yield _line(f"**{title}**", "", "")
+        for row in shown_rows:
+            if row.names in commands:
+                full = f"{name} {row.names}".strip()
+                yield _line(f"[{row.names}](#{full.replace(' ', '-')})", "", _plain(row.text))
+            else:
+                text, notes = _split_notes(row.text)
+                text = _plain(text) + "".join(f' <span class="note">{_plain(note)}</span>' for note in notes)
+                takes = _words(row.value.split("|")) if row.value else ""
+                yield _line(*([f"`{row.names}`", takes] if row.names else [takes, ""]), text)
 
 
 def _split_notes(text: str) -> tuple[str, list[str]]:
@@ -98,18 +106,23 @@ def _split_notes(text: str) -> tuple[str, list[str]]:
 def _plain(text: str) -> str:
     """Return a text in which only code between backquotes is marked up."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([\\*_\[\]<>])", r"\\\1", part) for part in parts[::2]]
+    escaped = (html.escape(part, quote=False).replace("|", "&#124;") for part in parts[::2])
+    parts[::2] = [re.sub(r"([\\*_\[\]])", r"\\\1", part) for part in escaped]
     return "`".join(parts)
 
 
+def _words(words: Iterable[str]) -> str:
+    return " ".join(f"`{word}`" for word in words)
+
+
 def _line(*cells: str) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(cells)} |"
 
 
 def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     yield name, command
-    for inner in command.list_commands(None) if isinstance(command, TyperGroup) else ():
-        yield from _walk(command.get_command(None, inner), f"{name} {inner}".strip())
+    for inner, below in getattr(command, "commands", {}).items():
+        yield from _walk(below, f"{name} {inner}".strip())
 
 
 def _command(name: str) -> Any:

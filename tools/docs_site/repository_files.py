@@ -6,6 +6,7 @@ repository itself. A link to a folder leads to its README.md; without one the st
 
 from __future__ import annotations
 
+import os.path
 import posixpath
 import re
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         source = sources.pop()
         path = _path(source, config)
         for match in _LINK.finditer(path.read_text("utf-8")) if path.suffix == ".md" else ():
-            target = _source((path.parent / match[0]).resolve(), config)
+            target = _source(path.parent / match[0], config)
             if target and target.startswith(f"{_FOLDER}/") and target not in files.src_uris:
                 files.append(File.generated(config, target, content=_content(_path(target, config))))
                 sources.append(target)
@@ -41,7 +42,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     folder, home = _path(page.file.src_uri, config).parent, posixpath.dirname(page.file.src_uri)
 
     def moved(match: re.Match[str]) -> str:
-        target = _source((folder / match[0]).resolve(), config)
+        target = _source(folder / match[0], config)
         return posixpath.relpath(target, home or ".") if target else match[0]
 
     return _outside_code(markdown, lambda text: _LINK.sub(moved, text))
@@ -63,7 +64,7 @@ def _path(source: str, config: MkDocsConfig) -> Path:
 
 def _source(path: Path, config: MkDocsConfig) -> str | None:
     """Return the path in the site's sources of a file of the repository, None for anything else."""
-    docs = Path(config.docs_dir)
+    docs, path = Path(config.docs_dir), Path(os.path.normpath(path))  # docs/changelog.md is a link
     if (path / "README.md").is_file():
         path /= "README.md"
     if not path.is_file() or not path.is_relative_to(docs.parent):
