@@ -32,7 +32,7 @@ COPY pipeline pipeline
 COPY curriculum curriculum
 COPY model model
 COPY cli cli
-ARG EXTRAS=hf,s3,gs,http
+ARG EXTRAS=cuda13,hf,s3,gs,http
 RUN /opt/mimcl/bin/pip install --no-cache-dir --disable-pip-version-check ".[${EXTRAS}]"
 
 FROM base

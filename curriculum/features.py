@@ -162,7 +162,11 @@ class TimmFeatures(FeatureExtractor):
     """
 
     def __init__(
-        self, model_name: str, file: str | os.PathLike | None = None, precision: Precision = "float32"
+        self,
+        model_name: str,
+        file: str | os.PathLike | None = None,
+        precision: Precision = "float32",
+        device: torch.device | str = "cpu",
     ) -> None:
         import timm
 
@@ -182,7 +186,7 @@ class TimmFeatures(FeatureExtractor):
         config = timm.data.resolve_model_data_config(model)
         self.name = f"timm:{model_name}" + (f"@{Path(file).name}" if file is not None else "")
         self.image_size, self.fit_images = int(config["input_size"][-1]), 0
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device)
         self.precision = precision
         self.model = model.eval().to(self.device)
         self.mean, self.std = (torch.tensor(config[n], device=self.device).view(3, 1, 1) for n in ("mean", "std"))
@@ -201,26 +205,33 @@ class TimmFeatures(FeatureExtractor):
 
 
 def build_extractor(
-    spec: str, seed: int = 0, timeout_s: float = 10.0, threads: int = 1, precision: Precision = "float32"
+    spec: str,
+    seed: int = 0,
+    timeout_s: float = 10.0,
+    threads: int = 1,
+    precision: Precision = "float32",
+    device: torch.device | str = "cpu",
 ) -> tuple[FeatureExtractor, str]:
     """Build the extractor that `spec` names; also return the reason for the choice, in one line.
 
     `auto` is DINO if its weights are in the cache or the hub answers within `timeout_s`, otherwise sift, which learns
-    with `seed` and computes on `threads`. `precision` is that of timm models. Raises ValueError for a `spec` that is
-    not one of `ACCEPTED`.
+    with `seed` and computes on `threads`. `precision` and `device` are those of timm models. Raises ValueError for a
+    `spec` that is not one of `ACCEPTED`.
     """
     if spec == "auto":
         path, reason = fetch_weights(DEFAULT_MODEL, timeout_s)
         if path is None:
             return SiftFeatures(seed, threads), f"auto: {reason}"
-        return TimmFeatures(DEFAULT_MODEL, precision=precision), f"auto: the weights of {DEFAULT_MODEL} are available"
+        return TimmFeatures(
+            DEFAULT_MODEL, None, precision, device
+        ), f"auto: the weights of {DEFAULT_MODEL} are available"
     if spec == "sift":
         return SiftFeatures(seed, threads), "requested"
     if spec == "pixels":
         return PixelFeatures(), "requested"
     if match := re.fullmatch(r"timm:([^@]+)(?:@(.+))?", spec):
         model_name, file = match.groups()
-        return TimmFeatures(model_name, file, precision), "requested"
+        return TimmFeatures(model_name, file, precision, device), "requested"
     raise ValueError(f"unknown features {spec!r}; choose one of {ACCEPTED}")
 
 

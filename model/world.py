@@ -57,3 +57,15 @@ class World:
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         return device
+
+    def inference_device(self) -> torch.device:
+        """Return the device for forward passes: `device()`, or instead of the CPU an Apple GPU if MIMCL_MPS is 1.
+
+        Not for training and the protocols of evaluation: they need float64, which an Apple GPU (MPS) does not have, and
+        copy asynchronously. Nothing has run on one yet.
+        """
+        import torch
+
+        device = self.device()
+        asked = device.type == "cpu" and os.environ.get("MIMCL_MPS") == "1"
+        return torch.device("mps") if asked and torch.backends.mps.is_available() else device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,13 +22,18 @@ def memory_limit() -> int | None:
     return min((limit for folder in _groups("memory") if (limit := _memory(folder)) is not None), default=None)
 
 
+def total_memory() -> int:
+    """Bytes of memory of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def free_memory() -> int:
     """Bytes of memory that this process can still get: of the machine, less what a limit of its group leaves.
 
-    File pages that the kernel can drop count as free.
+    File pages that the kernel can drop count as free. macOS does not say what is free: half of the machine's memory.
     """
     rows = (line.split() for line in _text(_MEMINFO).splitlines())
-    available = 1024 * next(int(row[1]) for row in rows if row[0] == "MemAvailable:")
+    available = next((1024 * int(row[1]) for row in rows if row[0] == "MemAvailable:"), total_memory() // 2)
     return max(0, min([available, *(left for folder in _groups("memory") if (left := _left(folder)) is not None)]))
 
 

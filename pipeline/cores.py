@@ -15,7 +15,7 @@ _SMALL_MACHINE = 4  # cores, up to which none are reserved
 
 def usable_cores() -> float:
     """Cores in this process's affinity mask, or fewer if its control group limits the processor time."""
-    return min(len(os.sched_getaffinity(0)), cpu_quota() or math.inf)
+    return min(len(_affinity()), cpu_quota() or math.inf)
 
 
 def worker_count(local_size: int = 1) -> int:
@@ -29,7 +29,7 @@ def worker_count(local_size: int = 1) -> int:
 
 def arithmetic_threads(local_size: int = 1) -> int:
     """Threads for arithmetic in each of `local_size` processes: as `worker_count`, but at most one a physical core."""
-    own = os.sched_getaffinity(0)
+    own = _affinity()
     physical = len({_siblings(core) for core in own})
     return max(1, min(worker_count(local_size), int(_share_of_cores(local_size) * physical / len(own))))
 
@@ -46,8 +46,15 @@ def decode_threads(local_size: int = 1, configured: int | None = None) -> int:
 
 
 def _share_of_cores(local_size: int) -> float:
-    own = len(os.sched_getaffinity(0))
+    own = len(_affinity())
     return min(own, _launcher_cores() / local_size) if local_size > 1 else own
+
+
+def _affinity(pid: int = 0) -> set[int]:
+    """Cores on which a process may run, by default this one. macOS has no such masks: all cores. Raises OSError."""
+    return (
+        os.sched_getaffinity(pid) if hasattr(os, "sched_getaffinity") else set(range(os.sysconf("SC_NPROCESSORS_ONLN")))
+    )
 
 
 def _siblings(core: int) -> str:
@@ -63,14 +70,14 @@ def _launcher_cores() -> int:
 
     Shells between SLURM's daemon and a task are bound to the task's cores, and skipped.
     """
-    own = cores = len(os.sched_getaffinity(0))
+    own = cores = len(_affinity())
     is_slurm_task = "SLURM_PROCID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
     pid = os.getppid()
     with suppress(OSError):  # it has ended, or cannot be seen from within a container
-        cores = len(os.sched_getaffinity(pid))
+        cores = len(_affinity(pid))
         while is_slurm_task and cores == own and pid > 1:
             pid = _parent(pid)
-            cores = len(os.sched_getaffinity(pid))
+            cores = len(_affinity(pid))
     return cores
 
 

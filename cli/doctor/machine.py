@@ -7,14 +7,13 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 
 from mimcl.cli.console import format_bytes
 from mimcl.cli.doctor.findings import Finding, found_by
 from mimcl.pipeline.cache_dir import cache_dir
-from mimcl.pipeline.cgroup import memory_limit
+from mimcl.pipeline.cgroup import free_memory, memory_limit, total_memory
 from mimcl.pipeline.cores import usable_cores
 from mimcl.pipeline.files import DataError, open_regular
 from mimcl.pipeline.index import ShardIndex
@@ -27,6 +26,7 @@ _MIN_OPEN_FILES = 1024
 _MIN_MEMORY = 4 << 30
 _MIN_SHARED_MEMORY = 1 << 30
 _MIN_DISK = 5 * 10**9
+CAN_FORGET = hasattr(os, "posix_fadvise")  # not on macOS
 
 
 def machine() -> list[Finding]:
@@ -47,9 +47,7 @@ def cores() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    rows = (line.split() for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
-    sizes = {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows}
-    total, available, limit = sizes["MemTotal"], sizes["MemAvailable"], memory_limit()
+    total, available, limit = total_memory(), free_memory(), memory_limit()
     text = f"{format_bytes(total)}, {format_bytes(available)} available"
     if limit is not None and limit < total:
         text += f"; limited to {format_bytes(limit)} by the control group"
@@ -59,6 +57,8 @@ def memory() -> Iterator[Finding]:
 
 
 def shared_memory() -> Iterator[Finding]:
+    if not os.path.isdir("/dev/shm"):  # as on macOS, which shares memory in another way
+        return
     space = shutil.disk_usage("/dev/shm")
     small = space.total < _MIN_SHARED_MEMORY
     text = f"/dev/shm {format_bytes(space.total)}, {format_bytes(space.free)} free"
@@ -106,7 +106,9 @@ def decoded(index: ShardIndex) -> Iterator[Finding]:
 
 
 def forget_shards(index: ShardIndex) -> None:
-    """Drop local shards from the page cache; shards that cannot be opened are skipped."""
+    """Drop local shards from the page cache, on Linux; shards that cannot be opened are skipped."""
+    if not CAN_FORGET:
+        return
     for shard in index.shards if index.url is None else ():
         with suppress(OSError), open_regular(index.root / to_fs(shard["name"])) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mimcl.cli.config import Config
 from mimcl.cli.doctor.findings import Finding, found_by, reason
-from mimcl.cli.doctor.machine import forget_shards
+from mimcl.cli.doctor.machine import CAN_FORGET, forget_shards
 from mimcl.cli.estimate import estimate
 from mimcl.cli.plan.build_plan import build_plan
 from mimcl.cli.run.malloc import keep_freed_memory
@@ -112,7 +112,7 @@ class Trials:
 
         remaining = batches()
         self.rates.read = _rate(read_batch, self._seconds / 3)
-        yield Finding("read", f"{self.rates.read:,.0f} images/s, with checksums, not cached")
+        yield Finding("read", f"{self.rates.read:,.0f} images/s, with checksums{', not cached' if CAN_FORGET else ''}")
 
     def decode(self) -> Iterator[Finding]:
         """Decode images in memory with every decoder, cropped as in training."""

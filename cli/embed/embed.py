@@ -121,7 +121,7 @@ def embed(
             console.print(note)
     precision = encoder.precision if options.precision == "auto" else options.precision
     device = world.device()
-    extractor = MaeFeatures(str(path), encoder.model().to(device), precision, options.pool)
+    extractor = MaeFeatures(str(path), encoder.model().to(world.inference_device()), precision, options.pool)
     decoder = open_decoder(options.decoder, extractor.image_size, index, world=world)
     settings = {
         "weights": weights_digest(encoder.tensors),

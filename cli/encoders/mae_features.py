@@ -14,6 +14,7 @@ from mimcl.cli.encoders.encoder import Encoder
 from mimcl.cli.encoders.frozen_model import FrozenModel
 from mimcl.model.autoencoder import MaskedAutoencoder
 from mimcl.model.mae import to_patches
+from mimcl.model.world import World
 
 
 class MaeFeatures(FrozenModel):
@@ -33,8 +34,7 @@ class MaeFeatures(FrozenModel):
     def load(cls, path: Path) -> MaeFeatures:
         """Load a run, checkpoint or file of weights, on the GPU if there is one. Raises CheckpointError."""
         encoder = Encoder.load(path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(f"mae:{path}", encoder.model().to(device), encoder.precision)
+        return cls(f"mae:{path}", encoder.model().to(World().inference_device()), encoder.precision)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> NDArray[np.float32]:

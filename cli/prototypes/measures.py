@@ -84,7 +84,8 @@ def _extractor(config: BuildConfig, world: World) -> tuple[FeatureExtractor, str
         return MaeFeatures.load(Path(spec.removeprefix("mae:"))), "requested"
     if precision == "auto":
         precision = "bfloat16" if gather("yes" if has_bfloat16() else "no")[0] == "yes" else "float32"
-    build = partial(build_extractor, threads=worker_count(world.local_size), precision=precision)
+    threads, device = worker_count(world.local_size), world.inference_device()
+    build = partial(build_extractor, threads=threads, precision=precision, device=device)
     if spec != "auto" or world.size == 1:
         return build(spec, seed)
     found = build(spec, seed) if world.rank == 0 else None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimcl.pipeline.cgroup import memory_limit
+from mimcl.pipeline.cgroup import memory_limit, total_memory
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Machine:
 
             devices = range(torch.cuda.device_count())
             return cls(True, min(torch.cuda.get_device_properties(device).total_memory for device in devices))
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        total = total_memory()
         return cls(False, min(total, memory_limit() or total))
 
 

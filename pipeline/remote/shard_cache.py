@@ -13,6 +13,7 @@ import fcntl
 import math
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,8 @@ _REMOVE_LOCK_TIMEOUT_S = 5.0  # then remove without the lock: its holder may han
 _TOUCH_INTERVAL_S = 10.0  # between updates of a shard's time of last use
 _RETRIES = 2
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_F_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)  # Linux: locks of an open file, not of a process
+# Locks of an open file, not of a process, which closing any of its descriptors would release. None: there are none.
+_F_OFD_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", 37 if sys.platform == "linux" else None)
 
 
 def cache_limit() -> int:
@@ -211,10 +213,14 @@ class CachedShard:
                 self._lock(fcntl.F_UNLCK, start, stop)
 
     def _lock(self, kind: int, start: int, stop: int) -> bool:
+        if _F_OFD_SETLK is None:
+            return True
+        if sys.platform == "darwin":
+            flock = struct.pack("qqihh", start, stop - start, 0, kind, os.SEEK_SET)
+        else:
+            flock = struct.pack("hhqqi4x", kind, os.SEEK_SET, start, stop - start, 0)
         try:
-            fcntl.fcntl(
-                self._descriptor, _F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, stop - start, 0)
-            )
+            fcntl.fcntl(self._descriptor, _F_OFD_SETLK, flock)
         except (BlockingIOError, PermissionError):
             return False
         except OSError:  # a file system without locks

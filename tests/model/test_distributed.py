@@ -284,3 +284,22 @@ def test_a_program_that_is_connected_already_is_refused(tmp_path):
             pass
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "asked", "device"),
+    [
+        (False, True, "1", "mps"),
+        (False, True, "", "cpu"),
+        (False, False, "1", "cpu"),
+        (True, True, "1", "cuda:2"),
+    ],
+)
+def test_an_apple_gpu_makes_forward_passes_only_where_asked(monkeypatch, cuda, mps, asked, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setenv("MIMCL_MPS", asked)
+    assert World().inference_device() == torch.device(device)
+    assert World().device().type == ("cuda" if cuda else "cpu")

@@ -1,5 +1,7 @@
 """Limits of control groups, in file trees like those of kernels, containers and batch systems."""
 
+import os
+
 import pytest
 
 from mimcl.pipeline import cgroup
@@ -100,3 +102,10 @@ def test_free_memory_is_what_the_machine_and_all_limits_leave(tree, tmp_path, mo
 
 def test_free_memory_of_this_machine():
     assert 10e6 < cgroup.free_memory() < 1e14
+
+
+def test_where_nothing_says_what_is_free_half_of_the_memory_is(tree, tmp_path, monkeypatch):
+    """As on macOS."""
+    monkeypatch.setattr(cgroup, "_MEMINFO", tmp_path / "missing")
+    tree("")
+    assert cgroup.free_memory() == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -90,6 +90,15 @@ def test_a_launcher_that_has_ended(machine, monkeypatch):
     assert cores.worker_count(2) == 4
 
 
+def test_without_affinity_masks_all_cores_are_usable(monkeypatch):
+    """As on macOS."""
+    monkeypatch.setattr(cores, "cpu_quota", lambda: None)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    there = os.sysconf("SC_NPROCESSORS_ONLN")
+    assert cores.usable_cores() == cores.worker_count() == there
+    assert cores.worker_count(there) == 1
+
+
 def test_a_real_process_bound_to_one_core():
     code = "import os; os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}); "
     code += "from mimcl.pipeline.cores import usable_cores, worker_count; print(usable_cores() <= 1, worker_count(1))"

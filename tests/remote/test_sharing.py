@@ -171,6 +171,17 @@ def test_a_process_that_hangs_while_it_makes_room_does_not_block_others_for_ever
         os.close(held)
 
 
+def test_where_open_files_have_no_locks_nobody_waits(tmp_path, monkeypatch):
+    cache = ShardCache(tmp_path / "shards", 40_000)
+    first, second = cache.open("key", 8, 1), cache.open("key", 8, 1)
+    with first.locked(0, 8, 0), second.locked(0, 8, 0) as acquired:
+        assert not acquired
+    monkeypatch.setattr("mimcl.pipeline.remote.shard_cache._F_OFD_SETLK", None)
+    with first.locked(0, 8, 0) as acquired, second.locked(0, 8, 0) as also:
+        assert acquired
+        assert also
+
+
 def test_the_least_recently_used_shard_is_removed_first(tmp_path):
     cache = ShardCache(tmp_path / "shards", 40_000)
     data = b"x" * 8192

@@ -71,3 +71,14 @@ def test_the_memory_of_decoded_images_is_stated_and_whether_it_fits(monkeypatch)
         monkeypatch.setattr(kept_pixels, "free_memory", lambda free=free: int(free))
         (found,) = machine.decoded(index)
         assert found.text == f"4.8 GB, {fits}"
+
+
+def test_without_shared_memory_as_a_folder_there_is_no_finding(monkeypatch):
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    assert list(machine.shared_memory()) == []
+
+
+def test_shards_stay_cached_where_they_cannot_be_forgotten(monkeypatch):
+    """As on macOS; nothing is opened."""
+    monkeypatch.setattr(machine, "CAN_FORGET", False)
+    machine.forget_shards(SimpleNamespace(url=None, shards=[{"name": "missing.tar"}]))
