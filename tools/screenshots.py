@@ -3,7 +3,7 @@
     python tools/screenshots.py OUT_FOLDER PAGE.html [PAGE.html ...]
 
 Exit code 1 when a page writes to its console, requests anything but itself, is wider than the screen at any of several
-widths, or has an axis beyond 100 %.
+widths, has an axis beyond 100 %, or when a tooltip or a slider does not work.
 """
 
 from __future__ import annotations
@@ -29,6 +29,46 @@ CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
   return fillText.call(this, text, ...rest);
 };
 """
+# Focus every image in turn by arrow keys; return what is wrong with the tooltips.
+TOOLTIPS = """(() => {
+  const tip = document.getElementById("tip"), found = [];
+  const check = (tile) => {
+    const box = tip.getBoundingClientRect();
+    if (tip.hidden || tip.textContent !== tile.dataset.tip) found.push(`no tooltip of ${tile.alt}`);
+    else if (box.left < 0 || box.right > innerWidth || box.top < 0 || box.bottom > innerHeight)
+      found.push(`the tooltip of ${tile.alt} is outside of the window`);
+  };
+  const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  for (const card of document.querySelectorAll(".strips, .clusters")) {
+    const stops = card.querySelectorAll(".tile[tabindex='0']");
+    if (stops.length !== 1) found.push(`${stops.length} stops of the Tab key in a card of images`);
+    for (const row of card.querySelectorAll(".tiles")) {
+      const tiles = [...row.querySelectorAll(".tile")];
+      if (row === card.querySelector(".tiles")) tiles[0].focus();
+      else { press("ArrowDown"); for (const _ of tiles) press("ArrowLeft"); }
+      for (const tile of tiles) {
+        if (document.activeElement !== tile) found.push(`arrow keys do not reach ${tile.alt}`);
+        check(tile);
+        press("ArrowRight");
+      }
+    }
+    press("Escape");
+    if (!tip.hidden) found.push("Escape does not hide the tooltip");
+  }
+  document.activeElement.blur();
+  return [...new Set(found)].slice(0, 5);
+})()"""
+# Move every slider to its start and back; return those that change nothing.
+SLIDERS = """[...document.querySelectorAll("input.frames")].filter((slider) => {
+  const readout = slider.parentElement.querySelector(".readout");
+  const before = readout.textContent, end = slider.value;
+  slider.value = 0;
+  slider.dispatchEvent(new Event("input"));
+  const changed = readout.textContent !== before;
+  slider.value = end;
+  slider.dispatchEvent(new Event("input"));
+  return !changed || readout.textContent !== before;
+}).length"""
 MAX_HEIGHT = 14000  # pixels of a screenshot
 
 
@@ -131,6 +171,10 @@ def check(chromium: Chromium, page: Path, screen: str, scheme: str, out: Path) -
         "window.texts.filter(t => t.endsWith('%') && !(parseFloat(t) >= 0 && parseFloat(t) <= 100))"
     )
     problems += [f"an axis of shares has {label}" for label in sorted(set(labels))]
+    problems += chromium.evaluate(TOOLTIPS)
+    if stuck := chromium.evaluate(SLIDERS):
+        problems.append(f"{stuck} sliders change nothing, or do not change back")
+    chromium.evaluate("scrollTo(0, 0)")
     height = min(MAX_HEIGHT // scale, chromium.evaluate("document.documentElement.scrollHeight"))
     picture = chromium.ask(
         "Page.captureScreenshot",

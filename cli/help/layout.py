@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -28,6 +28,15 @@ class Row(NamedTuple):
     @property
     def label(self) -> str:
         return " ".join(filter(None, (self.names, self.value)))
+
+
+@runtime_checkable
+class Summarised(Protocol):
+    """A group of commands."""
+
+    def summaries(self) -> list[tuple[str, str, str]]:
+        """Return heading, name and summary of each command."""
+        ...
 
 
 def help_text(command: TyperCommand | TyperGroup, context: Any) -> str:
@@ -50,10 +59,9 @@ def usage(command: TyperCommand | TyperGroup, context: Any) -> str:
 def sections(command: TyperCommand | TyperGroup, context: Any) -> dict[str, list[Row]]:
     """Return the commands of a group and the parameters, by subject."""
     found: dict[str, list[Row]] = {}
-    if isinstance(command, TyperGroup):
-        for name, inner in command.commands.items():
-            title = getattr(inner, "rich_help_panel", None) or "Commands"
-            found.setdefault(title, []).append(Row(name, "", _first_paragraph(inner.help)))
+    if isinstance(command, Summarised):
+        for title, name, summary in command.summaries():
+            found.setdefault(title, []).append(Row(name, "", summary))
     for parameter in _parameters(command, context):
         title = parameter.rich_help_panel or ("Arguments" if isinstance(parameter, TyperArgument) else "Options")
         found.setdefault(title, []).append(row_of(parameter))
@@ -132,8 +140,9 @@ def _usage_name(argument: TyperArgument) -> str:
     return _metavar(argument) if argument.required else f"[{_metavar(argument)}]"
 
 
-def _first_paragraph(text: str | None) -> str:
-    return inspect.cleandoc(text or "").split("\n\n")[0]
+def summary_of(text: str | None) -> str:
+    """Return the first paragraph of a command's help, in one line."""
+    return " ".join(inspect.cleandoc(text or "").split("\n\n")[0].split())
 
 
 def _text_column(sections: Iterable[Sequence[Row]], width: int) -> int:

@@ -49,7 +49,8 @@ def keys_command(
     if json_format:
         print(to_json(found))
         return
-    train = context.find_root().command.commands["train"]  # type: ignore[attr-defined]
+    root = context.find_root()
+    train = root.command.get_command(root, "train")  # type: ignore[attr-defined]
     flags = {CONFIG_KEYS.get(option.name): option.opts[0] for option in train.params}
     sections: dict[str, list[Row]] = {}
     for name, keys in found.items():

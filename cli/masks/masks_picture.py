@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.encoders.reconstruction import Reconstruction
+from mimcl.cli.heat_maps import heat_maps, tinted
 
 DPI = 200
 CELL, GAP, GROUP_GAP, MARGIN, LINE = 1.0, 0.04, 0.22, 0.15, 0.15  # inches
-_COLOURS, _OPACITY = colormaps["plasma"], 0.65
 _LARGE, _SMALL = 9, 7  # points
 _NOTE = (
     "Scores: higher = more likely masked. Colours range from the lowest to the highest score of each image; the "
-    "numbers are the means of these over the images."
+    "numbers at the ends of the bar are the averages of these two over the images."
 )
 
 
@@ -70,22 +69,8 @@ def draw_picture(title: str, crops: Tensor, snapshots: Sequence[Snapshot]) -> by
 
 def panels(crops: Tensor, found: Reconstruction) -> dict[str, NDArray[np.uint8]]:
     """Return the columns of a group by name, each (n, S, S, 3)."""
-    drawn = {} if found.scores is None else {"scores": _heat_maps(crops, found.scores.numpy())}
+    drawn = {} if found.scores is None else {"scores": heat_maps(crops, found.scores.numpy())}
     return drawn | {"mask": _pixels(found.seen), "reconstruction": _pixels(found.filled)}
-
-
-def _heat_maps(crops: Tensor, scores: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Overlay scores (n, h, h) on the grey crops; images with equal scores get the lowest colour."""
-    low, high = (end(scores, axis=(1, 2), keepdims=True) for end in (np.min, np.max))
-    shares = (scores - low) / np.maximum(high - low, 1e-12)
-    patch = crops.shape[-1] // scores.shape[-1]
-    return _tinted(shares.repeat(patch, 1).repeat(patch, 2), crops.float().mean(1).numpy() / 255)
-
-
-def _tinted(shares: NDArray[np.floating], grey: NDArray[np.floating] | float) -> NDArray[np.uint8]:
-    """Overlay the colours of shares in [0, 1] (...) on grey in [0, 1]: (..., 3)."""
-    colours = _COLOURS(shares)[..., :3]
-    return (255 * (_OPACITY * colours + (1 - _OPACITY) * np.asarray(grey)[..., None])).round().astype(np.uint8)
 
 
 def _pixels(images: Tensor) -> NDArray[np.uint8]:
@@ -113,7 +98,7 @@ class _Sheet:
 
     def colour_bar(self, left: float, top: float, scores: Tensor) -> None:
         """Draw the colour bar of scores (n, h, h)."""
-        self._panel(left, top, 0.08).imshow(_tinted(np.linspace(0, 1, 256)[None], 0.5), aspect="auto")
+        self._panel(left, top, 0.08).imshow(tinted(np.linspace(0, 1, 256)[None], 0.5), aspect="auto")
         for end, place, align in ((scores.amin, left, "left"), (scores.amax, left + CELL, "right")):
             self.text(place, top + 0.1, f"{end((1, 2)).mean().item():.2g}", _SMALL, align)
 

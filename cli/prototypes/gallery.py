@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,19 +33,16 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
     A single cluster has several rows, from its ends inwards. The background is transparent, for light pages and dark
     ones.
     """
-    clusters = spread_clusters(found, _CLUSTERS)
-    rows = [cluster_ends(found, cluster) for cluster in clusters]
-    sizes = [f"{np.count_nonzero(found.cluster == cluster):,}\nimages" for cluster in clusters]
-    if len(clusters) == 1:
-        rows = _inwards(*cluster_ends(found, clusters[0], _IMAGES * _ROWS_OF_ONE))
-        sizes += [""] * (len(rows) - 1)
+    rows = gallery_rows(found)
     figure = Figure(figsize=(2 * _IMAGES + 1.6, 1.12 * len(rows) + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(
         len(rows), 2 * _IMAGES + 1, squeeze=False, width_ratios=[1] * _IMAGES + [0.25] + [1] * _IMAGES
     )
-    ends = ("easiest images", "hardest images") if "scores" in found.info else ("nearest images", "farthest images")
-    for axes, size, (near, far) in zip(grid, sizes, rows, strict=True):
+    by_scores = "scores" in found.info
+    ends = ("easiest images", "hardest images") if by_scores else ("nearest images", "farthest images")
+    measured = "scores" if by_scores else "distances"
+    for axes, (size, near, far) in zip(grid, rows, strict=True):
         for axis in axes:
             axis.set_axis_off()
         shown = [*zip(axes[:_IMAGES], near, strict=False), *zip(axes[_IMAGES + 1 :], far, strict=False)]
@@ -55,7 +53,7 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
         axes[0].text(
             -0.08,
             0.5,
-            size,
+            f"{size:,}\nimages" if size else "",
             transform=axes[0].transAxes,
             ha="right",
             va="center",
@@ -63,13 +61,32 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
             color=_GREY,
         )
     figure.suptitle(
-        f"{found.described}: {ends[0]} (left), {ends[1]} (right), with distance",
+        f"{found.described}: a cluster per row, {ends[0]} left, {ends[1]} right; numbers are {measured}",
         fontsize=9,
         color=_GREY,
     )
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110, transparent=True)
     return picture.getvalue()
+
+
+class GalleryRow(NamedTuple):
+    """The images of one cluster, or some of a single cluster's; `size` 0: the same cluster as the row above."""
+
+    size: int  # of the cluster
+    near: NDArray[np.int64]  # sample ids, the nearest first
+    far: NDArray[np.int64]  # the farthest last
+
+
+def gallery_rows(found: PrototypeSet) -> list[GalleryRow]:
+    """Select the images of a gallery: both ends of up to 8 clusters, or several rows of a single one."""
+    clusters = spread_clusters(found, _CLUSTERS)
+    sizes = [int(np.count_nonzero(found.cluster == cluster)) for cluster in clusters]
+    rows = [cluster_ends(found, cluster) for cluster in clusters]
+    if len(clusters) == 1:
+        rows = _inwards(*cluster_ends(found, clusters[0], _IMAGES * _ROWS_OF_ONE))
+        sizes += [0] * (len(rows) - 1)
+    return [GalleryRow(size, *ends) for size, ends in zip(sizes, rows, strict=True)]
 
 
 def spread_clusters(found: PrototypeSet, count: int) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mimcl.cli.report.curves import Curve, json_values
 
 Format = Literal["number", "percent", "count", "exponent"]
-XKind = Literal["samples", "time", "times drawn", "class"]
+XKind = Literal["samples", "time", "times drawn", "class", "distance"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,16 @@ class Series:
     y: Sequence[float | int | None]
     low: Sequence[float | int | None] | None = None
     high: Sequence[float | int | None] | None = None
-    group: int = 0  # color
+    group: int = 0  # colour
+    bars: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Values that the last series can take instead; a slider chooses them."""
+
+    label: str
+    y: Sequence[float | int | None]
 
 
 @dataclass(frozen=True)
@@ -28,17 +37,18 @@ class Chart:
     """A card of the page with a chart. All series have the length of x."""
 
     title: str
-    note: str
+    note: str  # what the values are, in a few words, above the chart
+    explanation: str  # a sentence below it: what it shows and what to look for
     x: Sequence[float | int | None]
     series: Sequence[Series]
     x_kind: XKind = "samples"
     y_format: Format = "number"
     log: bool = False
-    bars: bool = False
     wide: bool = False
     points: bool = False  # whether to mark each point
     names: Sequence[str] = field(default_factory=tuple)  # of the classes, for x_kind "class"
     whole: int | None = None  # shows counts also as a share of this number
+    frames: Sequence[Frame] = field(default_factory=tuple)  # the last one is what the last series has
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -47,13 +57,14 @@ class Chart:
             "xKind": self.x_kind,
             "yFormat": self.y_format,
             "log": self.log,
-            "bars": self.bars,
             "points": self.points,
             "names": self.names,
             "whole": self.whole,
             "series": [
-                {"label": s.label, "y": s.y, "low": s.low, "high": s.high, "group": s.group} for s in self.series
+                {"label": s.label, "y": s.y, "low": s.low, "high": s.high, "group": s.group, "bars": s.bars}
+                for s in self.series
             ],
+            "frames": [{"label": frame.label, "y": frame.y} for frame in self.frames],
         }
 
     @property

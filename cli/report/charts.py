@@ -18,15 +18,26 @@ _CHUNK = 1 << 20  # images counted at a time
 _MAX_BARS = 50
 _FEW = 40  # points that are marked
 _LOG_ABOVE = 30.0  # ratio of largest to smallest value above which the y axis is logarithmic
-_TRAINING = {"step", "loss", "lr", "grad_norm", "images_per_second", "data_wait", "nonfinite_steps"}
-_RESOLUTION = {"image_size", "relative_cost"}
-_CURRICULUM = {"temperature", "effective_fraction"}
-_SHARES = {"hard_share", "ranking_accuracy", "mask_agreement", "teacher_momentum"}
+_ACCURACY: tuple[str, str, Format] = (
+    "share of correct predictions",
+    "How well the frozen encoder's features separate classes: it should rise during training.",
+    "percent",
+)
+_RANK: tuple[str, str, Format] = (
+    "effective number of dimensions",
+    "How many dimensions the features use: it should rise; a fall towards 1 is a sign of collapse.",
+    "number",
+)
+BALANCE_EXPLAINED = (
+    "Which classes were drawn more (above 1) or less often than their number of images; a wide spread means that the "
+    "curriculum prefers some classes."
+)
 
 
 def line(
     title: str,
     note: str,
+    explanation: str,
     table: Table,
     names: dict[str, str],
     y_format: Format = "number",
@@ -41,11 +52,10 @@ def line(
     series = [
         series_of(label, curve, group) for group, (label, curve) in enumerate(zip(known.values(), curves, strict=True))
     ]
+    x = json_values(np.round(curves[0].x))
     log = may_be_log and all(_spans_orders(table[name]) for name in known)
     few = len(curves[0].x) <= _FEW
-    return Chart(
-        title, note, json_values(np.round(curves[0].x)), series, "samples", y_format, log, wide=wide, points=few
-    )
+    return Chart(title, note, explanation, x, series, "samples", y_format, log, wide, few)
 
 
 def _spans_orders(values: NDArray[np.float64]) -> bool:
@@ -57,39 +67,104 @@ def training_charts(run: RunRecord) -> list[Chart]:
     """Loss, learning rate, gradient norm, throughput, data-wait, skipped steps."""
     steps = run.steps
     charts = [
-        line("Loss", "mean since the previous line", steps, {"loss": "loss"}, wide=True),
-        line("Learning rate", "", steps, {"lr": "lr"}, "exponent"),
-        line("Gradient norm", "of single steps", steps, {"grad_norm": "norm"}, may_be_log=True),
-        line("Throughput", "images per second", steps, {"images_per_second": "img/s"}),
-        line("Data-wait", "share of the time spent waiting for data", steps, {"data_wait": "data-wait"}, "percent"),
+        line(
+            "Loss",
+            "mean since the previous line",
+            "How far predicted patches are from the true ones (mean squared error): it should fall fast and then level "
+            "off; a curriculum may raise it as it adds harder images.",
+            steps,
+            {"loss": "loss"},
+            wide=True,
+        ),
+        line(
+            "Learning rate",
+            "after each step",
+            "How far a step moves the weights: it should rise during the warm-up and then fall along a cosine.",
+            steps,
+            {"lr": "lr"},
+            "exponent",
+        ),
+        line(
+            "Gradient norm",
+            "of single steps",
+            "How steep the loss is: it should settle; jumps to ten times its level are a sign of instability.",
+            steps,
+            {"grad_norm": "norm"},
+            may_be_log=True,
+        ),
+        line(
+            "Throughput",
+            "images per second",
+            "How fast the run trained: it should stay level, except where the size of the crops changes.",
+            steps,
+            {"images_per_second": "img/s"},
+        ),
+        line(
+            "Data-wait",
+            "share of the time spent waiting for data",
+            "How long training waited for images: above about 10 %, reading and decoding limit the speed.",
+            steps,
+            {"data_wait": "data-wait"},
+            "percent",
+        ),
+        line(
+            "Resolution",
+            "side of the crops in pixels",
+            "How large the crops were: smaller ones make steps faster.",
+            steps,
+            {"image_size": "side of the crops"},
+            "count",
+        ),
     ]
     if np.nansum(steps["nonfinite_steps"]) > 0:
-        skipped = {"nonfinite_steps": "steps"}
-        charts.append(line("Skipped steps", "gradient not finite; since the previous line", steps, skipped))
-    sides = {"image_size": "side of the crops"}
-    charts.append(line("Resolution", "side of the crops in pixels", steps, sides, "count"))
+        explanation = (
+            "Steps that changed nothing, because a gradient was infinite or not a number: more than a few are a "
+        )
+        explanation += "sign of a learning rate that is too high."
+        charts.append(
+            line("Skipped steps", "since the previous line", explanation, steps, {"nonfinite_steps": "steps"})
+        )
     return [chart for chart in charts if chart]
 
 
 def curriculum_charts(run: RunRecord) -> list[Chart]:
     """Temperature, effective fraction, coverage, repeats, distances, and the gradient of a learned temperature."""
     windows = run.windows
-    terms = {"temperature_gradient_loss": "loss term", "temperature_gradient_entropy": "entropy term"}
     charts = [
         line(
             "Temperature",
-            "of the draws",
+            "of the draws, in units of distance",
+            "How selective the draws are: low, only the images that come first are drawn, high, all of them alike; the "
+            "line ends where draws become uniform.",
             windows,
             {"temperature": "temperature"},
             may_be_log=True,
         ),
         line(
-            "Effective fraction", "expected share of distinct images", windows, {"effective_fraction": "r"}, "percent"
+            "Effective fraction",
+            "expected share of distinct images, in as many draws as images",
+            "How much of the data the temperature lets through: it should rise to 63.2 %, that of uniform draws.",
+            windows,
+            {"effective_fraction": "r"},
+            "percent",
         ),
         _distinct_images(run),
-        line("Most repeats", "of any image so far", windows, {"max_repeats": "draws"}, "count"),
+        line(
+            "Most repeats",
+            "draws of the most repeated image so far",
+            "How often the model saw the same image: uniform draws add one per epoch, selective draws add more.",
+            windows,
+            {"max_repeats": "draws"},
+            "count",
+        ),
         _distances(windows),
-        line("Learned temperature", "the two terms of its gradient", windows, terms),
+        line(
+            "Learned temperature",
+            "the two terms of its gradient",
+            "What moves a learned temperature: it rests where the two terms cancel.",
+            windows,
+            {"temperature_gradient_loss": "loss term", "temperature_gradient_entropy": "entropy term"},
+        ),
     ]
     return [chart for chart in charts if chart]
 
@@ -97,13 +172,14 @@ def curriculum_charts(run: RunRecord) -> list[Chart]:
 def _distinct_images(run: RunRecord) -> Chart | None:
     """The number of distinct images; their share if the total is unknown."""
     windows, images = run.windows, run.images
+    explanation = "How much of the data the model has seen: by the end it should be nearly all of it."
     if images is None:
         return line(
-            "Distinct images", "share drawn at least once: coverage", windows, {"coverage": "coverage"}, "percent"
+            "Distinct images", "share drawn at least once", explanation, windows, {"coverage": "coverage"}, "percent"
         )
     counted = Table(windows.draw, {"distinct": np.round(windows["coverage"] * images)})
     note = f"drawn at least once, of {images:,} images"
-    chart = line("Distinct images", note, counted, {"distinct": "images"}, "count")
+    chart = line("Distinct images", note, explanation, counted, {"distinct": "images"}, "count")
     return chart and replace(chart, whole=images)
 
 
@@ -113,28 +189,15 @@ def _distances(windows: Table) -> Chart | None:
         return None
     low, middle, high = (shorten(windows.draw, windows[f"distance_{q}"], POINTS) for q in ("q10", "q50", "q90"))
     lowest, highest = low.y if low.low is None else low.low, high.y if high.high is None else high.high
-    series = [Series("median", json_values(middle.y), json_values(lowest), json_values(highest))]
-    note = "to the image's prototype: 10, 50 and 90 % quantiles"
     return Chart(
-        "Distance of drawn images", note, json_values(np.round(middle.x)), series, points=len(middle.x) <= _FEW
+        "Distance of drawn images",
+        "to the own prototype: median, 10 % and 90 % quantiles",
+        "How typical the drawn images were (0 = most typical): it should rise in a curriculum from typical to atypical "
+        "images, and fall in the reverse one.",
+        json_values(np.round(middle.x)),
+        [Series("median", json_values(middle.y), json_values(lowest), json_values(highest))],
+        points=len(middle.x) <= _FEW,
     )
-
-
-def masking_charts(run: RunRecord) -> list[Chart]:
-    """One chart for each metric of the masker."""
-    charts = []
-    for name in run.steps.columns:
-        if name not in _TRAINING | _CURRICULUM | _RESOLUTION:
-            chart = line(
-                name.replace("_", " "),
-                "" if name != "ranking_accuracy" else "0.5 is chance",
-                run.steps,
-                {name: name.replace("_", " ")},
-                "percent" if name in _SHARES else "number",
-            )
-            if chart:
-                charts.append(chart)
-    return charts
 
 
 def evaluation_charts(run: RunRecord) -> list[Chart]:
@@ -152,10 +215,11 @@ def evaluation_charts(run: RunRecord) -> list[Chart]:
             by_draw = dict(zip(x.tolist(), y.tolist(), strict=True))
             values = json_values(np.array([by_draw.get(draw, np.nan) for draw in draws]))
             series.append(Series(name, values, group=group))
-        title, shares = f"Evaluation: {key.name}", is_share(names[0])
-        note = "share of correct predictions" if shares else "effective number of dimensions"
-        y_format: Format = "percent" if shares else "number"
-        charts.append(Chart(title, note, json_values(np.array(draws)), series, "samples", y_format, points=True))
+        note, explanation, y_format = _ACCURACY if is_share(names[0]) else _RANK
+        title = f"Evaluation: {key.name}"
+        charts.append(
+            Chart(title, note, explanation, json_values(np.array(draws)), series, "samples", y_format, points=True)
+        )
     return charts
 
 
@@ -167,22 +231,28 @@ def draw_counts_chart(counts: NDArray[np.uint32]) -> Chart:
     images = np.zeros(bars, np.int64)
     for start in range(0, len(counts), _CHUNK):
         images += np.bincount((counts[start : start + _CHUNK] - least) // width, minlength=bars)
-    x = least + np.arange(bars) * width
-    note = "images by number of draws" + (f", in steps of {width}" if width > 1 else "")
     return Chart(
-        "Times drawn", note, x.tolist(), [Series("images", images.tolist())], "times drawn", "count", bars=True
+        "Times drawn",
+        "images by number of draws" + (f", in steps of {width}" if width > 1 else ""),
+        "How evenly the images were used: uniform draws make one narrow peak; a curriculum has a tail to the right, of "
+        "the images that it drew more often.",
+        (least + np.arange(bars) * width).tolist(),
+        [Series("images", images.tolist(), bars=True)],
+        "times drawn",
+        "count",
     )
 
 
 def balance_chart(balance: ClassBalance) -> Chart:
     """Each class's share of the draws divided by its share of the images, in falling order."""
+    few = len(balance.names) <= 60
     return Chart(
         "Class balance",
-        "share of the draws / share of the images; 1 is balanced",
+        "share of the draws / share of the images, by class",
+        BALANCE_EXPLAINED,
         list(range(len(balance.names))),
-        [Series("draws / images", json_values(balance.ratio))],
+        [Series("draws / images", json_values(balance.ratio), bars=few)],
         "class",
-        bars=len(balance.names) <= 60,
         names=[name if len(name) <= 60 else name[:59] + "…" for name in balance.names],
-        wide=len(balance.names) > 60,
+        wide=not few,
     )

@@ -26,7 +26,7 @@ class ArmRow:
     """An arm's row of a measurement: one value per seed, NaN where it is missing."""
 
     label: str
-    group: int  # color
+    group: int  # colour
     values: list[float]
     summary: Summary
     draws: list[int]  # distinct draws at which the values were measured
@@ -99,16 +99,39 @@ def _format(value: object) -> str:
 
 def compared_charts(arms: Sequence[Arm]) -> list[Chart]:
     """Return each quantity's mean over seeds, by samples seen and by time."""
-    charts = _by_samples_and_time(arms, "Loss", _steps("loss"))
-    for names in (("nn", "knn"), ("rank_me", "lidar")):
+    charts = _by_samples_and_time(
+        arms,
+        "Loss",
+        "reconstruction loss",
+        "Lower is better only between arms that draw alike: an arm that draws easier images has a lower loss without "
+        "having learned more.",
+        _steps("loss"),
+    )
+    for names, explanation in (
+        (("nn", "knn"), "Higher is better: where bands overlap, arms differ no more than their seeds do."),
+        (("rank_me", "lidar"), "How many dimensions the features use: a fall towards 1 is a sign of collapse."),
+    ):
         if key := curve_key(arms, names[0]):
             note = ", ".join(part for part in (key.name, describe_settings(key)) if part)
             for name in names:
                 y_format: Format = "percent" if is_share(name) else "number"
                 title = _TITLES.get(name, f"{name} accuracy")
-                charts += _by_samples_and_time(arms, title, _accuracy(key, name), y_format, note)
-    charts += _by_samples_and_time(arms, "Effective fraction", _windows("effective_fraction"), "percent")
-    return charts + _by_samples_and_time(arms, "Throughput", _steps("images_per_second"), note="images per second")
+                charts += _by_samples_and_time(arms, title, note, explanation, _accuracy(key, name), y_format)
+    charts += _by_samples_and_time(
+        arms,
+        "Effective fraction",
+        "expected share of distinct images, in as many draws as images",
+        "How much of the data each arm draws from at a time: 63.2 % is uniform.",
+        _windows("effective_fraction"),
+        "percent",
+    )
+    return charts + _by_samples_and_time(
+        arms,
+        "Throughput",
+        "images per second",
+        "How fast each arm trained: unequal lines mean that equal samples took unequal time.",
+        _steps("images_per_second"),
+    )
 
 
 _CurveOf = Callable[[RunRecord], tuple[Values, Values]]
@@ -127,22 +150,21 @@ def _accuracy(key: EvaluationKey, name: str) -> _CurveOf:
 
 
 def _by_samples_and_time(
-    arms: Sequence[Arm], title: str, curve_of: _CurveOf, y_format: Format = "number", note: str = ""
+    arms: Sequence[Arm], title: str, note: str, explanation: str, curve_of: _CurveOf, y_format: Format = "number"
 ) -> list[Chart]:
     def by_time(run: RunRecord) -> tuple[Values, Values]:
         draws, values = curve_of(run)
         return run.seconds_at(draws), values
 
+    texts = title, note, explanation
     by_samples = [mean_curve([curve_of(run) for run in arm.runs]) for arm in arms]
-    charts = [
-        _chart(arms, title, note, "samples", y_format, by_samples),
-        _chart(arms, title, note, "time", y_format, [mean_curve([by_time(run) for run in arm.runs]) for arm in arms]),
-    ]
+    in_time = [mean_curve([by_time(run) for run in arm.runs]) for arm in arms]
+    charts = [_chart(arms, texts, "samples", y_format, by_samples), _chart(arms, texts, "time", y_format, in_time)]
     return [chart for chart in charts if chart]
 
 
 def _chart(
-    arms: Sequence[Arm], title: str, note: str, x_kind: XKind, y_format: Format, curves: Sequence[Curve | None]
+    arms: Sequence[Arm], texts: tuple[str, str, str], x_kind: XKind, y_format: Format, curves: Sequence[Curve | None]
 ) -> Chart | None:
     """Draw all arms' curves, interpolated linearly on the union of their x."""
     known = [curve for curve in curves if curve is not None]
@@ -159,7 +181,7 @@ def _chart(
         if curve is not None
     ]
     shown_x = json_values(np.round(x) if x_kind == "samples" else x)
-    return Chart(title, note, shown_x, series, x_kind, y_format, points=few)
+    return Chart(*texts, shown_x, series, x_kind, y_format, points=few)
 
 
 def _interpolated(curve: Curve, x: Values) -> Curve:

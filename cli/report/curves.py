@@ -27,7 +27,7 @@ class Curve:
 def shorten(x: Values | NDArray[np.int64], y: Values, points: int = POINTS) -> Curve:
     """Average (n,) values into `points` buckets of neighbours, each with its mean x, mean, lowest and highest value.
 
-    Up to `points` values are returned unchanged. NaN is left out; a bucket of NaN alone stays NaN.
+    Up to `points` values are returned unchanged. NaN is skipped; a bucket of nothing else stays NaN.
     """
     x = np.asarray(x, np.float64)
     if len(x) <= points:

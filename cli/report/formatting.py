@@ -26,11 +26,11 @@ def share_or_number(value: float | None, is_share: bool) -> str:
     return percent(value) if is_share else number(value)
 
 
-def plus_minus(mean: float, spread: float, is_share: bool) -> str:
-    """Format "mean ± spread" with two significant digits of the spread; only the mean if the spread is not finite."""
-    if not math.isfinite(spread):
+def plus_minus(mean: float, deviation: float, is_share: bool) -> str:
+    """Format "mean ± deviation" with two significant digits of the deviation; only the mean if it is not finite."""
+    if not math.isfinite(deviation):
         return share_or_number(mean, is_share)
-    return _same_decimals((mean, spread), spread, is_share, " ± ")
+    return _same_decimals((mean, deviation), deviation, is_share, " ± ")
 
 
 def interval(low: float, high: float, is_share: bool) -> str:

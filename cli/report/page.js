@@ -43,8 +43,8 @@
     const [unit, unitName] = chart.xKind === "time" ? clock(chart.x[chart.x.length - 1]) : [1, ""];
     const data = [chart.x.map((v) => v / unit)];
     const series = [{}];
+    const hasBars = chart.series.some((s) => s.bars);
     const bands = [];
-    const shown = [];
     const positive = (ys) => (log && ys ? ys.map((v) => (v > 0 ? v : null)) : ys);
     chart.series.forEach((s) => {
       const stroke = colour(`--s${s.group % groups}`);
@@ -56,9 +56,8 @@
         series.push(edge, { ...edge });
         data.push(positive(s.low), positive(s.high));
       }
-      shown.push(series.length);
       const line = { stroke, width: 1.6, dash, points: marks, spanGaps: true };
-      if (chart.bars) {
+      if (s.bars) {
         line.paths = uPlot.paths.bars({ size: [0.86, 48] });
         line.fill = stroke + "b0";
         line.width = 0;
@@ -71,9 +70,11 @@
     const text = colour("--soft");
     const grid = { stroke: colour("--grid"), width: 1 };
     const axis = { stroke: text, grid, ticks: { ...grid, size: 4 }, font: "11px system-ui, sans-serif", gap: 4 };
+    const half = chart.xKind === "distance" ? (chart.x[1] - chart.x[0]) / 2 : 0;
     const formatX = (v) => {
       if (chart.xKind === "class") return chart.names[v] ?? "";
       if (chart.xKind === "times drawn") return `drawn ${grouped(v)} times`;
+      if (chart.xKind === "distance") return `distance ${(v - half).toFixed(3)} to ${(v + half).toFixed(3)}`;
       if (chart.xKind === "time") return `${significant(v, 4)} ${unitName}`;
       return `${grouped(v)} samples`;
     };
@@ -91,7 +92,7 @@
         const swatch = document.createElement("span");
         swatch.className = `swatch g${s.group % groups}`;
         item.append(swatch, `${s.label} `);
-        if (!chart.bars || at != null) {
+        if (!hasBars || at != null) {
           const place = at ?? s.y.findLastIndex((v) => v != null);
           const value = document.createElement("b");
           value.textContent = s.y[place] == null ? "–" : format(s.y[place]);
@@ -105,9 +106,12 @@
         readout.append(item);
       });
     };
-    const barsFromZero = (u, low, high) => [0, high * 1.06 || 1];
+    // Values of all frames fit, so that the axis stays while the slider moves.
+    const highest = Math.max(...chart.frames.flatMap((frame) => frame.y));
+    const barsFromZero = (u, low, high) => [0, Math.max(high, highest) * 1.06 || 1];
     const xRange = (u, low, high) => {
-      if (chart.bars) return [low - (high - low) * 0.02 - 0.5, high + (high - low) * 0.02 + 0.5];
+      if (chart.xKind === "distance") return [0, 1];
+      if (hasBars) return [low - (high - low) * 0.02 - 0.5, high + (high - low) * 0.02 + 0.5];
       return low === high ? [0, 2 * high || 1] : [low, high];
     };
     // Shares stay within 0 and 100 %; a constant value lies in the middle of the axis, or 0 at its end.
@@ -146,7 +150,7 @@
         },
         scales: {
           x: { time: false, range: xRange },
-          y: chart.bars ? { range: barsFromZero } : log ? { distr: 3, range: logRange } : { range: yRange },
+          y: hasBars ? { range: barsFromZero } : log ? { distr: 3, range: logRange } : { range: yRange },
         },
         axes: [
           {
@@ -187,12 +191,22 @@
     };
     const values = chart.series.flatMap((s) => s.y.filter((v) => v != null));
     const button = card.querySelector("button.log");
-    if (button && !chart.bars && values.some((v) => v > 0) && values.every((v) => v >= 0)) {
+    if (button && !chart.series.some((s) => s.bars) && values.some((v) => v > 0) && values.every((v) => v >= 0)) {
       button.hidden = false;
       button.setAttribute("aria-pressed", String(state.log));
       button.addEventListener("click", () => {
         state.log = !state.log;
         button.setAttribute("aria-pressed", String(state.log));
+        redraw();
+      });
+    }
+    const slider = card.querySelector("input.frames");
+    if (slider) {
+      slider.hidden = false;
+      slider.addEventListener("input", () => {
+        const frame = chart.frames[slider.valueAsNumber];
+        Object.assign(chart.series[chart.series.length - 1], frame);
+        slider.setAttribute("aria-valuetext", frame.label);
         redraw();
       });
     }
@@ -210,6 +224,49 @@
   const redrawAll = () => drawn.forEach((redraw) => redraw());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
   matchMedia("print").addEventListener("change", redrawAll);
+
+  // Tooltips of images: by pointer, by touch, and by keyboard, where arrow keys move within a card. Without this script
+  // the title attribute shows them to a mouse alone.
+  const tip = document.getElementById("tip");
+  const hideTip = () => (tip.hidden = true);
+  const showTip = (tile) => {
+    tip.textContent = tile.dataset.tip;
+    tip.hidden = false;
+    const box = tile.getBoundingClientRect();
+    const above = box.top - tip.offsetHeight - 6;
+    const left = Math.min(box.left, document.documentElement.clientWidth - tip.offsetWidth - 8);
+    tip.style.left = `${Math.max(8, left)}px`;
+    tip.style.top = `${above > 0 ? above : box.bottom + 6}px`;
+  };
+  const shownTile = () => document.activeElement?.closest?.(".tile");
+  document.querySelectorAll(".strips, .clusters").forEach((card) => {
+    const rows = [...card.querySelectorAll(".tiles")].map((row) => [...row.querySelectorAll(".tile")]);
+    rows.flat().forEach((tile, place) => {
+      tile.dataset.tip = tile.title;
+      tile.removeAttribute("title");
+      tile.tabIndex = place === 0 ? 0 : -1; // one stop of the Tab key per card
+      tile.addEventListener("pointerenter", () => showTip(tile));
+      tile.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hideTip());
+      tile.addEventListener("focus", () => showTip(tile));
+      tile.addEventListener("blur", hideTip);
+    });
+    card.addEventListener("keydown", (event) => {
+      const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+      const move = moves[event.key];
+      const row = rows.findIndex((tiles) => tiles.includes(shownTile()));
+      if (!move || row < 0) return;
+      event.preventDefault();
+      const next = rows[row + move[0]];
+      const target = next?.[Math.min(rows[row].indexOf(shownTile()), next.length - 1) + move[1]];
+      if (!target) return;
+      shownTile().tabIndex = -1;
+      target.tabIndex = 0;
+      target.focus();
+    });
+  });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
+  document.addEventListener("pointerdown", (event) => event.target.closest(".tile") || hideTip());
+  document.addEventListener("scroll", () => (shownTile() && !tip.hidden ? showTip(shownTile()) : hideTip()), { passive: true });
 
   document.querySelectorAll("button.copy").forEach((button) => {
     button.hidden = false;

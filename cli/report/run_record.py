@@ -54,7 +54,7 @@ class Evaluation:
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """The accuracies of the trained encoder, without those of the untrained one and without spreads."""
+        """The accuracies of the trained encoder, without those of the untrained one and without standard deviations."""
         return {
             name: value
             for name, value in self.values.items()

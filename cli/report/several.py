@@ -65,7 +65,7 @@ def _labels(runs: Sequence[RunRecord]) -> list[str]:
         if several_indices:
             parts.append(f"data {(run.fingerprints.get('index') or 'unknown')[:6]}")
         labels.append(", ".join(parts) or _default_label(run))
-    # A number distinguishes arms that differ only in the keys left out.
+    # A number distinguishes arms that differ only in keys that the labels omit.
     seen: dict[str, list[Any]] = {}
     for place, run in enumerate(runs):
         known = seen.setdefault(labels[place], [])

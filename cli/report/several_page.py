@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mimcl.cli.config import as_yaml
 from mimcl.cli.console import format_duration
 from mimcl.cli.report import formatting
 from mimcl.cli.report.chart import Chart
 from mimcl.cli.report.compared import Measurement, compared_charts, describe_settings, measurements
+from mimcl.cli.report.links import report_link
 from mimcl.cli.report.run_record import RunRecord
 from mimcl.cli.report.samples_to_target import SamplesToTarget, samples_to_target
 from mimcl.cli.report.several import Arm, data_fingerprints, differing_keys
+from mimcl.cli.suggest import command
 
 _NO_CONTROL = (
-    "A curriculum also draws fewer different images, which may change results by itself. Its control, --curriculum "
+    "A curriculum also draws fewer distinct images, which may change results by itself. Its control, --curriculum "
     "subset or the arm subset of a comparison, draws as many, at random."
 )
 
@@ -25,6 +28,7 @@ class RunRow:
     """A row of the table of runs."""
 
     folder: str
+    link: str | None  # to its own report
     label: str
     group: int
     seed: str
@@ -49,14 +53,16 @@ class SeveralPage:
     charts: list[Chart]
     differing: list[tuple[str, list[str]]]  # key, value of each arm
     warnings: list[str]
+    report: str  # the command that writes a run's own report
+    evaluate: str  # the command that evaluates a checkpoint
     remark: str  # on what the comparison shows; empty for none
 
 
-def several_page(arms: Sequence[Arm]) -> SeveralPage:
-    """Build the page from the runs' folders."""
+def several_page(arms: Sequence[Arm], out: Path) -> SeveralPage:
+    """Build the page, to be written to `out`, from the runs' folders."""
     runs = [run for arm in arms for run in arm.runs]
     to_target = samples_to_target(arms)
-    rows = [_row(run, arm.label, group) for group, arm in enumerate(arms) for run in arm.runs]
+    rows = [_row(run, arm.label, group, out) for group, arm in enumerate(arms) for run in arm.runs]
     differing = []
     for key in differing_keys(runs):
         values = [dict.fromkeys(as_yaml(run.config.get(key)) for run in arm.runs) for arm in arms]
@@ -75,13 +81,16 @@ def several_page(arms: Sequence[Arm]) -> SeveralPage:
         charts=compared_charts(arms),
         differing=differing,
         warnings=_warnings(arms, runs),
+        report=command("report", "RUN"),
+        evaluate=command("eval knn", "RUN/checkpoints/STEP"),
         remark=_NO_CONTROL if {"proto", "anti"} & curricula and "subset" not in curricula else "",
     )
 
 
-def _row(run: RunRecord, label: str, group: int) -> RunRow:
+def _row(run: RunRecord, label: str, group: int, out: Path) -> RunRow:
     return RunRow(
         str(run.folder),
+        report_link(run.folder, out),
         label,
         group,
         as_yaml(run.config.get("seed")),
@@ -98,7 +107,7 @@ def _warnings(arms: Sequence[Arm], runs: Sequence[RunRecord]) -> list[str]:
     if len(data_fingerprints(runs)) > 1:
         found.append("these runs were not trained on the same data: their index fingerprints differ")
     if len({str(run.folder.resolve()) for run in runs}) < len(runs):
-        found.append("a run was given twice, which makes the spread too small")
+        found.append("a run was given twice, which makes the standard deviation too small")
     for arm in arms:
         seeds = [run.config.get("seed") for run in arm.runs]
         if len(set(map(repr, seeds))) < len(seeds):
@@ -112,5 +121,5 @@ def _warnings(arms: Sequence[Arm], runs: Sequence[RunRecord]) -> list[str]:
         found.append("the arms have different lengths: final values are not at the same number of samples")
     for run in runs:
         if run.damaged_lines:
-            found.append(f"{run.folder}: unreadable lines of metrics.jsonl, left out: {run.damaged_lines:,}")
+            found.append(f"{run.folder}: unreadable lines of metrics.jsonl, skipped: {run.damaged_lines:,}")
     return found

@@ -4,43 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from mimcl.cli.errors import ConfigError
-from mimcl.cli.evaluate.results_file import SPREAD, is_share
-from mimcl.cli.evenly_spaced import evenly_spaced
-from mimcl.cli.report import charts, formatting
+from mimcl.cli.report import charts
 from mimcl.cli.report.balance import ClassBalance, class_balance, open_shards
 from mimcl.cli.report.chart import Chart
-from mimcl.cli.report.compared import describe_settings
+from mimcl.cli.report.distance_chart import distance_chart
+from mimcl.cli.report.evaluation_tables import EvaluationTable, evaluation_tables
 from mimcl.cli.report.figures import Figure, key_figures
-from mimcl.cli.report.pictures import Picture, Strip, gallery, reconstructions
-from mimcl.cli.report.run_record import Evaluation, EvaluationKey, RunRecord
+from mimcl.cli.report.in_words import subtitle, summary
+from mimcl.cli.report.links import comparison_link
+from mimcl.cli.report.masking_charts import masking_charts
+from mimcl.cli.report.picture_rows import ModelRows, cluster_rows, model_rows
+from mimcl.cli.report.pictures import Row
+from mimcl.cli.report.run_prototypes import RunPrototypes, load_prototypes
+from mimcl.cli.report.run_record import RunRecord
 from mimcl.cli.report.settings import Setting, settings, train_command_line
-from mimcl.cli.run.training_data import fingerprints
 from mimcl.cli.suggest import command
-from mimcl.curriculum.balance import Balance
-from mimcl.curriculum.prototypes import PrototypeError, PrototypeSet
+from mimcl.curriculum.prototypes import PrototypeError
 from mimcl.model.checkpoint import CheckpointError
 from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
-from mimcl.pipeline.verify_cache import check_once
 
 T = TypeVar("T")
-_MAX_ROWS = 12  # of an evaluation's table
 _MAX_CLASSES = 30  # that get a bar each
-
-
-@dataclass(frozen=True)
-class EvaluationTable:
-    """The results of one evaluation: a row for each checkpoint."""
-
-    name: str
-    settings: str
-    columns: list[str]
-    rows: list[tuple[str, str, list[str]]]  # draws, checkpoint, values
 
 
 @dataclass
@@ -49,6 +40,7 @@ class RunPage:
 
     title: str
     subtitle: str
+    summary: str  # a sentence on what was trained
     figures: list[Figure]
     training: list[Chart]
     curriculum: list[Chart]
@@ -56,11 +48,14 @@ class RunPage:
     evaluation: list[Chart]
     tables: list[EvaluationTable]
     settings: dict[str, list[Setting]]
-    command: str
+    command: str  # that trains the run again
+    compare: str  # the command that compares it with another run
+    comparison: str | None  # link to the comparison that the run belongs to
     draws: list[Chart] = field(default_factory=list)
     balance: ClassBalance | None = None
-    strips: list[Strip] = field(default_factory=list)
-    gallery: Picture | None = None
+    pictures: ModelRows = field(default_factory=ModelRows)
+    clusters: list[Row] = field(default_factory=list)
+    by_scores: bool = False  # whether the prototypes are imported scores
     warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
@@ -69,27 +64,34 @@ class RunPage:
         return self.balance is not None and len(self.balance.names) <= _MAX_CLASSES
 
     @property
+    def balance_explained(self) -> str:
+        return charts.BALANCE_EXPLAINED
+
+    @property
     def charts(self) -> list[Chart]:
         """In the order of the page."""
         return [*self.training, *self.curriculum, *self.draws, *self.masking, *self.evaluation]
 
 
-def run_page(run: RunRecord, pictures: bool = True) -> RunPage:
-    """Build the page from the run's folder, and from its shards if they are still available."""
+def run_page(run: RunRecord, out: Path, pictures: bool = True) -> RunPage:
+    """Build the page, to be written to `out`, from the run's folder, and from its shards if they are available."""
     by_section: dict[str, list[Setting]] = {}
     for setting in settings(run.config, run.images):
         by_section.setdefault(setting.section, []).append(setting)
     page = RunPage(
         title=run.name,
-        subtitle=_subtitle(run),
+        subtitle=subtitle(run),
+        summary=summary(run),
         figures=key_figures(run),
         training=charts.training_charts(run),
         curriculum=charts.curriculum_charts(run),
-        masking=charts.masking_charts(run),
+        masking=masking_charts(run),
         evaluation=charts.evaluation_charts(run),
-        tables=_tables(run),
+        tables=evaluation_tables(run.evaluations),
         settings=by_section,
         command=train_command_line(run.config),
+        compare=command("report", run.folder, "OTHER"),
+        comparison=comparison_link(run.folder, out),
         warnings=_warnings(run),
     )
     if not page.tables:
@@ -99,10 +101,8 @@ def run_page(run: RunRecord, pictures: bool = True) -> RunPage:
         page.missing.append("how often images were drawn: no draw_counts.npy before the first checkpoint")
     else:
         page.draws.append(charts.draw_counts_chart(run.counts))
-    index = _or_missing(
-        page, "class balance, reconstructions and gallery", lambda: open_shards(run.config, run.fingerprints)
-    )
-    if index is not None:
+    what = "class balance, distances and pictures"
+    if index := _or_missing(page, what, lambda: open_shards(run.config, run.fingerprints)):
         _add_shard_parts(page, run, index, pictures)
     return page
 
@@ -113,17 +113,28 @@ def _add_shard_parts(page: RunPage, run: RunRecord, index: ShardIndex, pictures:
         page.balance = _or_missing(page, "class balance", lambda: class_balance(index, counts))
         if page.balance and not page.balance_has_bars:
             page.draws.append(charts.balance_chart(page.balance))
+    prototypes = None
     if run.config.get("curriculum.name") in ("proto", "anti"):
-        page.gallery = _or_missing(page, "prototype gallery", lambda: _gallery(run, index))
+        prototypes = _or_missing(page, "distances and prototypes", lambda: load_prototypes(run, index))
+    if prototypes:
+        page.by_scores = prototypes.by_scores
+        _add_distances(page, run, prototypes)
     if not pictures:
-        page.missing.append(f"reconstructions: not drawn, to save time; run `{command('report', run.folder)}`")
-    elif not run.checkpoints:
-        page.missing.append("reconstructions: no checkpoint yet")
-    else:
-        found = _or_missing(page, "reconstructions", lambda: reconstructions(run, index))
-        if found:
-            page.strips = found[0]
-            page.missing += [f"reconstructions: {line}" for line in found[1]]
+        page.missing.append(f"pictures: not drawn, to save time; run `{command('report', run.folder)}`")
+        return
+    if prototypes:
+        page.clusters = _or_missing(page, "prototypes", lambda: cluster_rows(index, prototypes)) or []
+    if not run.checkpoints:
+        page.missing.append("reconstructions and features: no checkpoint yet")
+    elif found := _or_missing(page, "reconstructions and features", lambda: model_rows(run, index, prototypes)):
+        page.pictures = found
+        page.missing += [f"reconstructions: {line}" for line in found.missing]
+
+
+def _add_distances(page: RunPage, run: RunRecord, prototypes: RunPrototypes) -> None:
+    if len(run.windows):
+        chart = _or_missing(page, "histogram of distances", lambda: distance_chart(run.windows, prototypes))
+        page.curriculum += [chart] if chart else []
 
 
 def _or_missing(page: RunPage, what: str, make: Callable[[], T]) -> T | None:
@@ -134,33 +145,6 @@ def _or_missing(page: RunPage, what: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def _gallery(run: RunRecord, index: ShardIndex) -> Picture:
-    folder = index.prototypes_folder(str(run.config["curriculum.prototypes"]))
-    saved = PrototypeSet.load(folder, index.fingerprint, check_once)
-    balance = Balance.of(saved.cluster, saved.parents) if run.config.get("curriculum.balance") else None
-    found = fingerprints(index, saved.distance, balance)
-    if run.fingerprints.get("prototypes") not in (None, found["prototypes"]):
-        raise DataError(f"{folder} has changed since this run was trained (it has another fingerprint)")
-    text = "Each row is a cluster, from the images nearest to its prototype (left) to the farthest (right)."
-    if scores := saved.info.get("scores"):
-        text = f"Images by the scores {scores['name']}, from the easiest (left) to the hardest (right)."
-    return gallery(folder, text)
-
-
-def _subtitle(run: RunRecord) -> str:
-    c = run.config
-    parts = [
-        f"recipe {c.get('recipe')}",
-        f"{c.get('model.name')}/{c.get('model.patch_size')} at {c.get('data.image_size')} px",
-        f"curriculum {c.get('curriculum.name')}",
-        *([f"resolution {sides}"] if (sides := c.get("curriculum.resolution")) else []),
-        f"masking {c.get('masking.name')} {c.get('masking.mask_ratio')}",
-        f"batch {c.get('data.batch_size')}",
-        f"seed {c.get('seed')}",
-    ]
-    return " · ".join(parts)
-
-
 def _warnings(run: RunRecord) -> list[str]:
     found = []
     if skipped := int(np.nansum(run.steps["nonfinite_steps"])):
@@ -168,28 +152,5 @@ def _warnings(run: RunRecord) -> list[str]:
     if run.bad_samples:
         found.append(f"bad samples that were replaced: {run.bad_samples:,}; see {run.folder}/quarantine.jsonl")
     if run.damaged_lines:
-        found.append(f"unreadable lines of metrics.jsonl, left out: {run.damaged_lines:,}")
+        found.append(f"unreadable lines of metrics.jsonl, skipped: {run.damaged_lines:,}")
     return found
-
-
-def _tables(run: RunRecord) -> list[EvaluationTable]:
-    by_key: dict[EvaluationKey, list[Evaluation]] = {}
-    for line in run.evaluations:
-        by_key.setdefault(line.key, []).append(line)
-    tables = []
-    for key, lines in by_key.items():
-        columns = list(dict.fromkeys(name for line in lines for name in line.values if not name.endswith(SPREAD)))
-        shown = [lines[place] for place in evenly_spaced(len(lines), _MAX_ROWS)]
-        rows = [(f"{line.draw:,}", line.checkpoint, [_cell(line, name) for name in columns]) for line in shown]
-        left_out = f"; {len(lines) - len(shown)} more in metrics.jsonl" if len(lines) > len(shown) else ""
-        names = [name.replace("_", " ") for name in columns]
-        tables.append(EvaluationTable(key.name, describe_settings(key) + left_out, names, rows))
-    return tables
-
-
-def _cell(line: Evaluation, name: str) -> str:
-    """For example "46.8 %", or "17.6 ± 2.8 %" where the standard deviation is known."""
-    value, spread = line.values.get(name), line.values.get(name + SPREAD)
-    if value is None or spread is None:
-        return formatting.share_or_number(value, is_share(name))
-    return formatting.plus_minus(value, spread, True)

@@ -1,4 +1,4 @@
-"""Mean, spread and confidence interval over seeds."""
+"""Mean, standard deviation and confidence interval over seeds."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mimcl.cli.report.links import PAGE
 from mimcl.cli.report.page import render
 from mimcl.cli.report.read import read_run
 from mimcl.cli.report.several import arms_of
@@ -26,11 +27,11 @@ def write_report(
     arms = arms_of(records, labels)
     page: RunPage | SeveralPage
     if len(records) == 1:
-        out = records[0].folder / "report.html" if out is None else out
-        template, page = "single.html.j2", run_page(records[0], pictures)
+        out = records[0].folder / PAGE if out is None else out
+        template, page = "single.html.j2", run_page(records[0], out, pictures)
     else:
-        out = Path("report.html") if out is None else out
-        template, page = "several.html.j2", several_page(arms)
+        out = Path(PAGE) if out is None else out
+        template, page = "several.html.j2", several_page(arms, out)
     content = render(template, page.charts, page=page)
     try:
         with atomic_file(out) as file:

@@ -54,7 +54,7 @@ def run_command(tmp_path, *body):
         (["--help"], "mimcl.cli.screen"),
         (["--help"], "typer"),
         (["--help"], "mimcl.cli.app"),
-        (["--help"], "mimcl.cli.train"),
+        (["train", "--help"], "mimcl.cli.train"),
         (["--help"], "mimcl.cli.help.layout"),
         (["inspect", "nowhere"], "mimcl.pipeline.remote.urls"),
         (["shard", "src"], "numpy._core.multiarray"),

@@ -11,8 +11,8 @@ def commands() -> dict[str, object]:
 
     def add(name, command):
         found[name] = command
-        for inner, below in getattr(command, "commands", {}).items():
-            add(f"{name} {inner}".strip(), below)
+        for inner in command.list_commands(None) if hasattr(command, "list_commands") else ():
+            add(f"{name} {inner}".strip(), command.get_command(None, inner))
 
     add("", get_command(app))
     return found

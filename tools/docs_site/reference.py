@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mkdocs.structure.pages import Page
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from mimcl.cli.app import app
@@ -121,8 +122,8 @@ def _line(*cells: str) -> str:
 
 def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     yield name, command
-    for inner, below in getattr(command, "commands", {}).items():
-        yield from _walk(below, f"{name} {inner}".strip())
+    for inner in command.list_commands(None) if isinstance(command, TyperGroup) else ():
+        yield from _walk(command.get_command(None, inner), f"{name} {inner}".strip())
 
 
 def _command(name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from helpers.command_tree import COMMANDS, PARAMETERS
 
 from mimcl.cli.config import Config, flatten
-from mimcl.cli.help.layout import default_of, help_text, row_of
+from mimcl.cli.help.layout import default_of, row_of, summary_of
 from mimcl.cli.options import CONFIG_KEYS
 from mimcl.cli.recipes import RECIPES
 
@@ -26,7 +26,7 @@ def text_of(name: str, monkeypatch, width: int = 80) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     command = COMMANDS[name]
     context = command.context_class(command, info_name=f"mimcl {name}".strip(), **COMMANDS[""].context_settings)
-    return re.sub(r"\x1b\[\d*m", "", help_text(command, context))
+    return re.sub(r"\x1b\[\d*m", "", command.get_help(context))
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
@@ -79,6 +79,12 @@ def test_a_group_without_a_command_prints_its_help(name):
     assert error.startswith(f"Usage: mimcl {name}".strip() + " [OPTIONS] COMMAND ...\n")
     assert all(f"\n  {command} " in error for command in COMMANDS[name].commands)
     assert "mimcl: " not in error
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_command_that_is_not_loaded_has_the_summary_of_its_docstring(name):
+    shown = {inner: summary for _, inner, summary in COMMANDS[name].summaries()}
+    assert shown == {inner: summary_of(command.help) for inner, command in COMMANDS[name].commands.items()}
 
 
 @pytest.mark.parametrize("name", ["", "eval", "train", "eval knn"])

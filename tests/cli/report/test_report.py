@@ -16,10 +16,16 @@ from helpers.run_folders import BATCH, evaluation_line, long_run, step_line, win
 from helpers.typed import error_line, mimcl
 from PIL import Image
 
+from mimcl.cli.encoders.encoder import Encoder
+from mimcl.cli.encoders.patch_features import patch_features
+from mimcl.cli.heat_maps import heat_maps
+from mimcl.cli.prototypes.gallery import images_of
 from mimcl.cli.report import at_end, single, writer
 from mimcl.cli.report.samples_to_target import RESAMPLES
 from mimcl.cli.report.writer import write_report
+from mimcl.curriculum.prototypes import PrototypeSet
 from mimcl.pipeline.files import DataError
+from mimcl.pipeline.index import ShardIndex
 
 HOSTILE = "<script>alert(1)<script>"
 CLOSING = "</script><script>alert(2)</script><img src=x onerror=alert(3)>"
@@ -72,8 +78,7 @@ def test_training_writes_a_report_at_its_end(home):
     assert (sum(expected), bars["x"][0]) == (len(counts), counts.min())
     assert f"{steps[-1]['loss']:.4g}" in page.text
     assert f"{STEPS * BATCH:,}" in page.text
-    # The crops, the masked crops and reconstructions of each checkpoint, and the gallery.
-    assert len(page.all("img")) == 1 + 2 * len(list((folder / "run" / "checkpoints").glob("0*"))) + 1
+    assert "trained on 40 images for 16 epochs: 75% of each image's patches are removed, at random" in page.text
     assert "ant" in page.text
     share = counts[16:].sum() / counts.sum()
     assert f"({100 * share:.1f} %)" in page.text
@@ -81,17 +86,63 @@ def test_training_writes_a_report_at_its_end(home):
     assert "mimcl eval knn run" in page.text
 
 
+def test_pictures_of_the_checkpoints_have_tooltips(home):
+    folder, _ = home
+    page, index = Page(folder / "run" / "report.html"), ShardIndex.load(folder / "shards")
+    checkpoints = len(list((folder / "run" / "checkpoints").glob("0*")))
+    found = PrototypeSet.load(folder / "shards" / "prototypes" / "default", index.fingerprint)
+    tips = [
+        f"{index.path(row)} · key {index.key(row)} · class {('ant', 'bee')[row >= 16]} · distance "
+        f"{found.distance[row]:.3f}"
+        for row in range(40)
+    ]
+    tiles = page.all("img")
+    # For six images: crops, masked crops and reconstructions; crops, features and attention. Then the clusters.
+    rows = (1 + 2 * checkpoints) + 3
+    assert [tile["title"] for tile in tiles[: 6 * rows]] == [tips[row] for row in (0, 7, 15, 23, 31, 39)] * rows
+    assert all(tile["alt"].endswith(tile["title"]) and tile["tabindex"] == "0" for tile in tiles)
+    sizes = np.bincount(found.cluster)
+    assert len(tiles[6 * rows :]) == sum(min(10, size) for size in sizes)
+    assert {tile["title"] for tile in tiles[6 * rows :]} <= set(tips)
+
+
+def test_features_are_those_of_the_last_checkpoint(home):
+    folder, _ = home
+    index, run = ShardIndex.load(folder / "shards"), folder / "run"
+    crops = images_of(index, np.array([0, 7, 15, 23, 31, 39]), 32)
+    found = patch_features(Encoder.load(run).model(), crops)
+    tiles = [tile for tile in Page(run / "report.html").all("img") if tile["alt"].startswith("Features of")]
+    for tile, expected in zip(tiles, found.colours, strict=True):
+        shown = pixels(tile).reshape(2, 16, 2, 16, 3).mean((1, 3)) / 255
+        np.testing.assert_allclose(shown, expected, atol=0.12)  # the file is lossy
+    tiles = [tile for tile in Page(run / "report.html").all("img") if tile["alt"].startswith("Attention in")]
+    for tile, expected in zip(tiles, heat_maps(crops, found.attention.numpy()), strict=True):
+        assert np.abs(pixels(tile).astype(int) - expected).mean() < 12
+
+
+def pixels(tile):
+    with Image.open(io.BytesIO(base64.b64decode(tile["src"].split(",")[1]))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_every_chart_is_explained(home):
+    page = Page(home[0] / "run" / "report.html")
+    explained = re.findall(r'<figcaption class="explained">([^<]+)</figcaption>', page.source)
+    assert len(explained) >= len(page.charts) + 1  # and the class balance
+    assert all(text.strip().endswith(".") and len(text) > 40 for text in explained)
+    chart = page.charts["What the temperature lets through"]
+    assert len(chart["series"]) == 4
+    assert (sum(chart["series"][0]["y"]), chart["whole"]) == (40, 40)
+    assert page.source.count('type="range"') == 1
+
+
 def test_the_gallery_has_no_background(home):
     """A dark page shows through; the text is grey, for both."""
     folder, _ = home
     with Image.open(folder / "shards" / "prototypes" / "default" / "gallery.png") as image:
         drawn = np.asarray(image.convert("RGBA"))
-    (uri,) = [a["src"] for a in Page(folder / "run" / "report.html").all("img") if "cluster" in (a["alt"] or "")]
-    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
-        shown = np.asarray(image.convert("RGBA"))
-    for picture in (drawn, shown):
-        assert picture[0, 0, 3] == picture[-1, -1, 3] == 0
-        assert (picture[..., 3] == 255).mean() > 0.1  # images
+    assert drawn[0, 0, 3] == drawn[-1, -1, 3] == 0
+    assert (drawn[..., 3] == 255).mean() > 0.1  # images
     title = drawn[:20]  # pixels, above the images
     text = title[title[..., 3] == 255]
     assert len(text) > 20
@@ -129,15 +180,15 @@ def test_the_command_leaves_the_run_folder_unchanged(copy, monkeypatch, capsys):
     assert {path: path.read_bytes() for path in (copy / "run").rglob("*") if path.is_file()} == before
     page = Page(copy / "page.html")
     page.assert_valid()
-    assert len(page.all("img")) == 1  # the gallery
-    assert re.search(r"reconstructions: .*mimcl report run", page.text)
+    assert not page.all("img")
+    assert re.search(r"pictures: not drawn.*mimcl report run", page.text)
 
 
 def test_missing_shards_and_checkpoints_are_listed(copy):
     shutil.move(copy / "shards", copy / "gone")
     page = Page(write_report([copy / "run"]))
     page.assert_valid()
-    assert re.search(r"class balance, reconstructions and gallery: shards ", page.text)
+    assert re.search(r"class balance, distances and pictures: shards ", page.text)
     assert "Loss" in page.charts
     shutil.move(copy / "gone", copy / "shards")
     shutil.rmtree(copy / "run" / "checkpoints")
@@ -146,7 +197,8 @@ def test_missing_shards_and_checkpoints_are_listed(copy):
     page.assert_valid()
     assert "draw_counts.npy" in page.text
     assert page.charts["Distinct images"]["yFormat"] == "percent"
-    assert re.search(r"reconstructions: .*checkpoint", page.text)
+    assert re.search(r"reconstructions and features: .*checkpoint", page.text)
+    assert "What the temperature lets through" in page.charts
 
 
 @pytest.mark.slow
@@ -154,14 +206,14 @@ def test_shards_and_prototypes_of_other_images_are_not_shown(copy, monkeypatch):
     shutil.rmtree(copy / "shards" / "prototypes")
     assert mimcl(monkeypatch, copy, "prototypes", "build", "--features", "pixels", "--k", "5") == 0
     page = Page(write_report([copy / "run"], pictures=False))
-    assert "prototype gallery: shards/prototypes/default" in page.text
+    assert "distances and prototypes: shards/prototypes/default" in page.text
     assert not page.all("img")
     shutil.rmtree(copy / "shards")
     write_classes(copy / "others", {"cow": 40})
     assert mimcl(monkeypatch, copy, "shard", "others") == 0
     page = Page(write_report([copy / "run"]))
     page.assert_valid()
-    assert "class balance, reconstructions and gallery: shards " in page.text
+    assert "class balance, distances and pictures: shards " in page.text
     assert "cow" not in page.text
 
 
@@ -170,22 +222,23 @@ def test_a_damaged_checkpoint_is_left_out_and_listed(copy):
     (saved[0] / "weights.safetensors").write_bytes(b"broken")
     page = Page(write_report([copy / "run"]))
     page.assert_valid()
-    assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
+    assert sum("Step" in tile["alt"] for tile in page.all("img")) == 6 * 2 * (len(saved) - 1)
     assert re.search(rf"reconstructions: .*{saved[0].name}", page.text)
 
 
 def test_a_checkpoint_deleted_meanwhile_is_left_out_alone(copy, monkeypatch):
-    read = single.reconstructions
+    read = single.model_rows
     saved = sorted((copy / "run" / "checkpoints").glob("0*"))
 
-    def thinned_out_first(run, index):
+    def thinned_out_first(*arguments):
         shutil.rmtree(saved[-1])
-        return read(run, index)
+        return read(*arguments)
 
-    monkeypatch.setattr(single, "reconstructions", thinned_out_first)
+    monkeypatch.setattr(single, "model_rows", thinned_out_first)
     page = Page(write_report([copy / "run"]))
     page.assert_valid()
-    assert len(page.all("img")) == 1 + 2 * (len(saved) - 1) + 1
+    assert sum("Step" in tile["alt"] for tile in page.all("img")) == 6 * 2 * (len(saved) - 1)
+    assert f"at step {int(saved[-2].name):,}." in page.text  # features of the newest one left
     assert "--online-knn" in page.text
 
 

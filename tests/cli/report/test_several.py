@@ -67,7 +67,7 @@ def test_the_same_configuration_on_other_data_is_another_arm(tmp_path):
     arms = arms_of(runs)
     assert [len(arm.runs) for arm in arms] == [2, 1]
     assert arms[1].label.endswith("data 123456")
-    pooled = several_page(arms_of(runs, ["x", "x", "x"]))
+    pooled = several_page(arms_of(runs, ["x", "x", "x"]), tmp_path / "page.html")
     assert any("same data" in line for line in pooled.warnings)
 
 
@@ -153,10 +153,12 @@ def test_a_mean_curve_ends_with_the_shortest_run(tmp_path):
 
 def test_doubtful_comparisons_give_warnings(tmp_path):
     runs = [made(tmp_path, "0"), made(tmp_path, "1"), made(tmp_path, "2", losses=(1.0,), seed=2)]
-    page = several_page(arms_of(runs, ["x"] * 3))
+    page = several_page(arms_of(runs, ["x"] * 3), tmp_path / "page.html")
     assert any("same seed" in line for line in page.warnings)
     assert any("different lengths" in line for line in page.warnings)
-    assert any("given twice" in line for line in several_page(arms_of([runs[0], runs[0]])).warnings)
+    assert any(
+        "given twice" in line for line in several_page(arms_of([runs[0], runs[0]]), tmp_path / "page.html").warnings
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,4 +166,4 @@ def test_doubtful_comparisons_give_warnings(tmp_path):
 )
 def test_a_page_says_where_a_curriculum_has_no_control(tmp_path, names, remarked):
     runs = [made(tmp_path, name, curriculum__name=name, seed=0) for name in names]
-    assert ("--curriculum subset" in several_page(arms_of(runs)).remark) == remarked
+    assert ("--curriculum subset" in several_page(arms_of(runs), tmp_path / "page.html").remark) == remarked
