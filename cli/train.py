@@ -101,16 +101,30 @@ def train(
     settings: Mapping[str, Any] | None = None,
     **flags: Unpack[options.RunFlags],
 ) -> Trained:
-    """Pre-train a masked autoencoder on packed shards, as `mimcl train` does with the same options.
+    """Pre-train a masked autoencoder on packed shards, as `mimcl train` does.
 
-    `recipe` None is "auto"; `out` None is runs/RECIPE-CURRICULUM-MASKING; with `resume` the run in `out` continues, or
-    starts if it has no checkpoint. `flags` are those of the command line, such as curriculum="proto", epochs=5;
-    `settings` sets any key, such as {"optim.betas": [0.9, 0.95]}, and wins over flags, which win over the YAML file
-    `config`. `allow_change` names keys that may differ from the run that is resumed. Started by torchrun, all processes
-    call it. Ctrl-C and SIGTERM end training after a step, which is saved.
+    Ctrl-C and SIGTERM end training after a step, which is saved. Started by torchrun, all processes call it.
 
-    Raises ConfigError, DataError, PrototypeError, CheckpointError, TrainingError or DistributedError, each with one
-    line that says what to do.
+    Args:
+        recipe: Recipe to start from; None is "auto".
+        out: Folder of the run; None is runs/RECIPE-CURRICULUM-MASKING.
+        resume: Whether to continue the run in `out`; it starts if it has no checkpoint.
+        allow_change: Configuration keys that may differ from those of the run that is resumed.
+        config: YAML file with settings.
+        settings: Values of configuration keys, such as {"optim.betas": [0.9, 0.95]}; they win over `flags`, which win
+            over `config`.
+        **flags: The other options of `mimcl train`, with _ for -, such as curriculum="proto", epochs=5.
+
+    Returns:
+        The `folder` of the run, and whether it is `finished`; False if it was stopped and saved.
+
+    Raises:
+        ConfigError: An argument or key is wrong, or some do not go together.
+        DataError: The shards cannot be read, or too many images are bad.
+        PrototypeError: The prototype set is missing, or that of other data.
+        CheckpointError: No checkpoint is intact, or it does not fit this run.
+        TrainingError: Training cannot continue, for example because gradients are not finite.
+        DistributedError: Processes lost their connection, or do not agree.
     """
     from mimcl.cli.config import require_constant
     from mimcl.cli.console import console, warn

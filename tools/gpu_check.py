@@ -6,7 +6,7 @@
     python3 tools/gpu_check.py                                  both, in this order
     python3 tools/gpu_check.py --rehearse [--only HALF]         the same code on the CPU with tiny sizes
                                                                 (compiled steps without machine code)
-    python3 tools/gpu_check.py --table [FILE]                   print the README's table from the rows
+    python3 tools/gpu_check.py --table [FILE]                   print the rows as a table for docs/benchmarks.md
 
 model, 210 s: upper bounds (matrix product, copy within the device); training steps of ViT-B/16, eager, with each
 attention kernel, with each masking, compiled per block: images/s, share of the upper bound (MFU), compile time, peak

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 from weakref import ref
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from mimcl.api.given_arrays import ids_of, numbers
 from mimcl.api.loader_batch import BatchConversion, BatchTransform, LoaderBatch
 from mimcl.api.loader_plan import ENDLESS, Progress, plan_loader
 from mimcl.api.loader_state import FORMAT, digest_of, require_same
@@ -71,22 +71,36 @@ class Loader:
     ) -> None:
         """Open the shards in a folder or at a URL.
 
-        `batch_size` is the number of draws of a step, over all processes. `epochs` is the length of the run, over which
-        the curriculum goes; None: endless, with constant temperature. `curriculum` is "none", "proto" (easy images
-        first; the default with `scores`), "anti" (hard ones first), "subset" (random ones), or a `Curriculum` with all
-        its settings, of which `resolution` changes the side of the crops over the run. `schedule` is the name of a
-        schedule, or a function from the progress in [0, 1] to the effective fraction; `temperature` is used instead of
-        a schedule, as a number or as a function of the progress. `scores`, (N,), one finite number an image, higher =
-        harder, take the place of distances to prototypes and may change (`update_scores`, `set_scores`). `views` are
-        independent crops of each draw. `transform` changes a uint8 batch (n, 3, H, W) on the device, view by view, with
-        torch's random generators seeded by the first draw: exact as long as the number of processes is the same.
-        `normalize` returns float32 with ImageNet's mean and deviation. `keep_decoded` decodes all images once, at the
-        first iteration, and keeps their pixels on the device. `rank` and `world_size` are those of torch.distributed or
-        torchrun, unless they are given. `prefetch` batches are made ahead. Bad images are replaced by other draws of
-        the same window; DataError ends the iteration where they are more than `max_bad` of the draws, and more than 10.
+        Args:
+            root: Folder or URL of shards.
+            batch_size: Draws of a step, over all processes.
+            image_size: Side of the crops in pixels.
+            epochs: Length of the run, over which the curriculum goes; None: endless, at constant temperature.
+            curriculum: "none", "proto" (typical or easy images first; the default with `scores`), "anti" (hard ones),
+                "subset" (random ones), or a `Curriculum` with all settings.
+            schedule: Name of a schedule, or a function from the progress in [0, 1] to the effective fraction.
+            temperature: Instead of a schedule: a number, or a function of the progress in [0, 1].
+            scores: One finite number per image, (N,), higher = harder, instead of distances to prototypes;
+                `update_scores` and `set_scores` change them.
+            seed: Seed of everything random.
+            views: Independent crops of each draw.
+            transform: Function of a uint8 batch (n, 3, H, W) on the device, called for each view, with torch's
+                generators seeded by the first draw: exact as long as the number of processes is the same.
+            normalize: Whether to return float32 with ImageNet's mean and deviation, instead of uint8.
+            decoder: Image decoder.
+            keep_decoded: Whether to decode all images once, at the first iteration, and keep them on the device.
+            device: Where the images go; None is this process's GPU, or the CPU.
+            rank: This process's number; None is that of torch.distributed or torchrun.
+            world_size: Number of processes; None as for `rank`.
+            prefetch: Batches that are made ahead.
+            order: Order of the draws in a window: "random", "shard", or "auto".
+            max_bad: Share of the draws that may be bad images; 10 always may. Others of the window replace them.
 
-        Raises ConfigError for values that do not go together, DistributedError if connected processes have different
-        ones, DataError and PrototypeError.
+        Raises:
+            ConfigError: Values do not go together.
+            DistributedError: Connected processes have different values.
+            DataError: The shards cannot be read.
+            PrototypeError: The prototype set is missing, or that of other data.
         """
         world = current_world()
         self._world_size = world.size if world_size is None else world_size
@@ -103,7 +117,7 @@ class Loader:
         self._index = index = ShardIndex.load(root)
         with usage_errors():
             self._shares = BatchShares(batch_size, batch_size, self._rank, self._world_size, local_size)
-            given = self._same("scores", None if scores is None else _numbers(scores))
+            given = self._same("scores", None if scores is None else numbers(scores))
             planned = plan_loader(index, batch_size, seed, epochs, curriculum, schedule, temperature, given, order)
             text, draws = planned.plan.config.resolution, planned.plan.draws
             self._sides = resolution(text, image_size, 1, draws, batch_size)
@@ -180,7 +194,7 @@ class Loader:
         """
         moving = self._moving()
         with usage_errors():
-            moving.set(self._given("scores", None if scores is None else _numbers(scores)))
+            moving.set(self._given("scores", None if scores is None else numbers(scores)))
 
     def update_scores(self, sample_ids: ArrayLike | None, scores: ArrayLike | None) -> None:
         """Change the scores (n,) of some images (n,), from the window after the next one on.
@@ -190,8 +204,8 @@ class Loader:
         """
         moving = self._moving()
         with usage_errors():
-            ids = self._given("sample_ids", None if sample_ids is None else _ids(sample_ids))
-            moving.update(ids, self._given("scores", None if scores is None else _numbers(scores)))
+            ids = self._given("sample_ids", None if sample_ids is None else ids_of(sample_ids))
+            moving.update(ids, self._given("scores", None if scores is None else numbers(scores)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the last batch that was yielded: its position, and scores that move.
@@ -268,23 +282,3 @@ class Loader:
         if (same := self._same(what, array)) is None:
             raise ConfigError(f"{what} are None; give an array, with several processes on one of them at least")
         return same
-
-
-def _numbers(values: ArrayLike) -> NDArray[np.float32]:
-    """Scores as an array on the host. Raises ConfigError if they are not numbers."""
-    numbers = _on_host(values)
-    if numbers.dtype.kind not in "iufb":
-        raise ConfigError(f"scores are of type {numbers.dtype}; they must be numbers")
-    return numbers.astype(np.float32)
-
-
-def _ids(values: ArrayLike) -> NDArray[np.int64]:
-    """Sample ids as an array on the host. Raises ConfigError if they are not whole numbers."""
-    ids = _on_host(values)
-    if ids.dtype.kind not in "iu" and ids.size:
-        raise ConfigError(f"sample_ids are of type {ids.dtype}; they must be whole numbers")
-    return ids.astype(np.int64)
-
-
-def _on_host(values: ArrayLike) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

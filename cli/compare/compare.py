@@ -149,15 +149,40 @@ def compare(
     dry_run: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Train and evaluate arms over several seeds, as `mimcl compare` does with the same options.
+    """Train and evaluate arms over several seeds, as `mimcl compare` does, each run in a process of its own.
 
-    `arms` and `evaluations` are lists of names, or texts with commas. `out` None is comparisons/RECIPE, where the runs,
-    comparison.json and report.html are written; the same call resumes a stopped comparison. Each run is a process of
-    its own. Returns the figures of the runs, and `rows` with means, intervals and differences to the first arm; both
-    are empty with `dry_run`, which prints the commands of all runs.
+    The same call resumes a stopped comparison.
 
-    Raises ConfigError, DataError and PrototypeError before anything runs, ChildError if a run fails, and StoppedError
-    after Ctrl-C or SIGTERM, when all is saved.
+    Args:
+        recipe: Recipe to start from.
+        arms: Names of the arms, as a list or separated by commas; the first is the baseline.
+        seeds: Runs per arm, with seeds 0 to seeds - 1.
+        budget: "samples" for equal draws, "time" for equal training time, measured by a short run of each arm.
+        epochs: Length of a run; with the budget "time", of a run of the first arm. None is the recipe's.
+        data: Folder or URL of shards; None is "shards".
+        prototypes: Prototype set of all arms.
+        image_size: Side of the crops in pixels.
+        mask_ratio: Share of the patches removed from each image.
+        batch_size: Images per step, over all processes.
+        base_lr: Learning rate for a batch of 256.
+        out: Folder of the runs, comparison.json and report.html; None is comparisons/RECIPE.
+        evaluations: Names of protocols, as a list or separated by commas; "" or an empty list for none.
+        online_knn: Epochs between evaluations by nearest neighbours during training; 0: never.
+        online_rank: Epochs between measurements of RankMe and LiDAR; 0: never.
+        processes: Processes per run, started by torchrun.
+        dry_run: Whether to print the commands only.
+        settings: Values of configuration keys for all arms.
+
+    Returns:
+        The figures of the `runs`, and `rows` with means, intervals and differences from the first arm; both are empty
+        with `dry_run`.
+
+    Raises:
+        ConfigError: An argument is wrong, or some do not go together; raised before anything runs.
+        DataError: The shards cannot be read; raised before anything runs.
+        PrototypeError: The prototype set is missing; raised before anything runs.
+        ChildError: A run failed.
+        StoppedError: Ctrl-C or SIGTERM stopped it, and everything is saved.
     """
     from mimcl.cli.compare.arms import arms as read_arms
     from mimcl.cli.compare.run_comparison import print_plan, run_comparison

@@ -171,13 +171,37 @@ def shard(
     dedup: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Pack images into webdataset shards with an index, as `mimcl shard` does with the same options.
+    """Pack images into webdataset shards with an index, as `mimcl shard` does.
 
-    `out` None is "shards", and with `adopt` the folder `source` itself. Returns the content of dataset.json: "splits"
-    has the number of samples, the classes and the shards of each split, "packed" what was left out. Shows a progress
-    bar. If it is killed, the same call resumes; started by torchrun, each process packs its share.
+    Shows a progress bar. If it is killed, the same call resumes. Started by torchrun, each process packs its share.
 
-    Raises ConfigError for options that do not go together, and DataError.
+    Args:
+        source: Folder with train/ (and val/), with class folders, or flat; tar, tar of tars, zip, parquet or shards.
+        out: Folder for the shards; None is "shards", and with `adopt` the source itself.
+        list_file: Text file of paths in `source`, which is then not scanned, optionally each with a tab and its class.
+        classes: Text file with one class per line, in the order of the labels.
+        val: Source of the val split.
+        val_labels: Text file with the labels of the val split.
+        source_kind: What `source` is, where its files can be read in two ways.
+        image_column: Parquet column with the images.
+        label_column: Parquet column with the labels, or "none".
+        label_key: Field of KEY.json with the label, for webdataset shards.
+        adopt: Whether to index existing webdataset shards in place, without rewriting them.
+        shard_mb: Size of a shard in MB (10^6 bytes).
+        short_side: Pixels to which the short side of larger images is shrunk; 0 keeps the original bytes.
+        workers: Number of processes; None is one per core and GB of free memory.
+        holdout: Share of the images to move into a val split, 0 to 0.99.
+        decode: Whether to decode every image completely, not only its header.
+        dedup: Whether to skip exact duplicates, and list them.
+        overwrite: Whether to replace an earlier packing in `out`.
+
+    Returns:
+        The content of dataset.json: "splits" has the samples, classes and shards of each split, "packed" what was
+        skipped.
+
+    Raises:
+        ConfigError: Options do not go together.
+        DataError: Images cannot be read, or shards cannot be written.
     """
     from mimcl.cli.data.adopt import adopt_shards, refuse_packing
     from mimcl.cli.errors import usage_errors

@@ -122,17 +122,28 @@ def evaluate(
 
 
 def evaluate(path: str | Path, protocol: str = "knn", *, data: str | Path | None = None, **options: Any) -> Result:
-    """Evaluate a trained encoder, as `mimcl eval PROTOCOL` does with the same options, and record the result.
+    """Evaluate a trained encoder, as `mimcl eval PROTOCOL` does, and record the result in the run's metrics.jsonl.
 
-    `path` is a run, one of its checkpoints, or a file of weights; `data` None is the shards that it was trained on,
-    which need labels and a val split, except for "rank". `protocol` is "knn" (with the option `k`), "linear" (`recipe`,
-    `epochs`, `batch_size`, `base_lr`), "few-shot" (`shots`, `seeds`), "rank" (`split`, `images`, `views`), all four
-    with `pool`, `decoder`, `cache` and `max_bad`; "attentive" (`recipe`, `epochs`, `batch_size`, `base_lr`, `queries`,
-    `decoder`); or "finetune" (`epochs`, `batch_size`, `micro_batch_size`, `base_lr`, `layer_decay`, `drop_path`,
-    `seed`, `decoder`, `settings`). The result has accuracies in [0, 1] or ranks by name: `trained`, and where it was
-    measured `untrained`. Started by torchrun, all processes call it and return the result.
+    Started by torchrun, all processes call it and return the result.
 
-    Raises ConfigError for options that do not go together, CheckpointError without an encoder, and DataError.
+    Args:
+        path: Run, one of its checkpoints, or a file of weights.
+        protocol: "knn", "linear", "attentive", "few-shot", "finetune", or "rank", which needs no labels.
+        data: Folder or URL of shards with labels and a val split; None is those that the run was trained on.
+        **options: The other options of `mimcl eval PROTOCOL`, with _ for -: `k` for knn; `recipe`, `epochs`,
+            `batch_size`, `base_lr` for linear and attentive, `queries` for attentive; `shots`, `seeds` for few-shot;
+            `split`, `images`, `views` for rank; `pool`, `decoder`, `cache`, `max_bad` for all of these but attentive,
+            which has `decoder`; for finetune `epochs`, `batch_size`, `micro_batch_size`, `base_lr`, `layer_decay`,
+            `drop_path`, `seed`, `decoder` and `settings`.
+
+    Returns:
+        Values by name, `trained` and, where it was measured, `untrained`: accuracies in [0, 1], or for rank effective
+        numbers of dimensions.
+
+    Raises:
+        ConfigError: Options do not go together.
+        CheckpointError: There is no encoder, or it is damaged.
+        DataError: The shards cannot be read, or have no labels.
     """
     if protocol not in _PROTOCOLS:
         raise ConfigError(f"protocol is {protocol!r}; choose one of {', '.join(_PROTOCOLS)}")

@@ -58,14 +58,24 @@ def export_command(
 
 
 def export(path: str | Path, out: str | Path, *, target: Format = "timm", classifier: bool = False) -> Exported:
-    """Write the encoder of a run, checkpoint or file of weights into the new folder `out`, with a model card.
+    """Write an encoder, or a fine-tuned classifier, for another library into a new folder, with a model card.
 
-    The classifier is written instead if `path` is the folder of a fine-tuning, or with `classifier`: then it is the
-    only fine-tuning of the run. The files are loaded by timm or transformers and compared with our model. They are kept
-    only if no value differs by more than 1e-5 in float64: features are of the order of 1, and in a large model float32
-    rounding alone can exceed that. An encoder for hf consists of two folders: vit for ViTModel and, with a decoder,
-    vit_mae for ViTMAEForPreTraining. Raises ConfigError for an unknown format, an existing folder, or if transformers
-    is missing; CheckpointError if there are no such weights or the loaded model differs.
+    The files are loaded by timm or transformers and compared with our model. They are kept only if no value differs by
+    more than 1e-5 in float64: features are of the order of 1, and in a large model float32 rounding alone can exceed
+    that. An encoder for "hf" has two folders: vit for ViTModel and, with a decoder, vit_mae for ViTMAEForPreTraining.
+
+    Args:
+        path: Run, checkpoint, file of weights, or the folder of a fine-tuning, whose classifier is exported.
+        out: Folder to create.
+        target: "timm", "hf" (Hugging Face) or "safetensors" (mimcl itself).
+        classifier: Whether to export the classifier of the run's only fine-tuning.
+
+    Returns:
+        The files, the Python expressions that load them, and the maximum difference in float64.
+
+    Raises:
+        ConfigError: The format is unknown, the folder exists, or transformers is missing.
+        CheckpointError: There are no such weights, or the loaded model differs.
     """
     import importlib.util
 

@@ -88,9 +88,20 @@ def plan(
 ) -> PlannedRun:
     """Forecast what `train` with the same arguments would draw. Nothing is trained, decoded, written or printed.
 
-    The result has the numbers of samples, draws and windows, and `forecasts`: for up to 121 windows the temperature,
-    the effective fraction, and how many different images are expected. Raises ConfigError for a learned temperature,
-    PrototypeError for a missing prototype set, DataError.
+    Args:
+        recipe: Recipe to start from; None is "auto".
+        config: YAML file with settings.
+        settings: Values of configuration keys, such as {"optim.betas": [0.9, 0.95]}.
+        **flags: Options of `mimcl train`, with _ for -, such as curriculum="proto", epochs=5.
+
+    Returns:
+        The numbers of samples, draws and windows, and `forecasts`: for up to 121 windows the temperature, the effective
+        fraction, and how many different images are expected.
+
+    Raises:
+        ConfigError: Values do not go together, or the temperature is learned, which cannot be predicted.
+        PrototypeError: The prototype set is missing, or that of other data.
+        DataError: The shards cannot be read.
     """
     from mimcl.cli.config import require_constant
     from mimcl.cli.run.folder import new_config

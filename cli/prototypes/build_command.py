@@ -127,14 +127,37 @@ def build_prototypes(
     levels: int = BuildConfig.levels,
     difficulty: str = BuildConfig.difficulty,
 ) -> tuple[Path, PrototypeSet]:
-    """Cluster the images of packed shards in feature space, as `mimcl prototypes build` does with the same options.
+    """Cluster the images of packed shards by their features, as `mimcl prototypes build` does.
 
-    `k` None chooses the number of prototypes; the set lies beside the shards by its `name` ("default"), or in the
-    folder `out`. Returns its folder and the set, with a cluster and a distance for each sample. A build that was
-    stopped is resumed by the same call; started by torchrun, the processes share the work. `levels` 2 groups the
-    clusters too. `difficulty` "loss:CHECKPOINT" clusters nothing: the scaled loss takes the place of the distance.
+    A build that was stopped is resumed by the same call. Started by torchrun, the processes share the work.
 
-    Raises ConfigError, PrototypeError for a set that exists or cannot be built, DataError, and CheckpointError.
+    Args:
+        data: Folder or URL of shards.
+        features: "auto", "sift", "pixels", "timm:MODEL", "timm:MODEL@FILE" or "mae:CHECKPOINT".
+        k: Number of prototypes; None chooses by the Davies-Bouldin index, which takes about 14 times as long.
+        name: Name of the set beside the shards; None is "default".
+        out: Folder of the set, instead of `name`.
+        seed: Seed of k-means, of sift, and of a loss's masks.
+        min_cluster: Clusters with fewer images have no typical image.
+        singletons: Distance of images in such clusters: "far" is 1, "near" is 0 as in the paper's code.
+        decoder: Image decoder.
+        overwrite: Whether to replace a set of this name.
+        sample: Maximum number of images for k-means; all images are assigned.
+        precision: Precision of timm features.
+        max_bad: Share of the images that may be bad, 0 to 1; 10 always may. They get distance 1.
+        levels: 2 groups the clusters too, into about sqrt(k), for `balance`.
+        difficulty: "distance", or "loss:CHECKPOINT": the scaled reconstruction loss takes the place of the distance,
+            and nothing is clustered.
+
+    Returns:
+        The folder of the set, and the set: `cluster` (N,), -1 for bad images, and `distance` (N,) in [0, 1], 0 =
+        typical, both in the order of the index.
+
+    Raises:
+        ConfigError: Options do not go together.
+        PrototypeError: A set of this name exists, or none can be built.
+        DataError: Images or features cannot be read or written.
+        CheckpointError: The weights for the features are missing or damaged.
     """
     from mimcl.cli.config import replaced
     from mimcl.cli.prototypes.build import build

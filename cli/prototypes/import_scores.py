@@ -52,14 +52,23 @@ def import_scores(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, PrototypeSet]:
-    """Make a prototype set from scores in a file, as `mimcl prototypes import` does; return its folder and the set.
+    """Make a prototype set from scores in a file, as `mimcl prototypes import` does.
 
-    `file` is an npy with a number for each train image in row order, or a csv or parquet with the columns key and
-    score, and optionally cluster. Scores, higher = harder, are scaled to distances in [0, 1]. The set lies beside the
-    shards by its `name` ("default"), or in the folder `out`.
+    Args:
+        file: npy with a number for each train image, in the order of the index; or csv or parquet with the columns key
+            and score, and optionally cluster. Higher scores are harder. They are scaled to distances in [0, 1].
+        data: Folder or URL of shards.
+        name: Name of the set beside the shards; None is "default".
+        out: Folder of the set, instead of `name`.
+        overwrite: Whether to replace a set of this name.
 
-    Raises ConfigError, DataError for a file that has not one score for each image, and PrototypeError for a set that
-    exists or cannot be written.
+    Returns:
+        The folder of the set, and the set, as `build_prototypes` does.
+
+    Raises:
+        ConfigError: Options do not go together.
+        DataError: The file does not have exactly one score for each image.
+        PrototypeError: A set of this name exists, or it cannot be written.
     """
     from mimcl.cli.prototypes.destination import Destination
     from mimcl.cli.prototypes.score_file import read_scores, require_kind

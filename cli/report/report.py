@@ -39,14 +39,22 @@ def report(
     label: Sequence[str] | None = None,
     pictures: bool = True,
 ) -> Path:
-    """Write the report of one run, or of several side by side, as one HTML file; return its path.
+    """Write the report of one run, or of several side by side, as one HTML file.
 
-    The runs' folders are only read; a run may still be training. Raises DataError.
+    The runs' folders are only read; a run may still be training.
 
-    out: the file; default report.html in the run's folder, or in the working directory for several runs.
-    label: one for each run; runs with the same label are seeds of one arm, and the first arm is the baseline "A".
-        By default, runs with the same configuration and data form an arm.
-    pictures: whether to draw one run's reconstructions, which takes seconds.
+    Args:
+        runs: Folder of a run, or a list of them.
+        out: File to write; None is report.html in the run's folder, or in the working directory for several runs.
+        label: One label for each run; runs with the same label are seeds of one arm, and the first arm is the baseline.
+            None: runs with the same configuration and data form an arm.
+        pictures: Whether to draw one run's reconstructions, which takes seconds.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        DataError: A run cannot be read, or the file cannot be written.
     """
     from mimcl.cli.report.writer import write_report
 

@@ -1,4 +1,4 @@
-"""Results of gpu_check: lines, the file that stores them, and the README's table made from that file."""
+"""Results of gpu_check: lines, the file that stores them, and the table of docs/benchmarks.md made from that file."""
 
 from __future__ import annotations
 

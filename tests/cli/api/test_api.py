@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_every_name_is_there_and_another_is_refused():
     assert all(inspect.getdoc(getattr(api, name)) for name in api.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'trian'; it has CheckpointError, "):
         _ = api.trian
+
+
+@pytest.mark.parametrize("name", [*(name for name in api.__all__ if name.islower()), "Loader"])
+def test_every_argument_is_described_and_every_error_exists(name):
+    described = api.Loader.__init__ if name == "Loader" else getattr(api, name)
+    text = inspect.getdoc(described)
+    arguments, errors = (re.search(rf"^{title}:\n(( .*\n?)+)", text, re.M)[1] for title in ("Args", "Raises"))
+    own = {str(parameter).partition(":")[0] for parameter in inspect.signature(described).parameters.values()}
+    assert set(re.findall(r"^    ([*\w]+): ", arguments, re.M)) == own - {"self"}
+    assert set(re.findall(r"^    (\w+): ", errors, re.M)) <= {*api.__all__}
 
 
 @pytest.mark.parametrize(
