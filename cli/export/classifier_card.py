@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mimcl.cli.encoders.finetuned import FineTuned
 from mimcl.cli.evaluate.results_file import format_settings
-from mimcl.cli.export.model_card import LIBRARIES, plain, table
+from mimcl.cli.export.model_card import LIBRARIES, from_hub, plain, table
 from mimcl.model.config import SIZES
 from mimcl.model.mae import MEAN, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
@@ -27,10 +27,11 @@ resizes before it crops, so probabilities may differ slightly from the above.
 _NOTES = {"timm": _TIMM_NOTE, "hf": _HF_NOTE}
 
 
-def classifier_card(tuned: FineTuned, target: str, example: str, check: str) -> str:
+def classifier_card(tuned: FineTuned, target: str, example: str, check: str, hub_calls: Sequence[str] = ()) -> str:
     """Return Markdown with the front matter that model hubs read.
 
-    `example` are Python lines that classify `images`; `check` describes the maximum difference.
+    `example` are Python lines that classify `images`; `check` describes the maximum difference; `hub_calls` are Python
+    expressions that load the model from a hub.
     """
     weights, size = tuned.weights, tuned.weights.image_size
     width, depth, heads = SIZES[weights.config.name]
@@ -44,7 +45,7 @@ tags:
 # license: choose one before you publish these weights
 ---
 
-# {_name(tuned)}
+# {classifier_name(tuned)}
 
 An image classifier of {len(weights.classes):,} classes: the encoder of a masked autoencoder, fine-tuned.
 {weights.config.name}: {width} wide, {depth} blocks deep, {heads} heads, patches of {weights.config.patch_size} pixels,
@@ -80,7 +81,7 @@ images = (torch.from_numpy(np.array(square)).permute(2, 0, 1)[None] / 255 - mean
 
 {example}
 ```
-{_NOTES.get(target, "")}
+{from_hub(hub_calls)}{_NOTES.get(target, "")}
 ## Check
 
 The maximum absolute difference between the logits of the model loaded from these files and mimcl's own, on random
@@ -88,7 +89,7 @@ images, is {check}.
 """
 
 
-def _name(tuned: FineTuned) -> str:
+def classifier_name(tuned: FineTuned) -> str:
     """Return the name of the run that was fine-tuned, or of the exported file or folder."""
     path = tuned.path.resolve()
     return plain(path.parents[2].name if tuned.settings else path.stem)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mimcl.cli.encoders.finetuned import FineTuned
-from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted, timm_model
+from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted, timm_hub_call, timm_model
 from mimcl.model.export import beit_folder, timm_arguments, timm_classifier
 from mimcl.model.mae import MEAN, STD
 from mimcl.pipeline.augment import EVALUATION_SIDE
@@ -59,8 +59,8 @@ def _timm(tuned: FineTuned) -> Part[ClassifierSample]:
         "    probabilities = model(images).softmax(dim=1)[0]\n"
         "print(classes[probabilities.argmax()], probabilities.max().item())"
     )
-    compared = "logits"
-    return Part("model.safetensors", tensors, call, example, load, _compare, compared, {"config.json": described})
+    files = {"config.json": described}
+    return Part("model.safetensors", tensors, call, timm_hub_call, example, load, _compare, "logits", files)
 
 
 def _beit(tuned: FineTuned) -> Part[ClassifierSample]:
@@ -69,6 +69,9 @@ def _beit(tuned: FineTuned) -> Part[ClassifierSample]:
 
     def call(folder: Path) -> str:
         return f"AutoModelForImageClassification.from_pretrained({quoted(folder)})"
+
+    def hub_call(repository: str) -> str:
+        return f'AutoModelForImageClassification.from_pretrained("{repository}")'
 
     def load(folder: Path) -> nn.Module:
         from transformers import AutoModelForImageClassification
@@ -88,7 +91,7 @@ def _beit(tuned: FineTuned) -> Part[ClassifierSample]:
     )
     files = json_files(described, weights.image_size)
     compared = "logits of BeitForImageClassification"
-    return Part("model.safetensors", tensors, call, example, load, compare, compared, files)
+    return Part("model.safetensors", tensors, call, hub_call, example, load, compare, compared, files)
 
 
 def _own(tuned: FineTuned) -> Part[ClassifierSample]:
@@ -96,6 +99,9 @@ def _own(tuned: FineTuned) -> Part[ClassifierSample]:
 
     def call(folder: Path) -> str:
         return f"FineTuned.load(Path({quoted(folder / 'weights.safetensors')})).weights"
+
+    def hub_call(repository: str) -> str:
+        return f'FineTuned.load(Path(hf_hub_download("{repository}", "weights.safetensors"))).weights'
 
     def load(folder: Path) -> nn.Module:
         return FineTuned.load(folder / "weights.safetensors").weights.model()
@@ -110,7 +116,8 @@ def _own(tuned: FineTuned) -> Part[ClassifierSample]:
     )
     described: dict[str, Any] = {"image_mean": MEAN, "image_std": STD, "classes": weights.classes}
     metadata = {name: json.dumps(value) for name, value in described.items()}
-    return Part("weights.safetensors", weights.tensors, call, example, load, _compare, "logits", metadata=metadata)
+    tensors = weights.tensors
+    return Part("weights.safetensors", tensors, call, hub_call, example, load, _compare, "logits", metadata=metadata)
 
 
 def _compare(model: nn.Module, sample: ClassifierSample) -> Compared:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mimcl.cli.encoders.encoder import Encoder
-from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted, timm_model
+from mimcl.cli.export.part import Compared, Part, json_files, quietly, quoted, timm_hub_call, timm_model
 from mimcl.curriculum.masking.mask import Mask, keep_lowest
 from mimcl.model.export import timm_arguments, timm_folder, vit_folder, vit_mae_folder
 from mimcl.model.mae import MEAN, STD, patchify, reconstruction_loss, to_patches, unpatchify
@@ -81,7 +81,9 @@ def _timm(encoder: Encoder) -> Part[EncoderSample]:
         "cls_token = model(images)"
     )
     compared = "all tokens of forward_features, and the model's own output"
-    return Part("model.safetensors", tensors, call, example, load, compare, compared, {"config.json": described})
+    return Part(
+        "model.safetensors", tensors, call, timm_hub_call, example, load, compare, compared, {"config.json": described}
+    )
 
 
 def _vit(encoder: Encoder) -> Part[EncoderSample]:
@@ -90,6 +92,9 @@ def _vit(encoder: Encoder) -> Part[EncoderSample]:
 
     def call(folder: Path) -> str:
         return f"ViTModel.from_pretrained({quoted(folder / 'vit')}, add_pooling_layer=False)"
+
+    def hub_call(repository: str) -> str:
+        return f'ViTModel.from_pretrained("{repository}", subfolder="vit", add_pooling_layer=False)'
 
     def load(folder: Path) -> nn.Module:
         from transformers import ViTModel
@@ -109,7 +114,7 @@ def _vit(encoder: Encoder) -> Part[EncoderSample]:
     )
     compared = "ViTModel: last_hidden_state and its mean over the patches"
     files = json_files(described, size)
-    return Part("vit/model.safetensors", tensors, call, example, load, compare, compared, files)
+    return Part("vit/model.safetensors", tensors, call, hub_call, example, load, compare, compared, files)
 
 
 def _vit_mae(encoder: Encoder) -> Part[EncoderSample]:
@@ -118,6 +123,9 @@ def _vit_mae(encoder: Encoder) -> Part[EncoderSample]:
 
     def call(folder: Path) -> str:
         return f"ViTMAEForPreTraining.from_pretrained({quoted(folder / 'vit_mae')})"
+
+    def hub_call(repository: str) -> str:
+        return f'ViTMAEForPreTraining.from_pretrained("{repository}", subfolder="vit_mae")'
 
     def load(folder: Path) -> nn.Module:
         from transformers import ViTMAEForPreTraining
@@ -137,14 +145,16 @@ def _vit_mae(encoder: Encoder) -> Part[EncoderSample]:
         "loss = model(images).loss  # with a random mask"
     )
     compared = "ViTMAEForPreTraining: loss, logits and mask for the same noise"
-    return Part(
-        "vit_mae/model.safetensors", tensors, call, example, load, compare, compared, json_files(described, size)
-    )
+    files = json_files(described, size)
+    return Part("vit_mae/model.safetensors", tensors, call, hub_call, example, load, compare, compared, files)
 
 
 def _own(encoder: Encoder) -> Part[EncoderSample]:
     def call(folder: Path) -> str:
         return f"Encoder.load(Path({quoted(folder / 'weights.safetensors')})).model()"
+
+    def hub_call(repository: str) -> str:
+        return f'Encoder.load(Path(hf_hub_download("{repository}", "weights.safetensors"))).model()'
 
     def load(folder: Path) -> nn.Module:
         return Encoder.load(folder / "weights.safetensors").model()
@@ -174,4 +184,4 @@ def _own(encoder: Encoder) -> Part[EncoderSample]:
         }
     metadata = {name: json.dumps(value) for name, value in described.items()}
     tensors = {name: tensor for name, tensor in encoder.tensors.items() if not name.startswith("masker.")}
-    return Part("weights.safetensors", tensors, call, example, load, compare, compared, metadata=metadata)
+    return Part("weights.safetensors", tensors, call, hub_call, example, load, compare, compared, metadata=metadata)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ call above it returns those of other weights.
 """
 
 
-def model_card(encoder: Encoder, target: str, examples: Iterable[str], check: str) -> str:
+def model_card(
+    encoder: Encoder, target: str, examples: Iterable[str], check: str, hub_calls: Sequence[str] = ()
+) -> str:
     """Return Markdown with the front matter that model hubs read.
 
-    `examples` are Python lines that load the weights; `check` describes the maximum difference.
+    `examples` are Python lines that load the weights; `check` describes the maximum difference; `hub_calls` are Python
+    expressions that load them from a hub.
     """
     config = encoder.config
     name = plain(encoder.home.resolve().name)
@@ -68,12 +71,20 @@ Crop the centre square whose side is {EVALUATION_SIDE:g} of the shorter image si
 pixels (bicubic, antialiased). Normalise red, green and blue, from 0 to 1, with mean {MEAN} and
 deviation {STD}: `images` is float32, (B, 3, {size}, {size}). In this folder:
 
-{code}{_TIMM_NOTE if target == "timm" else ""}
+{code}{from_hub(hub_calls)}{_TIMM_NOTE if target == "timm" else ""}
 ## Check
 
 The maximum absolute difference between the model loaded from these files and mimcl's own, on random images, is
 {check}.
 """
+
+
+def from_hub(calls: Sequence[str]) -> str:
+    """Return the paragraph that says how to load the weights without a download by hand; empty without calls."""
+    if not calls:
+        return ""
+    lines = "\n".join(calls)
+    return f"\nFrom the hub, they are loaded by:\n\n```python\n{lines}\n```\n"
 
 
 def _training(encoder: Encoder) -> str:

@@ -37,6 +37,7 @@ class Part(Generic[S]):
     file: str
     tensors: Mapping[str, Tensor]
     call: Callable[[Path], str]  # export folder -> Python expression that loads the weights
+    hub_call: Callable[[str], str]  # hub repository, USER/NAME -> Python expression that loads the weights from there
     example: str  # Python lines, run in the export folder, that compute features of `images`
     load: Callable[[Path], nn.Module]  # does what `call` says
     compare: Callable[[nn.Module, S], Compared]
@@ -90,6 +91,11 @@ def timm_model(name: str, arguments: Mapping[str, Any]) -> tuple[Callable[[Path]
         return model
 
     return call, load
+
+
+def timm_hub_call(repository: str) -> str:
+    """Return the call by which timm loads the model that a hub repository's config.json describes."""
+    return f'timm.create_model("hf-hub:{repository}", pretrained=True)'
 
 
 def json_files(described: dict[str, Any], image_size: int) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mkdocs.structure.pages import Page
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from mimcl.cli.app import app
@@ -122,7 +121,7 @@ def _line(*cells: str) -> str:
 
 def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     yield name, command
-    for inner in command.list_commands(None) if isinstance(command, TyperGroup) else ():
+    for inner in command.list_commands(None) if hasattr(command, "list_commands") else ():
         yield from _walk(command.get_command(None, inner), f"{name} {inner}".strip())
 
 

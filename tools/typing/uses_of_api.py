@@ -43,6 +43,7 @@ assert_type(evaluate(run.folder, "finetune", settings={"mixup": 0}).classes, int
 assert_type(compare("cpu_small", ["epochs", "proto"], seeds=5).rows[0].arm, str)
 assert_type(report([run.folder, "other"], label=["a", "b"]), Path)
 assert_type(export(run.folder, "out", target="hf").difference, float)
+assert_type(export(run.folder, push="user/name", private=True).url, str | None)
 loader = Loader("shards", batch_size=8, views=2, curriculum=Curriculum("proto"))
 assert_type(next(iter(loader)), LoaderBatch)
 for batch in loader:

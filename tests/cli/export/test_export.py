@@ -266,7 +266,7 @@ def test_a_file_without_a_decoder(here, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     words = ("export", str(tmp_path / "mae_pretrain.pth"), "--format", "hf", "--out", str(tmp_path / "out"))
     assert mimcl(monkeypatch, here, *words) == 0
-    assert f"no vit_mae: {tmp_path}/mae_pretrain.pth has no decoder" in capsys.readouterr().out
+    assert f"vit_mae skipped: {tmp_path}/mae_pretrain.pth has no decoder" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "vit"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Converted from mae_pretrain.pth" in card
@@ -308,7 +308,7 @@ def test_the_limit_is_for_float64(here, tmp_path, monkeypatch):
         (["export", "run", "--out", "timm"], 2, "timm exists"),
         (["export", "run", "--out", "picture"], 2, "picture exists"),
         (["export", "run", "--out", "picture/new"], 2, "picture/new cannot be written"),
-        (["export", "run"], 2, "Missing option '--out'"),
+        (["export", "run"], 2, "nowhere to export to; give --out FOLDER, --push REPO, or both"),
         (["export", "shards", "--out", "new"], 1, "shards is neither"),
         (["export", "shards/train.arrow", "--out", "new"], 1, "train.arrow cannot be read as weights"),
         (["export", "hf", "--out", "new"], 1, "hf is neither"),
@@ -350,7 +350,7 @@ def test_a_cross_attention_decoder_stays_with_mimcl(home, tmp_path, monkeypatch,
     for target in ("timm", "hf", "safetensors"):
         out = tmp_path / target
         assert mimcl(monkeypatch, home, "export", str(tmp_path / "run"), "--format", target, "--out", str(out)) == 0
-        note = f"no vit_mae: {tmp_path / 'run'} has a cross-attention decoder"
+        note = f"vit_mae skipped: {tmp_path / 'run'} has a cross-attention decoder"
         assert (note in " ".join(capsys.readouterr().out.split())) == (target == "hf")
         assert ("with cross-attention" in (out / "README.md").read_text()) == (target == "safetensors")
     encoder = load_file(tmp_path / "timm" / "model.safetensors")
