@@ -18,7 +18,7 @@ app = Commands(
         "shard": Deferred(
             _DATA,
             "mimcl.cli.data.shard:shard_command",
-            "Pack images into webdataset shards with an index; unusable images are left out and listed.",
+            "Pack images into webdataset shards with an index; unusable images are skipped and listed.",
         ),
         "verify": Deferred(
             _DATA,

@@ -39,7 +39,7 @@ class Config:
     """Everything that a run depends on."""
 
     recipe: Annotated[str, "Name of the recipe that the configuration started from."] = "mae_b16"
-    seed: Annotated[int, "Seed of everything random."] = 0
+    seed: Annotated[int, "Random seed."] = 0
     init: Annotated[str | None, "Run, checkpoint or file with the initial weights; null: random ones."] = None
     chosen_by_auto: Annotated[str | None, "Keys whose values --recipe auto chose, separated by commas."] = None
     report: Annotated[bool, "Write report.html when the run ends."] = True

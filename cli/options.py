@@ -55,7 +55,7 @@ AllowChange = Annotated[
         autocompletion=completions.changeable,
     ),
 ]
-Seed = Annotated[int | None, option(RUN, "Seed of everything random.", "0")]
+Seed = Annotated[int | None, option(RUN, "Random seed.", "0")]
 ConfigFile = Annotated[Path | None, option(RUN, "YAML file with values, such as a run's config.yaml.", metavar="FILE")]
 Settings = Annotated[
     list[str] | None,
@@ -75,11 +75,17 @@ Data = Annotated[
 ]
 Decoder = Annotated[DecoderName | None, option(DATA, "Image decoder.", "auto")]
 MaxBad = Annotated[
-    float | None, option(DATA, "Share of the draws that may be bad samples; 10 always may.", "0.001", metavar="SHARE")
+    float | None,
+    option(DATA, "Share of the draws that may be bad samples; 10 are always allowed.", "0.001", metavar="SHARE"),
 ]
 StallTimeout = Annotated[
     float | None,
-    option(DATA, "End the run after so many seconds without data or another process.", "600", metavar="SECONDS"),
+    option(
+        DATA,
+        "Abort after this many seconds without data, or without an answer of another process.",
+        "600",
+        metavar="SECONDS",
+    ),
 ]
 
 ImageSize = Annotated[int | None, option(DATA, "Side of the crops.", "the recipe's", metavar="PIXELS")]
@@ -97,7 +103,7 @@ Resolution = Annotated[
 
 Curriculum = Annotated[
     CurriculumName | None,
-    option(CURRICULUM, "Which images are drawn first: proto typical, anti atypical, subset random ones.", "none"),
+    option(CURRICULUM, "Images to draw first: typical (proto), atypical (anti) or random ones (subset).", "none"),
 ]
 Prototypes = Annotated[
     str | None,
@@ -157,18 +163,18 @@ BaseLr = Annotated[float | None, option(OPTIMISATION, "Learning rate for a batch
 Compile = Annotated[bool | None, option(OPTIMISATION, "Use torch.compile.", "no-compile", "--compile/--no-compile")]
 MaxNonfinite = Annotated[
     int | None,
-    option(OPTIMISATION, "End the run after so many steps in a row without a finite gradient.", "3", metavar="STEPS"),
+    option(OPTIMISATION, "Abort after this many consecutive steps without a finite gradient.", "3", metavar="STEPS"),
 ]
 
 OnlineKnn = Annotated[
     float | None,
-    option(TRACKING, "Evaluate by nearest neighbours every so many epochs; 0: never.", "0", metavar="EPOCHS"),
+    option(TRACKING, "Evaluate by nearest neighbours every N epochs; 0: never.", "0", metavar="EPOCHS"),
 ]
 OnlineRank = Annotated[
     float | None,
     option(
         TRACKING,
-        "Measure RankMe and LiDAR, without labels, every so many epochs; 0: never.",
+        "Measure RankMe and LiDAR, without labels, every N epochs; 0: never.",
         "0",
         metavar="EPOCHS",
     ),

@@ -22,7 +22,7 @@ class CurriculumConfig:
 
     name: Annotated[
         Literal["none", "proto", "anti", "subset"],
-        "Which images are drawn first: proto: typical ones, anti: atypical ones, subset: random ones.",
+        "Images to draw first: typical (proto), atypical (anti) or random ones (subset).",
     ] = "none"
     prototypes: Annotated[
         str, "Prototype set with the distances: its name beside the shards, or its folder, with a /."
@@ -81,10 +81,12 @@ class CurriculumConfig:
         if not 0 < self.slice <= 1:
             raise ValueError(f"curriculum.slice is {self.slice}; choose epochs above 0, at most 1, such as 0.0625")
         if self.balance and self.temp_schedule == "learned":
-            raise ValueError("curriculum.balance is on, which --temp-schedule learned cannot; choose another schedule")
+            raise ValueError(
+                "curriculum.balance cannot be combined with --temp-schedule learned; choose another schedule"
+            )
         if self.name == "subset" and (self.balance or self.temp_schedule == "learned"):
             other = "balance" if self.balance else "--temp-schedule learned"
-            raise ValueError(f"curriculum.name is 'subset', a random subset, for which {other} has no meaning")
+            raise ValueError(f"curriculum.name is 'subset', a random subset, on which {other} has no effect")
         if self.resolution not in (None, EFFICIENT):
             parse_stages(self.resolution)
         if self.window is not None and self.window <= 0:

@@ -141,4 +141,4 @@ def scaled(scores: NDArray[np.floating]) -> NDArray[np.float32]:
 def _require_finite(scores: NDArray[np.float32]) -> None:
     if not np.isfinite(scores).all():
         place = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(f"the score at position {place} is {scores[place]}; scores are finite numbers")
+        raise ValueError(f"the score at position {place} is {scores[place]}; scores must be finite")

@@ -53,8 +53,8 @@ def resolution(text: str | None, image_size: int, patch_size: int, draws: int, b
     """Return the stages of a run of `draws` draws; `text` None: all of them at `image_size` pixels.
 
     A stage begins at the step that is nearest to its share, and one that is shorter than half a step is skipped;
-    consecutive stages of the same side are joined. Raises ValueError for a text that is no schedule, and for sides that
-    do not fit the model.
+    consecutive stages of the same side are joined. Raises ValueError for a text that is not a schedule, and for sides
+    that do not fit the model.
     """
     steps, start, end = draws // batch_size, 0, 0.0
     stages: list[Stage] = []
@@ -71,7 +71,7 @@ def resolution(text: str | None, image_size: int, patch_size: int, draws: int, b
 def parse_stages(text: str) -> list[tuple[int, float | None]]:
     """Return the sides and shares of a written schedule; a share is None only where it is the rest of the run.
 
-    Raises ValueError for a text that is no schedule.
+    Raises ValueError for a text that is not a schedule.
     """
     wrong = f"curriculum.resolution is {text!r}; "
     parts = [part.strip().partition(":") for part in text.split(",")]
@@ -80,7 +80,7 @@ def parse_stages(text: str) -> list[tuple[int, float | None]]:
     except ValueError:
         raise ValueError(f"{wrong}write it like 112:0.4,160:0.3,224 (SIDE:SHARE,...,SIDE), or {EFFICIENT}") from None
     if any(side < 1 for side, _ in stages):
-        raise ValueError(f"{wrong}sides are whole numbers of pixels from 1 on")
+        raise ValueError(f"{wrong}sides must be whole numbers of pixels, at least 1")
     shares = [share for _, share in stages[:-1]]
     if any(share is None or not 0 < share < 1 for share in shares):
         raise ValueError(f"{wrong}every side but the last needs a share of the run, above 0 and below 1")

@@ -40,7 +40,7 @@ def fetch_weights(model_name: str, timeout_s: float = 10.0) -> tuple[str | None,
             return hf_hub_download(repository, name, revision=revision), ""
     except Exception as error:  # the kinds of errors depend on huggingface_hub's version and HTTP library
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return None, f"the hub did not deliver {repository} ({reason})"
+    return None, f"could not download {repository} ({reason})"
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -64,7 +64,7 @@ class OptimConfig:
 
     base_lr: Annotated[float, "Learning rate for a batch of 256; it is multiplied by batch_size / 256."] = 1.5e-4
     weight_decay: Annotated[float, "Weight decay of AdamW, for matrices only."] = 0.05
-    warmup_epochs: Annotated[float, "Time in which the learning rate rises from 0.", "epochs"] = 40.0
+    warmup_epochs: Annotated[float, "Warm-up, during which the learning rate rises from 0.", "epochs"] = 40.0
     betas: Annotated[tuple[float, float], "Decay rates of AdamW's moving averages."] = (0.9, 0.95)
 
     def __post_init__(self) -> None:
@@ -81,24 +81,24 @@ class TrainerConfig:
 
     epochs: Annotated[float, "Length of the run; an epoch has as many draws as there are images.", "epochs"] = 800.0
     precision: Annotated[
-        Literal["auto", "bfloat16", "float32"], "Arithmetic of the model; auto is bfloat16 where the device has it."
+        Literal["auto", "bfloat16", "float32"], "Precision of the model; auto is bfloat16 where the device has it."
     ] = "auto"
     compile: Annotated[bool, "Use torch.compile."] = False
-    deterministic: Annotated[bool, "Compute the same bits from the same steps on a GPU too, at some cost."] = False
+    deterministic: Annotated[bool, "Make results on a GPU reproducible bit by bit, at some cost in speed."] = False
     log_every_steps: Annotated[int, "Steps between two lines of metrics.jsonl.", "steps"] = 20
     checkpoint_every_steps: Annotated[int, "Steps between two checkpoints.", "steps"] = 1000
-    keep_last: Annotated[int, "How many of the latest checkpoints to keep.", "checkpoints"] = 3
+    keep_last: Annotated[int, "Number of latest checkpoints to keep.", "checkpoints"] = 3
     keep_every_steps: Annotated[
         int | None,
-        "Keep the first checkpoint of every such stretch for good; 0: of none; null: about a quarter of the run.",
+        "Keep the first checkpoint of each such interval permanently; 0: none; null: about a quarter of the run.",
         "steps",
     ] = None
-    max_nonfinite: Annotated[int, "End the run after so many steps in a row without a finite gradient.", "steps"] = 3
+    max_nonfinite: Annotated[int, "Abort after this many consecutive steps without a finite gradient.", "steps"] = 3
     online_knn_epochs: Annotated[
-        float, "Evaluate by nearest neighbours so often, and at the end; 0: never.", "epochs"
+        float, "Interval of evaluations by nearest neighbours, also made at the end; 0: never.", "epochs"
     ] = 0.0
     online_rank_epochs: Annotated[
-        float, "Measure RankMe and LiDAR, without labels, so often, and at the end; 0: never.", "epochs"
+        float, "Interval of measuring RankMe and LiDAR, without labels, also at the end; 0: never.", "epochs"
     ] = 0.0
 
     def __post_init__(self) -> None:

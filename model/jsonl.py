@@ -28,7 +28,9 @@ class JsonlWriter:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                self._warn(f"{self._path} cannot be written ({error.strerror}); its lines are kept and retried")
+                self._warn(
+                    f"{self._path} cannot be written ({error.strerror}); its lines are kept in memory and retried"
+                )
             self._failing = True
 
     def flush(self) -> None:

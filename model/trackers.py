@@ -58,8 +58,8 @@ class Tracker:
         unsent = self._written - self._sent
         if not failed and (unsent or self._thread.is_alive()):
             self._warn(
-                f"{self._service} did not take {unsent} of {self._written} rows (waited {self.close_timeout_s:g} s at "
-                "the end); metrics.jsonl has them all"
+                f"{self._service} did not accept {unsent} of {self._written} rows (waited {self.close_timeout_s:g} s "
+                "at the end); metrics.jsonl has them all"
             )
 
     def _send(self) -> None:

@@ -145,7 +145,7 @@ class Trainer(Generic[B]):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done in the block, between two steps, is no training: images a second do not count its time."""
+        """What is done in the block, between two steps, is not training: images a second do not count its time."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the steps that are still queued are training
         with self._meter.paused():
@@ -172,9 +172,9 @@ class Trainer(Generic[B]):
 def _require_same_names(saved: Iterable[str], wanted: Iterable[str]) -> None:
     missing, foreign = {*wanted} - {*saved}, {*saved} - {*wanted}
     faults = [f"has no {_parts(missing)} ({len(missing)} tensors missing)"] if missing else []
-    faults += [f"has {_parts(foreign)} ({len(foreign)} tensors), which this run has not"] if foreign else []
+    faults += [f"has {_parts(foreign)} ({len(foreign)} tensors), which this run does not have"] if foreign else []
     if faults:
-        raise ValueError(f"it {' and '.join(faults)}; go on with the model and masking that it was saved with")
+        raise ValueError(f"it {' and '.join(faults)}; resume with the model and masking that it was saved with")
 
 
 def _parts(names: Iterable[str]) -> str:

@@ -25,9 +25,11 @@ class DataConfig:
     decoder: Annotated[DecoderName, "Image decoder."] = "auto"
     image_size: Annotated[int, "Side of the square crops.", "pixels"] = 224
     batch_size: Annotated[int, "Images per step, over all processes.", "images"] = 4096
-    micro_batch_size: Annotated[int, "Most images that a process computes at once.", "images"] = 256
+    micro_batch_size: Annotated[int, "Maximum number of images that a process computes at once.", "images"] = 256
     decode_threads: Annotated[
-        int | None, "Decoding threads of a machine, divided among its processes; null: by its cores.", "threads"
+        int | None,
+        "Decoding threads of a machine, divided among its processes; null: from the number of cores.",
+        "threads",
     ] = None
     scaled_decode: Annotated[
         bool, "Decode JPEGs at 1/4 or 1/8 where a crop is large enough; changes pixels a little; not on a GPU."
@@ -35,9 +37,11 @@ class DataConfig:
     keep_decoded: Annotated[
         bool, "Decode all images once, like the reference, and keep them in memory, on the GPU if there is one."
     ] = False
-    prefetch: Annotated[int, "How many micro-batches are made ahead.", "micro-batches"] = 4
-    stall_timeout: Annotated[float, "End the run after so long without data or another process.", "seconds"] = 600.0
-    max_bad: Annotated[float, "Share of the draws so far that may be bad samples; 10 always may."] = 0.001
+    prefetch: Annotated[int, "Number of micro-batches that are prefetched.", "micro-batches"] = 4
+    stall_timeout: Annotated[
+        float, "Abort after this long without data, or without an answer of another process.", "seconds"
+    ] = 600.0
+    max_bad: Annotated[float, "Share of the draws so far that may be bad samples; 10 are always allowed."] = 0.001
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "micro_batch_size", "decode_threads", "prefetch"):

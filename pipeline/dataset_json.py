@@ -44,7 +44,7 @@ def read_dataset(root: str | Path) -> dict[str, Any]:
         raise DataError(f"{where} cannot be read ({reason:.200}); {PACK_AGAIN}") from None
     if kind != DATASET_FORMAT:
         raise DataError(
-            f"{where} has format {kind!r:.80}, this program reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
+            f"{where} has format {kind!r:.80}, this version reads {DATASET_FORMAT!r}; upgrade mimcl or pack again"
         )
     return description
 
@@ -57,7 +57,9 @@ def _check_split(root: str, split: str, part: dict[str, Any], adopted: bool) -> 
     if split not in SPLITS:
         raise ValueError(f"a split called {split!r:.80}")
     if "index_xxh128" not in part and "fingerprint" in part:
-        raise DataError(f"{root} was packed by an earlier mimcl, without a checksum of its index; {PACK_AGAIN}")
+        raise DataError(
+            f"{root} was packed by an earlier version of mimcl, without a checksum of its index; {PACK_AGAIN}"
+        )
     texts = [part["fingerprint"], part["index_xxh128"], *part["classes"]]
     numbers = [part["samples"]]
     for place, shard in enumerate(part["shards"]):

@@ -46,7 +46,7 @@ class NoPrototypesError(DataError):
 def open_descriptor(path: str | Path, flags: int) -> int:
     """Open a file as os.open does. Raises OSError, and DataError if descriptors or memory are exhausted.
 
-    These are no errors of the file: code that takes an OSError for a missing or damaged file must not see them.
+    These are not errors of the file: code that takes an OSError for a missing or damaged file must not see them.
     """
     try:
         return os.open(path, flags | os.O_CLOEXEC, 0o666)

@@ -222,7 +222,7 @@ def _finish(
             shard = load_packed_shard(job.tar)
             if shard is None or not (ready_to_move or is_complete(shard)):
                 raise DataError(
-                    f"{job.tar} was packed by another process and is not here; --out must be a folder that all share"
+                    f"{job.tar} was packed by another process and was not found; --out must be a folder that all share"
                 )
             shards[split].append(shard)
     if ready_to_move:

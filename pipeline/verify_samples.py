@@ -117,9 +117,9 @@ def _sample(shard: Shard, row: int, decode: bool) -> Iterator[str]:
     index, place = shard.index, row - shard.rows.start
     start, before = int(shard.starts[place]), shard.end(place - 1) if place else 0
     if start < before:
-        yield "by the index it overlaps the sample before"
+        yield "in the index it overlaps the previous sample"
     elif start > before:
-        yield f"before it is data not in the index: {_describe(shard.tar, before)}"
+        yield f"data not in the index precedes it: {_describe(shard.tar, before)}"
     offset, nbytes, label = int(index.offset[row]), int(index.nbytes[row]), int(index.label[row])
     known, stop = int(shard.ends[place]), shard.end(place)
     record = memoryview(shard.tar.read(start, stop))
@@ -194,7 +194,7 @@ def check_end(shard: Shard) -> list[str]:
         if tail == bytes(length) and tar.size == end + length:
             return []
         if tail[:BLOCK].strip(b"\0"):
-            return [f"{tar.name}: after the last sample is data not in the index: {_describe(tar, end)}"]
+            return [f"{tar.name}: data not in the index follows the last sample: {_describe(tar, end)}"]
     except OSError as error:
         return [f"{tar.name}: its end cannot be read ({error.strerror})"]
     return [f"{tar.name}: the end of the archive differs from what packing writes"]

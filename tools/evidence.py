@@ -10,9 +10,9 @@ and prototypes, so that the checkout with it stays below 64 MB. It takes some 3 
 run trains `cifar_tiny` with `mimcl compare`: images kept decoded, nearest neighbours at the end of each run, seeds in
 turn until `--seconds` are over (480). A short run measures the time of a step first, from which follow the epochs that
 fit, for `--seeds` seeds at least. After every run, results.jsonl and table.txt are written in `--out`, and the table
-is printed: means over seeds, half of Student's 95 % interval, and differences to the first arm, paired by seed.
-Whatever ends it, the same command continues, with the same epochs. Needs torch, timm, numpy, pyarrow, xxhash,
-safetensors, typer and pyyaml; neither DALI nor faiss nor webdataset, nor an installed mimcl.
+is printed: means over seeds, half-widths of Student's 95 % confidence intervals, and differences to the first arm,
+paired by seed. Whatever ends it, the same command continues, with the same epochs. Needs torch, timm, numpy, pyarrow,
+xxhash, safetensors, typer and pyyaml; neither DALI nor faiss nor webdataset, nor an installed mimcl.
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ class Loader:
     def _count_bad(self, batch: Batch) -> None:
         self._bad += len(batch.bad)
         for bad in batch.bad:
-            warn(f"bad image {bad.key} in {bad.shard}: {bad.reason}; draw {bad.draw} gets another one")
+            warn(f"bad image {bad.key} in {bad.shard}: {bad.reason}; another image replaces it in draw {bad.draw}")
         if self._bad > bad_allowed(self._max_bad, batch.position):
             last = batch.bad[-1]
             raise DataError(
@@ -272,7 +272,9 @@ class Loader:
 
     def _moving(self) -> MovingScores:
         if self._scores is None:
-            raise ConfigError("this loader has no scores to change; give it scores=, an array of one number an image")
+            raise ConfigError(
+                "this loader has no scores to change; give it scores=, an array with one number per image"
+            )
         return self._scores
 
     def _same(self, what: str, array: NDArray | None) -> NDArray | None:

@@ -99,14 +99,14 @@ def _config(
             raise ConfigError(f"curriculum is {curriculum!r}; choose one of {', '.join(names)}, or give a Curriculum")
         curriculum = _with(CurriculumConfig(), name=curriculum)
     if curriculum.name == "subset" and has_scores:
-        raise ConfigError("curriculum 'subset' draws from random images, for which scores have no meaning")
+        raise ConfigError("curriculum 'subset' draws random images and takes no scores; give 'proto' or 'anti'")
     if curriculum.name == "none":
         if has_scores or schedule is not None or temperature is not None:
             raise ConfigError(
                 "curriculum is 'none', which has no scores, schedule or temperature; give 'proto' or 'anti'"
             )
         if curriculum.balance:
-            raise ConfigError("curriculum is 'none', which balances nothing; give 'proto' or 'anti'")
+            raise ConfigError("curriculum is 'none', with which balance has no effect; give 'proto' or 'anti'")
         return curriculum
     if schedule is not None and temperature is not None:
         raise ConfigError("schedule and temperature are two ways to set the temperature; give one of them")

@@ -39,7 +39,7 @@ def print_table(comparison: Comparison) -> None:
     draws = f"{arms[0].draws:,}" if equal else ", ".join(f"{row.arm} {row.draws:,}" for row in arms)
     console.print(f"draws of a run: {draws}")
     console.print()
-    console.print("mean over seeds ± half of Student's 95 % interval; differences are paired by seed")
+    console.print("mean over seeds ± half-width of Student's 95 % confidence interval; differences paired by seed")
 
 
 def _rows_of_first_quality(comparison: Comparison) -> list[Row]:

@@ -22,7 +22,7 @@ def verify_prototype_sets(folders: Sequence[Path], data: Path, train: dict | Non
     findings = []
     for folder in folders:
         if train is None:
-            findings.append(f"{folder}: belongs to no train split; the data set has none")
+            findings.append(f"{folder}: made for a train split, which the data set lacks")
             continue
         try:
             chosen = folder.name if folder.parent == data / "prototypes" else as_option(folder)

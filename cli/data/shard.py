@@ -57,7 +57,7 @@ def shard_command(
     source_kind: Annotated[
         SourceKind | None,
         typer.Option(
-            help="What SRC is, if its files may be read in two ways.",
+            help="Kind of SRC, if its files can be read in two ways.",
             show_default="found out",
             rich_help_panel="Source",
         ),
@@ -111,13 +111,13 @@ def shard_command(
         bool, typer.Option("--decode", help="Decode every image fully, not only its header.", rich_help_panel="Checks")
     ] = False,
     dedup: Annotated[
-        bool, typer.Option("--dedup", help="Leave out exact duplicates and list them.", rich_help_panel="Checks")
+        bool, typer.Option("--dedup", help="Skip exact duplicates and list them.", rich_help_panel="Checks")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier packing in --out.", rich_help_panel="Shards")
     ] = False,
 ) -> None:
-    """Pack images into webdataset shards with an index; unusable images are left out and listed.
+    """Pack images into webdataset shards with an index; unusable images are skipped and listed.
 
     If it is killed, the same command resumes. Under torchrun, each process packs its share.
     """
@@ -142,9 +142,9 @@ def _print_summary(description: dict[str, Any], out: Path, done: str) -> None:
         labels = f"{len(part['classes'])} classes" if part["classes"] else "no labels"
         console.print(f"{split}: {part['samples']:,} images, {labels}, {size:,.1f} MB, shards: {len(part['shards'])}")
     if rejected := description["packed"]["rejected"]:
-        console.print(f"left out: {rejected:,} files, listed with reasons in {out / 'rejected.jsonl'}")
+        console.print(f"skipped: {rejected:,} files, listed with reasons in {out / 'rejected.jsonl'}")
     if duplicates := description["packed"].get("duplicates"):
-        console.print(f"left out: {duplicates:,} exact duplicates, listed in {out / 'duplicates.jsonl'}")
+        console.print(f"skipped: {duplicates:,} exact duplicates, listed in {out / 'duplicates.jsonl'}")
     if across := description["packed"].get("across_splits"):
         console.print(f"kept: {across:,} val images that are also in train, listed in {out / 'duplicates.jsonl'}")
     console.print(f"{done} {out}/ · next: {prototypes_build(out)}")

@@ -63,7 +63,7 @@ def open_source(path: Path, options: SourceOptions = SourceOptions()) -> Source:
     # Read first: it is small, so a mistake in it is found before millions of files are listed.
     classes = read_class_list(options.classes) if options.classes else None
     if options.list_file and options.kind:
-        raise ConfigError("--list and --source-kind exclude one another: a list has either images or shards")
+        raise ConfigError("--list and --source-kind cannot be combined: a list has either images or shards")
     found = [_find(path, options.kind)] if not options.list_file else []
     if options.val:
         found.append(_find(options.val))

@@ -81,7 +81,7 @@ def doctor(
     """Run all checks and trials, which takes about 9 times `seconds`; a check that fails is a finding.
 
     `resolution` is that of `train`; each of its sides is tried as well. Without `data`, the trials use generated
-    images. Raises DataError where `data` is no data set, ConfigError for an unknown recipe, and RestartNeeded.
+    images. Raises DataError where `data` is not a data set, ConfigError for an unknown recipe, and RestartNeeded.
     """
     import tempfile
 

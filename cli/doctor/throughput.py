@@ -147,14 +147,14 @@ class Trials:
         other: Precision = "float32" if self._precision == "bfloat16" else "bfloat16"
         for precision in (self._precision, other):
             if count / self.rates.model.get(self._precision, math.inf) > self._seconds:
-                yield Finding(f"model, {precision}", "not tried: too slow here", "info")
+                yield Finding(f"model, {precision}", "skipped: too slow on this machine", "info")
                 continue
             for compiled in (False, True) if self._compile else (False,):
                 name = precision + (", compiled" if compiled else "")
                 try:
                     seconds = _median(self._timed_pass(precision, compiled, count), self._seconds / 2)
                 except Exception as error:  # for example out of memory, or no compiler
-                    yield Finding(f"model, {name}", f"not possible: {reason(error)}", "warning")
+                    yield Finding(f"model, {name}", f"failed: {reason(error)}", "warning")
                     continue
                 self.rates.model[name] = count / seconds
                 yield Finding(f"model, {name}", f"{count / seconds:,.1f} images/s, micro-batch {count}")

@@ -90,7 +90,7 @@ def _first(rates: dict[str, float]) -> float | None:
 
 def _explain(bottleneck: str | None, stages: dict[str, float], cuda: bool) -> str:
     if bottleneck is None:
-        return "unknown, because not every stage could be tried"
+        return "unknown, because not every stage could be measured"
     each = ", ".join(f"{name} {1e3 * seconds:,.2f} ms" for name, seconds in stages.items())
     if cuda:
         return f"{bottleneck} takes longest per image ({each}) and sets the pace, because the three overlap"
@@ -103,8 +103,8 @@ def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool, sh
         yield "without a GPU, train a smaller recipe: --recipe cpu_small or cifar_tiny"
     if not cuda and rates.micro_batch and rates.micro_batch < config.data.micro_batch_size:
         yield (
-            f"these hours are an upper bound: micro-batches of {config.data.micro_batch_size} are faster, but were too "
-            f"slow to try; {rates.micro_batch} was used"
+            f"these hours are an upper bound: micro-batches of {config.data.micro_batch_size} would be faster, but "
+            f"took too long to measure here; {rates.micro_batch} was used"
         )
     if (count := torch.cuda.device_count()) > 1:
         yield f"these hours are for one GPU; divide by {count} with torchrun, if the cores keep up"
@@ -115,7 +115,7 @@ def _advice(bottleneck: str | None, rates: Rates, config: Config, cuda: bool, sh
         yield "move the shards to a faster disk, or to memory (/dev/shm) if they fit"
     if bottleneck == "decode":
         if cuda and "dali-gpu" not in rates.decode:
-            yield "let the GPU decode: dali-gpu does not work here, see above"
+            yield "decode on the GPU: dali-gpu does not work here, see above"
         if shrink:
             yield f"pack smaller images, which changes pixels a little: {shrink}"
         if "dali-gpu" not in rates.decode and config.data.image_size <= _SMALL_TARGET and not config.data.scaled_decode:

@@ -68,7 +68,7 @@ def embed_command(
     if world.rank:
         return
     if found.bad:
-        console.print(f"bad images: {len(found.bad):,}, which have no row; {found.files[-1]} lists them")
+        console.print(f"bad images: {len(found.bad):,}, without a row; {found.files[-1]} lists them")
     beside = ", ".join(str(file) for file in found.files[1:])
     console.print(f"wrote {out}: {found.rows:,} features of {found.width} numbers ({dtype}), and {beside}")
     reads = f'np.load("{out}", mmap_mode="r")' if out.suffix == ".npy" else f'pyarrow.parquet.read_table("{out}")'
@@ -132,7 +132,7 @@ def embed(
     }
     if finished := find_finished(out, settings | {"dtype": options.dtype}):
         if world.rank == 0:
-            console.print(f"{out} has these features already; remove it to compute them again")
+            console.print(f"{out} already has these features; remove it to compute them again")
         return finished
     features = UnfinishedFeatures(folder_for(out), index.samples, SIZES[encoder.config.model.name][0])
     chunks = range(len(features.store.chunks))
@@ -154,7 +154,7 @@ def embed(
         barrier()
     found = find_finished(out, settings | {"dtype": options.dtype})
     if found is None:
-        raise DataError(f"{out} is not here; --out must be in a folder that all processes share")
+        raise DataError(f"{out} not found; --out must be in a folder that all processes share")
     return found
 
 

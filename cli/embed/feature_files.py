@@ -55,7 +55,7 @@ def find_finished(out: Path, settings: dict[str, Any]) -> Embedded | None:
     if about is None or not {"rows", "width", "bad"} <= about.keys():
         raise ConfigError(f"{out} exists and does not say what it was made from; give another --out, or remove it")
     if change := first_change(about, settings):
-        raise ConfigError(f"{out} has features of {change}; give another --out, or remove it")
+        raise ConfigError(f"{out} was made with {change}; give another --out, or remove it")
     beside = [keys_path(out)] if out.suffix == ".npy" else []
     bad = tuple(row["path"] for row in about["bad"])
     return Embedded((out, *beside, description_path(out)), about["rows"], about["width"], bad)

@@ -39,7 +39,9 @@ class UnfinishedFeatures:
         path = self.folder / _SETTINGS
         known = read_settings(path)
         if known is not None and (change := first_change(known, settings)):
-            raise ConfigError(f"{self.folder} has unfinished features of {change}; remove it, or give another --out")
+            raise ConfigError(
+                f"{self.folder} has unfinished features made with {change}; remove it, or give another --out"
+            )
         if known is None:
             shutil.rmtree(self.store.folder, ignore_errors=True)
             write_json(path, settings)

@@ -23,7 +23,7 @@ _MARK = -np.inf  # in all columns of the features of a bad image; an encoder tha
 class BadImages:
     """Bad images of a split: each is reported once, and too many are an error, as in training.
 
-    At most the share `max_bad` of the split's images may be bad; 10 always may.
+    At most the share `max_bad` of the split's images may be bad; 10 are always allowed.
     """
 
     def __init__(self, index: ShardIndex, max_bad: float = DataConfig.max_bad) -> None:

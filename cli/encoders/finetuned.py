@@ -64,8 +64,8 @@ class FineTuned:
         about = read_classifier_description(folder)
         if about is None:
             raise CheckpointError(
-                f"{folder} has no {DESCRIPTION} with the names of the classes (made by an earlier mimcl); {again}, "
-                "which adds it"
+                f"{folder} has no {DESCRIPTION} with the names of the classes (made by an earlier version of mimcl); "
+                f"{again}, which adds it"
             )
         weights, result = read_classifier(folder / WEIGHTS, about["classes"]), _read(folder / RESULT)
         left_out = result.pop("left_out", 0)

@@ -41,16 +41,18 @@ def load_initial_weights(model: MaskedAutoencoder, config: ModelConfig, init: st
     loaded = encoder_weights(source.tensors)
     parts, notes = "encoder", []
     if not source.has_decoder:
-        notes.append("decoder drawn at random: the file has none")
+        notes.append("decoder initialised at random: the file has none")
     elif theirs.decoder != ours.decoder:
-        notes.append(f"decoder drawn at random: model.decoder is {theirs.decoder} there and {ours.decoder} in the run")
+        notes.append(
+            f"decoder initialised at random: model.decoder is {theirs.decoder} in the file, {ours.decoder} in the run"
+        )
     elif (theirs.decoder_width, theirs.decoder_depth) == (ours.decoder_width, ours.decoder_depth):
         parts = "encoder and decoder"
         loaded = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("masker.")}
     else:
         notes.append(
-            f"decoder drawn at random: width {theirs.decoder_width} and depth {theirs.decoder_depth} do not match the "
-            f"run's {ours.decoder_width} and {ours.decoder_depth}"
+            f"decoder initialised at random: width {theirs.decoder_width} and depth {theirs.decoder_depth} do not "
+            f"match the run's {ours.decoder_width} and {ours.decoder_depth}"
         )
     for name in ("pos_embed", "decoder_pos_embed"):
         if name in loaded:

@@ -58,7 +58,7 @@ class Source:
         if bad.any():
             BadImages(self.index, max_bad).require_few(bad)
             name, advice = self.index.split, list_damage(self.index.shown)
-            console.print(f"{bad.sum():,} bad {name} images are left out; {advice}")
+            console.print(f"{bad.sum():,} bad {name} images are skipped; {advice}")
         return ~bad
 
 

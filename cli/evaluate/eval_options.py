@@ -37,7 +37,9 @@ Data = Annotated[str | None, typer.Option(help="Folder or URL of shards.", show_
 Pool = Annotated[PoolName, typer.Option(help="Which feature to take: mean of the patch tokens, or CLS token.")]
 MaxBad = Annotated[
     float,
-    typer.Option(min=0, max=1, help="Share of a split's images that may be bad, and are left out; 10 always may."),
+    typer.Option(
+        min=0, max=1, help="Share of a split's images that may be bad, and are skipped; 10 are always allowed."
+    ),
 ]
 Decoder = Annotated[DecoderName, typer.Option(help="Image decoder.")]
 Cache = Annotated[
@@ -53,7 +55,7 @@ class FeatureOptions:
     pool: PoolName = "mean"
     decoder: DecoderName = "auto"
     cache: bool = True
-    max_bad: float = DataConfig.max_bad  # share of a split's images that may be bad, and are left out; 10 always may
+    max_bad: float = DataConfig.max_bad  # share of a split's images that may be bad; 10 are always allowed
 
     def __post_init__(self) -> None:
         if self.pool not in ("mean", "cls"):

@@ -202,9 +202,7 @@ def finetune_command(
             rich_help_panel="Training",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of everything random.", show_default="0", rich_help_panel="Training")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0", rich_help_panel="Training")] = None,
     decoder: options.Decoder = "auto",
     settings: Annotated[
         list[str] | None,

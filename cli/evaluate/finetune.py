@@ -73,7 +73,7 @@ def finetune(
         console.print(
             f"finetune: {model.name}/{model.patch_size} at {size} px, {task.images:,} images of {task.splits.classes} "
             f"classes, {course.draws // course.batch_size:,} steps"
-            + ("; the recipe is that of vit_base" if model.name in ("vit_tiny", "vit_small") else "")
+            + ("; using the recipe of vit_base" if model.name in ("vit_tiny", "vit_small") else "")
         )
         console.print(", ".join(f"{name} {value}" for name, value in settings.items()))
     precision, shards = task.encoder.config.trainer.precision, task.splits.train.shown
@@ -86,7 +86,9 @@ def _fitting(config: FinetuneConfig, task: Task) -> FinetuneConfig:
     group = min(config.mixing_group, task.images, config.batch_size)
     batch = min(config.batch_size, task.images) // group * group
     if batch < config.batch_size and task.world.rank == 0:
-        console.print(f"batch_size {config.batch_size} becomes {batch}: {task.images:,} images, in groups of {group}")
+        console.print(
+            f"batch_size {config.batch_size} reduced to {batch}: {task.images:,} images, in groups of {group}"
+        )
     return replace(
         config, batch_size=batch, mixing_group=group, warmup_epochs=min(config.warmup_epochs, config.epochs / 5)
     )

@@ -167,5 +167,5 @@ def _warn_of_bad(stream: Stream) -> Iterator[Batch]:
     """Yield the same batches; warn of bad samples, which were replaced by others."""
     for batch in stream:
         for bad in batch.bad:
-            warn(f"sample {bad.key} in {bad.shard} is bad ({bad.reason}); another was drawn in its place")
+            warn(f"sample {bad.key} in {bad.shard} is bad ({bad.reason}); it was replaced by another")
         yield batch

@@ -51,7 +51,7 @@ class FitRecorder(Recorder):
         """`tensors()` is the state of the module. Warn if training resumes in the folder with another decoder."""
         before = (_read(folder / "settings.json") or {}).get("decoder", decoder)
         if loop.position and before != decoder:
-            warn(f"decoder changes from {before!r} to {decoder!r}: the same draws, but not the same bits")
+            warn(f"decoder changes from {before!r} to {decoder!r}: same draws, but results are not bit-identical")
         with atomic_file(folder / "settings.json") as file:
             file.write(json.dumps(settings | {"decoder": decoder}, indent=1).encode())
         super().__init__(folder, loop, batch_size, show, warn, keep_last=2, keep_every_steps=0)
@@ -88,7 +88,7 @@ class FitRecorder(Recorder):
         figures = ""
         for outcome in step.outcomes:
             if not outcome.finite:
-                warn(f"no finite gradient in step {outcome.step}, which was skipped")
+                warn(f"step {outcome.step} was skipped: no finite gradient")
             if outcome.step == 1 or outcome.step % _LOG_EVERY == 0 or (last and outcome.step == step.number):
                 line = {"loss": outcome.loss, "lr": outcome.lr, "grad_norm": outcome.grad_norm}
                 self.log({"step": outcome.step, "draw": outcome.step * self._batch_size, **line})

@@ -49,7 +49,7 @@ def fit_probe(
     pieces = world.size * math.ceil(batch / (world.size * _MICRO_BATCH))
     if batch < 2 * pieces:
         raise ConfigError(
-            f"batch_size {batch} would give micro-batches of one image, which have no statistics; give "
+            f"batch_size {batch} would give micro-batches of one image, too few for batch normalisation; give "
             f"--batch-size {2 * pieces} or more, or use fewer processes"
         )
     settings = {"recipe": recipe, **Course.settings_of(config), "statistics_of": math.ceil(batch / pieces)}
@@ -57,7 +57,7 @@ def fit_probe(
     if world.rank == 0:
         model = task.encoder.config.model
         if batch < type(config).batch_size and batch_size is None:
-            console.print(f"batch_size {type(config).batch_size} becomes {batch}: there are only so many images")
+            console.print(f"batch_size {type(config).batch_size} reduced to {batch}: there are no more images")
         console.print(
             f"{evaluation}: {model.name}/{model.patch_size}, {task.images:,} images of {task.splits.classes} classes, "
             f"{course.draws // course.batch_size:,} steps"
@@ -65,7 +65,7 @@ def fit_probe(
         console.print(", ".join(f"{name} {value}" for name, value in settings.items()))
         if isinstance(config, LinearConfig) and (travel := config.travel(task.images)) < _SHORT_TRAVEL:
             console.print(
-                f"LARS moves the weights by {travel:.2g} times their norm in all (with ImageNet by 225): with so few "
+                f"LARS moves the weights by {travel:.2g} times their norm in total (225 on ImageNet): with so few "
                 "images the probe learns little; give more --epochs, or use --recipe fast"
             )
     return fit(evaluation, task, course, settings, decoder, lambda: _learner(task, config, kind))

@@ -78,7 +78,7 @@ class LabelledSplits(NamedTuple):
             return ""
         classes = _names(self.val, self.val.label[self.val.label != self.val_labels])
         total = self.unseen + self.counts[1]
-        return f"left out: {self.unseen:,} of {total:,} val images, of classes without train images: {classes}"
+        return f"skipped: {self.unseen:,} of {total:,} val images, of classes without train images: {classes}"
 
 
 def of_seen_classes(labels: NDArray[np.int32], train_labels: NDArray[np.int32]) -> NDArray[np.int32]:

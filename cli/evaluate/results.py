@@ -95,17 +95,18 @@ def print_result(result: Result) -> None:
     classes = f", {result.classes:,} classes" if result.classes else ""
     console.print(f"{images} images of {result.data}{classes}")
     if result.unseen:
-        console.print(f"left out: {result.unseen:,} val images of classes without train images")
+        console.print(f"skipped: {result.unseen:,} val images of classes without train images")
     encoders = {"trained": result.trained} | ({"untrained": result.untrained} if result.untrained else {})
     console.print(f"{'':16}" + "".join(f"{name:>17}" for name in encoders))
     for name in result.trained:
         if not name.endswith(SPREAD):
             console.print(f"{name:16}" + "".join(f"{_cell(result, values, name):>17}" for values in encoders.values()))
     if not result.classes:
-        console.print("effective number of dimensions that the features use, of all dimensions")
+        console.print("effective number of dimensions that the features use")
         return
     has_spread = any(name.endswith(SPREAD) for name in result.trained)
-    console.print(f"accuracy on the val images ± {'standard deviation' if has_spread else 'standard error'}")
+    spread = f"standard deviation over {result.settings['seeds']} subsets" if has_spread else "standard error"
+    console.print(f"accuracy on the val images ± {spread}")
 
 
 def _cell(result: Result, values: dict[str, float], name: str) -> str:

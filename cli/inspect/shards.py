@@ -79,7 +79,7 @@ class ShardsDescription:
             lines += split.lines()
         packed = self.packed
         if packed.get("adopted"):
-            how = ["adopted in place from another program"]
+            how = ["adopted in place, written by another program"]
         else:
             how = [f"shards of {packed.get('shard_mb')} MB"]
             side = packed.get("short_side")
@@ -87,17 +87,17 @@ class ShardsDescription:
         how.append("every image decoded" if packed.get("every_image_decoded") else "headers checked")
         lines.append(("packed", ", ".join(how)))
         rejected, duplicates = packed.get("rejected", 0), packed.get("duplicates", 0)
-        left_out = [f"{rejected:,} files" + (", listed in rejected.jsonl" if rejected else "")]
+        skipped = [f"{rejected:,} files" + (", listed in rejected.jsonl" if rejected else "")]
         if duplicates:
-            left_out.append(f"{duplicates:,} exact duplicates, listed in duplicates.jsonl")
-        lines.append(("left out", "; ".join(left_out)))
+            skipped.append(f"{duplicates:,} exact duplicates, listed in duplicates.jsonl")
+        lines.append(("skipped", "; ".join(skipped)))
         for found in self.prototypes or ():
             what = found.fault or f"{found.described}, matches the train split"
             lines.append(("prototypes", f"{found.name}: {what}"))
         if self.prototypes is None:
-            lines.append(("prototypes", "remote; training fetches the set that it needs"))
+            lines.append(("prototypes", "remote; training downloads the set that it needs"))
         elif not self.prototypes:
-            lines.append(("prototypes", f"none; make them with `{prototypes_build(self.path)}`"))
+            lines.append(("prototypes", f"none; build them with `{prototypes_build(self.path)}`"))
         return lines
 
 

@@ -45,7 +45,7 @@ def keys_command(
         "eval finetune": matching(finetune_keys(), pattern),
     }
     if not any(found.values()):
-        raise ConfigError(f"no key has {pattern!r} in its name; `{command('keys')}` lists all")
+        raise ConfigError(f"no key matches {pattern!r}; `{command('keys')}` lists all")
     if json_format:
         print(to_json(found))
         return

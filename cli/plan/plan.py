@@ -96,7 +96,7 @@ def plan(
 
     Returns:
         The numbers of samples, draws and windows, and `forecasts`: for up to 121 windows the temperature, the effective
-        fraction, and how many different images are expected.
+        fraction, and how many distinct images are expected.
 
     Raises:
         ConfigError: Values do not go together, or the temperature is learned, which cannot be predicted.
@@ -154,9 +154,9 @@ def table(planned: PlannedRun, rows: int) -> list[str]:
         planned.curriculum,
         *([planned.resolution] if planned.resolution else []),
         *planned.requests,
-        f"{'':39}{'mean':>9}   {'different images, expected':>28}   {'drawn most':>10}",
+        f"{'':39}{'mean':>9}   {'distinct images, expected':>28}   {'most draws':>10}",
         f"{'epoch':>8}{'draw':>15}{'tau':>9}{'r':>7}{'distance':>9}   {'in the window':>13}{'so far':>15}"
-        f"   {'times':>10}" + (f"{'side':>8}" if planned.sides.changes else ""),
+        f"   {'of one':>10}" + (f"{'side':>8}" if planned.sides.changes else ""),
     ]
     for row in planned.rows(rows):
         distance = "" if math.isnan(row.distance) else f"{row.distance:.3f}"
@@ -168,7 +168,7 @@ def table(planned: PlannedRun, rows: int) -> list[str]:
         )
     if config.curriculum.name != "none" and config.curriculum.resampling == "systematic":
         lines.append(
-            "approximate for systematic resampling: different images so far within 13% over 4 to 8 epochs and 5% over "
-            "20 or more, drawn most within 11% and 7%"
+            "approximate for systematic resampling: distinct images so far within 13% over 4 to 8 epochs and 5% over "
+            "20 or more, most draws of one within 11% and 7%"
         )
     return lines

@@ -72,7 +72,7 @@ def build_command(
     ] = BuildConfig.precision,
     max_bad: Annotated[
         float,
-        _images(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 always may."),
+        _images(min=0, max=1, help="Share of the images that may be bad, and get distance 1; 10 are always allowed."),
     ] = BuildConfig.max_bad,
 ) -> None:
     """Cluster the images in feature space and store the distance of each to its prototype.

@@ -33,7 +33,7 @@ class BuildConfig:
     sample: int = 1 << 18
     out: Path | None = None  # folder of the set; None: `name`, beside the shards
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of timm features; auto: bfloat16 if fast here
-    max_bad: float = DataConfig.max_bad  # share of the images that may be bad; 10 always may
+    max_bad: float = DataConfig.max_bad  # share of the images that may be bad; 10 are always allowed
     levels: int = 1  # 2: the clusters are grouped too, for a balance over two levels
     difficulty: str = "distance"  # to the own prototype, or loss:CHECKPOINT, for which nothing is clustered
 
@@ -54,7 +54,7 @@ class BuildConfig:
             raise ConfigError(f"--name is {self.name!r}; use letters, digits, dots, - and _")
         if self.k and self.k > self.sample:
             raise ConfigError(
-                f"--sample is {self.sample}, less than --k {self.k}; give at least as many, better 40 times"
+                f"--sample is {self.sample}, less than --k {self.k}; give at least as many, ideally 40 times as many"
             )
         if self.levels not in (1, 2):
             raise ConfigError(f"--levels is {self.levels}; it must be 1 or 2")

@@ -55,8 +55,8 @@ def read_scores(path: Path, index: ShardIndex) -> Scores:
     if len(wrong):
         row = int(wrong[0])
         raise DataError(
-            f"{path}: the score of key {index.key(row)} is {scores[row]:g}, and {len(wrong) - 1:,} more are no finite "
-            "numbers in float32; give each image one"
+            f"{path}: the score of key {index.key(row)} is {scores[row]:g}, and {len(wrong) - 1:,} more are not finite "
+            "in float32; give each image one"
         )
     return Scores(scores, cluster, digest)
 
@@ -107,9 +107,9 @@ def _columns(path: Path, schema: pa.Schema) -> list[str]:
     for name, (fits, what) in wanted.items():
         count = schema.names.count(name)
         if count == 0 and name != CLUSTER:
-            raise DataError(f"{path} has no column {name} (it has {', '.join(schema.names):.200}); name it so")
+            raise DataError(f"{path} has no column {name} (it has {', '.join(schema.names):.200}); rename a column")
         if count > 1:
-            raise DataError(f"{path} has {count} columns {name}; leave one")
+            raise DataError(f"{path} has {count} columns {name}; keep one")
         if count and not fits(kind := schema.field(name).type):
             raise DataError(f"{path}: column {name} has type {kind}; it must be {what}")
     return [name for name in wanted if name in schema.names]
@@ -130,12 +130,12 @@ def _by_key(path: Path, table: pa.Table, index: ShardIndex) -> tuple[NDArray[np.
     rows = index.rows_of(keys)
     if len(unknown := np.flatnonzero(rows < 0)):
         raise DataError(
-            f"{path}: {len(unknown):,} keys are of no train image of {index.shown}, the first is "
+            f"{path}: {len(unknown):,} keys match no train image of {index.shown}, the first is "
             f"{keys[int(unknown[0])].as_py()!r:.80}; keys are as in the index, such as {index.key(0)!r}"
         )
     times = np.bincount(rows, minlength=index.samples)
     if times.max() > 1:
-        raise DataError(f"{path}: {index.key(int(times.argmax()))} is there {times.max():,} times; give each key once")
+        raise DataError(f"{path}: {index.key(int(times.argmax()))} occurs {times.max():,} times; give each key once")
     if len(missing := np.flatnonzero(times == 0)):
         key = index.key(int(missing[0]))
         if index.rows_of(pa.array([key], _TEXT))[0] != missing[0]:

@@ -73,7 +73,7 @@ class BuildFolder:
             return
         if self.folder.exists():
             if known:
-                console.print(f"{self.folder}/ was made with other images or features: starting anew")
+                console.print(f"{self.folder}/ was made with other images or features: starting over")
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         if extractor.fit_images:

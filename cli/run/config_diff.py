@@ -16,9 +16,9 @@ _OF_THE_SAMPLES = {"curriculum.window", "trainer.keep_every_steps"}  # derived f
 def config_diff(config: Config, samples: int | None) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys in which a run's configuration differs from its recipe's, with both values: (recipe, run).
 
-    A value is no difference if --recipe auto chose it, or if the recipe's would have become the same in this run: on
+    A value is not a difference if --recipe auto chose it, or if the recipe's would have become the same in this run: on
     this machine, with `samples` images and all its other values. Where `samples` is None (unknown), values derived from
-    it are no differences. Empty for an unknown recipe.
+    it are not differences. Empty for an unknown recipe.
     """
     if config.recipe not in RECIPES:
         return {}

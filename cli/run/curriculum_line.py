@@ -12,7 +12,7 @@ def curriculum_line(config: Config, plan: Plan) -> str:
     """Describe the data curriculum of a run in one line."""
     curriculum = config.curriculum
     if curriculum.name == "none":
-        order = "every image once a pass" if curriculum.uniform == "epochs" else "uniform draws with replacement"
+        order = "every image once per pass" if curriculum.uniform == "epochs" else "uniform draws with replacement"
         return f"no data curriculum: {order}; temperature schedules and --r0 are ignored"
     if not plan.curriculum_draws:
         return f"curriculum {curriculum.name} has no effect: the run is shorter than half a window; train longer"
@@ -30,9 +30,9 @@ def curriculum_line(config: Config, plan: Plan) -> str:
         f"{min(plan.curriculum_draws, plan.draws):,} draws in windows of {plan.window_length:,}"
     )
     if plan.clamped:
-        line += "; r0 is below what any temperature reaches here and is clamped"
+        line += "; r0 is below the lowest value that a temperature reaches here, and is clamped"
     elif plan.balance and curriculum.temp_schedule != "constant" and plan.temperature(0) == math.inf:
-        line += "; r0 is not below what balance reaches, so the temperature is infinite throughout"
+        line += "; r0 is not below the highest value with balance, so the temperature is infinite throughout"
     return line
 
 

@@ -53,7 +53,7 @@ class Health:
         warn: Callable[[str], None],
         find_all: str = "they are listed there",
     ) -> None:
-        """`max_bad` is the share of the draws so far that may be bad samples; 10 always may.
+        """`max_bad` is the share of the draws so far that may be bad samples; 10 are always allowed.
 
         `find_all` says how to find all bad samples of the data.
         """
@@ -106,7 +106,7 @@ class Health:
             where = f"its draws are in {path}"
         except OSError as error:
             where = f"{path} cannot be written ({error.strerror})"
-        self._warn(f"step {outcome.step} had no finite gradient and was skipped; {where}")
+        self._warn(f"step {outcome.step} was skipped: no finite gradient; {where}")
 
     def _note_bad(self, mine: list[dict[str, Any]], position: int) -> None:
         rows = sorted((row for rows in gather(json.dumps(mine)) for row in json.loads(rows)), key=lambda r: r["draw"])

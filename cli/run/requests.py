@@ -34,7 +34,7 @@ def request_lines(plan: Plan, index: ShardIndex, batch_size: int, order: str) ->
         lines = [f"requests: {_of_whole_shards(index)}, for whole shards, which the cache keeps"]
     else:
         requests, nbytes = _forecast(plan, index, batch_size)
-        lines = [f"requests: about {requests:,} for {format_bytes(nbytes)}, less what is cached"]
+        lines = [f"requests: about {requests:,} for {format_bytes(nbytes)}, minus what is cached"]
     limit = request_limit(index.url)
     if limit is None:
         return lines
@@ -46,7 +46,7 @@ def request_lines(plan: Plan, index: ShardIndex, batch_size: int, order: str) ->
         f"only: one for each of {shards:,} shards, and again when it expires, often after an hour{needs}"
     )
     if order == "auto":
-        lines.append("draws come in the order of the shards, since requests are limited; --order random mixes more")
+        lines.append("draws follow the order of the shards, because requests are limited; --order random mixes better")
     if not whole and _may_keep_shards(plan, index):
         room = math.ceil(_nbytes(index) / 1e9)
         lines.append(f"with MIMCL_CACHE_GB={room} or more the cache keeps all shards: {_of_whole_shards(index)} in all")

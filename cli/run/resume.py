@@ -65,7 +65,7 @@ def resume_run(
     plan_may_differ = any(name.startswith("curriculum.") or name in _FEED_THE_PLAN for name in run.allowed)
     if not plan_may_differ and plan.window(window["number"]).digest != window["digest"]:
         raise checkpoint.CheckpointError(
-            f"window {window['number']} of {saved.path} had other draws than it has now; resume with the same shards "
+            f"the draws of window {window['number']} differ from those in {saved.path}; resume with the same shards "
             "and versions of mimcl and numpy, on the same kind of processor"
         )
     try:
@@ -75,7 +75,7 @@ def resume_run(
         raise checkpoint.CheckpointError(f"{saved.path} does not fit the model of this run: {reason[:300]}") from None
     if trainer.position > plan.draws:
         raise ConfigError(
-            f"trainer.epochs: this run would end at draw {plan.draws:,}, but it is at draw {trainer.position:,}"
+            f"trainer.epochs: this run would end at draw {plan.draws:,}, but it has reached draw {trainer.position:,}"
         )
     counts = saved.state["draw_counts"].numpy().view(np.uint32)
     return DrawCounts(counts if len(counts) == plan.samples else np.zeros(plan.samples, np.uint32))

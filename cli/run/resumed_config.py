@@ -67,7 +67,7 @@ def resumed_config(
         )
     for key in changed:
         if key in _ALMOST_FREE:
-            warn(f"{key} changes from {before[key]!r} to {after[key]!r}: the same draws, but not the same bits")
+            warn(f"{key} changes from {before[key]!r} to {after[key]!r}: same draws, but results are not bit-identical")
     if samples is not None:
         wanted = _with_what_follows(wanted, saved, set(changed), samples)
     return resolve(wanted, wanted.curriculum.window, wanted.data.decoder)

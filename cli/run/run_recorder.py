@@ -110,7 +110,7 @@ class RunRecorder(Recorder):
                 f"data-wait {report.data_wait:.0%}  tau {window.temperature:.3g}  r {window.effective_fraction:.3f}"
             )
             if report.nonfinite_steps:
-                figures += f"  {report.nonfinite_steps} steps without a finite gradient skipped"
+                figures += f"  {report.nonfinite_steps} steps skipped (no finite gradient)"
         self._show(step.number, figures)
         if step.number % self._config.trainer.checkpoint_every_steps == 0:
             self.begin_save()

@@ -22,10 +22,10 @@ _FAILED, _STOPPED, _INTERRUPTED = 1, STOPPED_EXIT_CODE, interrupt.EXIT_CODE
 _REQUESTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _REPORT_TIMEOUT_S = 1.0
 _STATE_TIMEOUT_S = 5.0
-_ABANDONED = "asked to stop, but the step does not end: abandoned it and saved the position before it"
+_ABANDONED = "asked to stop, but the current step does not finish: abandoned it and saved the position before it"
 _UNSAVED = (
-    "asked to stop, but the step does not end (does a process or a disk not answer?): exiting without saving; resume "
-    "from the last checkpoint"
+    "asked to stop, but the current step does not finish (is a process or a disk not responding?): exiting without "
+    "saving; resume from the last checkpoint"
 )
 
 T = TypeVar("T")

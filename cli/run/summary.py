@@ -49,6 +49,6 @@ def print_settings(
         console.print(line)
     by_epochs = config.masking.name in ("hard-patches", "learned") and config.masking.clock == "epoch"
     if by_epochs and config.trainer.epochs <= 1:
-        console.print("masks do not get harder within one epoch; --set masking.clock=step moves them at each step")
+        console.print("masks do not get harder within one epoch; --set masking.clock=step updates them at each step")
     if config.optim.warmup_epochs < run.config.optim.warmup_epochs:
         console.print(f"warm-up shortened to a tenth of the run: {format_epochs(config.optim.warmup_epochs)}")

@@ -72,7 +72,7 @@ def load_difficulty(
     """
     if curriculum.name == "none":
         if curriculum.balance:
-            raise ConfigError("--balance needs --curriculum proto or anti; without a curriculum nothing is balanced")
+            raise ConfigError("--balance needs --curriculum proto or anti; without a curriculum it has no effect")
         return None, None
     if curriculum.name == "subset":
         return subset_ranks(index.samples, seed, hash64), None
@@ -101,7 +101,7 @@ def balance_of(curriculum: CurriculumConfig, found: PrototypeSet) -> Balance | N
         balance = Balance.of(found.cluster, found.parents)
     if balance.clusters < 2:
         raise ConfigError(
-            f"--balance changes nothing: prototype set {curriculum.prototypes} has a single cluster; leave it out, or "
+            f"--balance has no effect: prototype set {curriculum.prototypes} has a single cluster; leave it out, or "
             "give a set with several"
         )
     return balance

@@ -54,9 +54,9 @@ class HardPatchesConfig:
     ranking_weight: Annotated[float, "Weight of the predictor's loss."] = 1.0
     start_momentum: Annotated[float, "Momentum of the teacher at the start."] = 0.999
     end_momentum: Annotated[float, "Momentum of the teacher after momentum_epochs."] = 0.9999
-    momentum_epochs: Annotated[float, "Time until the teacher has end_momentum.", "epochs"] = 100.0
+    momentum_epochs: Annotated[float, "Time until the teacher's momentum is end_momentum.", "epochs"] = 100.0
     momentum_share: Annotated[
-        float | None, "The same time as a share of the run; replaces momentum_epochs, if it is given."
+        float | None, "The same time as a share of the run; replaces momentum_epochs, if given."
     ] = None
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class LearnedMaskingConfig:
     heads: Annotated[int, "Attention heads of the masking network."] = 4
     gauss_weight: Annotated[float, "Weight of the term that drives scores away from 1/2."] = 1.0
     kl_weight: Annotated[float, "Weight of the term that keeps the mean score at mask_ratio."] = 0.1
-    kl_reduction: Annotated[Literal["sum", "mean"], "How that term adds up over the images of a group."] = "sum"
+    kl_reduction: Annotated[Literal["sum", "mean"], "How that term is reduced over the images of a group."] = "sum"
     diversity_weight: Annotated[float, "Weight of the term that makes the masks of a group differ."] = 2.0
     group_size: Annotated[int, "Consecutive draws whose masks are compared.", "draws"] = 32
     second_every: Annotated[int, "Steps between two passes that train the masking network.", "steps"] = 1

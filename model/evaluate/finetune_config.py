@@ -15,7 +15,7 @@ class FinetuneConfig:
     base_lr: Annotated[float, "Learning rate for a batch of 256; it is multiplied by batch_size / 256."] = 5e-4
     min_lr: Annotated[float, "Learning rate at the end."] = 1e-6
     warmup_epochs: Annotated[
-        float, "Time in which the learning rate rises from 0, at most a fifth of the length.", "epochs"
+        float, "Warm-up, during which the learning rate rises from 0, at most a fifth of the length.", "epochs"
     ] = 5.0
     weight_decay: Annotated[float, "Weight decay of AdamW, for matrices only."] = 0.05
     betas: Annotated[tuple[float, float], "Decay rates of AdamW's moving averages."] = (0.9, 0.999)
@@ -33,7 +33,7 @@ class FinetuneConfig:
     label_smoothing: Annotated[float, "Share of the label that is spread over all classes."] = 0.1
     smallest_crop: Annotated[float, "Smallest area of a crop, as a share of the image's."] = 0.08
     judge_every_epochs: Annotated[float, "How often to evaluate on the val images during training.", "epochs"] = 10.0
-    seed: Annotated[int, "Seed of everything random."] = 0
+    seed: Annotated[int, "Random seed."] = 0
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():

@@ -126,7 +126,7 @@ def _receive(connection: Connection, jobs: SimpleQueue[Any], stopped: threading.
             os._exit(1)
         except (AttributeError, ImportError) as error:
             message = DataError(
-                f"a worker process does not find what its job is made of ({error}); define it in a module, or pack "
+                f"a worker process cannot import a class of its job ({error}); define it in a module, or pack "
                 "with one worker"
             )
         if message == _STOP:

@@ -67,7 +67,7 @@ def _order(items: Sequence[Item], labels: NDArray[np.int64]) -> tuple[NDArray[np
     size = np.repeat(sizes, sizes)
     rank = np.arange(len(items)) - np.repeat(first, sizes)
     keys = (rank + np.repeat(offsets, sizes)) / size
-    may_be_held = (rank < size - 1) | (labels[by_class] < 0)  # images without a label are no class
+    may_be_held = (rank < size - 1) | (labels[by_class] < 0)  # images without a label belong to no class
     found, keys = by_class[may_be_held], keys[may_be_held]
     order = np.lexsort((hashes[found], keys))
     return found[order], keys[order]
@@ -80,7 +80,7 @@ def _notes(labels: NDArray[np.int64], share: float, wanted: int, held: int) -> l
         notes.append(f"classes of one image, which stays in train: {single:,} of {len(sizes):,}")
     if wanted - held > _NOTICEABLE * wanted:
         notes.append(
-            f"--holdout {share:g} becomes {held / len(labels):.2g}: {held:,} of {len(labels):,} images, so that every "
-            "class keeps images in train"
+            f"--holdout {share:g} reduced to {held / len(labels):.2g}: {held:,} of {len(labels):,} images, so that "
+            "every class keeps images in train"
         )
     return notes

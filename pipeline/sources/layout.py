@@ -68,7 +68,7 @@ class Layout:
                 known = set(split.classes)
             elif known and len(split.classes) == 1 and not known & set(split.classes):  # Tiny ImageNet's val/images/
                 split.root += f"{split.classes.pop()}/"
-                self.notes.append(f"{to_utf8(split.root)} is no class of train, so it is not read as a class")
+                self.notes.append(f"{to_utf8(split.root)} is not a class of train, so it is not read as one")
             splits.append(split)
         classes = sorted({name for split in splits for name in split.classes})
         if len(classes) == 1 and not splits[0].around:
@@ -138,7 +138,7 @@ class Layout:
         return inner
 
     def _note_unwrapped(self, folder: str) -> None:
-        self.notes.append(f"everything is in {to_utf8(folder)}, removed from the names")
+        self.notes.append(f"all files are in {to_utf8(folder)}, which is removed from their names")
 
     def _only_folder(self, folder: str, known: set[str]) -> str | None:
         """Return the folder with all images in this one, unless it is a class; `known` are classes."""
@@ -179,7 +179,7 @@ class Layout:
             else:
                 other.append(name)
         if inside:
-            self.notes.append(f"folders within a class of {split.name} are no classes of their own: {_few(inside)}")
+            self.notes.append(f"folders within a class of {split.name} are not read as classes: {_few(inside)}")
         if split.classes:
             split.classes = sorted(split.classes + empty)
         else:

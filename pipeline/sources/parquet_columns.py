@@ -14,7 +14,7 @@ from mimcl.pipeline.files import DataError, open_regular
 UNREADABLE = (OSError, ValueError, KeyError, MemoryError, pa.ArrowException)  # what a damaged file raises
 LABELS = ("label", "labels", "cls", "class", "target")  # names of a label column without metadata
 NO_LABEL = "none"  # instead of a label column
-_CONVERSIONS = (  # of types that are no label
+_CONVERSIONS = (  # of types that are not labels
     (pa.types.is_floating, "cast it to int64, with null where there is no label"),
     (pa.types.is_decimal, "cast it to int64"),
     (pa.types.is_boolean, "cast it to int8 or to names"),
@@ -78,7 +78,7 @@ def _label_column(
     candidates = [given] if given is not None else []
     candidates = candidates or [name for name in types if features.get(name, {}).get("_type") == "ClassLabel"]
     if not candidates:
-        # Images beside the images, such as segmentation masks, are no labels whatever their name.
+        # Images beside the images, such as segmentation masks, are not labels, whatever their name.
         named = [name for name in types if name in LABELS and not bytes_field(types[name])]
         candidates = [name for name in named if _is_label(types[name])] or named
     for name in candidates:

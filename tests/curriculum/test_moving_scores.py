@@ -108,12 +108,12 @@ def test_distances_are_scores_between_the_lowest_and_the_highest():
     ("change", "message"),
     [
         (lambda s: s.set(FIRST[1:]), "one for each of 200 images"),
-        (lambda s: s.set(np.where(FIRST > 5, np.nan, FIRST)), "scores are finite numbers"),
+        (lambda s: s.set(np.where(FIRST > 5, np.nan, FIRST)), "scores must be finite"),
         (lambda s: s.set(np.full(SAMPLES, 3.0)), "all scores are equal (3)"),
         (lambda s: s.update([3, 200], [1, 2]), "sample id 200 is unknown: ids are 0 to 199"),
         (lambda s: s.update([-1], [1]), "sample id -1 is unknown"),
         (lambda s: s.update([1, 2], [1]), "as many scores as sample ids"),
-        (lambda s: s.update([1], [np.inf]), "scores are finite numbers"),
+        (lambda s: s.update([1], [np.inf]), "scores must be finite"),
         (lambda s: s.update([1.5], [1]), "which are integers"),
     ],
 )

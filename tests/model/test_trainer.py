@@ -397,7 +397,7 @@ def test_a_checkpoint_of_another_masker_is_refused_by_what_is_missing_or_foreign
     with pytest.raises(ValueError, match=r"^it has no masker.beside, masker.own, masker.steps \(3 tensors missing\); "):
         learning.load(plain.tensors(), plain.state_dict())
     with pytest.raises(
-        ValueError, match=r"^it has masker.beside, .* \(3 tensors\), which this run has not; go on with"
+        ValueError, match=r"^it has masker.beside, .* \(3 tensors\), which this run does not have; resume with"
     ):
         plain.load(learning.tensors(), learning.state_dict())
     other = {name.replace("blocks.1.", "blocks.2."): tensor for name, tensor in learning.tensors().items()}

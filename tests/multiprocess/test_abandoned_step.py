@@ -30,7 +30,7 @@ def test_the_position_before_it_is_saved_and_a_resume_is_exact(home, tmp_path, c
     started = (lambda: complete in steps_of(run)) if complete else (lambda: (run / "config.yaml").exists())
     torchruns.until(started, "the step that is stuck", home / "rank-0.log")
     said = asked_to_stop(home, processes)
-    assert "the step does not end: abandoned it and saved the position before it" in said
+    assert "the current step does not finish: abandoned it and saved the position before it" in said
     assert f"continue with: mimcl train --out {run} --resume" in said
     if complete:
         assert int(latest(run).name) == complete

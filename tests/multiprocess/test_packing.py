@@ -61,7 +61,7 @@ def test_two_ranks_killed_and_started_again(packed, tmp_path):
     assert contents(tmp_path / "out") == expected
     said = log.read_text()
     assert said.count("packed into out/") == 1
-    assert said.count("left out: 10 exact duplicates") == 1
+    assert said.count("skipped: 10 exact duplicates") == 1
 
 
 def test_an_error_of_rank_0_is_printed_once(packed, tmp_path):

@@ -74,7 +74,7 @@ def test_a_stuck_worker_does_not_hold_up_the_others(started):
     finally:
         os.kill(stuck, signal.SIGKILL)
     process.wait(60)
-    assert "step does not end" in log.read_text()
+    assert "step does not finish" in log.read_text()
 
 
 def test_the_store_that_torchrun_shares_is_refused_with_restarts_in_one_line(home, tmp_path):

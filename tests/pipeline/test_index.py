@@ -189,7 +189,7 @@ def test_a_data_set_packed_before_indices_had_checksums(copy):
     del description["splits"]["train"]["index_xxh128"]
     (copy / "dataset.json").write_text(json.dumps(description))
     message = refused(copy)
-    assert "earlier mimcl" in message
+    assert "earlier version of mimcl" in message
     assert "pack the images again" in message
 
 

@@ -155,8 +155,8 @@ def test_with_a_damaged_index_shards_are_still_checked_by_checksum(copy):
         ("width", 11, f"sample {KEY}: it has "),
         ("height", 11, f"sample {KEY}: it has "),
         ("label", 1, f"sample {KEY}: {KEY}.cls does not contain 1"),
-        ("label", -1, "sample 000000008: before it is data not in the index: member '000000007.cls'"),
-        ("offset", None, f"sample {KEY}: before it is data not in the index"),
+        ("label", -1, "sample 000000008: before it is data that the index does not have: member '000000007.cls'"),
+        ("offset", None, f"sample {KEY}: data not in the index precedes it"),
     ],
 )
 def test_an_index_that_differs_from_the_shard(copy, column, value, message):
@@ -266,7 +266,7 @@ def test_members_that_are_not_in_the_index(copy):
     extra = tar_header("evil.sh", 3) + b"#!x" + bytes(509)
     seal_shard(copy, bytes(content[:end]) + extra + bytes(content[end:]))
     (finding,) = found(copy)
-    assert finding.endswith("after the last sample is data not in the index: member 'evil.sh'")
+    assert finding.endswith("after the last sample is data that the index does not have: member 'evil.sh'")
 
 
 def test_a_label_in_the_tar(copy):
@@ -361,7 +361,7 @@ def test_samples_with_json(with_json):
     [
         (b'{"label": 1', b'{"label": 0', "000000006.json has label 0, the index has 1"),
         (b'{"label": 1', b'["label": 1', "000000006.json is not JSON"),
-        (b"000000006.json", b"000000007.json", "data not in the index: not a tar member"),
+        (b"000000006.json", b"000000007.json", "data not in the index precedes it: not a tar member"),
     ],
 )
 def test_a_json_that_was_changed_after_packing(with_json, old, new, message):

@@ -37,7 +37,7 @@ def test_a_run_makes_as_many_counted_requests_as_planned(hub, local, tmp_path, m
     out = capfd.readouterr().out
     planned = shards_planned(out)
     assert "the hub allows 3,000 requests in 5 minutes" in out
-    assert "draws come in the order of the shards, since requests are limited" in out
+    assert "draws follow the order of the shards, because requests are limited" in out
     assert "for whole shards, which the cache keeps" in out
     hub.set()
     assert mimcl(monkeypatch, tmp_path, *words, "--data", URL) == 0
@@ -75,7 +75,7 @@ def test_an_order_that_was_asked_for_is_kept(hub, tmp_path, monkeypatch, capfd):
     assert mimcl(monkeypatch, tmp_path, *words, "--data", URL) == 0
     out = capfd.readouterr().out
     assert "--order random makes a request for nearly every image" in out
-    assert re.search(r"requests: about [\d,]+ for \S+ [KM]B, less what is cached", out)
+    assert re.search(r"requests: about [\d,]+ for \S+ [KM]B, minus what is cached", out)
     assert read_yaml(tmp_path / "run" / "config.yaml")["curriculum.order"] == "random"
 
 

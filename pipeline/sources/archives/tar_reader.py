@@ -212,7 +212,7 @@ def _later_volume(where: str) -> str:
 def _not_a_tar(where: str, block: bytes, at: int, resumed: bool, error: object) -> str:
     compressed = next((kind for magic, kind in _COMPRESSED.items() if block.startswith(magic)), None)
     if resumed:
-        what = f"a compressed file ({compressed})" if compressed else f"no tar ({error})"
+        what = f"a compressed file ({compressed})" if compressed else f"not a tar ({error})"
         return f"{where} ends before byte {at:,}, but bytes follow that are {what}; remove them or download it again"
     if compressed:
         return f"{where} is compressed ({compressed}), so images cannot be read in place; decompress it first"

@@ -61,13 +61,13 @@ def unpacked(archive: str, members: Iterable[tuple[str, str, Any]]) -> Unpacked:
         notes.append(f"skipped in {archive}: {', '.join(_counted(*kind) for kind in sorted(others.items()))}")
     if outside:
         notes.append(
-            f"skipped in {archive}: {len(outside):,} names that lead out of the archive, such as "
+            f"skipped in {archive}: {len(outside):,} names that point outside the archive, such as "
             f"{to_utf8(outside[0]):.200}; make it inside the folder, with relative names (tar without -P)"
         )
     if repeated:
         notes.append(
             f"{archive} has {_counted('name', len(repeated))} more than once, such as {to_utf8(repeated[0]):.200}; "
-            "the last one counts, as in unpacking"
+            "the last one is used, as in unpacking"
         )
     return Unpacked(files | followed, folders, notes)
 

@@ -70,7 +70,7 @@ class ClassList:
             for name in found:
                 if (label := best.label_of[name]) != (other_label := other.label_of[name]):
                     raise DataError(
-                        f"the class list {self.path} has two readings: class {name!r:.80} is {label} if classes are "
+                        f"the class list {self.path} is ambiguous: class {name!r:.80} is {label} if classes are "
                         f"{best.how}, {other_label} if they are {other.how}; keep only the names in it"
                     )
         for names in [other.names for other in others] if wanted else [self.lines]:

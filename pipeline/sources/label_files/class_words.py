@@ -25,7 +25,7 @@ def class_words(rows: Rows, classes: Mapping[str, str], where: object) -> tuple[
         for row, first in pairs:
             if row.text in classes and first in classes and row.text != first:
                 raise DataError(
-                    f"{where}, line {row.line} has two readings: class {row.text!r:.80}, or {first!r:.80} as in lines "
+                    f"{where}, line {row.line} is ambiguous: class {row.text!r:.80}, or {first!r:.80} as in lines "
                     "with further words; separate these by a tab"
                 )
             others = {word for word in re.split(r"[\s,;]+", row.text) if word in classes and not word.isdecimal()}
@@ -46,7 +46,7 @@ def class_words(rows: Rows, classes: Mapping[str, str], where: object) -> tuple[
     else:
         row, first = next((row, first) for row, first in pairs if row.text != first)
         raise DataError(
-            f"{where}, line {row.line} has two readings: class {row.text!r:.80}, or {first!r:.80} and further words; "
+            f"{where}, line {row.line} is ambiguous: class {row.text!r:.80}, or {first!r:.80} and further words; "
             "give --classes, or separate columns by tabs"
         )
     cut = [(first, row.text) for row, first in pairs if first != row.text and row.text not in classes]

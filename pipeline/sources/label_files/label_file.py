@@ -70,8 +70,8 @@ def possible_rows(lines: Lines, images: ImageNames, is_label: Callable[[str], bo
     """Return the readings of the lines in which all file names are images, headings left out.
 
     One separator counts for the whole file: tabs, else commas, else spaces. `is_label(text)` tells whether a text can
-    be a label; a line with one is no heading. Raises DataError if no reading is possible, or if file names with spaces
-    are ambiguous.
+    be a label; a line with one is not a heading. Raises DataError if no reading is possible, or if file names with
+    spaces are ambiguous.
     """
     found: list[Rows] = []
     for separator, name in (("\t", "tabs"), (",", "commas")):
@@ -123,7 +123,7 @@ def _spaces(lines: Lines, images: ImageNames, is_label: Callable[[str], bool], w
         found = [row for row in found if is_label(row.text)] or found
         if len(found) > 1:
             raise DataError(
-                f"{where}, line {number} has two readings: {found[0].name!r:.80} has class {found[0].text!r:.80}, or "
+                f"{where}, line {number} is ambiguous: {found[0].name!r:.80} has class {found[0].text!r:.80}, or "
                 f"{found[1].name!r:.80} has {found[1].text!r:.80}; separate them by a tab"
             )
         if found:

@@ -75,7 +75,7 @@ def _words_of_images(
         for item, word, other_word in zip(items, words, instead, strict=True):
             if word != other_word:
                 raise DataError(
-                    f"{where} has two readings: {item.name!r:.80} is {word!r:.80} if {how}, {other_word!r:.80} if "
+                    f"{where} is ambiguous: {item.name!r:.80} is {word!r:.80} if {how}, {other_word!r:.80} if "
                     f"{other}; separate file name and class by a tab"
                 )
     return words, notes

@@ -292,7 +292,7 @@ class TestScores:
     def test_what_is_wrong_with_scores_is_said(self, shards):
         for wrong, message in (
             (scores()[1:], "one for each of 50 images"),
-            (np.where(scores() > 1, np.nan, scores()), "finite numbers"),
+            (np.where(scores() > 1, np.nan, scores()), "must be finite"),
             (np.ones(50), "all scores are equal"),
             (["x"] * 50, "they must be numbers"),
         ):
@@ -383,7 +383,7 @@ def test_what_is_no_state_is_refused(shards, state):
         ({"curriculum": "proto"}, "give epochs"),
         ({"curriculum": Curriculum("proto", temp_schedule="constant"), "schedule": lambda t: 0.2}, "give epochs"),
         ({"schedule": "linear", "epochs": 1}, "curriculum is 'none'"),
-        ({"curriculum": Curriculum("none", balance=True)}, "curriculum is 'none', which balances nothing"),
+        ({"curriculum": Curriculum("none", balance=True)}, "curriculum is 'none', with which balance has no effect"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "lin"}, "curriculum.temp_schedule is 'lin'"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "learned"}, "needs mimcl's trainer"),
         ({"curriculum": "proto", "epochs": 1, "schedule": "linear", "temperature": 1}, "two ways"),

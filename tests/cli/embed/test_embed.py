@@ -194,7 +194,7 @@ def test_killed_and_run_again_it_continues_with_the_same_bits(here, tmp_path, de
     assert_same_files(tmp_path / "x.npy", here / "run.npy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.keys.txt", "x.npy", "x.npy.json"]
     assert mimcl(monkeypatch, here, *words) == 0
-    assert "has these features already" in capsys.readouterr().out
+    assert "already has these features" in capsys.readouterr().out
     assert decoded == [64 + 42]
 
 
@@ -216,7 +216,7 @@ def test_bad_images_of_a_folder_are_named_listed_and_have_no_row(here, tmp_path,
     captured = capsys.readouterr()
     for name in (names[3], names[7], "00099.png"):
         assert f"{name} is bad and has no features: " in captured.err
-    assert f"bad images: 3, which have no row; {tmp_path}/x.npy.json lists them" in captured.out
+    assert f"bad images: 3, without a row; {tmp_path}/x.npy.json lists them" in captured.out
     listed = json.loads((tmp_path / "x.npy.json").read_text())["bad"]
     assert [row["path"] for row in listed] == [names[3], names[7], "00099.png"]
     assert listed[0] == {"key": "000000003", "path": names[3], "reason": "not a JPEG, PNG or WebP image"}
@@ -248,10 +248,10 @@ def test_bad_images_of_shards_are_listed_even_if_they_are_many(here, tmp_path, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run/checkpoints/00000003", "shards"], "has features of other weights"),
-        (["run", "shards", "--split", "val"], "has features of other images"),
-        (["run", "shards", "--pool", "cls"], "has features of pool mean instead of cls"),
-        (["run", "shards", "--dtype", "float16"], "has features of dtype float32 instead of float16"),
+        (["run/checkpoints/00000003", "shards"], "was made with other weights"),
+        (["run", "shards", "--split", "val"], "was made with other images"),
+        (["run", "shards", "--pool", "cls"], "was made with pool mean instead of cls"),
+        (["run", "shards", "--dtype", "float16"], "was made with dtype float32 instead of float16"),
     ],
 )
 def test_an_output_of_something_else_is_refused_and_stays(here, monkeypatch, capfd, words, message):
@@ -269,7 +269,10 @@ def test_unfinished_features_of_other_weights_are_refused(here, tmp_path, monkey
     ranks.finish(here, ranks.start(here, *words, before=die_at_the_second_chunk), -signal.SIGKILL)
     capfd.readouterr()
     assert mimcl(monkeypatch, here, "embed", "run/checkpoints/00000003", *words[2:]) == 2
-    assert f"{tmp_path}/.x.npy.unfinished has unfinished features of other weights; remove it" in capfd.readouterr().err
+    assert (
+        f"{tmp_path}/.x.npy.unfinished has unfinished features made with other weights; remove it"
+        in capfd.readouterr().err
+    )
     assert mimcl(monkeypatch, here, *words) == 0  # they are still there
     assert_same_files(tmp_path / "x.npy", here / "run.npy")
 

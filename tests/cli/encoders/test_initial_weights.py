@@ -112,13 +112,13 @@ def test_encoder_and_decoder(home, trained, init):
 
 def test_a_file_without_a_decoder(home, trained):
     line, weights = trained("encoder.pth")
-    assert re.fullmatch("initial weights: encoder from encoder.pth; decoder drawn at random.*none", line)
+    assert re.fullmatch("initial weights: encoder from encoder.pth; decoder initialised at random.*none", line)
     assert_same(weights, drawn() | encoder_weights(saved(home / "run")))
 
 
 def test_a_decoder_of_another_size(home, trained):
     line, weights = trained("mae.pth", model__decoder_depth=2)
-    assert line.startswith("initial weights: encoder from mae.pth; decoder drawn at random")
+    assert line.startswith("initial weights: encoder from mae.pth; decoder initialised at random")
     assert re.findall(r"\d+", line) == ["32", "1", "32", "2"]
     assert_same(encoder_weights(weights), encoder_weights(saved(home / "run")))
     assert not torch.equal(weights["decoder_embed.weight"], saved(home / "run")["decoder_embed.weight"])
@@ -127,8 +127,8 @@ def test_a_decoder_of_another_size(home, trained):
 def test_a_decoder_of_another_kind(home, trained):
     line, weights = trained("run", model__decoder="cross")
     assert line == (
-        "initial weights: encoder from run/checkpoints/00000001; decoder drawn at random: model.decoder is self there "
-        "and cross in the run"
+        "initial weights: encoder from run/checkpoints/00000001; decoder initialised at random: model.decoder is self "
+        "in the file, cross in the run"
     )
     assert_same(encoder_weights(weights), encoder_weights(saved(home / "run")))
     assert "decoder_embed.weight" not in weights

@@ -78,7 +78,7 @@ def test_the_command_prints_a_table_and_what_to_do_next(home, run, monkeypatch, 
 def test_its_recipes_are_the_published_one_and_one_for_few_images(run, capsys):
     published = attentive(run, None, "mae", {"epochs": 1}, "reference").settings
     said = capsys.readouterr().out
-    assert "batch_size 4096 becomes 60" in said
+    assert "batch_size 4096 reduced to 60" in said
     assert "--epochs, or use --recipe fast" in said
     assert [published[name] for name in ("base_lr", "momentum", "trust", "queries")] == [0.1, 0.9, 1e-3, 32]
     steps = module._MIN_STEPS

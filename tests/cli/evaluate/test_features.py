@@ -92,7 +92,7 @@ def test_three_evaluators_decode_every_image_once_and_write_three_lines(fresh, d
     assert "0.4 MB" in out
     assert "run/evaluation/features" in out
     assert "few_shot of run/checkpoints/00000005 (shots 1 3, seeds 5, pool mean)" in out
-    assert "standard deviation" in out.splitlines()[-2]
+    assert "standard deviation over 5 subsets" in out.splitlines()[-2]
     assert out.splitlines()[-1] == "next: mimcl report run"
     assert len(list((fresh / "run" / "evaluation").glob("events.out.tfevents.*"))) == 3
 
@@ -108,7 +108,7 @@ def test_bad_images_are_named_and_left_out(home, fresh, monkeypatch, capsys):
         assert mimcl(monkeypatch, fresh, "eval", name, "run", "--decoder", "reference", *options) == 0
         captured = capsys.readouterr()
         assert "167 train and 88 val images of shards" in captured.out
-        assert "3 bad train images are left out; `mimcl verify shards --decode` lists what is wrong" in captured.out
+        assert "3 bad train images are skipped; `mimcl verify shards --decode` lists what is wrong" in captured.out
         assert captured.err.count("is bad and has no features") == (5 if name == "knn" else 0)  # then they are cached
     line = json.loads((fresh / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (line["settings"]["train"], line["settings"]["val"]) == (167, 88)

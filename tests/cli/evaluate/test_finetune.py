@@ -96,7 +96,7 @@ def test_colours_are_learned_and_the_result_stands_where_it_should(home, run, mo
     assert torch.equal(state[0], torch.get_rng_state())
     assert np.array_equal(state[1], np.random.get_state()[1])  # noqa: NPY002
     said = capsys.readouterr().out
-    assert "60 images of 3 classes, 60 steps; the recipe is that of vit_base" in said
+    assert "60 images of 3 classes, 60 steps; using the recipe of vit_base" in said
     assert "val  top1 " in said
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["evaluation"] == "finetune"
@@ -198,7 +198,9 @@ def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch,
     settings = folder_of(run) / "settings.json"
     settings.write_text(settings.read_text().replace('"decoder": "reference"', '"decoder": "dali-cpu"'))
     assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 0
-    warned = "decoder changes from 'dali-cpu' to 'reference': the same draws, but not the same bits"
+    warned = (
+        "decoder changes from 'dali-cpu' to 'reference': the draws stay the same, but results are not bit-identical"
+    )
     assert warned in capfd.readouterr().err
     assert json.loads(settings.read_text())["decoder"] == "reference"
     assert_same(run, other)
@@ -274,7 +276,7 @@ def test_a_batch_larger_than_the_data_shrinks_to_whole_groups(run, capsys):
     found = finetune(run, None, {"epochs": 1, "mixing_group": 32, "warmup_epochs": 5}, decoder="reference")
     assert found.settings["batch_size"] == 32
     assert found.settings["warmup_epochs"] == 0.2
-    assert "batch_size 1024 becomes 32: 60 images, in groups of 32" in capsys.readouterr().out
+    assert "batch_size 1024 reduced to 32: 60 images, in groups of 32" in capsys.readouterr().out
 
 
 def test_images_without_a_label_or_of_classes_that_train_lacks_do_not_count(home, run, monkeypatch):

@@ -82,7 +82,7 @@ def test_labels_at_random_are_not_learned(run):
 def test_its_defaults_are_maes_and_few_images_get_a_word(run, capsys):
     found = linear_mae(run, epochs=1, decoder="reference")
     said = capsys.readouterr().out
-    assert "batch_size 16384 becomes 60" in said
+    assert "batch_size 16384 reduced to 60" in said
     assert "LARS moves the weights by" in said
     assert "--epochs, or use --recipe fast" in said
     settings = found.settings

@@ -195,7 +195,7 @@ def test_bad_images_are_left_out(home, fresh, monkeypatch, capsys):
         flip_byte(index, sample_id)
     found = rank(Path("run"), **PLAIN)
     assert found.train == IMAGES - 2
-    assert capsys.readouterr().out.count("2 bad train images are left out") == 2
+    assert capsys.readouterr().out.count("2 bad train images are skipped") == 2
     for name, value in found.trained.items():
         assert value == pytest.approx(expected.trained[name], rel=0.1)
         assert (value == expected.trained[name]) == (name == "dimensions")

@@ -83,8 +83,8 @@ def test_shards(here):
     assert train.median_pixels == (np.median(index.width), np.median(index.height))
     (status,) = found.prototypes
     assert (status.name, status.k, status.features, status.fault) == ("default", 4, "pixels", None)
-    assert text_of(found)["left out"].startswith("1 files")
-    assert "rejected.jsonl" in text_of(found)["left out"]
+    assert text_of(found)["skipped"].startswith("1 files")
+    assert "rejected.jsonl" in text_of(found)["skipped"]
     assert text_of(found)["prototypes"].startswith("default: K 4, pixels features")
 
 
@@ -92,9 +92,9 @@ def test_left_out_duplicates_are_counted(tmp_path, monkeypatch):
     paths = write_classes(tmp_path / "images", {"ant": 3})["ant"]
     paths[2].write_bytes(paths[0].read_bytes())
     assert mimcl(monkeypatch, tmp_path, "shard", "images", "--dedup", "--workers", "1") == 0
-    left_out = text_of(inspect(tmp_path / "shards"))["left out"]
-    assert "0 files; 1 " in left_out
-    assert "duplicates.jsonl" in left_out
+    skipped = text_of(inspect(tmp_path / "shards"))["skipped"]
+    assert "0 files; 1 " in skipped
+    assert "duplicates.jsonl" in skipped
 
 
 def test_unsuitable_and_damaged_prototypes_are_listed_with_the_shards(copied):

@@ -84,7 +84,7 @@ def test_defaults_are_those_of_the_recipe(name):
 
 
 def test_a_pattern_without_keys_and_unknown_keys_point_to_the_list():
-    assert run("nonsense") == (2, "", "mimcl: no key has 'nonsense' in its name; `mimcl keys` lists all\n")
+    assert run("nonsense") == (2, "", "mimcl: no key matches 'nonsense'; `mimcl keys` lists all\n")
     command = [sys.executable, "-m", "mimcl.cli.main", "plan", "--recipe", "cpu_small", "--set"]
     for setting, line in {
         "qqqqq=3": "unknown key 'qqqqq'; `mimcl keys` lists all",

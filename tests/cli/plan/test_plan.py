@@ -81,7 +81,7 @@ def test_a_run_s_configuration_gives_its_windows_to_the_last_bit(home, monkeypat
         assert (row.window, row.draw) == (line["window"], line["draw"])
         assert row.temperature == (float("inf") if line["temperature"] is None else line["temperature"])
         assert row.effective_fraction == line["effective_fraction"]
-        # One run is no expectation, but 48 images scatter little.
+        # One run is not an expectation, but 48 images scatter little.
         assert row.coverage == pytest.approx(line["coverage"], abs=0.15)
     assert found.forecasts[-1].coverage == pytest.approx(lines[-1]["coverage"], abs=0.01)
 
@@ -111,7 +111,7 @@ def test_schedules_side_by_side_and_a_uniform_one(home, monkeypatch, capsys):
     assert "proto, step from r0" in out
     assert mimcl(monkeypatch, home, "plan", "--recipe", "cpu_small", "--epochs", "2", "--out", "none.png") == 0
     out = capsys.readouterr().out
-    assert "no data curriculum: every image once a pass" in out
+    assert "no data curriculum: every image once per pass" in out
     assert pixels((home / "none.png").read_bytes()).std() > 5
 
 

@@ -148,7 +148,7 @@ def test_a_damaged_part_is_computed_again(expected, data, wrote, damage, kind):
 def test_a_build_killed_before_it_wrote_settings_is_started_silently(data, capsys):
     (data / "prototypes" / f".{PIXELS.name}.building").mkdir(parents=True)
     build(data, PIXELS)
-    assert "starting anew" not in capsys.readouterr().out
+    assert "starting over" not in capsys.readouterr().out
 
 
 def test_other_settings_keep_the_results_that_do_not_depend_on_them(expected, data, wrote, capsys):
@@ -159,7 +159,7 @@ def test_other_settings_keep_the_results_that_do_not_depend_on_them(expected, da
     stopped_after(3, data, wrote, replace(SIFT, name="two"))
     capsys.readouterr()
     folder, _ = build(data, replace(PIXELS, name="two"))
-    assert "starting anew" in capsys.readouterr().out
+    assert "starting over" in capsys.readouterr().out
     assert wrote == [*FEATURES, *ASSIGNED]
     assert bytes_of(folder) == expected["pixels"]
 
@@ -309,7 +309,7 @@ def test_the_precision_of_timm_features_is_recorded_and_another_one_starts_anew(
             other.write_text(other.read_text().replace("bfloat16", "float32"))
             build(data, config)
             printed = capsys.readouterr().out
-            assert "starting anew" in printed
+            assert "starting over" in printed
             assert "in bfloat16" in printed
         else:
             build(data, config)

@@ -146,7 +146,7 @@ def test_a_stopped_build_resumes_unless_the_run_trained_on(home, monkeypatch, ca
     capsys.readouterr()
     _, found = build(home / "shards", config(home, name="again"))
     assert wrote == [0, 1, 2]
-    assert "starting anew" in capsys.readouterr().out
+    assert "starting over" in capsys.readouterr().out
     assert found.info["scores"]["name"].endswith("00000012")
 
 

@@ -77,7 +77,7 @@ def test_the_forecast_of_a_balanced_run_is_what_it_drew(trained, monkeypatch):
     for row, line in zip(found.forecasts, lines, strict=True):
         assert row.temperature == (float("inf") if line["temperature"] is None else line["temperature"])
         assert row.effective_fraction == line["effective_fraction"]
-        assert row.coverage == pytest.approx(line["coverage"], abs=0.12)  # one run is no expectation
+        assert row.coverage == pytest.approx(line["coverage"], abs=0.12)  # one run is not an expectation
     assert found.forecasts[-1].max_repeats == pytest.approx(lines[-1]["max_repeats"], rel=0.4)
 
 
@@ -93,7 +93,7 @@ def test_the_summary_names_the_balance_and_inspect_too(home, monkeypatch, capsys
 
 def test_r0_above_what_balance_reaches_is_named(home, monkeypatch, capsys):
     assert mimcl(monkeypatch, home, "plan", *SMALL[:2], *BALANCED, "--r0", "0.6") == 0
-    assert "r0 is not below what balance reaches" in " ".join(capsys.readouterr().out.split())
+    assert "r0 is not below the highest value with balance" in " ".join(capsys.readouterr().out.split())
 
 
 def resume(monkeypatch, home, *words):
@@ -113,7 +113,7 @@ def test_a_resumed_run_draws_what_it_would_have_drawn(trained, home, words, monk
         (("--no-balance",), "curriculum.balance is False but the run in run has True"),
         (("--prototypes", "default"), "the prototypes changed since"),  # the same distances and clusters, one level
         (("--prototypes", "other"), "the prototypes changed since"),  # the same distances, other clusters
-        (("--prototypes", "single"), "--balance changes nothing: prototype set single has a single cluster"),
+        (("--prototypes", "single"), "--balance has no effect: prototype set single has a single cluster"),
     ],
     ids=str,
 )
@@ -136,7 +136,7 @@ def test_without_balance_the_clusters_do_not_matter(home, monkeypatch, capsys):
         (("--balance",), "--balance needs --curriculum proto or anti"),
         (("--set", "curriculum.balance=true"), "--balance needs --curriculum proto or anti"),
         ((*BALANCED, "--prototypes", "single"), "prototype set single has a single cluster; leave it out, or give a"),
-        ((*BALANCED, "--temp-schedule", "learned"), "which --temp-schedule learned cannot"),
+        ((*BALANCED, "--temp-schedule", "learned"), "cannot be combined with --temp-schedule learned"),
     ],
     ids=str,
 )

@@ -162,7 +162,7 @@ def test_a_dump_is_of_that_very_step(tmp_path, reported, micro, step):
         "measured": [],
         "temperature": temperature,
     }
-    assert reported == [f"step {step} had no finite gradient and was skipped; its draws are in {path}"]
+    assert reported == [f"step {step} was skipped: no finite gradient; its draws are in {path}"]
 
 
 def test_infinite_and_missing_losses_are_text_in_a_dump(tmp_path, reported):
@@ -179,7 +179,7 @@ def test_a_dump_that_cannot_be_written_is_a_word_and_no_error(tmp_path, reported
     with limit_file_size(100):
         go(Health(tmp_path, 0, BATCH, 1, True, reported.append), {}, nonfinite=(2,))
     (line,) = reported
-    assert line.startswith("step 2 had no finite gradient and was skipped; ")
+    assert line.startswith("step 2 was skipped: no finite gradient; ")
     assert line.endswith("00000002.json cannot be written (File too large)")
     assert list((tmp_path / "nonfinite").iterdir()) == []
 

@@ -158,7 +158,7 @@ def test_val_images_of_classes_without_train_images_are_left_out(home, monkeypat
         assert mimcl(monkeypatch, tmp_path, "shard", f"src-{name}", "--out", name) == 0
         capfd.readouterr()
         assert mimcl(monkeypatch, tmp_path, *WORDS, "--data", name, *EVERY, "--out", f"run-{name}") == 0
-        note = "left out: 7 of 18 val images, of classes without train images: fox, gnu"
+        note = "skipped: 7 of 18 val images, of classes without train images: fox, gnu"
         assert capfd.readouterr().out.count(note) == (name == "more")
         lines[name] = found_in(tmp_path / f"run-{name}")
     assert [line.pop("settings") for line in lines["more"]] == 3 * [{"val": 11, "val_of_unseen_classes": 7}]

@@ -139,7 +139,7 @@ def test_a_step_that_does_not_end_is_left(start):
     process.send_signal(signal.SIGTERM)
     code, _, err = ended(process)
     assert code == 1
-    assert err.startswith("asked to stop, but the step does not end")
+    assert err.startswith("asked to stop, but the current step does not finish")
     assert err.count("\n") == 1
     assert 0.9 < time.monotonic() - began < 8  # of the 10 that it would else take
 
@@ -159,8 +159,8 @@ with signals:
 @pytest.mark.parametrize(
     ("save", "code", "line"),
     [
-        ("return True", 75, "asked to stop, but the step does not end: abandoned it and saved the position before it; "
-         "continue with this\n"),
+        ("return True", 75, "asked to stop, but the current step does not finish: abandoned it and saved the position "
+         "before it; continue with this\n"),
         ("return False", 1, "from the last checkpoint\n"),
         ("raise OSError('disk is full')", 1, "resume from the last checkpoint: disk is full\n"),
         ("time.sleep(60)", 1, "from the last checkpoint\n"),

@@ -1,4 +1,4 @@
-"""Splits without files, and splits whose files are no images."""
+"""Splits without files, and splits whose files are not images."""
 
 import tarfile
 from pathlib import Path

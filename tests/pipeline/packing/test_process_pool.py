@@ -150,5 +150,5 @@ class OfTheTest:
 def test_a_job_of_a_class_that_workers_cannot_import(jobs, monkeypatch):
     monkeypatch.setattr(OfTheTest, "__module__", "__main__")
     monkeypatch.setattr(sys.modules["__main__"], "OfTheTest", OfTheTest, raising=False)
-    with pytest.raises(DataError, match="does not find what its job is made of .*OfTheTest.*; define it in a module"):
+    with pytest.raises(DataError, match="cannot import a class of its job .*OfTheTest.*; define it in a module"):
         run(jobs.write_pid, [OfTheTest(), OfTheTest()], 2, 2, lambda count: None)

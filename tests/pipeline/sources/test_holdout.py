@@ -68,9 +68,9 @@ def test_classes_of_one_image_stay_in_train_and_others_make_up_for_them():
     ("sizes", "share", "val", "said"),
     [
         # 0.2 of the classes that have several images, twice.
-        ({0: 100} | dict.fromkeys(range(1, 901), 1), 0.2, 40, "0.2 becomes 0.04: 40 of 1,000 images"),
-        (dict.fromkeys(range(50), 2), 0.9, 50, "0.9 becomes 0.5: 50 of 100 images"),
-        ({0: 3} | dict.fromkeys(range(1, 198), 1), 0.05, 1, "0.05 becomes 0.005: 1 of 200 images"),
+        ({0: 100} | dict.fromkeys(range(1, 901), 1), 0.2, 40, "0.2 reduced to 0.04: 40 of 1,000 images"),
+        (dict.fromkeys(range(50), 2), 0.9, 50, "0.9 reduced to 0.5: 50 of 100 images"),
+        ({0: 3} | dict.fromkeys(range(1, 198), 1), 0.05, 1, "0.05 reduced to 0.005: 1 of 200 images"),
     ],
 )
 def test_a_share_that_cannot_be_had_is_said(sizes, share, val, said):

@@ -173,7 +173,7 @@ def test_labels_of_other_types_are_refused(tmp_path, values, hint):
 
 
 def test_a_column_that_is_no_label_gives_way(tmp_path):
-    """To one that is, and segmentation masks are no labels."""
+    """To one that is, and segmentation masks are not labels."""
     table = pa.table({"image": pictures(2), "labels": [[1], [2]], "label": [4, 3]})
     pq.write_table(table, tmp_path / "x.parquet")
     assert [item.label for item in parquet_images(tmp_path / "x.parquet").splits["train"]] == [4, 3]

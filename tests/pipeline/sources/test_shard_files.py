@@ -52,7 +52,7 @@ def test_compressed_shards_in_a_list_are_refused(folder, tmp_path, ending):
     "name", ["x.tar.gz", "x.tgz", "x.TAR.GZ", "test-000.tar.gz", "test/y.tgz", ".y.tar.gz", "y.gz"]
 )
 def test_other_files_do_not_matter(folder, name):
-    """What was decompressed already, the test split, hidden files, what is no tar."""
+    """What was decompressed already, the test split, hidden files, what is not a tar."""
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"")
     assert find_shards(folder) == [folder / "x.tar"]

@@ -1,4 +1,4 @@
-"""Links in tars are the files that they lead to, as in an unpacked folder; what is no file is counted by its kind."""
+"""Links in tars are the files that they lead to, as in an unpacked folder; other members are counted by kind."""
 
 import io
 import tarfile

@@ -90,7 +90,7 @@ def test_headers_are_read_as_tarfile_reads_them(tmp_path):
     ],
 )
 def test_what_gnu_tar_writes(tmp_path, options):
-    """V7 and GNU tars have other fields where ustar has a prefix of the name; labels are no members."""
+    """V7 and GNU tars have other fields where ustar has a prefix of the name; labels are not members."""
     expected = {}
     for number, name in enumerate(("src/a/1.jpg", f"src/{'b' * 60}/{'c' * 20}.jpg", "src/日本.jpg")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,7 @@ def test_absolute_names_are_refused_with_the_reason(tmp_path):
     with pytest.raises(DataError) as error:
         tar_images(tmp_path / "x.tar")
     assert str(error.value) == (
-        f"{tmp_path}/x.tar has no images; skipped in x.tar: 3 names that lead out of the archive, such as "
+        f"{tmp_path}/x.tar has no images; skipped in x.tar: 3 names that point outside the archive, such as "
         f"{tmp_path}/src/; make it inside the folder, with relative names (tar without -P)"
     )
 
@@ -107,7 +107,7 @@ def test_the_last_of_several_members_with_one_name_counts(tmp_path):
     (tmp_path / "x.tar").write_bytes(both.getvalue())
     source = tar_images(tmp_path / "x.tar")
     assert contents(source) == {"1.jpg": b"new"}
-    assert source.notes == ["x.tar has 1 name more than once, such as 1.jpg; the last one counts, as in unpacking"]
+    assert source.notes == ["x.tar has 1 name more than once, such as 1.jpg; the last one is used, as in unpacking"]
 
 
 def test_a_folder_around_train_is_removed_from_the_names(tmp_path):
@@ -130,7 +130,7 @@ def test_a_folder_around_class_folders_is_removed_from_the_names(tmp_path):
     assert [(item.name, item.label) for item in source.splits["train"]] == [
         (item.name, item.label) for item in folder.splits["train"]
     ]
-    assert "everything is in flowers/, removed from the names" in source.notes
+    assert "all files are in flowers/, which is removed from their names" in source.notes
     (tmp_path / "x.tar").write_bytes(tar_bytes({"rose/1.jpg": b"1", "rose/red/2.jpg": b"2"}))
     assert names(tar_images(tmp_path / "x.tar")) == ["rose/1.jpg", "rose/red/2.jpg"]
 

@@ -54,7 +54,7 @@ def test_the_last_of_equal_names_counts():
     ]
     found = unpacked("x.tar", members)
     assert (found.files, found.folders) == ({"a.jpg": 2, "b.jpg": 2, "c.jpg": 3}, {"d"})
-    assert found.notes == ["x.tar has 2 names more than once, such as a.jpg; the last one counts, as in unpacking"]
+    assert found.notes == ["x.tar has 2 names more than once, such as a.jpg; the last one is used, as in unpacking"]
 
 
 def test_everything_else_is_counted_by_its_kind():
@@ -72,6 +72,6 @@ def test_everything_else_is_counted_by_its_kind():
     assert found.files == {"good.jpg": 7}
     assert found.notes == [
         "skipped in x.tar: 2 devices, 1 sparse file, 1 unresolved symbolic link",
-        "skipped in x.tar: 3 names that lead out of the archive, such as /etc/passwd; make it inside the folder, "
+        "skipped in x.tar: 3 names that point outside the archive, such as /etc/passwd; make it inside the folder, "
         "with relative names (tar without -P)",
     ]

@@ -112,4 +112,4 @@ def test_backslashes_from_unix_beside_slashes_are_parts_of_names(tmp_path):
 def test_backslashes_do_not_lead_out_of_the_archive(tmp_path, name):
     source = opened(tmp_path, b"a\\1.jpg", name, system=FAT)
     assert names(source) == ["a/1.jpg"]
-    assert any("1 names that lead out of the archive" in note for note in source.notes)
+    assert any("1 names that point outside the archive" in note for note in source.notes)

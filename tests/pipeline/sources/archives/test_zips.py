@@ -144,4 +144,4 @@ def test_the_last_of_several_members_with_one_name_counts(tmp_path):
             opened.writestr("1.jpg", b"new")
     source = zip_images(tmp_path / "x.zip")
     assert [item.read() for item in source.splits["train"]] == [b"new"]
-    assert source.notes == ["x.zip has 1 name more than once, such as 1.jpg; the last one counts, as in unpacking"]
+    assert source.notes == ["x.zip has 1 name more than once, such as 1.jpg; the last one is used, as in unpacking"]
