@@ -24,13 +24,18 @@ class _Screen(Console):
 
     def __init__(self, stderr: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
+        is_notebook = "ipykernel" in sys.modules  # whose stream calls itself a terminal; it gets plain lines
         super().__init__(
             stderr=stderr,
             highlight=False,
             markup=False,
             emoji=False,
             soft_wrap=True,
-            force_interactive=None if stream.isatty() else False,  # FORCE_COLOR asks for colours, not for bars
+            force_jupyter=False,  # which would need ipywidgets
+            force_terminal=False if is_notebook else None,
+            force_interactive=None
+            if stream.isatty() and not is_notebook
+            else False,  # FORCE_COLOR asks for colours, not for bars
         )
 
     def push_render_hook(self, hook: RenderHook) -> None:
