@@ -262,7 +262,7 @@ class Loader:
     def _count_bad(self, batch: Batch) -> None:
         self._bad += len(batch.bad)
         for bad in batch.bad:
-            warn(f"bad image {bad.key} in {bad.shard}: {bad.reason}; another image replaces it in draw {bad.draw}")
+            warn(f"bad image {bad.key} in {bad.shard}: {bad.reason}; draw {bad.draw} gets another image")
         if self._bad > bad_allowed(self._max_bad, batch.position):
             last = batch.bad[-1]
             raise DataError(

@@ -155,7 +155,7 @@ def test_with_a_damaged_index_shards_are_still_checked_by_checksum(copy):
         ("width", 11, f"sample {KEY}: it has "),
         ("height", 11, f"sample {KEY}: it has "),
         ("label", 1, f"sample {KEY}: {KEY}.cls does not contain 1"),
-        ("label", -1, "sample 000000008: before it is data that the index does not have: member '000000007.cls'"),
+        ("label", -1, "sample 000000008: data not in the index precedes it: member '000000007.cls'"),
         ("offset", None, f"sample {KEY}: data not in the index precedes it"),
     ],
 )
@@ -266,7 +266,7 @@ def test_members_that_are_not_in_the_index(copy):
     extra = tar_header("evil.sh", 3) + b"#!x" + bytes(509)
     seal_shard(copy, bytes(content[:end]) + extra + bytes(content[end:]))
     (finding,) = found(copy)
-    assert finding.endswith("after the last sample is data that the index does not have: member 'evil.sh'")
+    assert finding.endswith("data not in the index follows the last sample: member 'evil.sh'")
 
 
 def test_a_label_in_the_tar(copy):

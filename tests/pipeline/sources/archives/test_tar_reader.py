@@ -200,12 +200,12 @@ def test_joined_tars_inside_a_tar(tmp_path):
 @pytest.mark.parametrize(
     ("rest", "message"),
     [
-        (b"rubbish" * 300, "no tar"),
-        (b"\n", "no tar"),
-        (bytes(5000) + b"\1", "no tar"),
-        (bytes(20) + tar_bytes({"2.jpg": b"2"}), "no tar"),  # a tar, but not at a block
+        (b"rubbish" * 300, "not a tar"),
+        (b"\n", "not a tar"),
+        (bytes(5000) + b"\1", "not a tar"),
+        (bytes(20) + tar_bytes({"2.jpg": b"2"}), "not a tar"),  # a tar, but not at a block
         (b"\x1f\x8b" + bytes(3000), r"a compressed file \(gzip\)"),
-        (header("2.jpg", 3)[:300], "no tar"),
+        (header("2.jpg", 3)[:300], "not a tar"),
     ],
 )
 def test_other_bytes_after_the_end_are_refused(tmp_path, rest, message):

@@ -181,7 +181,7 @@ def test_file_names_with_spaces(text, expected):
     [
         ("v0 tiger shark\nv1 tiger 1 2\n", TIGERS, "v0 v1", "line 1 is ambiguous: class 'tiger shark', or 'tiger'"),
         ("v0\ttiger shark\nv1\tant, a\nv2\tshark 3\n", TIGERS, "v0 v1 v2", "line 1 is ambiguous"),
-        ("v0,tiger,shark\nv1,bee\n", ["tiger", "tiger,shark", "bee"], "v0 v1", "readings: 'v0' is 'tiger' if .*commas"),
+        ("v0,tiger,shark\nv1,bee\n", ["tiger", "tiger,shark", "bee"], "v0 v1", "us: 'v0' is 'tiger' if .*commas"),
         ("my cat ant\n", ["cat ant", "ant"], "my|my cat", "is ambiguous: 'my' .* 'cat ant', or 'my cat' .* 'ant'"),
         ("v0 tiger shark\nv1 bee\n", [], "v0 v1", "is ambiguous: class 'tiger shark', or 'tiger'.*--classes"),
         ("v0 1 2 3 4\nv1 b 1\n", [], "v0 v1", "line 1 is ambiguous"),
