@@ -80,7 +80,7 @@ def _commands() -> str:
 def _command_table(command: Any, context: Any, name: str) -> Iterator[str]:
     """A row for each subject, and below it those of its commands or parameters."""
     yield "| | takes | |\n|---|---|---|"
-    commands = command.list_commands(context) if isinstance(command, TyperGroup) else ()
+    commands = command.list_commands(context) if hasattr(command, "list_commands") else ()
     for title, rows in sections(command, context).items():
         shown_rows = [row for row in rows if "--help" not in row.names]
         if shown_rows:
