@@ -59,16 +59,20 @@ TOOLTIPS = """(() => {
   return [...new Set(found)].slice(0, 5);
 })()"""
 # Move every slider to its start and back; return those that change nothing.
-SLIDERS = """[...document.querySelectorAll("input.frames")].filter((slider) => {
-  const readout = slider.parentElement.querySelector(".readout");
-  const before = readout.textContent, end = slider.value;
-  slider.value = 0;
-  slider.dispatchEvent(new Event("input"));
-  const changed = readout.textContent !== before;
-  slider.value = end;
-  slider.dispatchEvent(new Event("input"));
-  return !changed || readout.textContent !== before;
-}).length"""
+SLIDERS = """(async () => {
+  let stuck = 0;
+  for (const slider of document.querySelectorAll("input.frames")) {
+    const texts = [];
+    for (const value of [slider.max, 0, slider.max]) {
+      slider.value = value;
+      slider.dispatchEvent(new Event("input"));
+      await new Promise((done) => setTimeout(done, 50));  // charts are drawn later
+      texts.push(slider.parentElement.querySelector(".readout").textContent);
+    }
+    if (texts[0] === texts[1] || texts[0] !== texts[2]) stuck++;
+  }
+  return stuck;
+})()"""
 MAX_HEIGHT = 14000  # pixels of a screenshot
 
 

@@ -44,6 +44,7 @@ class Chart:
     x_kind: XKind = "samples"
     y_format: Format = "number"
     log: bool = False
+    root: bool = False  # whether the y axis shows square roots, so that low bars can be seen beside high ones
     wide: bool = False
     points: bool = False  # whether to mark each point
     names: Sequence[str] = field(default_factory=tuple)  # of the classes, for x_kind "class"
@@ -57,6 +58,7 @@ class Chart:
             "xKind": self.x_kind,
             "yFormat": self.y_format,
             "log": self.log,
+            "root": self.root,
             "points": self.points,
             "names": self.names,
             "whole": self.whole,

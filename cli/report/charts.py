@@ -55,7 +55,7 @@ def line(
     x = json_values(np.round(curves[0].x))
     log = may_be_log and all(_spans_orders(table[name]) for name in known)
     few = len(curves[0].x) <= _FEW
-    return Chart(title, note, explanation, x, series, "samples", y_format, log, wide, few)
+    return Chart(title, note, explanation, x, series, "samples", y_format, log, wide=wide, points=few)
 
 
 def _spans_orders(values: NDArray[np.float64]) -> bool:
@@ -142,7 +142,7 @@ def curriculum_charts(run: RunRecord) -> list[Chart]:
         ),
         line(
             "Effective fraction",
-            "expected share of distinct images, in as many draws as images",
+            "expected share of distinct images in an epoch",
             "How much of the data the temperature lets through: it should rise to 63.2 %, that of uniform draws.",
             windows,
             {"effective_fraction": "r"},
@@ -191,9 +191,9 @@ def _distances(windows: Table) -> Chart | None:
     lowest, highest = low.y if low.low is None else low.low, high.y if high.high is None else high.high
     return Chart(
         "Distance of drawn images",
-        "to the own prototype: median, 10 % and 90 % quantiles",
-        "How typical the drawn images were (0 = most typical): it should rise in a curriculum from typical to atypical "
-        "images, and fall in the reverse one.",
+        "median, and band of 80 % of the draws",
+        "How far drawn images are from their prototype (0 = most typical): it should rise in a curriculum from typical "
+        "to atypical images, and fall in the reverse one.",
         json_values(np.round(middle.x)),
         [Series("median", json_values(middle.y), json_values(lowest), json_values(highest))],
         points=len(middle.x) <= _FEW,

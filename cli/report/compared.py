@@ -120,7 +120,7 @@ def compared_charts(arms: Sequence[Arm]) -> list[Chart]:
     charts += _by_samples_and_time(
         arms,
         "Effective fraction",
-        "expected share of distinct images, in as many draws as images",
+        "expected share of distinct images in an epoch",
         "How much of the data each arm draws from at a time: 63.2 % is uniform.",
         _windows("effective_fraction"),
         "percent",

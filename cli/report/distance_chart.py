@@ -54,13 +54,15 @@ def distance_chart(windows: Table, prototypes: RunPrototypes) -> Chart:
     what = "score" if prototypes.by_scores else "distance to the own prototype"
     return Chart(
         "What the temperature lets through",
-        f"bars: images by {what}; lines: how many of {len(distance):,} draws fall there",
-        "Where a line is above the bars, images are drawn more often than in uniform draws, and less often where it is "
-        "below; as the temperature rises, the line should approach the tops of the bars. The slider chooses a window.",
+        f"bars: images by {what}; lines: expected draws, of {len(distance):,}; square-root axis",
+        "Which images a temperature draws: more often than uniform draws where its line is above the bars, less often "
+        "where it is below; as the temperature rises, lines should approach the tops of the bars. The slider moves the "
+        "last line to another window.",
         json_values((np.arange(_BINS) + 0.5) / _BINS),
         series,
         "distance",
         "count",
+        root=True,
         wide=True,
         whole=len(distance),
         frames=frames,

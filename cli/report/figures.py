@@ -61,7 +61,9 @@ def _progress(run: RunRecord) -> str:
     epochs = f"{run.draws / run.images:,.4g} epochs of {run.images:,} images"
     if not (total := _total_draws(run)):
         return epochs
-    return epochs + (f", {run.draws / total:.0%} of the run" if run.draws < total else ", the whole run")
+    return epochs + (
+        f", {formatting.percent(run.draws / total, 0)} of the run" if run.draws < total else ", the whole run"
+    )
 
 
 def _accuracy(run: RunRecord) -> list[Figure]:

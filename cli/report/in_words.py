@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mimcl.cli.console import format_epochs
+from mimcl.cli.report.formatting import percent
 from mimcl.cli.report.run_record import RunRecord
 
 _CURRICULA = {
@@ -30,7 +31,7 @@ def summary(run: RunRecord) -> str:
     length = (
         f"{run.images:,} images for {format_epochs(float(f'{run.draws / run.images:.3g}'))}" if run.images else "images"
     )
-    removed = f"{ratio:.0%} of each image's patches are removed, {masker}, and predicted from the rest"
+    removed = f"{percent(ratio, 0)} of each image's patches are removed, {masker}, and predicted from the rest"
     drawn = _CURRICULA.get(str(c.get("curriculum.name")), "")
     return f"A masked autoencoder, trained on {length}: {removed}. {drawn}".rstrip()
 

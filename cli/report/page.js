@@ -45,6 +45,7 @@
     const series = [{}];
     const hasBars = chart.series.some((s) => s.bars);
     const bands = [];
+    const rooted = (ys) => (chart.root ? ys.map(Math.sqrt) : ys);
     const positive = (ys) => (log && ys ? ys.map((v) => (v > 0 ? v : null)) : ys);
     chart.series.forEach((s) => {
       const stroke = colour(`--s${s.group % groups}`);
@@ -64,7 +65,7 @@
         line.points = { show: false };
       }
       series.push(line);
-      data.push(positive(s.y));
+      data.push(rooted(positive(s.y)));
     });
 
     const text = colour("--soft");
@@ -107,7 +108,7 @@
       });
     };
     // Values of all frames fit, so that the axis stays while the slider moves.
-    const highest = Math.max(...chart.frames.flatMap((frame) => frame.y));
+    const highest = Math.max(...rooted(chart.frames.flatMap((frame) => frame.y)));
     const barsFromZero = (u, low, high) => [0, Math.max(high, highest) * 1.06 || 1];
     const xRange = (u, low, high) => {
       if (chart.xKind === "distance") return [0, 1];
@@ -121,6 +122,14 @@
       const around = isShare ? 0.05 : 0.1 * Math.abs(most) || 1;
       const [low, high] = least < most ? uPlot.rangeNum(least, most, 0.1, true) : [least - around, most + around];
       return [least < 0 ? low : Math.max(0, low), isShare && most <= 1 ? Math.min(1, high) : high];
+    };
+    // Round numbers whose square roots are some distance apart.
+    const rootTicks = (u, axis, low, high) => {
+      const ticks = [0];
+      for (let power = 1; power <= high ** 2; power *= 10)
+        for (const tick of [1, 2, 5].map((mantissa) => Math.sqrt(mantissa * power)))
+          if (tick <= high && tick - ticks[ticks.length - 1] > high / 7) ticks.push(tick);
+      return ticks;
     };
     const logRange = (u, least, most) => {
       const margin = most > 1.02 * least ? 1.15 : 1.3;
@@ -164,9 +173,9 @@
             ...axis,
             space: 32,
             size: (u, labels) => 14 + 6.4 * Math.max(2, ...(labels ?? []).map((label) => (label ?? "").length)),
-            ...(log ? { splits: logTicks, filter: (u, ticks) => ticks } : {}),
+            ...(log || chart.root ? { splits: log ? logTicks : rootTicks, filter: (u, ticks) => ticks } : {}),
             values: (u, ticks, _axis, _space, step) =>
-              ticks.map((v) => (v == null ? "" : axisFormats[chart.yFormat](v, log ? 0 : step))),
+              ticks.map((v) => (v == null ? "" : axisFormats[chart.yFormat](chart.root ? v * v : v, log ? 0 : step))),
           },
         ],
         series,

@@ -134,7 +134,7 @@ def _add_shard_parts(page: RunPage, run: RunRecord, index: ShardIndex, pictures:
 def _add_distances(page: RunPage, run: RunRecord, prototypes: RunPrototypes) -> None:
     if len(run.windows):
         chart = _or_missing(page, "histogram of distances", lambda: distance_chart(run.windows, prototypes))
-        page.curriculum += [chart] if chart else []
+        page.curriculum[:0] = [chart] if chart else []
 
 
 def _or_missing(page: RunPage, what: str, make: Callable[[], T]) -> T | None:

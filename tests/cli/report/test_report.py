@@ -78,7 +78,7 @@ def test_training_writes_a_report_at_its_end(home):
     assert (sum(expected), bars["x"][0]) == (len(counts), counts.min())
     assert f"{steps[-1]['loss']:.4g}" in page.text
     assert f"{STEPS * BATCH:,}" in page.text
-    assert "trained on 40 images for 16 epochs: 75% of each image's patches are removed, at random" in page.text
+    assert "trained on 40 images for 16 epochs: 75 % of each image's patches are removed, at random" in page.text
     assert "ant" in page.text
     share = counts[16:].sum() / counts.sum()
     assert f"({100 * share:.1f} %)" in page.text
