@@ -42,6 +42,7 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
     by_scores = "scores" in found.info
     ends = ("easiest images", "hardest images") if by_scores else ("nearest images", "farthest images")
     measured = "scores" if by_scores else "distances"
+    layout = "a cluster per row, " if rows[-1].size else ""
     for axes, (size, near, far) in zip(grid, rows, strict=True):
         for axis in axes:
             axis.set_axis_off()
@@ -61,7 +62,7 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
             color=_GREY,
         )
     figure.suptitle(
-        f"{found.described}: a cluster per row, {ends[0]} left, {ends[1]} right; numbers are {measured}",
+        f"{found.described}: {layout}{ends[0]} left, {ends[1]} right; numbers are {measured}",
         fontsize=9,
         color=_GREY,
     )

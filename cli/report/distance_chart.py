@@ -51,7 +51,7 @@ def distance_chart(windows: Table, prototypes: RunPrototypes) -> Chart:
         Series(f"middle, {described(last // 2)}", draws(last // 2), group=4),
         Series(frames[-1].label, frames[-1].y, group=1),
     ]
-    what = "score" if prototypes.by_scores else "distance to the own prototype"
+    what = "score" if prototypes.scores else "distance to the own prototype"
     return Chart(
         "What the temperature lets through",
         f"bars: images by {what}; lines: expected draws, of {len(distance):,}; square-root axis",

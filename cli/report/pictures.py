@@ -45,7 +45,7 @@ def tooltip(index: ShardIndex, sample_id: int, prototypes: RunPrototypes | None)
     if label >= 0:
         words.append(f"class {index.classes[label]}")
     if prototypes:
-        what = "score" if prototypes.by_scores else "distance"
+        what = "score" if prototypes.scores else "distance"
         words.append(f"{what} {prototypes.found.distance[sample_id]:.3f}")
     return " · ".join(words)
 

@@ -22,7 +22,7 @@ class RunPrototypes:
     found: PrototypeSet
     curriculum: CurriculumConfig
     balance: Balance | None
-    by_scores: bool  # whether the distances are imported scores
+    scores: str  # the name of the imported scores that the distances are; empty for distances to prototypes
 
 
 def load_prototypes(run: RunRecord, index: ShardIndex) -> RunPrototypes:
@@ -37,4 +37,4 @@ def load_prototypes(run: RunRecord, index: ShardIndex) -> RunPrototypes:
     expected = fingerprints(index, found.distance, balance)["prototypes"]
     if run.fingerprints.get("prototypes") not in (None, expected):
         raise DataError(f"{folder} has changed since this run was trained (it has another fingerprint)")
-    return RunPrototypes(found, curriculum, balance, "scores" in found.info)
+    return RunPrototypes(found, curriculum, balance, found.info["scores"]["name"] if "scores" in found.info else "")

@@ -55,7 +55,7 @@ class RunPage:
     balance: ClassBalance | None = None
     pictures: ModelRows = field(default_factory=ModelRows)
     clusters: list[Row] = field(default_factory=list)
-    by_scores: bool = False  # whether the prototypes are imported scores
+    scores: str = ""  # the name of the scores that order the images, instead of distances to prototypes
     warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
@@ -117,7 +117,7 @@ def _add_shard_parts(page: RunPage, run: RunRecord, index: ShardIndex, pictures:
     if run.config.get("curriculum.name") in ("proto", "anti"):
         prototypes = _or_missing(page, "distances and prototypes", lambda: load_prototypes(run, index))
     if prototypes:
-        page.by_scores = prototypes.by_scores
+        page.scores = prototypes.scores
         _add_distances(page, run, prototypes)
     if not pictures:
         page.missing.append(f"pictures: not drawn, to save time; run `{command('report', run.folder)}`")

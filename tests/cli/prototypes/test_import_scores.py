@@ -298,7 +298,7 @@ def test_the_other_commands_take_the_set(home, keys, monkeypatch, capsys):
     assert "balanced over 3 clusters" in run("plan", *RUN[1:3], "--curriculum", "proto", *SET, "--balance")
     run(*RUN, *SET, "--out", "run")
     page = (home / "run" / "report.html").read_text()
-    assert "Images by the scores s.csv, from the easiest (left) to the hardest (right)." in page
+    assert "Images by the scores s.csv: the easiest, then the hardest; the number above each is its score." in page
     run("repack", "shards", "--out", "again", *SET)
     again, before = inspect(home / "again" / "prototypes" / "mine"), inspect(home / "shards" / "prototypes" / "mine")
     assert again.scores == before.scores

@@ -24,7 +24,7 @@ def prototypes(name="proto", balanced=False, info=None):
     cluster = rng.integers(0, 4, IMAGES).astype(np.int32)
     found = PrototypeSet(cluster, distance, distance, np.zeros((4, 2), np.float32), info or {})
     balance = Balance.of(cluster) if balanced else None
-    return RunPrototypes(found, CurriculumConfig(name, balance=balanced), balance, "scores" in found.info)
+    return RunPrototypes(found, CurriculumConfig(name, balance=balanced), balance, "x.csv" if info else "")
 
 
 def windows(taus=TAUS, last_fraction=None):
