@@ -35,7 +35,8 @@ class OpenShard:
 
     def __init__(self, path: Path, size: int) -> None:
         self._path, self._size, self._descriptor = path, size, -1
-        self._has_nowait = True  # whether its file system can read without waiting for the device
+        # Whether its file system can read without waiting for the device; macOS cannot.
+        self._has_nowait = hasattr(os, "RWF_NOWAIT")
         try:
             regular = stat.S_ISREG(os.stat(path).st_mode)  # before it is opened: opening a pipe waits for a writer
             if regular:

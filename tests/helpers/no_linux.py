@@ -15,7 +15,7 @@ PathFinder.find_spec = classmethod(
     lambda cls, name, path=None, target=None: None if name == "nvidia.dali" else find(name, path, target)
 )
 for module, names in {
-    os: "sched_getaffinity sched_setaffinity posix_fadvise posix_fallocate memfd_create fdatasync O_DIRECT O_TMPFILE",
+    os: "sched_getaffinity sched_setaffinity posix_fadvise posix_fallocate memfd_create fdatasync RWF_NOWAIT O_DIRECT",
     fcntl: "F_OFD_SETLK F_OFD_SETLKW F_OFD_GETLK F_ADD_SEALS",
     socket: "TCP_USER_TIMEOUT TCP_KEEPIDLE",
 }.items():
@@ -26,7 +26,8 @@ for module, names in {
 def hide(function):
     def hidden(path, *rest, **options):
         if isinstance(path, (str, os.PathLike)) and str(path).startswith(("/proc/", "/sys/", "/dev/shm")):
-            if sys._getframe(1).f_globals.get("__name__", "").startswith(("mimcl.", "pathlib", "shutil")):
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            if caller.startswith(("mimcl.", "pathlib", "shutil", "genericpath")):
                 raise FileNotFoundError(2, "No such file or directory", str(path))
         return function(path, *rest, **options)
     return hidden
