@@ -28,7 +28,21 @@ def knn(
     temperature: float = 0.07,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[str, float]]:
-    """Yield ("nn", accuracy), then ("knn", accuracy) on the queries, in [0, 1].
+    """Yield ("nn", accuracy), then ("knn", accuracy) on the queries, in [0, 1]; `correct` describes the arguments."""
+    for name, found in correct(bank, bank_labels, queries, query_labels, k, temperature, device).items():
+        yield name, int(found.sum()) / len(found)
+
+
+def correct(
+    bank: ArrayLike,
+    bank_labels: ArrayLike,
+    queries: ArrayLike,
+    query_labels: ArrayLike,
+    k: int = 20,
+    temperature: float = 0.07,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Return which queries are classified correctly, by "nn" and by "knn": bool (M,).
 
     `bank` (N, D) and `queries` (M, D) are features, not necessarily of unit length, computed on in float32; labels (N,)
     and (M,) are integers, and samples with a negative label are ignored. A bank of fewer than `k` samples votes as a
@@ -40,14 +54,13 @@ def knn(
     bank_x, bank_y = labelled("bank", bank, bank_labels, device)
     x, y = labelled("queries", queries, query_labels, device)
     bank_x, x = normalize(bank_x), normalize(x)
-    nn_correct, knn_correct = 0, 0
+    by_nn, by_knn = [], []
     for features, truth in zip(x.split(_QUERIES), y.split(_QUERIES), strict=True):
         similarities, rows = nearest(bank_x, features, k)
         labels = bank_y[rows]
-        nn_correct += (labels[:, 0] == truth).sum()
-        knn_correct += (vote(similarities, labels, temperature) == truth).sum()
-    yield "nn", int(nn_correct) / len(x)
-    yield "knn", int(knn_correct) / len(x)
+        by_nn.append(labels[:, 0] == truth)
+        by_knn.append(vote(similarities, labels, temperature) == truth)
+    return {"nn": torch.cat(by_nn), "knn": torch.cat(by_knn)}
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from mimcl.model.evaluate import knn as module
-from mimcl.model.evaluate.knn import knn, nearest, vote
+from mimcl.model.evaluate.knn import correct, knn, nearest, vote
 
 TEMPERATURE = 0.07
 
@@ -60,6 +60,7 @@ def test_nn_matches_scikit_learn_exactly(overlapping, small_blocks):
     expected = reference.predict(queries)
     assert 0.5 < np.mean(expected == query_labels) < 0.9
     np.testing.assert_array_equal(predictions(bank, bank_labels, queries, 20)[0], expected)
+    np.testing.assert_array_equal(correct(*overlapping)["nn"], expected == query_labels)
     assert dict(knn(*overlapping))["nn"] == np.mean(expected == query_labels)
 
 
@@ -73,6 +74,7 @@ def test_knn_matches_the_formula_and_scikit_learn(overlapping, small_blocks, k):
         k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / TEMPERATURE)
     ).fit(bank, bank_labels)
     np.testing.assert_array_equal(found, reference.predict(queries))
+    np.testing.assert_array_equal(correct(*overlapping, k=k)["knn"], expected == query_labels)
     assert dict(knn(*overlapping, k=k))["knn"] == np.mean(expected == query_labels)
 
 
