@@ -1,4 +1,4 @@
-"""Run mimcl commands as child processes, one at a time; a stop signal lets them save before they exit."""
+"""Run mimcl commands as child processes; a stop signal lets them save before they exit."""
 
 from __future__ import annotations
 
@@ -33,14 +33,18 @@ def command(*arguments: str, processes: int = 1) -> list[str]:
     return [sys.executable, *mimcl]
 
 
-def run_to_end(words: Sequence[str], log: Path, signals: StopSignals) -> None:
+def run_to_end(words: Sequence[str], log: Path, signals: StopSignals, threads: int | None = None) -> None:
     """Run a command and append its output to `log`. Raises ChildError if it fails.
+
+    It computes on as many threads as this process, or on `threads`.
 
     Once `signals` has a request, the child gets SIGTERM and as much time as it needs to save; then StoppedError is
     raised. On Linux the child also gets SIGTERM when this process is killed; elsewhere it continues.
     """
     if signals.requested:
         raise StoppedError
+    # It must not import modules from the working directory.
+    environment = os.environ | {"PYTHONSAFEPATH": "1"} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with open(log, "ab") as output:
         # In its own session, so that Ctrl-C reaches it only through this process, once.
         process = subprocess.Popen(
@@ -49,7 +53,7 @@ def run_to_end(words: Sequence[str], log: Path, signals: StopSignals) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_death_signal(),
-            env=os.environ | {"PYTHONSAFEPATH": "1"},  # do not import modules from the working directory
+            env=environment,
         )
     stopping = False
     while True:

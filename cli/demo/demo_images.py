@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mimcl.pipeline.index import ShardIndex
+
 CLASSES = ("bars", "checks", "diagonal", "dots", "rays", "rings", "stripes", "waves")
 SIDE = 96  # pixels
 _SHAPES = ("disc", "square", "triangle")
@@ -44,6 +46,11 @@ def atypicality(path: str) -> float:
     if found is None:
         raise ValueError(f"{path} does not end in NNNN_AA.jpg, with the atypicality in percent; use images of the demo")
     return int(found[1]) / 100
+
+
+def atypicality_of(index: ShardIndex) -> Array:
+    """Return the atypicality of each sample of packed images of the demo (N,)."""
+    return np.array([atypicality(index.path(sample_id)) for sample_id in range(index.samples)])
 
 
 def draw(name: str, atypical: float, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -85,7 +85,7 @@ class Prepared:
             self._train("shards", name)
         elif name == "demo":
             self._pack("demo/shards")
-            self._train("demo/shards", "demo/run")
+            self._train("demo/shards", "demo/proto")
         else:
             pytest.fail(f"nothing makes {name}; choose imagenet, shards, runs/NAME or demo")
 
