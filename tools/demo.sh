@@ -1,6 +1,6 @@
 #!/bin/sh
 # Set up on a machine with python3 (and its venv module) and a package registry, then run `mimcl demo`.
-# Arguments go to `mimcl demo`: sh tools/demo.sh --out /tmp/demo
+# Arguments go to `mimcl demo`: sh tools/demo.sh --fast --out /tmp/demo
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 if [ ! -x "$here/.venv/bin/mimcl" ]; then
