@@ -33,7 +33,7 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=240, kernel_name="python3").execute(cwd=str(tmp_path))
     printed = [outputs(cell) for cell in notebook.cells if cell.cell_type == "code"]
     assert not any("\x1b" in text or "UserWarning" in text for text in printed)
-    assert "train: 58 images, 3 classes" in printed[1]
+    assert "{'train': 58, 'val': 14}" in printed[1]
     assert "image/png" in printed[2]
     assert "image/png" in printed[3]
     assert "image/png" in printed[5]
