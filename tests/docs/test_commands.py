@@ -14,7 +14,7 @@ from helpers.images import write_train_val
 from helpers.typed import mimcl
 
 EVERYWHERE = {**PAGES, "README.md": ROOT / "README.md", "AGENTS.md": ROOT / "AGENTS.md"}
-TO_RUN = [name for name, path in PAGES.items() if to_run(path.read_text("utf-8"))]
+TO_RUN = [name for name, path in EVERYWHERE.items() if to_run(path.read_text("utf-8"))]
 TEXT = """
 `mimcl keys lr` and
 
@@ -114,7 +114,7 @@ def prepared(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TO_RUN)
 def test_commands_run_as_typed(name, prepared, tmp_path, monkeypatch, capsys):
-    text = PAGES[name].read_text("utf-8")
+    text = EVERYWHERE[name].read_text("utf-8")
     folder = tmp_path / "reader"
     folder.mkdir()
     for start in starts_with(text):
