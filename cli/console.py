@@ -110,6 +110,11 @@ def format_duration(seconds: float) -> str:
     return f"{minutes / (24 * 60):.1f} days"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun, in the plural unless there is one: 1 shard, 2,000 shards."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def format_epochs(epochs: float) -> str:
     """Return a length, for example "1 epoch" or "2.5 epochs"."""
     return "1 epoch" if epochs == 1 else f"{epochs:g} epochs"

@@ -43,7 +43,7 @@ def repack_command(
 
     Any webdataset reader can then start with typical images, or weight images. Bytes and distances stay the same.
     """
-    from mimcl.cli.console import console
+    from mimcl.cli.console import console, counted
     from mimcl.pipeline.shards import PackConfig
 
     config = PackConfig(shard_mb, workers=workers, cores=default_workers())
@@ -52,7 +52,7 @@ def repack_command(
     if place.rank:
         return
     train = description["splits"]["train"]
-    console.print(f"{train['samples']:,} images, nearest first, in {len(train['shards']):,} shards")
+    console.print(f"{train['samples']:,} images, nearest first, in {counted(len(train['shards']), 'shard')}")
     name = set_name(prototypes)
     chosen = None if name == "default" else name
     train = command("train", curriculum="proto", data=unless_default(out), prototypes=chosen)

@@ -22,7 +22,7 @@ def verify_command(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="one per core")] = None,
 ) -> None:
     """Check shards, indices and prototype sets against their checksums and each other."""
-    from mimcl.cli.console import console
+    from mimcl.cli.console import console, counted
     from mimcl.cli.suggest import command, unless_default
     from mimcl.pipeline.dataset_json import read_dataset
     from mimcl.pipeline.files import DataError
@@ -43,8 +43,8 @@ def verify_command(
         raise DataError(f"{data}: {len(findings):,} findings; restore the files, or pack again with `{again}`")
     parts = read_dataset(data)["splits"].values()
     images, shards = sum(part["samples"] for part in parts), sum(len(part["shards"]) for part in parts)
-    beside = f" and {len(sets)} prototype sets" if sets else ""
-    console.print(f"{images:,} images in {shards:,} shards{beside}: all checks passed")
+    beside = f" and {counted(len(sets), 'prototype set')}" if sets else ""
+    console.print(f"{counted(images, 'image')} in {counted(shards, 'shard')}{beside}: all checks passed")
 
 
 def verify(data: Path, decode: bool = False, workers: int | None = None, prototypes: Sequence[Path] = ()) -> list[str]:

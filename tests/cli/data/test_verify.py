@@ -42,7 +42,7 @@ def run(folder, *arguments) -> subprocess.CompletedProcess:
 def test_an_intact_data_set_passes_and_the_first_findings_are_listed(shards):
     done = run(shards.parent, "--decode", "--workers", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "40 images in 1 shards and 1 prototype sets: all checks passed"
+    assert done.stdout.splitlines()[-1] == "40 images in 1 shard and 1 prototype set: all checks passed"
     (shards / "train-000000.tar").write_bytes(bytes((shards / "train-000000.tar").stat().st_size))
     flip(shards / "prototypes" / "default" / "centroids.npy", 200)
     done = run(shards.parent, str(shards))
@@ -69,4 +69,4 @@ def test_every_prototype_set_is_checked(shards):
         "was made for index"
         in verify_prototype_sets(prototype_set_folders(shards), shards, train | {"fingerprint": "other"})[0]
     )
-    assert "no train split" in verify_prototype_sets(prototype_set_folders(shards), shards, None)[0]
+    assert "made for a train split, which the data set lacks" in verify_prototype_sets(prototype_set_folders(shards), shards, None)[0]
