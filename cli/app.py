@@ -91,7 +91,7 @@ app = Commands(
         "demo": Deferred(
             _HELP,
             "mimcl.cli.demo.demo:demo_command",
-            "Run the whole program on generated images: pack, cluster, train, evaluate, draw. Takes minutes.",
+            "Run the whole program on generated images: pack, cluster, train with and without the curriculum, compare.",
         ),
     },
 )

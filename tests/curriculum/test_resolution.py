@@ -75,7 +75,7 @@ def test_efficient_spends_the_published_shares_of_the_compute():
         ("112:0,224", "needs a share"),
         ("112:1,224", "needs a share"),
         ("112:-0.5,224", "needs a share"),
-        ("0:0.5,224", "from 1 on"),
+        ("0:0.5,224", "at least 1"),
         ("112:0.6,160:0.4,224", "leaves nothing"),
         ("112:0.4,224:0.4", "add up to 0.8"),
     ],

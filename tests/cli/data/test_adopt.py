@@ -28,7 +28,7 @@ def test_adoption_is_reported_and_verified(adopted, monkeypatch, capfd):
     assert mimcl(monkeypatch, adopted, "inspect", "wds") == 0
     assert "adopted in place" in capfd.readouterr().out
     assert mimcl(monkeypatch, adopted, "verify", "wds") == 0
-    assert "36 images in 3 shards and 1 prototype sets: all checks passed" in capfd.readouterr().out
+    assert "36 images in 3 shards and 1 prototype set: all checks passed" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("decoder", ["reference", "dali-cpu"])

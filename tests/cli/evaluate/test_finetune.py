@@ -198,9 +198,7 @@ def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch,
     settings = folder_of(run) / "settings.json"
     settings.write_text(settings.read_text().replace('"decoder": "reference"', '"decoder": "dali-cpu"'))
     assert mimcl(monkeypatch, home, "eval", "finetune", str(run), "--decoder", "reference", *typed(SHORT)) == 0
-    warned = (
-        "decoder changes from 'dali-cpu' to 'reference': the draws stay the same, but results are not bit-identical"
-    )
+    warned = "decoder changes from 'dali-cpu' to 'reference': same draws, but results are not bit-identical"
     assert warned in capfd.readouterr().err
     assert json.loads(settings.read_text())["decoder"] == "reference"
     assert_same(run, other)

@@ -80,7 +80,7 @@ def test_train_plan_verify_repack_and_inspect_find_it(home, run):
     code, said = run(home, "plan", "--curriculum", "proto", *there, "--epochs", "1")
     assert code == 0, said
     code, said = run(home, "verify", "shards", *there)
-    assert (code, said.splitlines()[-1]) == (0, "46 images in 2 shards and 1 prototype sets: all checks passed")
+    assert (code, said.splitlines()[-1]) == (0, "46 images in 2 shards and 1 prototype set: all checks passed")
     code, said = run(home, "inspect", "sets/mine")
     assert (code, "4 for 40 images" in said) == (0, True)
     code, said = run(home, "repack", "shards", *there, "--out", "near")

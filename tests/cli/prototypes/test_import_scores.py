@@ -220,7 +220,7 @@ def raw(content):
             "column score has type string; it must be numbers",
         ),
         ("s.parquet", rows(lambda keys: pa.concat_tables([table(keys)] * 3)), "has 120 rows for 40 images"),
-        ("s.parquet", rows(lambda keys: pa.concat_tables([table(keys)] * 2)), "is there 2 times"),
+        ("s.parquet", rows(lambda keys: pa.concat_tables([table(keys)] * 2)), "occurs 2 times"),
         (
             "s.parquet",
             rows(lambda keys: table(keys).append_column("cluster", [np.linspace(0, 1, IMAGES)])),
@@ -294,7 +294,7 @@ def test_the_other_commands_take_the_set(home, keys, monkeypatch, capsys):
     assert f"scores s.csv: {SCORES.min():.6g} to {SCORES.max():.6g}, xxh128" in run("inspect", "shards/prototypes/mine")
     assert json.loads(run("inspect", "shards/prototypes/mine", "--json"))["scores"]["name"] == "s.csv"
     assert "mine: scores s.csv, matches the train split" in run("inspect", "shards")
-    assert "1 prototype sets: all checks passed" in run("verify", "shards")
+    assert "1 prototype set: all checks passed" in run("verify", "shards")
     assert "balanced over 3 clusters" in run("plan", *RUN[1:3], "--curriculum", "proto", *SET, "--balance")
     run(*RUN, *SET, "--out", "run")
     page = (home / "run" / "report.html").read_text()
