@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=Path(os.environ.get("MIMCL_GOLDEN", _BESIDE_THE_REPOSITORY)),
         help="folder with the reference implementations' arrays (default: MIMCL_GOLDEN, else ../shared/golden)",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Delete the folders of a module's fixtures when its tests end: all together they take many gigabytes.
+
+    pytest itself deletes them when all tests have ended. The folders of a failed module are kept.
+    """
+    if fixturedef.scope != "module":
+        return (yield)
+    base = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    before, failures = set(base.iterdir()), request.session.testsfailed
+    value = yield
+
+    def delete() -> None:
+        if request.session.testsfailed == failures:
+            for folder in made:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    made = set(base.iterdir()) - before
+    request.node.addfinalizer(delete)  # before pytest adds the fixture's own, so that it runs after it
+    return value
 
 
 @pytest.fixture

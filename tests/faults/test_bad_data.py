@@ -154,4 +154,4 @@ def test_an_index_that_does_not_match_dataset_json_is_refused(home, train):
 def test_a_data_set_of_a_newer_program_is_refused(home, train):
     path = home / "shards" / "dataset.json"
     path.write_text(path.read_text().replace("mimcl-shards/1", "mimcl-shards/2"))
-    assert "has format 'mimcl-shards/2', this program reads 'mimcl-shards/1'; upgrade mimcl" in train(code=1)
+    assert "has format 'mimcl-shards/2', this version reads 'mimcl-shards/1'; upgrade mimcl" in train(code=1)
