@@ -288,7 +288,7 @@ def rubbish_after_the_end(folder):
         (no_images, "no sample of train.*a.tar/1.txt: no image"),
         (strange_name, "shard name .*rename"),
         (compressed, "b.tar.gz is compressed.*decompress"),
-        (rubbish_after_the_end, "a.tar ends before byte .* no tar"),
+        (rubbish_after_the_end, "a.tar ends before byte .* not a tar"),
     ],
 )
 def test_invalid_folders_are_refused(tmp_path, make, message):
