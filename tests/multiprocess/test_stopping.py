@@ -55,5 +55,5 @@ def test_all_processes_stay_until_the_report_of_a_stopped_run_is_written(home, t
     page = (run / "report.html").read_text()
     ranks.finish(home, processes[:1], code=75)
     assert f"report: {run}/report.html" in ranks.output(home, 2)
-    assert "reconstructions: " in page
+    assert "pictures: not drawn" in page
     assert "<h3>Loss</h3>" in page

@@ -47,7 +47,7 @@ def test_names_that_lead_out(tmp_path, monkeypatch, capfd, make):
     (home / "x.bin").write_bytes(make(dict.fromkeys(names, one) | {"a/1.jpg": two}))
     monkeypatch.chdir(home)
     assert run(monkeypatch, "shard", "x.bin", "--workers", "1") == 0
-    assert "3 names that lead out" in capfd.readouterr().out
+    assert "3 names that point outside the archive" in capfd.readouterr().out
     assert ShardIndex.load(home / "shards").samples == 2
     assert {name.partition("/shards/")[0] for name in files(tmp_path)} == {"deep/home/x.bin", "deep/home"}
 
