@@ -213,7 +213,7 @@ def test_two_processes_find_the_same(fresh):
 
 def test_the_report_shows_dimensions_not_percent(fresh, monkeypatch, capsys):
     assert mimcl(monkeypatch, fresh, *WORDS) == 0
-    page = run_page(read_run(Path("run")), pictures=False)
+    page = run_page(read_run(Path("run")), Path("run/report.html"), pictures=False)
     (table,) = page.tables
     values = last_line(fresh)["values"]
     assert table.columns == ["rank me", "lidar", "untrained rank me", "untrained lidar"]
