@@ -110,9 +110,9 @@ def format_duration(seconds: float) -> str:
     return f"{minutes / (24 * 60):.1f} days"
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number and its noun, in the plural unless there is one: 1 shard, 2,000 shards."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number and its noun, in the plural (by default with an s) unless there is one: 1 shard, 2,000 shards."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def format_epochs(epochs: float) -> str:

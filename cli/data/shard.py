@@ -134,13 +134,15 @@ def shard_command(
 
 
 def _print_summary(description: dict[str, Any], out: Path, done: str) -> None:
-    from mimcl.cli.console import console
+    from mimcl.cli.console import console, counted
     from mimcl.cli.suggest import prototypes_build
 
     for split, part in description["splits"].items():
         size = sum(shard["bytes"] for shard in part["shards"]) / 1e6
-        labels = f"{len(part['classes'])} classes" if part["classes"] else "no labels"
-        console.print(f"{split}: {part['samples']:,} images, {labels}, {size:,.1f} MB, shards: {len(part['shards'])}")
+        classes = part["classes"]
+        labels = counted(len(classes), "class", "classes") if classes else "no labels"
+        images = counted(part["samples"], "image")
+        console.print(f"{split}: {images}, {labels}, {size:,.1f} MB, shards: {len(part['shards'])}")
     if rejected := description["packed"]["rejected"]:
         console.print(f"skipped: {rejected:,} files, listed with reasons in {out / 'rejected.jsonl'}")
     if duplicates := description["packed"].get("duplicates"):
