@@ -70,7 +70,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def without_secrets(config: Config) -> Config:
-    """Return a copy that may be stored and shown: user, password and query of a data URL are left out."""
+    """Return a copy that may be stored and shown: user, password and query of a data URL are removed."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, root=shown(config.data.root)))
 
 

@@ -45,7 +45,7 @@ class Estimate:
 def estimate(times: Iterable[float], warm_up: int = 1) -> Estimate | None:
     """Estimate how long a piece of work takes from the seconds that equal pieces took, in their order.
 
-    The first `warm_up` are left out. None when fewer than three others remain.
+    The first `warm_up` are ignored. None when fewer than three others remain.
     """
     warm = list(times)[warm_up:]
     if len(warm) < _FEWEST:

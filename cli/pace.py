@@ -35,7 +35,7 @@ class Pace:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time of the block."""
+        """Do not count the time of the block."""
         started = self._clock()
         try:
             yield

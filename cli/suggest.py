@@ -14,7 +14,7 @@ from mimcl.pipeline.remote.urls import url_of
 def command(name: str, /, *arguments: object, **options: object) -> str:
     """Return `mimcl NAME ARGUMENTS --OPTION VALUE ...`, quoted; options with a list are repeated.
 
-    An option that is True is a flag; those that are None or False are left out.
+    An option that is True is a flag; those that are None or False are omitted.
     """
     words = [quote(_not_an_option(str(argument))) for argument in arguments]
     for option, given in options.items():

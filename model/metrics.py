@@ -45,7 +45,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out the time of the block."""
+        """Do not count the time of the block."""
         before = time.perf_counter()
         yield
         self._apart += time.perf_counter() - before

@@ -143,7 +143,7 @@ def _on_rank_zero(ranks: Ranks, work: Callable[[], Any]) -> Any:
 def _layout(
     source: Source, staging: Path, config: PackConfig, on_progress: Callable[[int], None], ranks: Ranks
 ) -> dict[str, Any]:
-    """Return which positions of the source to leave out, and where shards begin in the rest."""
+    """Return which positions of the source to skip, and where shards begin in the rest."""
     hashing = hash_jobs(source.splits, staging) if config.dedup else []
     if config.dedup:
         mine = [job for job in hashing[ranks.rank :: ranks.size] if not job.path.exists()]

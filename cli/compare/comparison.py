@@ -108,7 +108,7 @@ def _follows(line: Evaluation, protocols: Protocols) -> bool:
 def compare_figures(runs: Sequence[Figures]) -> Comparison:
     """Compute means over seeds with Student's 95 % intervals, and paired differences to the first run's arm.
 
-    Differences are paired by seed: seeds without a counterpart in the first arm are left out.
+    Differences are paired by seed: seeds without a counterpart in the first arm are ignored.
     """
     arms = {run.arm: [other for other in runs if other.arm == run.arm] for run in runs}
     first = {run.seed: run for run in next(iter(arms.values()))}

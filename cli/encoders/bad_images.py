@@ -45,7 +45,7 @@ class BadImages:
         return [bad.draw - int(batch.draws[0]) for bad in batch.bad]
 
     def without(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches without their bad images; batches without any other are left out."""
+        """Yield the batches without their bad images; batches without any other are skipped."""
         for batch in batches:
             if not (places := self.places(batch)):
                 yield batch

@@ -45,7 +45,7 @@ def open_decoder(
 def sample_images(index: ShardIndex, decoder: Decoder, count: int, bad: BadImages) -> torch.Tensor:
     """Decode at most `count` images spread evenly over the split, uint8 (n, 3, S, S), to fit an extractor on.
 
-    Bad images are left out. Raises DataError if all are bad.
+    Bad images are skipped. Raises DataError if all are bad.
     """
     chosen = np.arange(0, index.samples, math.ceil(index.samples / count))
     images = [batch.images for batch in bad.without(central_crop_stream(index, decoder, chosen))]

@@ -92,7 +92,7 @@ def _trained(
     learner: Learner,
     folder: Path,
 ) -> dict[str, float]:
-    """Return the accuracies, "top1" and "top5", and how many val images are bad and left out, on every rank."""
+    """Return the accuracies, "top1" and "top5", and how many val images are bad and skipped, on every rank."""
     world, device, first = task.world, task.device, task.world.rank == 0
     objective = LabelledObjective(
         learner.module,

@@ -102,7 +102,7 @@ class FitRecorder(Recorder):
         self._restart_clock()
 
     def finish(self, values: dict[str, float], left_out: int) -> None:
-        """Write the result, and how many val images were bad and left out: from now on the folder is complete."""
+        """Write the result, and how many val images were bad and skipped: from now on the folder is complete."""
         self.evaluated(values)
         self._log.sync()
         with atomic_file(self._folder / "result.json") as file:

@@ -15,7 +15,7 @@ from mimcl.pipeline.files import DataError
 from mimcl.pipeline.index import ShardIndex
 from mimcl.pipeline.remote.urls import shown, url_of
 
-UNSEEN = "val_of_unseen_classes"  # among an evaluation's settings: the number of val images left out for that
+UNSEEN = "val_of_unseen_classes"  # among an evaluation's settings: the number of val images skipped for that
 _NAMES_IN_NOTE = 5
 
 
@@ -68,12 +68,12 @@ class LabelledSplits(NamedTuple):
 
     @property
     def unseen(self) -> int:
-        """The number of val images left out since train does not have their class."""
+        """The number of val images skipped since train does not have their class."""
         return int(np.count_nonzero(self.val.label != self.val_labels))
 
     @property
     def note(self) -> str:
-        """What is left out, one line; empty if nothing is."""
+        """What is skipped, one line; empty if nothing is."""
         if not self.unseen:
             return ""
         classes = _names(self.val, self.val.label[self.val.label != self.val_labels])

@@ -38,7 +38,7 @@ class Result:
     settings: dict[str, Any]  # everything else that the values depend on
     trained: dict[str, float]
     untrained: dict[str, float] = field(default_factory=dict)  # of the run's initial weights; empty if not measured
-    unseen: int = 0  # number of val images left out since train does not have their class
+    unseen: int = 0  # number of val images skipped since train does not have their class
 
     @property
     def images(self) -> dict[str, int]:

@@ -23,7 +23,7 @@ class Summary:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Summarize one value per seed, leaving out NaN and infinity."""
+    """Summarize one value per seed, ignoring NaN and infinity."""
     finite = np.array([value for value in values if math.isfinite(value)])
     if not len(finite):
         return Summary(0, math.nan, math.nan, math.nan, math.nan)

@@ -28,7 +28,7 @@ class OnlineKnn:
     name = "online_knn"
 
     def __init__(self, data: str | Path, device: torch.device, world: World) -> None:
-        """Rank 0 prints which val images are left out. Raises DataError where LabelledSplits does."""
+        """Rank 0 prints which val images are skipped. Raises DataError where LabelledSplits does."""
         try:
             splits = LabelledSplits.load(data)
         except DataError as error:

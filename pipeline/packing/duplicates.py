@@ -36,7 +36,7 @@ def hash_jobs(splits: Splits, folder: Path) -> list[HashJob]:
 
 
 def find_duplicates(splits: Splits, jobs: list[HashJob]) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
-    """Return the positions within each split to leave out, and the rows of duplicates.jsonl in the source's order.
+    """Return the positions within each split to skip, and the rows of duplicates.jsonl in the source's order.
 
     A row names an item (`split`, `path`) and the earlier one with the same bytes (`of_split`, `of`). Duplicates across
     splits are listed but kept (`dropped` is false): whether that matters is up to the user.

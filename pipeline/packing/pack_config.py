@@ -15,7 +15,7 @@ class PackConfig:
     """Settings of packing; all but `workers` and `cores` determine the bytes that are written.
 
     `shard_mb` is in 10^6 bytes, `short_side` in pixels (0 keeps the original bytes). `decode` decodes every image to
-    check it. `dedup` leaves out items with the same bytes as an earlier one of their split. `workers` are processes;
+    check it. `dedup` skips items with the same bytes as an earlier one of their split. `workers` are processes;
     None: at most one per core of `cores`, fewer for little data.
     """
 

@@ -51,7 +51,7 @@ def source_from_tree(where: object, tree: Tree, make_item: MakeItem) -> Source:
 
 
 class Layout:
-    """How a tree is read; `notes` name what is left out and what was decided."""
+    """How a tree is read; `notes` name what is skipped and what was decided."""
 
     def __init__(self, where: object, tree: Tree, make_item: MakeItem) -> None:
         self._where, self._tree, self._make_item = where, tree, make_item

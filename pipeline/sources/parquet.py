@@ -64,7 +64,7 @@ def parquet_images(root: Path, image_column: str | None = None, label_column: st
     """Return the rows of a parquet file or of all below a folder; splits come from the words train, ... in their paths.
 
     An image is bytes, or a struct of bytes and path; a label is a number or a name, from a column or from a folder such
-    as label=cat/. Columns that are not given are found by type and name; a `label_column` "none" leaves out the labels.
+    as label=cat/. Columns that are not given are found by type and name; a `label_column` "none" ignores the labels.
     An item is named FILE/ROW or FILE/ROW/PATH. Raises DataError, listing the columns.
     """
     splits, notes = parquet_files(root)

@@ -11,7 +11,7 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".g
 
 
 class Tree(Protocol):
-    """Folders are paths relative to the source, "" or ending with a slash; junk is left out."""
+    """Folders are paths relative to the source, "" or ending with a slash; junk is skipped."""
 
     def files(self, folder: str) -> list[str]:
         """Return the names of the files in a folder, sorted."""

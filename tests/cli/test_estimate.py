@@ -1,4 +1,4 @@
-"""Estimates of durations: what is left out, what they are a median of, and how they read."""
+"""Estimates of durations: what is ignored, what they are a median of, and how they read."""
 
 import math
 

@@ -46,7 +46,7 @@ def deterministic(monkeypatch):
 
 @pytest.fixture
 def compiler(device, monkeypatch):
-    """Compiles for a GPU; on the CPU it traces and differentiates, and leaves out machine code, which takes long."""
+    """Compiles for a GPU; on the CPU it traces and differentiates, but generates no machine code, which takes long."""
     if device == "cpu":
         monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()

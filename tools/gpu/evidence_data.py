@@ -48,7 +48,7 @@ def unpacked(data: Path, out: Path) -> Path:
 
 
 def _chosen(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leave out what a build caches, and who packed when."""
+    """Skip what a build caches; remove who packed the files and when."""
     if member.name.startswith("shards/prototypes/") and not member.name.startswith(_SET):
         return None
     member.uid = member.gid = 0

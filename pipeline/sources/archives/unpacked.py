@@ -1,4 +1,4 @@
-"""Find out what unpacking an archive would give: its files and folders, and what is left out of them."""
+"""Find out what unpacking an archive would give: its files and folders, and what is skipped."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def unpacked(archive: str, members: Iterable[tuple[str, str, Any]]) -> Unpacked:
 
 
 def follow_links(files: Mapping[str, T], links: Mapping[str, str]) -> dict[str, T]:
-    """Return, by a link's name, the file that it leads to; links to anything else are left out."""
+    """Return, by a link's name, the file that it leads to; links to anything else are skipped."""
     paths = {name: _followed(name, files, links) for name in links}
     return {name: files[path] for name, path in paths.items() if path is not None and path in files}
 

@@ -67,7 +67,7 @@ def _plain(name: str) -> str:
 
 
 def possible_rows(lines: Lines, images: ImageNames, is_label: Callable[[str], bool], where: object) -> list[Rows]:
-    """Return the readings of the lines in which all file names are images, headings left out.
+    """Return the readings of the lines in which all file names are images, without headings.
 
     One separator counts for the whole file: tabs, else commas, else spaces. `is_label(text)` tells whether a text can
     be a label; a line with one is not a heading. Raises DataError if no reading is possible, or if file names with

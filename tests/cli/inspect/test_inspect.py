@@ -139,7 +139,7 @@ def test_run(here):
         True,
     )
     assert found.epoch == found.epochs == 3
-    # One that is due while the one before is being written is left out, on a machine that is busy.
+    # One that is due while the one before is being written is skipped, on a machine that is busy.
     kept = sorted(int(path.name) for path in (here / "run" / "checkpoints").glob("0*"))
     assert [saved.step for saved in found.checkpoints] == kept
     assert {5, 15} <= set(kept) <= {5, 10, 15}

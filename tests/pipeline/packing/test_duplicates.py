@@ -1,4 +1,4 @@
-"""--dedup leaves out and lists items with the same bytes as an earlier one of their split."""
+"""--dedup skips and lists items with the same bytes as an earlier one of their split."""
 
 import json
 
