@@ -49,12 +49,13 @@ def test_the_citation_has_the_version_and_what_is_required():
         assert all({"given-names", "family-names"} == author.keys() for author in reference["authors"])
 
 
-def test_the_workflow_calls_existing_scripts():
-    workflow = yaml.safe_load(text(".github/workflows/ci.yml"))
-    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+@pytest.mark.parametrize(("workflow", "called"), [("ci", {"tools/test.sh", ".ci/run"}), ("nightly", {"tools/test.sh"})])
+def test_the_workflows_call_existing_scripts(workflow, called):
+    jobs = yaml.safe_load(text(f".github/workflows/{workflow}.yml"))["jobs"]
+    runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     words = [shlex.split(run) for run in runs]
     scripts = [word for line in words for word in line if "/" in word]
-    assert {*scripts} == {"tools/test.sh", ".ci/run"}
+    assert {*scripts} == called
     for line in words:
         assert (ROOT / line[line[0] == "sh"]).is_file()
     assert (ROOT / ".ci/run").stat().st_mode & 0o111  # called without sh

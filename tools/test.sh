@@ -1,14 +1,16 @@
 #!/bin/sh
 # Set up on a machine with python3 (and its venv module) and a package registry; check style and types; run the tests.
-#   sh tools/test.sh [--fast] [PYTEST ARGUMENTS]
-# --fast leaves out the tests marked `slow` and takes less than 4 minutes on 2 cores. Other arguments go to pytest:
-# sh tools/test.sh tests/pipeline -k webp; with -n 0 all tests run in one process.
+#   sh tools/test.sh [--fast | --all] [PYTEST ARGUMENTS]
+# Without an option it runs what must pass before a change is merged; --fast skips the tests marked `slow` as well as
+# those marked `exhaustive`, and --all runs every test. CONTRIBUTING.md says how long each takes. Other arguments go to
+# pytest: sh tools/test.sh tests/pipeline -k webp; with -n 0 all tests run in one process.
 set -eu
 cd "$(dirname "$0")/.."
-if [ "${1-}" = --fast ]; then
-    shift
-    set -- -m 'not slow' "$@"
-fi
+case "${1-}" in
+    --fast) shift; set -- -m 'not slow and not exhaustive' "$@" ;;
+    --all) shift ;;
+    *) set -- -m 'not exhaustive' "$@" ;;
+esac
 # Installed again only when the dependencies or the way of installing changed.
 wanted=$(cksum pyproject.toml)
 if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then

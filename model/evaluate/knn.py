@@ -83,9 +83,8 @@ def vote(similarities: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """The class (M,) with the largest sum of exp(similarity / temperature) over neighbours (M, k), nearest first."""
     # Relative to the nearest neighbour: the winner is the same, and low temperatures do not overflow.
     weights = ((similarities.double() - similarities[:, :1].double()) / temperature).exp()
-    votes = ((labels.unsqueeze(2) == labels.unsqueeze(1)) * weights.unsqueeze(1)).sum(
-        dim=2
-    )  # for the class of each neighbour
+    same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
+    votes = (same_class * weights.unsqueeze(1)).sum(dim=2)  # for the class of each neighbour
     return labels.gather(1, votes.argmax(dim=1, keepdim=True)).squeeze(1)
 
 

@@ -19,7 +19,7 @@ bar = TrainingBar(100, 220, 2, {shown})
 with bar.running():
     for step in range(101, 106):
         for _ in range(2):
-            time.sleep(0.505)
+            time.sleep({seconds})
             bar.observe(None, None)
         with bar.paused():
             time.sleep(0.5)
@@ -27,8 +27,12 @@ with bar.running():
 """
 
 
+def program(shown: bool, seconds: float = 0.505) -> list[str]:
+    return [sys.executable, "-c", TRAINING.format(shown=shown, seconds=seconds)]
+
+
 def test_plain_lines_tell_the_time_once_it_is_known():
-    done = subprocess.run([sys.executable, "-c", TRAINING.format(shown=True)], capture_output=True, text=True)
+    done = subprocess.run(program(True), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     announced, *lines = sorted(done.stdout.splitlines())
     assert re.fullmatch(r"estimated time: about 2 min for 120 steps|estimated time: about 1[12]\d s .*", announced)
@@ -39,14 +43,14 @@ def test_plain_lines_tell_the_time_once_it_is_known():
 
 
 def test_other_ranks_show_nothing():
-    done = subprocess.run([sys.executable, "-c", TRAINING.format(shown=False)], capture_output=True, text=True)
+    done = subprocess.run(program(False, 0), capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_terminal_shows_it_in_the_bar():
     parent, child = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    process = subprocess.Popen([sys.executable, "-c", TRAINING.format(shown=True)], stdout=child, env=environment)
+    process = subprocess.Popen(program(True), stdout=child, env=environment)
     os.close(child)
     written = b""
     try:

@@ -30,7 +30,7 @@ with bar.running():
         if step == 4:
             warn("RESIZE")
             resize()
-        time.sleep(0.3)
+        time.sleep(0.1)
 console.print("after")
 """
 PACKING = """
@@ -45,7 +45,7 @@ with image_bar("packing", 12) as advance:
         if image == 4:
             warn("RESIZE")
             resize()
-        time.sleep(0.2)
+        time.sleep(0.07)
 console.print("after")
 """
 

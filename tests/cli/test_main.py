@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.exhaustive import exhaustive
 
 # DALI runs on the CPU here; only its start on the GPU fails, as in a sandbox.
 PROGRAM = """
@@ -43,7 +44,7 @@ def run(tmp_path, name: str, always: bool = False, **environment: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["auto", "dali-gpu"])
+@pytest.mark.parametrize("name", ["auto", *exhaustive("dali-gpu")])
 def test_it_restarts_without_virtual_memory_pools_and_says_so(tmp_path, name):
     done = run(tmp_path, name)
     assert done.returncode == 0

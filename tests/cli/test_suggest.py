@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.command_tree import COMMANDS
+from helpers.exhaustive import exhaustive
 from helpers.images import write_train_val
 from helpers.typed import mimcl
 
@@ -153,7 +154,7 @@ def suggested(text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a b", "it's é", os.fsdecode(b"raw\xe9\n")])
+@pytest.mark.parametrize("name", [os.fsdecode(b"raw\xe9\n"), *exhaustive("a b", "it's é")])
 def test_suggested_commands_run(tmp_path, name):
     write_train_val(tmp_path / "src", {"a": 12, "b": 12}, {"a": 3, "b": 3})
     out, run = quote(f"{name}/shards"), quote(f"{name}/run")

@@ -192,6 +192,7 @@ def test_images_with_the_wrong_label_are_drawn_rarely_and_the_loss_falls(shards,
     assert last < first / 2
 
 
+@pytest.mark.exhaustive
 def test_moving_scores_continue_after_a_kill_with_the_same_draws(shards, reference, reducible, tmp_path):
     run(tmp_path, "reducible_loss", shards, reference, *WINDOW, kill_at=24)
     resumed_at = len(records(tmp_path))
@@ -200,6 +201,7 @@ def test_moving_scores_continue_after_a_kill_with_the_same_draws(shards, referen
     assert drawn(tmp_path) == drawn(reducible)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_gather_their_losses_into_the_same_scores(shards, reference, reducible, tmp_path):
     output = run(tmp_path, "reducible_loss", shards, reference, *WINDOW, processes=2)
     found = drawn(tmp_path, ranks=2)

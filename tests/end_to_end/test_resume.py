@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers import killed, ranks, torchruns
+from helpers.exhaustive import exhaustive
 from helpers.images import write_classes
 from helpers.small_runs import back_to, steps_of
 
@@ -85,8 +86,14 @@ def dies(home: Path, *arguments: str, size: int = 1, rank: int = 0, at: str) -> 
     assert all(code in (1, -signal.SIGKILL) for code in codes), codes
 
 
-@pytest.mark.parametrize(("precision", "order"), [("float32", "random"), ("bfloat16", "shard")])
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("size", "precision", "order"),
+    [
+        (2, "bfloat16", "shard"),
+        *exhaustive((1, "bfloat16", "shard"), (3, "bfloat16", "shard")),
+        *exhaustive(*((size, "float32", "random") for size in (1, 2, 3))),
+    ],
+)
 def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision, order):
     # Before the first checkpoint; at the end of the curriculum; while a checkpoint is being written; at the last step.
     out = f"steps-{size}-{precision}"
@@ -99,7 +106,7 @@ def test_killed_several_times_at_chosen_steps(home, unbroken, size, precision, o
     assert all(("requests" in line) == (order == "shard") for line in windows)
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [2, *exhaustive(1)])
 def test_a_learned_temperature_resumes(home, unbroken, size):
     """Resume within window 1, at its end, and one step later, when its sums are complete."""
     out, every = f"learned-{size}", ("--set", "trainer.checkpoint_every_steps=1")
@@ -114,8 +121,15 @@ def test_a_learned_temperature_resumes(home, unbroken, size):
     assert all(line["temperature_gradient_loss"] for line in windows[2:])
 
 
-@pytest.mark.parametrize("masking", ["random", "hard-patches", "learned", "block"])
-@pytest.mark.parametrize("schedule", ["cosine", "learned"])
+@pytest.mark.parametrize(
+    ("masking", "schedule"),
+    [
+        ("learned", "cosine"),
+        ("hard-patches", "learned"),
+        *exhaustive(("learned", "learned"), ("hard-patches", "cosine")),
+        *exhaustive(*((masking, schedule) for masking in ("random", "block") for schedule in ("cosine", "learned"))),
+    ],
+)
 def test_a_resolution_curriculum_resumes_before_and_after_its_changes(home, unbroken, masking, schedule):
     """Sides of 16, 24 and 32 pixels, which change after steps 5 and 9: grids of 2 x 2, 3 x 3 and 4 x 4 patches."""
     more = ["--resolution", "16:0.3,24:0.3,32", "--masking", masking, "--set", "model.patch_size=8"]
@@ -174,19 +188,20 @@ def test_a_stop_and_an_error_end_a_run_that_waits_for_a_temperature(home):
     assert json.loads(dumped, parse_constant=pytest.fail)["measured"][2] == "nan"  # the sum of losses
 
 
-def test_killed_at_every_write_in_turn(home, unbroken):
-    """Each attempt gets one write further than the one before, until one completes."""
-    attempts, number = 0, 1
+@pytest.mark.parametrize("further", [4, *exhaustive(1)])
+def test_killed_at_every_write_in_turn(home, unbroken, further):
+    """Each attempt gets so many writes further than the one before, until one completes."""
+    attempts, number, out = 0, 1, f"writes-{further}"
     while True:
-        processes = killed.start(home, *options("writes", "float32"), at=f"write {number}")
+        processes = killed.start(home, *options(out, "float32"), at=f"write {number}")
         processes[0].join(60)
         if processes[0].exitcode == 0:
             break
         assert processes[0].exitcode == -signal.SIGKILL, ranks.output(home)
-        attempts, number = attempts + 1, number + 1
+        attempts, number = attempts + 1, number + further
         assert attempts < 100
-    assert attempts > 10  # configuration, metrics, draw counts, a checkpoint's three files and folder, latest
-    assert result(home / "writes") == unbroken(1, "float32")
+    assert number > 10  # configuration, metrics, draw counts, a checkpoint's three files and folder, latest
+    assert result(home / out) == unbroken(1, "float32")
 
 
 def test_killed_at_random_moments(home, unbroken):
@@ -200,7 +215,7 @@ def test_killed_at_random_moments(home, unbroken):
     assert result(home / "random") == unbroken(1, "float32")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "state.pt", "meta.json"])
+@pytest.mark.parametrize("name", ["state.pt", *exhaustive("weights.safetensors", "meta.json")])
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(home, unbroken, name):
     out = f"damaged-{name}"
     ranks.run(home, *options(out, "float32"), before=ranks.shrink_model)

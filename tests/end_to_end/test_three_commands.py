@@ -218,6 +218,7 @@ def test_a_prototype_set_of_another_index_is_refused(home, tmp_path):
         (tmp_path / "other" / "prototypes").rename(folder / "shards" / "prototypes")
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_sample_is_named_and_stops_no_prototypes(home, tmp_path):
     folder, _ = home
     write_classes(tmp_path / "src", {"a": 8})

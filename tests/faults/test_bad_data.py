@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import ranks
 from helpers.bad_samples import flip_byte
+from helpers.exhaustive import exhaustive
 from helpers.images import write_flat
 
 from mimcl.pipeline.index import ShardIndex
@@ -57,7 +58,7 @@ def test_a_resume_appends_to_the_list(home, train, damaged):
     assert quarantine(home / "broken") == whole
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [2, *exhaustive(1)])
 def test_too_many_end_the_run_with_a_summary_and_a_checkpoint(home, train, size):
     index = ShardIndex.load(home / "shards")
     for sample_id in range(0, 160, 5):
@@ -75,7 +76,7 @@ def test_too_many_end_the_run_with_a_summary_and_a_checkpoint(home, train, size)
     assert counted.sum() == 30 * 16
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [2, *exhaustive(1)])
 def test_a_run_that_ended_because_of_bad_samples_resumes_exactly(home, train, size):
     index = ShardIndex.load(home / "shards")
     for sample_id in range(0, 160, 5):

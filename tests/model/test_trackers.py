@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from helpers.exhaustive import exhaustive
 from helpers.tracker_stores import closed_port, mlflow_runs, silent_server, wandb_runs
 
 from mimcl.model import trackers
@@ -107,9 +108,15 @@ def program(*arguments, **environment):
     return subprocess.Popen(command, env=environment, start_new_session=True, **streams)
 
 
-@pytest.mark.parametrize("service", ["wandb", "mlflow"])
-@pytest.mark.parametrize("server", ["closed", "silent"])
-@pytest.mark.parametrize("training_s", [0, 8])
+@pytest.mark.parametrize(
+    ("service", "server", "training_s"),
+    [
+        ("wandb", "silent", 8),
+        ("mlflow", "closed", 0),
+        *exhaustive(("wandb", "silent", 0), ("wandb", "closed", 0), ("wandb", "closed", 8)),
+        *exhaustive(("mlflow", "silent", 0), ("mlflow", "silent", 8), ("mlflow", "closed", 8)),
+    ],
+)
 def test_a_dead_server_costs_one_warning_and_a_bounded_time(tmp_path, service, server, training_s):
     """Whether the run ends while the library still tries to connect, or after it gave up."""
     listening, silent = silent_server()

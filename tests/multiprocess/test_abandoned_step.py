@@ -6,6 +6,7 @@ import time
 
 import pytest
 from helpers import ranks, stuck, torchruns
+from helpers.exhaustive import exhaustive
 from helpers.small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ def asked_to_stop(home, processes, seconds=1.0):
     return ranks.output(home)
 
 
-@pytest.mark.parametrize("complete", [0, 5])
+@pytest.mark.parametrize("complete", [5, *exhaustive(0)])
 def test_the_position_before_it_is_saved_and_a_resume_is_exact(home, tmp_path, complete):
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
     words = train(run, *SETTINGS, steps=STEPS)
@@ -41,6 +42,7 @@ def test_the_position_before_it_is_saved_and_a_resume_is_exact(home, tmp_path, c
     assert_same_run(run, unbroken)
 
 
+@pytest.mark.exhaustive
 def test_the_first_process_saves_while_it_waits_for_one_that_does_not_answer(home, tmp_path):
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
     processes = ranks.start(home, *train(run, *SETTINGS, steps=STEPS), size=2, before=ranks.shrink_model)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from helpers import ranks, torchruns
+from helpers.exhaustive import exhaustive
 from helpers.small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ def unbroken(home, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGINT, *exhaustive(signal.SIGTERM)])
 def test_the_step_is_finished_and_saved_and_a_resume_is_exact(home, unbroken, number, tmp_path):
     run = tmp_path / "run"
     (process,) = ranks.start(home, *train(run, *SETTINGS, steps=STEPS))

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from helpers import ranks, torchruns
+from helpers.exhaustive import exhaustive
 from helpers.small_runs import FEW_PATCHES, assert_same_run, latest, steps_of, train
 
 STEPS = 64  # long enough to be interrupted, also where the first checkpoint takes seconds to be written
@@ -47,7 +48,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(started, unbroken):
     assert_same_run(run, unbroken)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT)])
 def test_a_signal_to_torchrun_ends_the_run_after_the_step_and_saves_it(home, started, unbroken, number, tmp_path):
     process, run, log = started
     process.send_signal(number)
@@ -62,6 +63,7 @@ def test_a_signal_to_torchrun_ends_the_run_after_the_step_and_saves_it(home, sta
     assert_same_run(run, unbroken)
 
 
+@pytest.mark.exhaustive
 def test_a_stuck_worker_does_not_hold_up_the_others(started):
     """A stopped process keeps its connections open, so the others are within a step when the signal comes."""
     process, _, log = started

@@ -10,6 +10,7 @@ STEPS = 64
 CONF = "last_call_timeout=3,keep_alive_interval=1"  # torchrun waits 30 s for more hosts, and 15 for signs of life
 
 
+@pytest.mark.exhaustive
 def test_the_other_host_continues_alone(home, tmp_path):
     if reason := unavailable():
         pytest.skip(reason)

@@ -48,6 +48,7 @@ def test_a_run_makes_as_many_counted_requests_as_planned(hub, local, tmp_path, m
     assert (run / "draw_counts.npy").read_bytes() == (local / "draw_counts.npy").read_bytes()
 
 
+@pytest.mark.exhaustive
 def test_the_watchdog_does_not_count_pauses(hub, local, tmp_path, monkeypatch, capfd):
     hub.set(limit=1, window_s=13, counted=r"\.tar")
     words = [*train("run", FEW_PATCHES, steps=STEPS), "--stall-timeout", "12", "--data", URL]

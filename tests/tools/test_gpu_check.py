@@ -34,6 +34,7 @@ def records(path: Path) -> list[dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize(("half", "missing"), [("model", ("nvidia.dali", "pytest_timeout")), ("dali", ())])
 def test_a_rehearsal_has_every_part_and_no_failure(half, missing, tmp_path):

@@ -204,6 +204,7 @@ def test_a_signal_ends_it_saved_and_it_goes_on(home, run, tmp_path, monkeypatch,
     assert_same(run, other)
 
 
+@pytest.mark.exhaustive
 def test_a_step_that_does_not_end_is_abandoned_and_it_goes_on(home, run, tmp_path):
     other, words = shutil.copytree(run, tmp_path / "other"), ["eval", "finetune", "--decoder", "reference"]
     (process,) = ranks.start(home, *words, *typed(SHORT), str(run), before=stuck.decoder(2))

@@ -52,6 +52,7 @@ def test_it_resumes_to_the_bit(home, monkeypatch):
     assert_same_run(copy, home / "kept")
 
 
+@pytest.mark.exhaustive
 def test_two_processes_each_keep_a_copy_and_draw_the_same(home):
     ranks.run(home, *train("two", FEW_PATCHES, KEPT), size=2)
     assert_close_runs(home / "two", home / "kept", 1e-4)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.exhaustive import exhaustive
 
 from mimcl.curriculum.masking.factory import make_masker
 from mimcl.curriculum.masking.loss_prediction import absolute_loss, ranking_accuracy, ranking_loss
@@ -366,12 +367,13 @@ def test_a_ratio_that_keeps_or_removes_nothing_is_refused(ratio, kept):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranking", ["relative", "absolute"])
-def test_compiled_it_is_the_same_and_is_compiled_once(ranking):
+@pytest.mark.parametrize("backend", ["aot_eager", *exhaustive("inductor")])
+def test_compiled_it_is_the_same_and_is_compiled_once(ranking, backend):
     torch.compiler.reset()
     model = make_model()
     masker, patches, keys = learned(make(model, ranking=ranking, momentum_share=0.5)), patches_of(3), keys_of(3)
-    propose = torch.compile(masker.propose, fullgraph=True)
-    loss = torch.compile(masker.loss, fullgraph=True)
+    propose = torch.compile(masker.propose, fullgraph=True, backend=backend)
+    loss = torch.compile(masker.loss, fullgraph=True, backend=backend)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for progress in (0.0, 0.04, 0.5, 0.99):
             expected = masker.propose(patches, keys, model, at(progress))

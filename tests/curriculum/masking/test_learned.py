@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.exhaustive import exhaustive
 
 from mimcl.curriculum.masking import learned
 from mimcl.curriculum.masking.factory import make_masker
@@ -399,11 +400,15 @@ def test_a_saved_state_is_resumed_bit_for_bit(precision):
 
 
 @pytest.mark.slow
-def test_compiled_it_is_the_same_and_progress_does_not_recompile():
+@pytest.mark.parametrize("backend", ["aot_eager", *exhaustive("inductor")])
+def test_compiled_it_is_the_same_and_progress_does_not_recompile(backend):
+    torch.compiler.reset()
     model = make_model()
     frozen = twin(model, frozen=True)
     masker = make(model, depth=1, clock="epoch")
-    compiled_propose, compiled_second = (torch.compile(f, fullgraph=True) for f in (masker.propose, masker.second_loss))
+    compiled_propose, compiled_second = (
+        torch.compile(function, fullgraph=True, backend=backend) for function in (masker.propose, masker.second_loss)
+    )
     keys = torch.arange(len(PATCHES))
     for stance, share in (("default", 0.0), ("fail_on_recompile", 0.4), ("fail_on_recompile", 1.0)):
         progress = START + share

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.exhaustive import exhaustive
 from helpers.full_disk import limit_file_size
 from helpers.images import encoded, write_flat
 from PIL import Image
@@ -156,7 +157,9 @@ def in_session(session) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "shards"), [(signal.SIGKILL, 1), (signal.SIGKILL, 4), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(
+    ("number", "shards"), [(signal.SIGINT, 2), *exhaustive((signal.SIGKILL, 1), (signal.SIGKILL, 4))]
+)
 def test_workers_exit_with_their_parent(tmp_path, number, shards):
     out, script = tmp_path / "out", tmp_path / "script.py"
     script.write_text(SCRIPT)
