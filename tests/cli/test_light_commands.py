@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 
 
 def ended(folder, *commands) -> list[tuple[int, set[str], str]]:
-    """Run `mimcl` commands in one process; return of each the exit code, the modules imported so far, and the output."""
+    """Run `mimcl` commands in one process; return of each the exit code, all imported modules, and its output."""
     words = json.dumps([command.split() for command in commands])
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}  # so that messages and output stay in order
     done = subprocess.run(

@@ -50,6 +50,11 @@ SCHEDULES = choices(Config().curriculum, "temp_schedule")
 MASKINGS = choices(Config().masking, "name")
 
 
+def marks(masking: str, fast: bool) -> list[pytest.MarkDecorator]:
+    """Return the marks of a combination; those that are not `fast` are exhaustive with all maskings but one."""
+    return [] if fast else [pytest.mark.slow, *([pytest.mark.exhaustive] if masking != "learned" else [])]
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """Packed images with prototypes; vit_tiny is 20 times smaller."""
@@ -85,7 +90,7 @@ def masks(monkeypatch):
 @pytest.mark.parametrize(
     ("curriculum", "masking", "schedule"),
     [
-        pytest.param(*names, marks=[pytest.mark.slow] if names[2] != "cosine" else [])
+        pytest.param(*names, marks=marks(names[1], names[2] == "cosine"))
         for names in itertools.product(CURRICULA, MASKINGS, SCHEDULES)
         if (names[0], names[2]) != ("subset", "learned")
     ],
@@ -114,7 +119,7 @@ def test_it_trains(shards, masks, tmp_path, curriculum, masking, schedule):
 @pytest.mark.parametrize(
     ("curriculum", "masking", "schedule", "decoder"),
     [
-        pytest.param(*names, marks=[pytest.mark.slow] if names[2] != "cosine" or names[3] != "self" else [])
+        pytest.param(*names, marks=marks(names[1], names[2:] == ("cosine", "self")))
         for names in itertools.product(CURRICULA, MASKINGS, ("cosine", "learned"), ("self", "cross"))
         if (names[0], names[2]) != ("subset", "learned")
     ],

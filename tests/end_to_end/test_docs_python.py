@@ -50,7 +50,7 @@ def test_all_examples_run_in_a_script_and_use_every_name(tmp_path):
     assert {"both.html", "runs/first/report.html"} <= set(lines)
 
 
-@pytest.mark.parametrize("way", [["-"], *exhaustive(["-c", NOTEBOOK])], ids=["stdin", "notebook"])
+@pytest.mark.parametrize("way", exhaustive(["-"], ["-c", NOTEBOOK]), ids=["stdin", "notebook"])
 def test_the_first_examples_run_without_a_script(tmp_path, way):
     script = f"{COMMANDS}\n{LOOP}print(state['draw'], loss.item())\n"
     (tmp_path / "script.py").write_text(script)

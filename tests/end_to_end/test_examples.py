@@ -127,6 +127,7 @@ def test_the_plain_loop_continues_after_a_kill_with_the_same_draws_to_the_same_w
         assert torch.equal(saved["model"][name], tensor)
 
 
+@pytest.mark.exhaustive
 def test_lightning_continues_in_the_middle_of_an_epoch_with_the_draws_of_the_plain_loop(shards, plain, tmp_path):
     run(tmp_path, "lightning_loop", shards, "--save-every", "7", kill_at=24)
     resumed_at = len(records(tmp_path))
@@ -137,6 +138,7 @@ def test_lightning_continues_in_the_middle_of_an_epoch_with_the_draws_of_the_pla
     assert losses(output)[-1] < UNTRAINED / 4
 
 
+@pytest.mark.exhaustive
 def test_accelerate_on_two_processes_draws_and_learns_what_one_does(shards, plain, tmp_path):
     output = run(tmp_path, "accelerate_loop", shards, "--save-every", "7", processes=2)
     assert [len(records(tmp_path, rank)) for rank in (0, 1)] == [240, 240]

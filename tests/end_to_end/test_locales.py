@@ -95,7 +95,7 @@ def test_folder_list_and_tar_give_the_same_shards(packed):
         assert packed["folder"][name] == packed["list"][name] == packed["tar"][name]
 
 
-@pytest.mark.parametrize("env", ["latin-1", *exhaustive("ascii")], indirect=True)
+@pytest.mark.parametrize("env", exhaustive("ascii", "latin-1"), indirect=True)
 def test_the_whole_chain(sources, env, tmp_path):
     data, run = f"{OUT}/data", f"{OUT}/run"
     quick = ["--recipe", "cpu_small", "--set", "data.batch_size=4", "--set", "data.image_size=32", "--epochs", "0.5"]

@@ -114,6 +114,7 @@ def weights(run: Path) -> str:
     return hashlib.sha256((run / "checkpoints" / name / "weights.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_resumes_to_the_same_weights(home):
     folder, _ = home
     options = ["--recipe", "cpu_small", "--curriculum", "proto", "--epochs", "20", "--decoder", "reference"]

@@ -47,6 +47,7 @@ def test_training_continues_and_saves_when_there_is_space_again(home, train):
     assert [step for step in steps if step] == [1, *range(5, 301, 5)]
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_at_the_end_keeps_what_was_saved(home, train):
     options = [*train.options, "--epochs", "15", "--set", "trainer.checkpoint_every_steps=30"]
     (process,) = ranks.start(home, *options, before=ranks.shrink_model)

@@ -48,7 +48,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(started, unbroken):
     assert_same_run(run, unbroken)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT)])
+@pytest.mark.parametrize("number", exhaustive(signal.SIGTERM, signal.SIGINT))
 def test_a_signal_to_torchrun_ends_the_run_after_the_step_and_saves_it(home, started, unbroken, number, tmp_path):
     process, run, log = started
     process.send_signal(number)

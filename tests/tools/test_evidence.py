@@ -19,7 +19,7 @@ SETTINGS = (
     *("model.decoder_depth=1", "trainer.precision=float32", "trainer.log_every_steps=1"),
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,6 @@ def results(out) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.exhaustive
 def test_a_killed_run_keeps_its_results_and_the_same_command_continues(data, tmp_path):
     out = tmp_path / "out"
     words = ("--epochs", "20", "--most-seeds", "1", "--seconds", "500")
@@ -86,7 +85,6 @@ def test_a_killed_run_keeps_its_results_and_the_same_command_continues(data, tmp
     assert process.returncode == 1
 
 
-@pytest.mark.exhaustive
 def test_it_ends_when_the_time_is_up_having_planned_as_many_epochs_as_fit(data, tmp_path):
     out = tmp_path / "out"
     process = evidence(data, out, tmp_path, "--seconds", "45", "--seeds", "1")

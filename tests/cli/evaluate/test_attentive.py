@@ -124,7 +124,6 @@ def probe_and_leave() -> None:
     sys.exit()
 
 
-@pytest.mark.exhaustive
 def test_two_processes_end_with_the_weights_of_one(home, run, tmp_path):
     """Micro-batches are cut alike, 12 images each, which batch statistics are of."""
     other = Path(shutil.copytree(run, tmp_path / "other"))

@@ -216,6 +216,7 @@ with connected(world, world.device(), 200):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_get_the_same_results_as_one(fresh):
     expected = [
         protocol(Path("run"), options=PLAIN, **more)

@@ -220,6 +220,7 @@ def test_a_step_that_does_not_end_is_abandoned_and_it_goes_on(home, run, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_under_torchrun_the_losses_are_those_of_one_process(home, run, tmp_path):
     """The whole recipe, judged on 33 val images that 2 processes share unevenly."""
     other, log = shutil.copytree(run, tmp_path / "other"), tmp_path / "log"
