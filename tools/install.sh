@@ -9,11 +9,13 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
     exit 1
 }
 extra=$(sh tools/cuda_extra.sh)
+install() { # without compiling to bytecode, which Python does for the few files that are imported
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$@"
+}
 if [ ! -x .venv/bin/pip ]; then
     python3 -m venv .venv
 fi
 if [ "$extra" = cuda12 ]; then # by default, torch is built for CUDA 13
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision \
-        --index-url https://download.pytorch.org/whl/cu126
+    install torch torchvision --index-url https://download.pytorch.org/whl/cu126
 fi
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[${1:+$1,}$extra]"
+install --editable ".[${1:+$1,}$extra]"

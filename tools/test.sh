@@ -11,6 +11,7 @@ case "${1-}" in
     --all) shift ;;
     *) set -- -m 'not exhaustive' "$@" ;;
 esac
+unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, which would compile the same files each
 # Installed again only when the dependencies or the way of installing changed.
 wanted=$(cksum pyproject.toml)
 if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then
@@ -19,7 +20,7 @@ if [ "$(cat .venv/installed 2>/dev/null || true)" != "$wanted" ]; then
 fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
+.venv/bin/mypy --num-workers auto
 # One process per core, each of up to 2 GB. The tests of a file stay together because they share fixtures; files keep
 # their order because the ones with the most tests do not take the longest.
 exec .venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"

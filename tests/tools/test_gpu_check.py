@@ -136,6 +136,7 @@ def fake(name: str, limit: float = 60, **options) -> Part:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_parts_that_hang_die_or_fail_lose_only_their_own_results(tmp_path):
     parts = [fake(name, 2 if name == "hang" else 60) for name in ("hang", "die", "fail", "good")]
     parts += [fake("leave_device_unusable"), fake("use_device")]
@@ -171,6 +172,7 @@ def test_a_part_is_retried_with_its_variables_and_later_parts_keep_them(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_parts_without_time_left_are_reported(tmp_path):
     started = time.monotonic()
     passed, (_, *lines) = run_parts(tmp_path, [fake("hang"), fake("good", optional=True), fake("fail")], seconds=15)
