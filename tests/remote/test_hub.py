@@ -125,7 +125,7 @@ def test_addresses_are_renewed_when_they_expire(hub, shards):
     assert read(store, rows) == expected(shards, rows)
     for _ in range(2):
         forget_samples()
-        time.sleep(2.5)
+        time.sleep(3.1)
         assert read(store, rows) == expected(shards, rows)
     assert len(hub.resolved()) == 3
     assert {line["status"] for line in hub.stored()} == {200}  # none was refused
