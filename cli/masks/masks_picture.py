@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.encoders.reconstruction import Reconstruction
 from mimcl.cli.heat_maps import heat_maps, tinted
+from mimcl.cli.picture_sheet import PictureSheet
 
 DPI = 200
 CELL, GAP, GROUP_GAP, MARGIN, LINE = 1.0, 0.04, 0.22, 0.15, 0.15  # inches
@@ -64,7 +60,7 @@ def draw_picture(title: str, crops: Tensor, snapshots: Sequence[Snapshot]) -> by
         left += GROUP_GAP - GAP
     if with_scores:
         sheet.text(MARGIN, below + 2 * LINE, note, _SMALL, "left")
-    return sheet.png()
+    return sheet.png(DPI)
 
 
 def panels(crops: Tensor, found: Reconstruction) -> dict[str, NDArray[np.uint8]]:
@@ -83,38 +79,15 @@ def _wrapped(text: str, inches: float, points: int) -> tuple[str, int]:
     return "\n".join(lines), len(lines)
 
 
-class _Sheet:
-    """A figure with positions in inches from the upper left corner."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self._figure, self._width, self._height = Figure(figsize=(width, height)), width, height
-        FigureCanvasAgg(self._figure)
-
+class _Sheet(PictureSheet):
     def column(self, left: float, top: float, name: str, images: NDArray[np.uint8]) -> None:
         """Draw images (n, S, S, 3) below one another, with their name above."""
         self.text(left + CELL / 2, top - 0.9 * LINE, name, _SMALL)
         for row, image in enumerate(images):
-            self._panel(left, top + row * (CELL + GAP), CELL).imshow(image)
+            self.image(left, top + row * (CELL + GAP), image, CELL, CELL)
 
     def colour_bar(self, left: float, top: float, scores: Tensor) -> None:
         """Draw the colour bar of scores (n, h, h)."""
-        self._panel(left, top, 0.08).imshow(tinted(np.linspace(0, 1, 256)[None], 0.5), aspect="auto")
+        self.image(left, top, tinted(np.linspace(0, 1, 256)[None], 0.5), CELL, 0.08)
         for end, place, align in ((scores.amin, left, "left"), (scores.amax, left + CELL, "right")):
             self.text(place, top + 0.1, f"{end((1, 2)).mean().item():.2g}", _SMALL, align)
-
-    def text(self, left: float, top: float, text: str, points: int, align: str = "center", weight: str = "") -> None:
-        place = left / self._width, 1 - top / self._height
-        shown = self._figure.text(*place, text, fontsize=points, ha=align, va="top", fontweight=weight or "normal")
-        shown.set_parse_math(False)
-
-    def png(self) -> bytes:
-        file = io.BytesIO()
-        with warnings.catch_warnings(action="ignore"):  # of characters that the font lacks
-            self._figure.savefig(file, format="png", dpi=DPI)
-        return file.getvalue()
-
-    def _panel(self, left: float, top: float, height: float) -> Axes:
-        bottom = 1 - (top + height) / self._height
-        axes = self._figure.add_axes((left / self._width, bottom, CELL / self._width, height / self._height))
-        axes.set_axis_off()
-        return axes

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mimcl.cli.console import warn
+from mimcl.cli.picture_sheet import PictureSheet
 from mimcl.curriculum.prototypes import PrototypeSet, cluster_sizes
 from mimcl.pipeline.augment import Transform, central_crops
 from mimcl.pipeline.batch_shares import BatchShares
@@ -24,6 +22,9 @@ from mimcl.pipeline.stream import ReadOptions, Stream
 
 _CLUSTERS, _IMAGES, _PIXELS = 8, 5, 96
 _ROWS_OF_ONE = 4  # of the images of a single cluster
+# In inches: an image, from one to the next, a line of text, from one row to the next.
+_SIDE, _PITCH, _LINE, _ROW = 0.9, 0.96, 0.15, 1.12
+_LEFT, _GAP, _TOP = 0.75, 0.25, 0.32  # the sizes of clusters, between nearest and farthest, the title
 _GREY = "#7a7a7a"  # of texts: the contrast is 4 to 1 on white and on the dark page of a report
 
 
@@ -34,41 +35,26 @@ def draw_gallery(index: ShardIndex, found: PrototypeSet) -> bytes:
     ones.
     """
     rows = gallery_rows(found)
-    figure = Figure(figsize=(2 * _IMAGES + 1.6, 1.12 * len(rows) + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(
-        len(rows), 2 * _IMAGES + 1, squeeze=False, width_ratios=[1] * _IMAGES + [0.25] + [1] * _IMAGES
-    )
+    shown = np.concatenate([ids for row in rows for ids in (row.near, row.far)])
+    images = iter(images_of(index, shown, _PIXELS).permute(0, 2, 3, 1).numpy())
     by_scores = "scores" in found.info
     ends = ("easiest images", "hardest images") if by_scores else ("nearest images", "farthest images")
     measured = "scores" if by_scores else "distances"
     layout = "a cluster per row, " if rows[-1].size else ""
-    for axes, (size, near, far) in zip(grid, rows, strict=True):
-        for axis in axes:
-            axis.set_axis_off()
-        shown = [*zip(axes[:_IMAGES], near, strict=False), *zip(axes[_IMAGES + 1 :], far, strict=False)]
-        images = images_of(index, np.array([sample_id for _, sample_id in shown]), _PIXELS).permute(0, 2, 3, 1).numpy()
-        for (axis, sample_id), image in zip(shown, images, strict=True):
-            axis.imshow(image)
-            axis.set_title(f"{found.distance[sample_id]:.2f}", fontsize=8, pad=1, color=_GREY)
-        axes[0].text(
-            -0.08,
-            0.5,
-            f"{size:,}\nimages" if size else "",
-            transform=axes[0].transAxes,
-            ha="right",
-            va="center",
-            fontsize=8,
-            color=_GREY,
-        )
-    figure.suptitle(
-        f"{found.described}: {layout}{ends[0]} left, {ends[1]} right; numbers are {measured}",
-        fontsize=9,
-        color=_GREY,
-    )
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110, transparent=True)
-    return picture.getvalue()
+
+    width = _LEFT + 2 * _IMAGES * _PITCH + _GAP
+    sheet = PictureSheet(width, _TOP + _ROW * len(rows))
+    title = f"{found.described}: {layout}{ends[0]} left, {ends[1]} right; numbers are {measured}"
+    sheet.text(width / 2, 0.08, title, 9, colour=_GREY)
+    for number, (size, near, far) in enumerate(rows):
+        top = _TOP + _ROW * number + _LINE
+        sheet.text(_LEFT / 2, top + _SIDE / 2 - _LINE, f"{size:,}\nimages" if size else "", 8, colour=_GREY)
+        for ids, left in ((near, _LEFT), (far, _LEFT + _IMAGES * _PITCH + _GAP)):
+            for place, sample_id in enumerate(ids):
+                x = left + place * _PITCH
+                sheet.text(x + _SIDE / 2, top - _LINE, f"{found.distance[sample_id]:.2f}", 8, colour=_GREY)
+                sheet.image(x, top, next(images), _SIDE, _SIDE)
+    return sheet.png(110, transparent=True)
 
 
 class GalleryRow(NamedTuple):
