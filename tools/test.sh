@@ -21,6 +21,7 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy --num-workers auto
-# One process per core, each of up to 2 GB. The tests of a file stay together because they share fixtures; files keep
-# their order because the ones with the most tests do not take the longest.
-exec .venv/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"
+# One process more than cores, since some tests wait; each takes up to 2 GB. The tests of a file stay together because
+# they share fixtures; files keep their order because the ones with the most tests do not take the longest.
+workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
+exec .venv/bin/python -m pytest -n "$workers" --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"
