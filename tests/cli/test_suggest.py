@@ -191,6 +191,7 @@ def test_suggested_commands_run(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_set_of_another_name_is_in_the_suggestion(tmp_path):
     write_train_val(tmp_path / "src", {"a": 12, "b": 12}, {"a": 3, "b": 3})
     code, _, errors = bash("mimcl shard src --out 'x y'", tmp_path)

@@ -170,6 +170,7 @@ def reducible(shards, reference, tmp_path_factory):
     return folder
 
 
+@pytest.mark.exhaustive
 def test_scores_that_are_updated_change_what_is_drawn(shards, reducible):
     still = Loader(
         shards,
@@ -185,6 +186,7 @@ def test_scores_that_are_updated_change_what_is_drawn(shards, reducible):
     assert found[in_force:] != expected[in_force:]
 
 
+@pytest.mark.exhaustive
 def test_images_with_the_wrong_label_are_drawn_rarely_and_the_loss_falls(shards, reducible):
     index = ShardIndex.load(shards)
     wrong = [row for row in range(index.samples) if Path(index.path(row)).stem in ("00", "01")]

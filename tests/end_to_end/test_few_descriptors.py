@@ -1,4 +1,4 @@
-"""All commands with 600 shards where a process may open 256 files, and where it may open too few."""
+"""All commands with 300 shards where a process may open 256 files, and where it may open too few."""
 
 import io
 import json
@@ -12,8 +12,8 @@ from helpers.images import picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SHARDS, VAL, LIMIT = 600, 40, 128
-_TRAIN = shlex.split("""train --data shards --recipe cpu_small --decoder reference --epochs 4 --online-knn 2
+SHARDS, VAL, LIMIT = 300, 40, 64
+_TRAIN = shlex.split("""train --data shards --recipe cpu_small --decoder reference --epochs 8 --online-knn 4
     --set data.batch_size=64 --set data.image_size=32 --set model.patch_size=16 --set model.decoder_width=32
     --set model.decoder_depth=1 --set curriculum.window=256 --set trainer.precision=float32 --set report=false""")
 
@@ -53,13 +53,13 @@ def test_training_and_evaluation(home):
     lines = [json.loads(line) for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len([line for line in lines if "window" in line]) >= 8
     assert any("nn" in line.get("values", line) for line in lines if line.get("evaluation") == "online_knn")
-    assert "600 train and 40 val images" in run(home, "eval", "knn", "run")
-    assert "600 train and 40 val images" in run(home, "eval", "linear", "run", "--epochs", "1")
-    assert "600 images" in run(home, "inspect", "shards")
+    assert "300 train and 40 val images" in run(home, "eval", "knn", "run")
+    assert "300 train and 40 val images" in run(home, "eval", "linear", "run", "--epochs", "1")
+    assert "300 images" in run(home, "inspect", "shards")
 
 
 def test_verification(home):
-    assert "640 images in 640 shards" in run(home, "verify", "shards")
+    assert "340 images in 340 shards" in run(home, "verify", "shards")
 
 
 def test_repacking(home):

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 from helpers import torchruns
-from helpers.exhaustive import exhaustive
 from helpers.images import write_classes
 
 from mimcl.pipeline.shards import PackConfig, pack
 from mimcl.pipeline.sources.folder import image_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 PROGRAM = Path(__file__).parents[1] / "helpers" / "scored_loop.py"
 
 
@@ -51,13 +50,13 @@ def test_a_loop_that_is_killed_and_resumed_on_other_processes_draws_the_same(sha
     assert sorted(expected) == list(range(480))
     assert len({*expected.values()}) > 40
     pieces = tmp_path / "pieces"
-    for processes, kill_at in ((3, 8), (1, 17)):
+    for processes, kill_at in ((3, 8), (1, 17), (2, 29)):
         assert run(shards, pieces, processes, "--kill-at", str(kill_at)) != 0
     assert run(shards, pieces, 2) == 0, (pieces / "log").read_text()
     assert drawn(pieces) == expected
 
 
-@pytest.mark.parametrize("processes", exhaustive(2, 3))
+@pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_draw_what_one_draws(shards, tmp_path, processes):
     one, several = tmp_path / "one", tmp_path / "several"
     assert run(shards, one, 1) == run(shards, several, processes) == 0

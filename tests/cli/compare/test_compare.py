@@ -162,6 +162,7 @@ def test_a_run_that_fails_is_named_with_its_reason(home, monkeypatch, capfd):
     assert complaint.count("\n") == 1
 
 
+@pytest.mark.exhaustive
 def test_equal_time_measures_each_arm_once(home, monkeypatch, capfd):
     monkeypatch.chdir(home)
     more = "trainer.epochs=3.2", "trainer.online_knn_epochs=1.0", "log.mlflow=sqlite:///mlflow.db"  # not for pilots

@@ -152,6 +152,7 @@ def save_every_second() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_and_run_again_it_ends_with_the_same_bits(home, run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     words = ["--decoder", "reference", *typed(SHORT)]
