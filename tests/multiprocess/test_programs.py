@@ -35,7 +35,7 @@ def started(launcher: str, folder) -> list[subprocess.Popen]:
     return processes
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", *exhaustive("variables")])
+@pytest.mark.parametrize("launcher", exhaustive("torchrun", "variables"))
 def test_functions_connect_one_after_another(tmp_path, launcher):
     write_classes(tmp_path / "imagenet", {"ant": 12, "bee": 12})
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -116,6 +116,7 @@ def test_the_numbers_are_those_of_the_runs(whole):
     assert "uniform" in (out / "report.html").read_text()
 
 
+@pytest.mark.exhaustive
 def test_an_evaluation_may_be_added_later_and_is_not_repeated(home, whole, monkeypatch, capfd):
     out, *_ = whole
     asked = [*ASKED, "--out", "whole", "--seeds", "1", "--eval", "knn"]

@@ -201,6 +201,7 @@ def test_bad_images_are_left_out(home, fresh, monkeypatch, capsys):
         assert (value == expected.trained[name]) == (name == "dimensions")
 
 
+@pytest.mark.exhaustive
 def test_two_processes_find_the_same(fresh):
     expected = rank(Path("run"), **PLAIN)
     shutil.rmtree("run/evaluation")
