@@ -28,7 +28,6 @@ def run(home, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.exhaustive
 def test_prototypes_training_evaluation_and_features(home):
     for arguments in (
         ("prototypes", "build", "--features", "pixels", "--k", "4"),
