@@ -35,7 +35,7 @@ class PictureSheet:
         weight: str = "normal",
         colour: str = "black",
     ) -> None:
-        """Write below `top`; `align` says which side of the text `left` is the place of."""
+        """Write text with its upper edge at `top`; `align` is the side of it (or "center") that is at `left`."""
         shown = self._axes.text(left, top, text, fontsize=points, ha=align, va="top", fontweight=weight, color=colour)
         shown.set_parse_math(False)
 
